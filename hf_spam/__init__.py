@@ -1,0 +1,83 @@
+"""hf_spam: a GPT written from scratch, fine-tuned to tell spam from not spam, at home in the Hugging Face ecosystem."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from .data.messages import load_sms_spam as load_sms_spam
+    from .evaluation.metrics import SpamMetrics as SpamMetrics
+    from .inference.classifier import SpamClassifier as SpamClassifier
+    from .inference.classifier import classify_text as classify_text
+    from .modeling.configuration_spam_gpt import SpamGPTConfig as SpamGPTConfig
+    from .modeling.import_weights import import_weights as import_weights
+    from .modeling.modeling_spam_gpt import SpamGPTForSequenceClassification as SpamGPTForSequenceClassification
+    from .modeling.modeling_spam_gpt import SpamGPTModel as SpamGPTModel
+    from .training.loop import finetune as finetune
+    from .training.recipes import RECIPES as RECIPES
+    from .training.recipes import Recipe as Recipe
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported on first use, so that `import hf_spam` costs milliseconds and the
+# command line can answer `--help` without loading torch.
+_HOMES = {
+    "RECIPES": "training.recipes",
+    "Recipe": "training.recipes",
+    "SpamClassifier": "inference.classifier",
+    "SpamGPTConfig": "modeling.configuration_spam_gpt",
+    "SpamGPTForSequenceClassification": "modeling.modeling_spam_gpt",
+    "SpamGPTModel": "modeling.modeling_spam_gpt",
+    "SpamMetrics": "evaluation.metrics",
+    "classify_text": "inference.classifier",
+    "finetune": "training.loop",
+    "import_weights": "modeling.import_weights",
+    "load_sms_spam": "data.messages",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+# The Auto classes learn of SpamGPT the moment `transformers` loads them, before or after this package.
+
+
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _register_config(auto: Any) -> None:
+    from .modeling.configuration_spam_gpt import SpamGPTConfig
+
+    auto.AutoConfig.register(SpamGPTConfig.model_type, SpamGPTConfig, exist_ok=True)
+
+
+# `modeling_layers` imports `modeling_auto`, our model imports `modeling_layers`, and any of the three may come first:
+# each asks for the next, and the models are registered when the last of them is whole.
+
+
+@wrapt.when_imported("transformers.models.auto.modeling_auto")
+def _load_modeling_layers(_: Any) -> None:
+    importlib.import_module("transformers.modeling_layers")
+
+
+@wrapt.when_imported("transformers.modeling_layers")
+def _load_models(_: Any) -> None:
+    importlib.import_module("hf_spam.modeling.modeling_spam_gpt")
+
+
+@wrapt.when_imported("hf_spam.modeling.modeling_spam_gpt")
+def _register_models(modeling: Any) -> None:
+    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForSequenceClassification
+
+    for auto, model in (
+        (AutoModel, modeling.SpamGPTModel),
+        (AutoModelForSequenceClassification, modeling.SpamGPTForSequenceClassification),
+    ):
+        auto.register(model.config_class, model, exist_ok=True)

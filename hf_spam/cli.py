@@ -1,0 +1,243 @@
+"""The command line, `hf-spam` or `python -m hf_spam`: parses, calls, prints. Libraries are imported when they are needed."""
+
+import json
+import logging
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import click
+from docstring_parser import parse_from_object
+
+from .training.recipes import RECIPES, Recipe
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+
+
+class Setting(click.ParamType):
+    """A value of one of the types of a recipe's field, such as `int | Literal["longest"] | None`."""
+
+    def __init__(self, annotation: Any):
+        union = isinstance(annotation, types.UnionType) or (
+            get_origin(annotation) is not Literal and get_args(annotation)
+        )
+        self.kinds = get_args(annotation) if union else (annotation,)
+        self.words = [word for kind in self.kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        self.words += ["none"] * (type(None) in self.kinds)
+        self.numbers = [kind for kind in self.kinds if kind in (int, float)]
+        self.name = "|".join([*self.words[:-1], *(kind.__name__ for kind in self.kinds if kind in (int, float, str))])
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        kinds = [kind.__name__.upper() for kind in self.kinds if kind in (int, float, str)]
+        return "|".join([*kinds, *self.words])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value in self.words:
+            return None if value == "none" else value
+        for number in self.numbers:
+            try:
+                return number(value)
+            except ValueError:
+                continue
+        if str in self.kinds:
+            return value
+        self.fail(f"{value!r} is not one of {self.get_metavar(param, ctx)}.", param, ctx)
+
+
+def recipe_options(command: Callable) -> Callable:
+    """Adds an option for each field of `Recipe`, explained by the field's docstring."""
+    help_of = {param.arg_name: param.description for param in parse_from_object(Recipe).params}
+    for field in reversed(fields(Recipe)):
+        if field.name in ("name", "summary"):
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.type is bool:
+            option = click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, help=help_of[field.name])
+        else:
+            option = click.option(flag, field.name, type=Setting(field.type), help=help_of[field.name])
+        command = option(command)
+    return command
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="hf-spam", prog_name="hf-spam")
+def cli() -> None:
+    """Train, evaluate and use GPTs that tell spam from not spam in text messages."""
+
+
+@cli.command()
+@as_json
+def recipes(as_json: bool) -> None:
+    """List the recipes with all their settings."""
+    if as_json:
+        click.echo(json.dumps([asdict(recipe) for recipe in RECIPES.values()], indent=2))
+        return
+    table = _table("", *RECIPES)
+    for field in fields(Recipe):
+        if field.name != "name":
+            table.add_row(field.name, *(_plain(getattr(recipe, field.name)) for recipe in RECIPES.values()))
+    _print(table)
+
+
+@cli.command()
+@click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="book", show_default=True, help="Settings.")
+@click.option("--output-dir", type=click.Path(), help="Where the model goes.  [default: runs/RECIPE]")
+@click.option("--overwrite-output-dir", is_flag=True, help="Replace an earlier run's files in the output directory.")
+@click.option("--report-to", help="Tracker of Accelerate's, such as tensorboard.")
+@as_json
+@click.pass_context
+@recipe_options
+def train(
+    ctx: click.Context,
+    name: str,
+    output_dir: str | None,
+    overwrite_output_dir: bool,
+    report_to: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Fine-tune a classifier and save it. Every setting of the recipe has a flag."""
+    given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    from .training.loop import finetune
+
+    _show_log()
+    output_dir = output_dir or f"runs/{name}"
+    run = finetune(name, output_dir=output_dir, report_to=report_to, overwrite_output_dir=overwrite_output_dir, **given)
+    if not _is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps({"output_dir": output_dir, "metrics": run.metrics, "history": asdict(run.history)}))
+        return
+    _print(_metrics_table(run.metrics))
+    _print(f"{run.history.seconds:.0f} s of training. Model, card, history and plots are in {output_dir}")
+
+
+@cli.command()
+@click.argument("model", required=False)
+@click.option("--data", required=True, help="sample, uci, a local file, or a Hub dataset id.")
+@click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
+@click.option("--seed", default=123, show_default=True, help="Seed of the splits.")
+@as_json
+def evaluate(model: str | None, data: str, protocol: Literal["book", "full"], seed: int, as_json: bool) -> None:
+    """Evaluate MODEL (a folder or Hub id; the bundled one if none is named) on every split of the data."""
+    from .data.messages import load_sms_spam
+    from .evaluation.report import evaluate_classifier
+    from .inference.classifier import SpamClassifier
+
+    messages = load_sms_spam(data, protocol=protocol, seed=seed)
+    metrics = evaluate_classifier(SpamClassifier.from_pretrained(model), messages, progress=sys.stderr.isatty())
+    if as_json:
+        click.echo(json.dumps(metrics))
+    else:
+        _print(_metrics_table(metrics))
+
+
+@cli.command()
+@click.argument("texts", nargs=-1)
+@click.option("--model", help="Folder or Hub id.  [default: the bundled model]")
+@as_json
+def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
+    """Classify TEXTS, or the lines of standard input where none is given."""
+    from .inference.classifier import SpamClassifier
+
+    if not texts:
+        texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
+    answers = SpamClassifier.from_pretrained(model)(list(texts))
+    if as_json:
+        for text, answer in zip(texts, answers, strict=True):
+            click.echo(json.dumps({"text": text, **answer}))
+        return
+    table = _table("label", "score", "text")
+    for text, answer in zip(texts, answers, strict=True):
+        shown = text.encode("utf-8", "replace").decode() if len(text) <= 200 else text[:200] + "…"
+        table.add_row(answer["label"], f"{answer['score']:.4f}", shown)
+    _print(table)
+
+
+@cli.command("import-weights")
+@click.argument("source")
+@click.argument("output_dir", type=click.Path())
+@click.option("--n-head", type=int, help="Attention heads of a book file.  [default: width / 64]")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+def import_weights(source: str, output_dir: str, n_head: int | None, revision: str | None) -> None:
+    """Turn SOURCE, a state_dict of the book's or a GPT-2 (folder or Hub id), into a SpamGPT folder."""
+    from .modeling.import_weights import import_weights
+
+    model = import_weights(source, output_dir, n_head=n_head, revision=revision)
+    _print(f"{type(model).__name__} of {model.num_parameters():,} parameters is in {output_dir}")
+
+
+def main() -> NoReturn:
+    """Runs the command line; what a user can get wrong is one line on standard error."""
+    try:
+        cli(prog_name="hf-spam", standalone_mode=False)
+    except click.ClickException as error:
+        hint = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
+        _fail(error.format_message() + hint, error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except (ValueError, OSError) as error:
+        _fail(str(error), 1)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"hf-spam: {message.strip() or 'failed'}", err=True)
+    sys.exit(code)
+
+
+def _was_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
+def _show_log() -> None:
+    """Sends the progress of a run to standard error, from one process only."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("hf_spam")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if _is_main_process() else logging.WARNING)
+
+
+def _plain(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _table(first: str, *columns: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _metrics_table(metrics: dict[str, dict[str, float | None]]) -> Any:
+    table = _table("metric", *metrics)
+    for name in next(iter(metrics.values())):
+        values = [split[name] for split in metrics.values()]
+        table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def _print(what: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, soft_wrap=isinstance(what, str)).print(what)
+
+
+if __name__ == "__main__":
+    main()

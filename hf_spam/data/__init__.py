@@ -1,0 +1,1 @@
+"""From raw messages to batches: sources and splits, tokenization, collation."""

@@ -1,0 +1,159 @@
+"""Text to token ids: GPT-2's tokenizer, or a byte-level BPE learned on the training messages."""
+
+import json
+import logging
+import math
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
+
+
+def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a Hub repository or a local folder, with a pad token and padding on the right.
+
+    A folder that holds only GPT-2's `vocab.json` and `merges.txt` is read too.
+
+    Raises:
+        ValueError: nothing there that is a tokenizer; the message says what was looked for.
+    """
+    folder = Path(source)
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if vocab.is_file() and merges.is_file() and not (folder / "tokenizer_config.json").is_file():
+        tokenizer = GPT2Tokenizer(vocab=str(vocab), merges=str(merges))
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        except (OSError, ValueError) as error:
+            where = "the folder" if folder.is_dir() else "a local folder or a Hub repository named"
+            raise ValueError(
+                f"No tokenizer in {where} {str(source)!r} (tokenizer.json, or vocab.json and merges.txt): name one "
+                f"with --tokenizer. ({str(error).splitlines()[0]})"
+            ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or END_OF_TEXT
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Learns a byte-level BPE (Sennrich et al. 2016; GPT-2's bytes and word pattern) on `texts`.
+
+    Every text can be encoded, whatever its language: the 256 bytes are always in the vocabulary. The same texts in
+    the same order give the same tokenizer.
+
+    Args:
+        texts: the training messages, and only those.
+        vocab_size: at least 257, the bytes and `<|endoftext|>`. Fewer entries result where the texts hold no more.
+
+    Raises:
+        ValueError: `vocab_size` below 257.
+    """
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator((replace_lone_surrogates(text) for text in texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """`text` with halves of UTF-16 pairs, which no encoder accepts, replaced by U+FFFD (pairs are joined).
+
+    Raises:
+        TypeError: `text` is not a string.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"A message must be a string, got {type(text).__name__}: {text!r}.")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
+    """The token ids of each text, cut to the first `max_length`.
+
+    Raises:
+        TypeError: a text is not a string.
+    """
+    if not texts:
+        return []
+    clean = [replace_lone_surrogates(text) for text in texts]
+    return tokenizer(clean, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+
+
+class BPEDropout:
+    """Encodes texts by BPE with each merge skipped at random, so that a word is seen in many segmentations.
+
+    Provilkov et al. 2020, *BPE-Dropout*. The `tokenizers` library has it too, but cannot be seeded; here the same text
+    and seed give the same ids on any machine, whatever was encoded before. Each occurrence of a word takes one of
+    `VARIANTS` segmentations that are drawn once, which is ten times as fast as drawing anew.
+
+    Args:
+        tokenizer: one that `train_tokenizer` or GPT-2 made (byte-level BPE).
+        p: probability that a possible merge is skipped, in [0, 1].
+    """
+
+    VARIANTS = 16
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, p: float):
+        self.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+        self.vocab = tokenizer.get_vocab()
+        merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+        self.ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
+        self.p = p
+        self.words = cache(self._words)
+        self.variant = cache(self._variant)
+
+    def encode(self, text: str, seed: str, max_length: int) -> list[int]:
+        """The ids of `text`, at most the first `max_length`, in the segmentation that `seed` draws."""
+        chance = random.Random(seed).random
+        ids: list[int] = []
+        for word in self.words(text):
+            ids.extend(self.variant(word, int(chance() * self.VARIANTS)))
+            if len(ids) >= max_length:
+                break
+        return ids[:max_length]
+
+    def _words(self, text: str) -> list[str]:
+        return [word for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text))]
+
+    def _variant(self, word: str, number: int) -> list[int]:
+        chance = random.Random(f"{word} {number}").random
+        return [self.vocab[piece] for piece in self._segment(word, chance)]
+
+    def _segment(self, word: str, chance: Callable[[], float]) -> list[str]:
+        pieces = list(word)
+        ranks = [self.ranks.get(pair, math.inf) for pair in zip(pieces, pieces[1:], strict=False)]
+        while ranks:
+            # Every possible merge is rolled for again at each step, as in algorithm 1 of the paper.
+            best, at = min(
+                ((rank, i) for i, rank in enumerate(ranks) if rank < math.inf and chance() >= self.p),
+                default=(math.inf, 0),
+            )
+            if best == math.inf:
+                break
+            pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+            del ranks[at]
+            for i in (at - 1, at):
+                if 0 <= i < len(ranks):
+                    ranks[i] = self.ranks.get((pieces[i], pieces[i + 1]), math.inf)
+        return pieces

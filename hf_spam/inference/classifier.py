@@ -1,0 +1,104 @@
+"""Messages in, labels and scores out."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.collation import PadRight
+from ..data.tokenization import encode, load_tokenizer
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+
+POCKET = Path(__file__).parent.parent / "pocket"  # the trained model that comes with the package
+
+
+class Classification(TypedDict):
+    """What `transformers`' pipeline answers: the likeliest label, and its probability."""
+
+    label: str
+    score: float
+
+
+class SpamClassifier:
+    """Classifies messages, many at a time.
+
+        classify = SpamClassifier.from_pretrained()  # the bundled model
+        classify(["Free entry! Txt WIN to 10010", "Running late, start without me"])
+
+    A message's answer does not depend on those beside it. Empty messages have an answer, and of long ones the first
+    tokens count (as in the book's `classify_review`).
+
+    Args:
+        model: any sequence classifier; it is put into evaluation mode.
+        tokenizer: the one it was trained with.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike | None = None, *, revision: str | None = None
+    ) -> "SpamClassifier":
+        """Loads a local folder or a Hub repository; None: the model that comes with the package.
+
+        Raises:
+            OSError: there is no such folder, nor such a repository that can be reached.
+            ValueError: it is there, but is not a SpamGPT classifier, or has no tokenizer.
+        """
+        source = POCKET if model is None else model
+        loaded = SpamGPTForSequenceClassification.from_pretrained(source, revision=revision)
+        return cls(loaded, load_tokenizer(source, revision=revision))
+
+    def __call__(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool = False) -> list[Classification]:
+        """The label of each message and its probability, in the order of the messages.
+
+        Raises:
+            TypeError: `texts` is a single string, or holds something that is not one.
+        """
+        names = self.model.config.id2label
+        best = self.probabilities(texts, batch_size=batch_size, progress=progress).max(-1)
+        return [
+            {"label": names[label], "score": score}
+            for label, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def probabilities(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool = False) -> torch.Tensor:
+        """The probability of each class for each message, (N, num_labels) in float32 on the CPU.
+
+        Raises:
+            TypeError: as for a call.
+        """
+        if isinstance(texts, str):
+            raise TypeError("Give a list of messages, not a single string.")
+        config = self.model.config
+        max_length = getattr(config, "padded_length", None) or config.max_position_embeddings
+        ids = encode(self.tokenizer, texts, max_length)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # like lengths together: little padding
+        collate = PadRight(self.tokenizer.pad_token_id)
+        result = torch.empty(len(ids), config.num_labels)
+        with tqdm(total=len(ids), desc="Classifying", unit="message", disable=not progress) as bar:
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                batch = collate([{"input_ids": ids[i]} for i in chosen])
+                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
+                result[chosen] = logits.float().softmax(-1).cpu()
+                bar.update(len(chosen))
+        return result
+
+
+def classify_text(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The label of one message, "spam" or "not spam": the book's `classify_review` (chapter 6).
+
+    How the message is padded and read is the model's business (`padded_length`, `pooling`), not the caller's.
+
+    Raises:
+        TypeError: `text` is not a string.
+    """
+    return SpamClassifier(model, tokenizer)([text])[0]["label"]

@@ -1,0 +1,146 @@
+"""Recipes: every setting of a run, by name. Imports no library, so that the command line can list them at once."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of a fine-tuning run; those of the book (chapter 6) unless another is given.
+
+    Raises:
+        ValueError: a setting, or a combination of settings, that cannot be meant.
+    """
+
+    name: str = "book"
+    """Name of the recipe."""
+    summary: str = ""
+    """What it is, in a line."""
+
+    data: str = "uci"
+    """Messages: sample, uci, a local file (.tsv .csv .jsonl .parquet .zip), or a Hub dataset id."""
+    protocol: Literal["book", "full"] = "book"
+    """Reading and splits: the book's balanced ones, or every message with duplicates kept on one side."""
+
+    base: str = "openai-community/gpt2"
+    """Weights to start from: a Hub id, a local folder, or "random"."""
+    tokenizer: str | None = None
+    """Tokenizer: a Hub id or a local folder. None: the base's, or one learned on the training messages."""
+    vocab_size: int | None = None
+    """Entries of a tokenizer learned on the training messages, for base "random"."""
+    n_layer: int = 12
+    """Blocks, for base "random"."""
+    n_embd: int = 768
+    """Width, for base "random"."""
+    n_head: int = 12
+    """Attention heads, for base "random"."""
+    n_positions: int = 1024
+    """Positions, for base "random"."""
+    qkv_bias: bool = True
+    """Bias in the query, key and value projections, for base "random"."""
+
+    pooling: Literal["last", "last_token", "first", "mean"] = "last"
+    """Position that is classified: the last, pads included; the last real token; the first; or the mean of all."""
+    padded_length: int | Literal["longest"] | None = "longest"
+    """Length to which messages are padded: a number, "longest" (the longest training message), or None."""
+    causal: bool = True
+    """Whether a position sees only itself and those before it."""
+
+    trainable: Literal["all", "last_two_blocks", "last_block", "head"] = "last_block"
+    """What is trained; blocks include the final norm and the head."""
+    dropout: float = 0.0
+    """Dropout after the embeddings and on what each block adds."""
+    attention_dropout: float = 0.0
+    """Dropout on the attention weights."""
+    bpe_dropout: float = 0.0
+    """Probability that a BPE merge is skipped in training."""
+
+    num_train_epochs: int = 5
+    """Passes over the training messages."""
+    per_device_train_batch_size: int = 8
+    """Messages in a batch, on each process."""
+    gradient_accumulation_steps: int = 1
+    """Batches to an optimizer step."""
+    group_by_length: bool = False
+    """Whether a batch holds messages of like length, which saves padding."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.1
+    """Weight decay of AdamW."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up."""
+    warmup_ratio: float = 0.0
+    """Part of the steps over which the learning rate rises from 0."""
+    max_grad_norm: float | None = None
+    """Norm to which gradients are clipped. None: no clipping."""
+    weight_average: float = 0.0
+    """Decay of a running average of the weights, taken at every step, that is kept in their place. 0: none."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the matrix products."""
+
+    eval_freq: int = 50
+    """Optimizer steps between two evaluations of the losses."""
+    eval_iter: int = 5
+    """Batches to such an evaluation, and to the accuracies after each epoch."""
+    seed: int = 123
+    """Seed of splits, fresh weights, order and dropout."""
+
+    def __post_init__(self) -> None:
+        def check(holds: bool, what: str) -> None:
+            if not holds:
+                raise ValueError(f"Recipe {self.name!r}: {what}.")
+
+        for field in (
+            *("n_layer", "n_embd", "n_head", "n_positions", "num_train_epochs", "per_device_train_batch_size"),
+            *("gradient_accumulation_steps", "eval_freq", "eval_iter"),
+        ):
+            check(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
+        for field in ("dropout", "attention_dropout", "bpe_dropout", "warmup_ratio", "weight_average"):
+            check(0 <= getattr(self, field) < 1, f"{field} must lie in [0, 1), got {getattr(self, field)}")
+        check(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
+        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive, or none")
+        check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+        if isinstance(self.padded_length, int):
+            check(self.padded_length >= 1, f"padded_length must be at least 1, got {self.padded_length}")
+        if self.vocab_size is not None:
+            check(self.base == "random", f"a tokenizer of its own (vocab_size) needs base random, not {self.base!r}")
+            check(self.tokenizer is None, f"give vocab_size or tokenizer ({self.tokenizer!r}), not both")
+            check(self.vocab_size >= 257, f"vocab_size must be at least 257 (the bytes and one), got {self.vocab_size}")
+        elif self.base == "random":
+            check(
+                self.tokenizer is not None, "base random needs a tokenizer: give tokenizer, or vocab_size to learn one"
+            )
+
+
+_BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, its numbers to the digit")
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        _BOOK,
+        replace(
+            _BOOK,
+            name="pocket",
+            summary="a 0.7M GPT with its own tokenizer, trained from scratch in about a minute",
+            protocol="full",
+            base="random",
+            vocab_size=2000,
+            n_layer=2,
+            n_embd=128,
+            n_head=4,
+            n_positions=128,
+            pooling="last_token",
+            padded_length=None,
+            trainable="all",
+            dropout=0.1,
+            num_train_epochs=8,
+            per_device_train_batch_size=16,
+            group_by_length=True,
+            learning_rate=1e-3,
+            lr_scheduler_type="cosine",
+            warmup_ratio=0.1,
+            max_grad_norm=1.0,
+        ),
+    )
+}

@@ -1,0 +1,109 @@
+"""What a run starts from: the tokenizer and the model that a recipe names."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..data.tokenization import encode, load_tokenizer, train_tokenizer
+from ..modeling.configuration_spam_gpt import SpamGPTConfig
+from ..modeling.import_weights import import_weights
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .recipes import Recipe
+
+
+def start_from(
+    recipe: Recipe, texts: Sequence[str], labels: Sequence[str]
+) -> tuple[SpamGPTForSequenceClassification, PreTrainedTokenizerBase]:
+    """Loads or makes the tokenizer and the model of a recipe, with all but what it trains frozen.
+
+    A head that the base lacks is initialised as `torch.nn.Linear` is under `torch.manual_seed(recipe.seed)`.
+
+    Args:
+        recipe: the settings.
+        texts: the training messages, from which a tokenizer may be learned and the longest message is known.
+        labels: the names of the classes, in their order.
+
+    Raises:
+        ValueError: base and tokenizer do not fit each other, or the recipe.
+        OSError: the base is neither a local folder or file nor a Hub repository that can be reached.
+    """
+    if recipe.vocab_size is not None:
+        tokenizer = train_tokenizer(texts, recipe.vocab_size)
+    else:
+        tokenizer = load_tokenizer(recipe.tokenizer or recipe.base)
+    with tempfile.TemporaryDirectory() as folder:
+        base = _resolve_base(recipe.base, Path(folder) / "imported")
+        if base is None:
+            config = SpamGPTConfig(
+                vocab_size=len(tokenizer),
+                n_positions=recipe.n_positions,
+                n_embd=recipe.n_embd,
+                n_layer=recipe.n_layer,
+                n_head=recipe.n_head,
+                qkv_bias=recipe.qkv_bias,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        else:
+            config = SpamGPTConfig.from_pretrained(base)
+            if len(tokenizer) > config.vocab_size:
+                raise ValueError(
+                    f"The tokenizer has {len(tokenizer)} entries, but the vocabulary of {recipe.base!r} only "
+                    f"{config.vocab_size}: name the one that belongs to it with --tokenizer."
+                )
+        tokenizer.model_max_length = config.n_positions
+        config.padded_length = _padded_length(recipe, config, tokenizer, texts)
+        config.pooling, config.causal = recipe.pooling, recipe.causal
+        config.embd_pdrop = config.resid_pdrop = recipe.dropout
+        config.attn_pdrop = recipe.attention_dropout
+        config.pad_token_id = tokenizer.pad_token_id
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+        config.validate_architecture()
+        torch.manual_seed(recipe.seed)
+        if base is None:
+            model = SpamGPTForSequenceClassification(config)
+        else:
+            model = SpamGPTForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
+    _freeze(model, recipe.trainable)
+    return model, tokenizer
+
+
+def _resolve_base(base: str, imported: Path) -> str | os.PathLike | None:
+    """A SpamGPT folder or repository for `base`; None for fresh weights. GPT-2's are imported on the way."""
+    if base == "random":
+        return None
+    if Path(base).is_file():
+        import_weights(base, imported)
+        return imported
+    settings, _ = PreTrainedConfig.get_config_dict(base)
+    if settings.get("model_type") == SpamGPTConfig.model_type:
+        return base
+    import_weights(base, imported)
+    return imported
+
+
+def _padded_length(
+    recipe: Recipe, config: SpamGPTConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> int | None:
+    if recipe.padded_length == "longest":
+        return max(1, *(len(ids) for ids in encode(tokenizer, texts, config.n_positions)))
+    return recipe.padded_length
+
+
+def _freeze(model: SpamGPTForSequenceClassification, trainable: str) -> None:
+    """Leaves only what is trained with `requires_grad`: the book, section 6.5."""
+    if trainable == "all":
+        return
+    model.requires_grad_(False)
+    model.out_head.requires_grad_(True)
+    blocks = {"head": 0, "last_block": 1, "last_two_blocks": 2}[trainable]
+    if blocks:
+        model.gpt.final_norm.requires_grad_(True)
+        for block in model.gpt.trf_blocks[-blocks:]:
+            block.requires_grad_(True)

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Installs the package with what the tests need, checks the style and runs every test. Arguments go to pytest.
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" dev
+ruff check .
+ruff format --check .
+python -m pytest "$@"

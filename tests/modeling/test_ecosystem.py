@@ -1,0 +1,519 @@
+"""What the ecosystem does with a model: save, load, initialise, export, compile, train, adapt, run from the Hub.
+
+The checks of `transformers`' own common model tests that apply to a text classifier, written out here because they are
+not part of its wheel.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import accelerate
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
+from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
+
+PAD, POSITIONS, PADDED = 63, 16, 12
+LABELS = {0: "ham", 1: "spam", 2: "scam"}
+both_lengths = pytest.mark.parametrize("padded_length", [None, PADDED])
+both_models = pytest.mark.parametrize("architecture", [SpamGPTModel, SpamGPTForSequenceClassification])
+
+
+def tiny_config(**overrides) -> SpamGPTConfig:
+    shape = {"vocab_size": 64, "n_positions": POSITIONS, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    ids = {"pad_token_id": PAD, "bos_token_id": PAD, "eos_token_id": PAD}
+    return SpamGPTConfig(**{**shape, **ids, **overrides})
+
+
+def build(architecture=SpamGPTForSequenceClassification, seed: int = 0, **overrides):
+    torch.manual_seed(seed)
+    return architecture(tiny_config(**{"initializer_range": 0.3, **overrides})).eval()
+
+
+def batch(rows: int = 4, width: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Messages of several lengths, the last of them empty, padded on the right."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(PAD, (rows, width), generator=draw)
+    lengths = torch.linspace(width, 0, rows).long()
+    return {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
+
+
+def answer(model, **inputs) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**(inputs or batch()))[0]
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+# --- files
+
+
+@both_models
+@pytest.mark.parametrize("max_shard_size", ["1GB", "20KB"])
+def test_a_saved_model_comes_back_bit_for_bit(architecture, max_shard_size, tmp_path):
+    """Protects checkpoints: weights, answers, names, labels, in one file or in shards, and no pickle among them."""
+    model = build(architecture, id2label=LABELS, pooling="mean", qkv_bias=False, padded_length=7)
+    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    assert not [f for f in tmp_path.iterdir() if f.suffix not in (".json", ".py", ".safetensors")]
+    loaded, info = architecture.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert not loaded.training
+    assert torch.equal(answer(loaded), answer(model))
+    assert list(loaded.state_dict()) == list(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    assert loaded.config.id2label == LABELS and loaded.config.label2id == {"ham": 0, "spam": 1, "scam": 2}
+    weights = {}
+    for file in tmp_path.glob("*.safetensors"):
+        weights |= load_file(file)
+    assert set(weights) == set(model.state_dict())
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (max_shard_size == "20KB")
+
+
+@both_models
+def test_what_is_saved_can_run_without_the_package(architecture, tmp_path):
+    """Protects the Hub: whichever class is saved, its folder names all three and holds both files of code."""
+    build(architecture).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_spam_gpt.SpamGPTConfig",
+        "AutoModel": "modeling_spam_gpt.SpamGPTModel",
+        "AutoModelForSequenceClassification": "modeling_spam_gpt.SpamGPTForSequenceClassification",
+    }
+    assert config["architectures"] == [architecture.__name__] and config["model_type"] == "spam_gpt"
+    assert config["id2label"] == {"0": "not spam", "1": "spam"} and config["label2id"] == {"not spam": 0, "spam": 1}
+    files = {"config.json", "model.safetensors", "configuration_spam_gpt.py", "modeling_spam_gpt.py"}
+    assert {f.name for f in tmp_path.iterdir()} == files
+    source = Path(sys.modules[SpamGPTModel.__module__].__file__).parent
+    for name in ("configuration_spam_gpt.py", "modeling_spam_gpt.py"):
+        assert (tmp_path / name).read_text() == (source / name).read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_loaded_saved_and_answers(dtype, tmp_path):
+    """Protects small downloads: the type asked for, the type of the file, and about the same answers."""
+    model = build(initializer_range=0.1)
+    model.save_pretrained(tmp_path / "full")
+    half = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "full", dtype=dtype)
+    assert {p.dtype for p in half.parameters()} == {dtype} and half.config.dtype == dtype
+    close(answer(half).float(), answer(model), 0.1)
+    half.save_pretrained(tmp_path / "half")
+    again = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "half")
+    assert {p.dtype for p in again.parameters()} == {dtype} and torch.equal(answer(again), answer(half))
+
+
+def test_a_base_model_grows_a_head_initialised_as_the_book_does(tmp_path):
+    """Protects fine-tuning: the network is the file's, the new head is `nn.Linear`'s own, to the bit, by the seed."""
+    base = build(SpamGPTModel)
+    base.save_pretrained(tmp_path)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model, info = SpamGPTForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+        assert info["missing_keys"] == {"out_head.weight", "out_head.bias"} and not info["unexpected_keys"]
+        torch.manual_seed(seed)
+        head = nn.Linear(32, 2)
+        assert torch.equal(model.out_head.weight, head.weight) and torch.equal(model.out_head.bias, head.bias)
+        assert all(torch.equal(a, b) for a, b in zip(model.gpt.parameters(), base.parameters(), strict=True))
+
+
+def test_a_classifier_gives_its_network_back(tmp_path):
+    """Protects embeddings taken from a fine-tuned model: the prefix is removed, the head left out."""
+    model = build()
+    model.save_pretrained(tmp_path)
+    base, info = SpamGPTModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["unexpected_keys"] == {"out_head.weight", "out_head.bias"} and not info["missing_keys"]
+    ids = batch()["input_ids"]
+    assert torch.equal(answer(base, input_ids=ids), answer(model.gpt, input_ids=ids))
+
+
+def test_tensors_missing_from_a_file_are_initialised_not_garbage(tmp_path):
+    """Protects against what loading on the meta device leaves uninitialised, silently."""
+    model = build(initializer_range=0.05)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    gone = {name for name in weights if "trf_blocks.1" in name or "emb" in name or "norm" in name or "head" in name}
+    save_file({k: v for k, v in weights.items() if k not in gone}, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded, info = SpamGPTForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == gone
+    for name, tensor in loaded.state_dict().items():
+        if name not in gone:
+            assert (tensor == 7).all(), name
+        elif "head" in name:
+            bound = 32**-0.5
+            assert tensor.abs().max() <= bound and tensor.std() > bound / 4, name
+        elif name.endswith("bias"):
+            assert (tensor == 0).all(), name
+        elif "norm" in name:
+            assert (tensor == 1).all(), name
+        else:
+            assert abs(tensor.mean()) < 0.01 and 0.045 < tensor.std() < 0.055, name
+
+
+def test_a_head_of_another_size_is_replaced_only_when_asked(tmp_path):
+    """Protects re-use of a two-class model for three: an error by default, a fresh head on request."""
+    model = build()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        SpamGPTForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
+    torch.manual_seed(3)
+    loaded = SpamGPTForSequenceClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    torch.manual_seed(3)
+    assert torch.equal(loaded.out_head.weight, nn.Linear(32, 3).weight)
+    assert torch.equal(loaded.gpt.tok_emb.weight, model.gpt.tok_emb.weight)
+    assert answer(loaded).shape == (4, 3) and loaded.config.id2label[2] == "LABEL_2"
+
+
+@pytest.mark.parametrize("by", ["ids", "embeddings"])
+def test_a_model_larger_than_memory_runs_from_disk(by, tmp_path):
+    """Protects `device_map`: no block is split, and no weight is used but through the module that owns it."""
+    model = build(n_layer=3)
+    sizes = accelerate.utils.compute_module_sizes(model)
+    room = sizes["gpt.tok_emb"] + sizes["gpt.pos_emb"] + 2.5 * sizes["gpt.trf_blocks.0"]
+    devices = accelerate.infer_auto_device_map(
+        model, {"cpu": room, "disk": 10 * room}, no_split_module_classes=model._no_split_modules
+    )
+    assert [devices[f"gpt.trf_blocks.{i}"] for i in range(3)] == ["cpu", "disk", "disk"]
+    devices |= {"gpt.tok_emb": "disk"}
+    model.save_pretrained(tmp_path / "model")
+    offloaded = SpamGPTForSequenceClassification.from_pretrained(
+        tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offload"
+    )
+    assert offloaded.gpt.tok_emb.weight.is_meta and offloaded.gpt.trf_blocks[1].att.W_query.weight.is_meta
+    inputs = batch()
+    if by == "embeddings":
+        inputs = {"inputs_embeds": model.gpt.tok_emb(inputs["input_ids"]), "attention_mask": inputs["attention_mask"]}
+    close(answer(offloaded, **inputs), answer(model, **inputs))
+
+
+# --- construction
+
+
+@both_models
+def test_construction_depends_on_the_seed_alone(architecture):
+    """Protects reproducible training from scratch: same seed, same weights, of the configured spread."""
+    one, same, other = build(architecture), build(architecture), build(architecture, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+    plain = build(architecture, initializer_range=0.02)
+    for name, parameter in plain.named_parameters():
+        if "head" in name:
+            continue
+        expected = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        assert abs(parameter.mean() - expected) < 0.003, name
+        spread = 0.0 if "norm" in name or name.endswith("bias") else 0.02
+        assert abs(parameter.std() - spread) < 0.002, name
+
+
+@both_models
+def test_it_can_be_built_on_any_device_and_holds_parameters_only(architecture):
+    """Protects loading: a buffer that is not saved comes back from the meta device as garbage."""
+    with torch.device("meta"):
+        ghost = architecture(tiny_config())
+    assert all(p.is_meta for p in ghost.parameters())
+    model = build(architecture)
+    assert not list(model.buffers())
+    tensors = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+    assert not tensors, "tensors that are neither parameters nor buffers stay behind on `.to(device)`"
+
+
+@both_models
+def test_the_marks_the_library_reads_are_true(architecture):
+    """Protects placement, tying, checkpointing: each is a name that must exist, or a promise that must hold."""
+    model = build(architecture)
+    classes = {type(m).__name__ for m in model.modules()}
+    assert model._no_split_modules and set(model._no_split_modules) <= classes
+    assert not model.all_tied_weights_keys and model.get_output_embeddings() is None
+    storages = [p.data_ptr() for p in model.parameters()]
+    assert len(set(storages)) == len(storages)
+    assert model.config_class is SpamGPTConfig and model.base_model_prefix == "gpt"
+    assert model.base_model is (model if architecture is SpamGPTModel else model.gpt)
+    assert model.main_input_name == "input_ids" and model.supports_gradient_checkpointing
+    assert model.accepts_loss_kwargs is False
+    for name in ("sdpa", "eager"):
+        model.set_attn_implementation(name)
+        assert {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} == {name}
+
+
+@both_models
+def test_embeddings_can_be_read_replaced_and_resized(architecture):
+    """Protects added tokens: growing and shrinking the vocabulary leaves the answers to the old ids alone."""
+    model = build(architecture, pad_token_id=0)
+    assert model.get_input_embeddings() is model.base_model.tok_emb
+    replacement = nn.Embedding(64, 32)
+    other = copy.deepcopy(model)
+    other.set_input_embeddings(replacement)
+    assert other.base_model.tok_emb is replacement
+    assert not torch.allclose(answer(other), answer(model))
+    inputs = {"input_ids": batch()["input_ids"] % 50}
+    expected = answer(model, **inputs)
+    for size in (80, 50):
+        model.resize_token_embeddings(size)
+        assert model.get_input_embeddings().weight.shape == (size, 32)
+        assert model.config.vocab_size == size
+        assert torch.equal(answer(model, **inputs), expected)
+        assert answer(model, input_ids=torch.tensor([[size - 1]])).isfinite().all()
+
+
+def test_a_registered_attention_is_the_one_that_runs():
+    """Protects `_supports_attention_backend`: kernels from the Hub and serving engines plug in by name."""
+    calls = []
+
+    def spy(module, query, key, value, attention_mask, **kwargs):
+        calls.append((module.layer_idx, tuple(query.shape), kwargs["is_causal"], kwargs["scaling"], kwargs["mark"]))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("spy", spy)
+    AttentionMaskInterface.register("spy", sdpa_mask)
+    try:
+        for causal in (True, False):
+            model = build(causal=causal)
+            expected = answer(model)
+            model.set_attn_implementation("spy")
+            calls.clear()
+            assert torch.equal(answer(model, **batch(), mark="through"), expected)
+            assert calls == [(i, (4, 4, 9, 8), causal, 8**-0.5, "through") for i in range(2)]
+    finally:
+        AttentionInterface._global_mapping.pop("spy")
+        AttentionMaskInterface._global_mapping.pop("spy")
+
+
+# --- export and compilation
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@both_lengths
+def test_an_exported_program_answers_other_batches_and_lengths(padded_length, strict):
+    """Protects deployment: one program for every batch size and length, the empty message included.
+
+    Without `padded_length` the lengths end at `n_positions`: where to cut is then decided in the export.
+    """
+    model = build(padded_length=padded_length, n_layer=1)
+    longest = 64 if padded_length else POSITIONS
+    rows, width = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("width", min=1, max=longest)
+    example = batch(3, 7)
+    shapes = {name: {0: rows, 1: width} for name in example}
+    program = torch.export.export(model, (), example, dynamic_shapes=shapes, strict=strict).module()
+    for inputs in (example, batch(5, longest, seed=1), batch(5, POSITIONS), batch(1, 2), batch(2, 1)):
+        close(program(**inputs).logits, answer(model, **inputs))
+
+
+@both_lengths
+def test_compiled_in_one_graph_it_answers_and_learns_the_same(padded_length):
+    """Protects `torch.compile(fullgraph=True)`: no graph break, forward or backward.
+
+    The backend is "aot_eager", which traces all that "inductor" compiles: with the latter this takes over 25 seconds.
+    """
+    torch._dynamo.reset()
+    model = build(padded_length=padded_length, n_layer=1)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    inputs = {**batch(), "labels": torch.tensor([0, 1, 1, 0])}
+    outputs = [network(**inputs) for network in (model, compiled)]
+    close(outputs[1].logits, outputs[0].logits)
+    close(outputs[1].loss, outputs[0].loss)
+    for output in outputs:
+        output.loss.backward()
+    for a, b in zip(model.parameters(), compiled.parameters(), strict=True):
+        close(a.grad, b.grad)
+
+
+# --- training
+
+
+def random_messages(count: int = 24) -> list[dict]:
+    draw = torch.Generator().manual_seed(5)
+    lengths = torch.randint(1, POSITIONS, (count,), generator=draw).tolist()
+    return [{"input_ids": torch.randint(PAD, (n,), generator=draw), "labels": n % 2} for n in lengths]
+
+
+def collate(messages: list[dict]) -> dict[str, torch.Tensor]:
+    ids = nn.utils.rnn.pad_sequence([m["input_ids"] for m in messages], batch_first=True, padding_value=PAD)
+    return {"input_ids": ids, "labels": torch.tensor([m["labels"] for m in messages])}
+
+
+def test_the_stock_trainer_accumulates_gradients_like_a_loop_written_out(tmp_path):
+    """Protects fine-tuning with `Trainer`: losses and final weights, with `gradient_accumulation_steps`.
+
+    It takes a forward with `**kwargs` for one that divides the loss itself, unless `accepts_loss_kwargs` says no.
+    """
+    model = build(initializer_range=0.1)
+    by_hand = copy.deepcopy(model)
+    seen = []
+
+    def collate_and_record(messages):
+        seen.append(collate(messages))
+        return seen[-1]
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=1,
+        optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0.0, logging_steps=1,
+        save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, seed=1,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=random_messages(), data_collator=collate_and_record)
+    trainer.train()
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    optimizer, losses = torch.optim.SGD(by_hand.train().parameters(), lr=0.1), []
+    for step in range(3):
+        optimizer.zero_grad()
+        halves = [by_hand(**micro).loss / 2 for micro in seen[2 * step : 2 * step + 2]]
+        for loss in halves:
+            loss.backward()
+        optimizer.step()
+        losses.append(sum(loss.item() for loss in halves))
+    assert logged == pytest.approx(losses, abs=1e-4)  # the log is rounded
+    for (name, a), b in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
+    assert trainer.predict(random_messages()).predictions.shape == (24, 2)
+
+
+def test_lora_trains_saves_reloads_and_merges(tmp_path):
+    """Protects adapters by PEFT: only theirs and the head move, and merged weights answer the same."""
+    model = build()
+    original, untrained = copy.deepcopy(model), answer(model)
+    lora = peft.LoraConfig(
+        task_type="SEQ_CLS", target_modules=["W_query", "W_value"], modules_to_save=["out_head"], r=2
+    )
+    adapted = peft.get_peft_model(model, lora)
+    assert torch.equal(answer(adapted), untrained)
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert len([n for n in trained if "lora_" in n]) == 8 and all("lora_" in n or "out_head" in n for n in trained)
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        adapted(**collate(random_messages())).loss.backward()
+        optimizer.step()
+    adapted.eval()
+    expected = answer(adapted)
+    assert not torch.allclose(expected, untrained, atol=1e-3)
+    adapted.save_pretrained(tmp_path)
+    reloaded = peft.PeftModel.from_pretrained(copy.deepcopy(original), tmp_path).eval()
+    close(answer(reloaded), expected)
+    merged = reloaded.merge_and_unload()
+    assert type(merged) is SpamGPTForSequenceClassification and set(merged.state_dict()) == set(original.state_dict())
+    close(answer(merged), expected)
+
+
+# --- remote code
+
+MIXED = ["hi", "", "Free entry! Win a prize now, text WIN to 80086.", "see you at five", "ok " * 33_334]
+
+STRANGER = """
+    import json, sys
+    sys.modules["hf_spam"] = None  # what a machine without the package does on import
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    folder, copy, texts = sys.argv[1], sys.argv[2], json.load(open("texts.json"))
+    trust = {"trust_remote_code": True}
+    config = AutoConfig.from_pretrained(folder, **trust)
+    base = AutoModel.from_pretrained(folder, **trust)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
+
+    def scores(results):
+        return [{r["label"]: r["score"] for r in one} for one in results]
+
+    with torch.no_grad():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
+        ids = tokenizer(texts[0], return_tensors="pt").input_ids
+        same_network = torch.equal(base(ids).last_hidden_state, model.gpt(ids).last_hidden_state)
+    names = config.id2label
+    classify = pipeline("text-classification", model=folder, top_k=None, **trust)
+    report = {
+        "classes": [type(x).__module__ + "." + type(x).__name__ for x in (config, base, model)],
+        "same_network": same_network,
+        "by hand": [{names[i]: p for i, p in enumerate(x.softmax(0).tolist())} for x in logits],
+        "one by one": scores(classify([t])[0] for t in texts),
+        "in batches": scores(classify(texts, batch_size=3)),
+        "shuffled": scores(classify(texts[::-1], batch_size=2))[::-1],
+    }
+    model.save_pretrained(copy)
+    tokenizer.save_pretrained(copy)
+    report["saved again"] = scores(pipeline("text-classification", model=copy, top_k=None, **trust)(texts))
+    print("REPORT" + json.dumps(report))
+"""
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A small byte-level BPE, as GPT-2's is: no special tokens of its own, the end of text for a pad."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
+    tokenizer.train_from_iterator(["free prize entry win text now", "see you at five ok"] * 5, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        model_max_length=POSITIONS,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    """What a machine that never heard of the package reports of a published model, and what we say of it ourselves."""
+    home = tmp_path_factory.mktemp("stranger")
+    tokenizer = byte_tokenizer()
+    model = build(vocab_size=300, pad_token_id=tokenizer.pad_token_id, id2label=LABELS)
+    model.save_pretrained(home / "published")
+    tokenizer.save_pretrained(home / "published")
+    (home / "texts.json").write_text(json.dumps(MIXED))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("HF_MODULES_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(STRANGER), "published", "copy"],
+        cwd=home, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours = [answer(model, **tokenizer(text, return_tensors="pt"))[0].softmax(0).tolist() for text in MIXED]
+    report = json.loads(done.stdout.split("REPORT")[1])
+    return home, report, [dict(zip(LABELS.values(), scores, strict=True)) for scores in ours]
+
+
+@pytest.mark.parametrize("way", ["by hand", "one by one", "in batches", "shuffled", "saved again"])
+def test_without_the_package_every_way_gives_our_scores(stranger, way):
+    """Protects `trust_remote_code=True`: Auto classes and the stock pipeline, for any message and any batch.
+
+    Among the messages are the empty one and one of 100,000 characters, which GPT-2 answers with a crash.
+    """
+    _, report, ours = stranger
+    assert len(MIXED[-1]) > 100_000
+    assert len(report[way]) == len(ours)
+    for theirs, expected in zip(report[way], ours, strict=True):
+        assert theirs == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_the_package_its_own_copy_of_the_code_runs(stranger):
+    """Protects the test above from importing the package after all, and what is saved again from losing its code."""
+    home, report, _ = stranger
+    assert all(name.startswith("transformers_modules.") for name in report["classes"]), report["classes"]
+    assert report["same_network"]
+    configs = [json.loads((home / folder / "config.json").read_text()) for folder in ("published", "copy")]
+    assert configs[0] == configs[1] and len(configs[1]["auto_map"]) == 3
+    assert {f.name for f in (home / "published").iterdir()} == {f.name for f in (home / "copy").iterdir()}

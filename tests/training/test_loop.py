@@ -1,0 +1,291 @@
+"""The training loop is the book's: the same numbers as a plain PyTorch loop, however it is run."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+from book_oracle import GPTModel, fine_tune, loader_accuracy, make_loaders
+from datasets import DatasetDict
+from torch.utils.data import DataLoader, TensorDataset
+
+from hf_spam import finetune, import_weights, load_sms_spam
+from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
+from hf_spam.training.loop import SeededShuffle
+
+
+def first_messages(**sizes: int) -> DatasetDict:
+    """The first messages of each split of the sample: enough to train on in a second."""
+    data = load_sms_spam("sample", protocol="book")
+    return DatasetDict({split: data[split].select(range(size)) for split, size in sizes.items()})
+
+
+@pytest.fixture(scope="module")
+def data() -> DatasetDict:
+    return first_messages(train=91, validation=21, test=30)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(data["train"]["text"], 400).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def book_model(tokenizer_dir):
+    torch.manual_seed(7)
+    return GPTModel(len(load_tokenizer(tokenizer_dir)), positions=160, width=32, layers=2, heads=4)
+
+
+@pytest.fixture(scope="module")
+def base(book_model, tmp_path_factory):
+    """The book's model as `torch.save` leaves it, imported."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.save(book_model.state_dict(), folder / "gpt.pth")
+    import_weights(folder / "gpt.pth", folder / "imported", n_head=4)
+    return folder / "imported"
+
+
+@pytest.fixture
+def oracle(book_model, data, tokenizer_dir):
+    """Runs the book's loop on the same messages, from the same weights."""
+
+    def run(batch_size=8, **settings):
+        model = GPTModel(*book_model.tok_emb.weight.shape[:1], positions=160, width=32, layers=2, heads=4)
+        model.load_state_dict(book_model.state_dict())
+        tokenizer = load_tokenizer(tokenizer_dir)
+        splits = [(encode(tokenizer, part["text"], 160), part["label"]) for part in data.values()]
+        loaders = make_loaders(splits, tokenizer.pad_token_id, batch_size)
+        history = fine_tune(model, loaders, **settings)
+        ids = loaders[0].dataset.tensors[0]
+        # The book's last figures leave out the short last batch of the training messages; ours count every message.
+        whole = DataLoader(TensorDataset(ids, loaders[0].dataset.tensors[1]), batch_size=8)
+        return history, [loader_accuracy(model, loader) for loader in (whole, *loaders[1:])]
+
+    return run
+
+
+def assert_same_history(ours: dict, book: dict) -> None:
+    for name in ("train_losses", "val_losses"):
+        assert ours[name] == pytest.approx(book[name], abs=1e-5), name
+        assert len(set(book[name])) > 1, "a loss that never moves shows nothing"
+    for name in ("train_accs", "val_accs", "examples_seen"):
+        assert ours[name] == book[name], name
+    for name, value in book["initial"].items():
+        assert ours["initial"][name] == (pytest.approx(value, abs=1e-5) if "loss" in name else value), name
+
+
+BOOK = {"eval_freq": 5, "eval_iter": 3, "learning_rate": 2e-3}
+
+
+@pytest.mark.parametrize(
+    ("ours", "book"),
+    [
+        ({}, {}),
+        ({"seed": 5, "num_train_epochs": 2}, {"seed": 5, "epochs": 2}),
+        # The last group of an epoch is short: 11 batches in groups of 4.
+        ({"gradient_accumulation_steps": 4, "max_grad_norm": 0.1}, {"accumulation": 4, "clip": 0.1}),
+    ],
+    ids=["book", "other-seed", "accumulation-and-clipping"],
+)
+def test_parity_with_the_books_loop(ours, book, data, base, tokenizer_dir, oracle):
+    """Every loss to 1e-5, every accuracy exactly: same head, batch order, evaluations and final figures."""
+    run = finetune("book", data=data, base=str(base), tokenizer=str(tokenizer_dir), **{**BOOK, **ours})
+    expected, final = oracle(**{**BOOK, **book})
+    assert_same_history(asdict(run.history), expected)
+    assert [values["accuracy"] for values in run.metrics.values()] == final
+
+
+def test_parity_on_the_books_split_through_the_command_line(sms_collection, gpt2_tokenizer_dir, tmp_path):
+    """`hf-spam train --recipe book` on the real messages, with GPT-2's tokenizer and a small network in its place."""
+    torch.manual_seed(0)
+    book_model = GPTModel(50257, positions=128, width=16, layers=2, heads=2)
+    torch.save(book_model.state_dict(), tmp_path / "gpt.pth")
+    import_weights(tmp_path / "gpt.pth", tmp_path / "base", n_head=2)
+    hf_spam(
+        *("train", "--recipe", "book", "--base", tmp_path / "base", "--tokenizer", gpt2_tokenizer_dir),
+        *("--data", sms_collection, "--num-train-epochs", 1, "--learning-rate", 1e-3),
+        *("--output-dir", tmp_path / "out"),
+    )
+    data = load_sms_spam(sms_collection, protocol="book")
+    tokenizer = load_tokenizer(gpt2_tokenizer_dir)
+    splits = [(encode(tokenizer, data[name]["text"], 1024), data[name]["label"]) for name in data]
+    loaders = make_loaders(splits, 50256, 8)
+    assert loaders[0].dataset.tensors[0].shape == (1045, 120)
+    expected = fine_tune(book_model, loaders, epochs=1, learning_rate=1e-3)
+    history = json.loads((tmp_path / "out" / "history.json").read_text())
+    assert_same_history(history, expected)
+    assert history["steps"] == [0, 50, 100] and history["examples_seen"] == 1040
+
+
+def test_two_processes_do_what_one_does(data, base, tokenizer_dir, tmp_path):
+    """The same global batch on two processes: the same losses to 1e-5, accuracies, final metrics and weights."""
+    data.save_to_disk(tmp_path / "data")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from datasets import load_from_disk\n"
+        "from hf_spam import finetune\n"
+        "torch.set_num_threads(1)\n"
+        f"finetune('book', data=load_from_disk({str(tmp_path / 'data')!r}), base={str(base)!r},\n"
+        f"    tokenizer={str(tokenizer_dir)!r}, num_train_epochs=2, eval_freq=5, eval_iter=3, learning_rate=2e-3,\n"
+        "    per_device_train_batch_size=int(sys.argv[1]), gradient_accumulation_steps=2, output_dir=sys.argv[2])\n"
+    )
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    for processes, batch_size in ((1, 8), (2, 4)):
+        command = [*launch, str(processes), str(script), str(batch_size), str(tmp_path / f"out{processes}")]
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    one, two = (json.loads((tmp_path / f"out{n}" / "history.json").read_text()) for n in (1, 2))
+    assert_same_history(two, one)
+    one, two = (json.loads((tmp_path / f"out{n}" / "metrics.json").read_text()) for n in (1, 2))
+    assert two == {split: pytest.approx(values, abs=1e-5) for split, values in one.items()}
+
+
+def test_the_order_is_that_of_a_shuffling_loader():
+    """Pass after pass, and whether or not a pass is broken off, as evaluations over the first batches do."""
+    torch.manual_seed(3)
+    theirs = DataLoader(range(20), batch_size=4, shuffle=True, drop_last=True)
+    rng = torch.Generator().manual_seed(3)
+    ours = DataLoader(range(20), batch_size=4, sampler=SeededShuffle(20, 4, rng), drop_last=True, generator=rng)
+    for _ in range(3):
+        assert [b.tolist() for b in ours] == [b.tolist() for b in theirs]
+        assert next(iter(ours)).tolist() == next(iter(theirs)).tolist()
+
+
+def test_batches_grouped_by_length_lose_nothing_and_pad_less():
+    lengths = [(7 * i) % 50 + 1 for i in range(640)]
+    sampler = SeededShuffle(640, 8, torch.Generator().manual_seed(0), lengths)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == list(range(640)) and first != second
+
+    def padded(order):
+        return sum(8 * max(lengths[i] for i in order[start : start + 8]) for start in range(0, 640, 8))
+
+    assert padded(first) < 1.15 * sum(lengths) < padded(range(640))
+    # What is left over fills no batch: the loader drops it, so it must not be yielded in the midst of whole ones.
+    short = list(SeededShuffle(21, 8, torch.Generator().manual_seed(0), lengths))
+    assert len(short) == len(set(short)) == 16
+
+
+def small(**settings):
+    """Settings of the pocket recipe that train in a second."""
+    return {"vocab_size": 300, "n_embd": 16, "n_head": 2, "num_train_epochs": 2, **settings}
+
+
+@pytest.mark.parametrize("settings", [{"bpe_dropout": 0.2}, {"weight_average": 0.9}, {"dropout": 0.3}, {}])
+def test_a_seed_repeats_a_run(settings, data):
+    """Also with everything random that a recipe knows; another seed gives another run."""
+    runs = [finetune("pocket", data=data, seed=seed, **small(**settings)) for seed in (1, 1, 2)]
+    states = [run.model.state_dict() for run in runs]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+    assert runs[0].metrics == runs[1].metrics
+
+
+def test_learning_rate_schedule_and_tracker(data, tmp_path):
+    """TensorBoard gets what the history holds, and the learning rate rises, peaks and falls as the recipe says."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = small(lr_scheduler_type="linear", warmup_ratio=0.5, learning_rate=0.01, eval_freq=1)
+    run = finetune("pocket", data=data, output_dir=tmp_path / "out", report_to="tensorboard", **settings)
+    events = next((tmp_path / "out" / "hf_spam").glob("events*"))
+    log = EventAccumulator(str(events)).Reload()
+    assert [e.value for e in log.Scalars("train_loss")] == pytest.approx(run.history.train_losses)
+    assert [e.value for e in log.Scalars("val_acc")] == pytest.approx(run.history.val_accs)
+    total = len(run.history.steps)
+    after_step = [(step + 1) / (total / 2) for step in range(total)]
+    assert [e.value for e in log.Scalars("learning_rate")] == pytest.approx(
+        [0.01 * (x if x <= 1 else 2 - x) for x in after_step], abs=1e-7
+    )
+
+
+def test_weight_average_is_that_of_the_steps(data):
+    """With a decay of almost 0 the average is the last step's weights; with 0.5 it lies elsewhere."""
+    plain, last, half = (
+        finetune("pocket", data=data, **small(weight_average=decay)).model.out_head.weight for decay in (0, 1e-9, 0.5)
+    )
+    assert torch.allclose(plain, last, atol=1e-6)
+    assert not torch.allclose(plain, half, atol=1e-5)
+
+
+def test_bf16_stays_near_fp32_and_the_model_comes_back_plain(data, base, tokenizer_dir):
+    settings = {"base": str(base), "tokenizer": str(tokenizer_dir), "num_train_epochs": 1, **BOOK}
+    fp32, bf16 = (finetune("book", data=data, mixed_precision=kind, **settings) for kind in ("no", "bf16"))
+    assert bf16.history.train_losses == pytest.approx(fp32.history.train_losses, abs=0.02)
+    assert bf16.history.train_losses != fp32.history.train_losses
+    assert {parameter.dtype for parameter in bf16.model.parameters()} == {torch.float32}
+    logits = bf16.model(torch.tensor([[1, 2, 3]])).logits
+    again = type(bf16.model)(bf16.model.config).eval()
+    again.load_state_dict(bf16.model.state_dict())
+    assert torch.equal(logits, again(torch.tensor([[1, 2, 3]])).logits), "autocast is still on"
+
+
+@pytest.mark.parametrize(
+    ("trainable", "moves"), [("head", 2), ("last_block", 20), ("last_two_blocks", 36), ("all", 38)]
+)
+def test_only_what_is_to_be_trained_moves(trainable, moves, data, base, tokenizer_dir):
+    """Two blocks of 16 tensors each, two of the final norm, two of the head, two embeddings."""
+    from hf_spam import SpamGPTModel
+
+    before = SpamGPTModel.from_pretrained(base).state_dict()
+    run = finetune(
+        "book", data=data, base=str(base), tokenizer=str(tokenizer_dir), trainable=trainable, num_train_epochs=1
+    )
+    after = run.model.gpt.state_dict()
+    moved = sum(not torch.equal(before[name], after[name]) for name in before)
+    assert moved + 2 == moves, "the two tensors of the head are new"
+
+
+def test_training_alone_is_enough_and_more_is_measured(data):
+    run = finetune("pocket", data=DatasetDict(train=data["train"]), **small(num_train_epochs=1))
+    assert list(run.metrics) == ["train"] and run.history.val_losses == [] and run.history.val_accs == []
+
+
+def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
+    out = tmp_path / "out"
+    run = finetune("pocket", data=data, output_dir=out, **small())
+    assert {path.name for path in out.iterdir()} == {
+        *("config.json", "model.safetensors", "configuration_spam_gpt.py", "modeling_spam_gpt.py", "README.md"),
+        *("tokenizer.json", "tokenizer_config.json", "history.json", "metrics.json"),
+        *("loss-plot.pdf", "loss-plot.png", "accuracy-plot.pdf", "accuracy-plot.png"),
+    }
+    assert json.loads((out / "metrics.json").read_text()) == run.metrics
+    history = json.loads((out / "history.json").read_text())
+    assert history.pop("recipe") == asdict(run.recipe) and history == asdict(run.history)
+    with pytest.raises(FileExistsError, match="is not empty: give another --output-dir"):
+        finetune("pocket", data=data, output_dir=out, **small())
+    finetune("pocket", data=data, output_dir=out, overwrite_output_dir=True, **small(num_train_epochs=1))
+    assert len(json.loads((out / "history.json").read_text())["train_accs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_train_batch_size": 92}, "91 training messages do not fill one batch of 92"),
+        ({"report_to": "nonesuch"}, "tracker 'nonesuch' is not installed"),
+        ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
+        ({"eval_freq": 0}, "eval_freq must be at least 1, got 0"),
+        ({"vocab_size": None}, "base random needs a tokenizer"),
+        ({"base": "somewhere/else"}, "a tokenizer of its own .* needs base random"),
+    ],
+)
+def test_impossible_settings(settings, message, data):
+    with pytest.raises(ValueError, match=message):
+        finetune("pocket", data=data, **{**small(), **settings})
+
+
+def test_a_tokenizer_that_does_not_fit_the_base(data, base, gpt2_tokenizer_dir):
+    with pytest.raises(ValueError, match="tokenizer has 50257 entries, but the vocabulary of .* only"):
+        finetune("book", data=data, base=str(base), tokenizer=str(gpt2_tokenizer_dir))
+
+
+def hf_spam(*arguments) -> str:
+    command = [sys.executable, "-m", "hf_spam", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
