@@ -1,4 +1,4 @@
-"""The command line, `hf-spam` or `python -m hf_spam`: parses, calls, prints. Libraries are imported when they are needed."""
+"""The command line, `hf-spam` or `python -m hf_spam`: parses, calls, prints. Heavy libraries are imported late."""
 
 import json
 import logging
@@ -18,35 +18,28 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 
 class Setting(click.ParamType):
-    """A value of one of the types of a recipe's field, such as `int | Literal["longest"] | None`."""
+    """A value of the type of a recipe's field, such as `int | Literal["longest"] | None`."""
+
+    name = "setting"
 
     def __init__(self, annotation: Any):
-        union = isinstance(annotation, types.UnionType) or (
-            get_origin(annotation) is not Literal and get_args(annotation)
-        )
-        self.kinds = get_args(annotation) if union else (annotation,)
-        self.words = [word for kind in self.kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        self.words += ["none"] * (type(None) in self.kinds)
-        self.numbers = [kind for kind in self.kinds if kind in (int, float)]
-        self.name = "|".join([*self.words[:-1], *(kind.__name__ for kind in self.kinds if kind in (int, float, str))])
+        kinds = annotation.__args__ if isinstance(annotation, types.UnionType) else (annotation,)
+        self.words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        self.words += ["none"] * (type(None) in kinds)
+        self.types = [kind for kind in kinds if kind in (int, float, str)]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        kinds = [kind.__name__.upper() for kind in self.kinds if kind in (int, float, str)]
-        return "|".join([*kinds, *self.words])
+        return "|".join([*(kind.__name__.upper() for kind in self.types), *self.words])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
         if value in self.words:
             return None if value == "none" else value
-        for number in self.numbers:
+        for kind in self.types:
             try:
-                return number(value)
+                return kind(value)
             except ValueError:
                 continue
-        if str in self.kinds:
-            return value
-        self.fail(f"{value!r} is not one of {self.get_metavar(param, ctx)}.", param, ctx)
+        self.fail(f"{value!r} is not {self.get_metavar(param, ctx)}.", param, ctx)
 
 
 def recipe_options(command: Callable) -> Callable:
@@ -183,6 +176,12 @@ def main() -> NoReturn:
         _fail("interrupted", 130)
     except (ValueError, OSError) as error:
         _fail(str(error), 1)
+    except Exception as error:
+        from huggingface_hub.errors import StrictDataclassError  # a configuration of impossible values
+
+        if not isinstance(error, StrictDataclassError):
+            raise
+        _fail(" ".join(str(error).split()), 1)
     sys.exit(0)
 
 
@@ -203,11 +202,8 @@ def _is_main_process() -> bool:
 
 def _show_log() -> None:
     """Sends the progress of a run to standard error, from one process only."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("hf_spam")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if _is_main_process() else logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("hf_spam").setLevel(logging.INFO if _is_main_process() else logging.WARNING)
 
 
 def _plain(value: Any) -> str:
@@ -229,7 +225,7 @@ def _metrics_table(metrics: dict[str, dict[str, float | None]]) -> Any:
     table = _table("metric", *metrics)
     for name in next(iter(metrics.values())):
         values = [split[name] for split in metrics.values()]
-        table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in values))
+        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
     return table
 
 

@@ -67,9 +67,7 @@ def with_balance(metrics: dict) -> dict:
 @click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--only", type=click.Choice(["folds", "book", "sample"]), multiple=True, help="Measure just these.")
 @click.option("--fold-seed", default=123, show_default=True, help="Seed of the folds.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="FIELD=JSON", help="A field of the recipe that is to differ."
-)
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=JSON", help="A setting that is to differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 def main(data: str, only: tuple[str, ...], fold_seed: int, overrides: tuple[str, ...], as_json: bool) -> None:
     """Measures the pocket recipe."""

@@ -1,4 +1,4 @@
-"""Trains the model that comes with the package: recipe `pocket` on the whole SMS Spam Collection, into `hf_spam/pocket`.
+"""Trains the model that comes with the package: recipe `pocket` on the whole SMS Spam Collection.
 
     python scripts/train_pocket.py --data ../shared/data/SMSSpamCollection
 

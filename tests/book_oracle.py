@@ -140,7 +140,7 @@ def fine_tune(
     Returns the measurements by the names of `history.json`. `accumulation` and `clip` are the only things here that
     the article does not have; their defaults leave it as it is.
     """
-    train, validation, test = loaders
+    train, validation, _ = loaders
     for parameter in model.parameters():
         parameter.requires_grad = False
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Token ids to batches. The model lays a message out (`padded_length`, pooling), so a batch only has to be a rectangle."""
+"""Token ids to batches. The model lays messages out (`padded_length`, pooling): a batch only has to be a rectangle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,18 +1,11 @@
 """Text to token ids: GPT-2's tokenizer, or a byte-level BPE learned on the training messages."""
 
-import json
-import logging
-import math
 import os
-import random
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-logger = logging.getLogger(__name__)
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
 
@@ -98,62 +91,3 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
         return []
     clean = [replace_lone_surrogates(text) for text in texts]
     return tokenizer(clean, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
-
-
-class BPEDropout:
-    """Encodes texts by BPE with each merge skipped at random, so that a word is seen in many segmentations.
-
-    Provilkov et al. 2020, *BPE-Dropout*. The `tokenizers` library has it too, but cannot be seeded; here the same text
-    and seed give the same ids on any machine, whatever was encoded before. Each occurrence of a word takes one of
-    `VARIANTS` segmentations that are drawn once, which is ten times as fast as drawing anew.
-
-    Args:
-        tokenizer: one that `train_tokenizer` or GPT-2 made (byte-level BPE).
-        p: probability that a possible merge is skipped, in [0, 1].
-    """
-
-    VARIANTS = 16
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, p: float):
-        self.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
-        self.vocab = tokenizer.get_vocab()
-        merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-        self.ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
-        self.p = p
-        self.words = cache(self._words)
-        self.variant = cache(self._variant)
-
-    def encode(self, text: str, seed: str, max_length: int) -> list[int]:
-        """The ids of `text`, at most the first `max_length`, in the segmentation that `seed` draws."""
-        chance = random.Random(seed).random
-        ids: list[int] = []
-        for word in self.words(text):
-            ids.extend(self.variant(word, int(chance() * self.VARIANTS)))
-            if len(ids) >= max_length:
-                break
-        return ids[:max_length]
-
-    def _words(self, text: str) -> list[str]:
-        return [word for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text))]
-
-    def _variant(self, word: str, number: int) -> list[int]:
-        chance = random.Random(f"{word} {number}").random
-        return [self.vocab[piece] for piece in self._segment(word, chance)]
-
-    def _segment(self, word: str, chance: Callable[[], float]) -> list[str]:
-        pieces = list(word)
-        ranks = [self.ranks.get(pair, math.inf) for pair in zip(pieces, pieces[1:], strict=False)]
-        while ranks:
-            # Every possible merge is rolled for again at each step, as in algorithm 1 of the paper.
-            best, at = min(
-                ((rank, i) for i, rank in enumerate(ranks) if rank < math.inf and chance() >= self.p),
-                default=(math.inf, 0),
-            )
-            if best == math.inf:
-                break
-            pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
-            del ranks[at]
-            for i in (at - 1, at):
-                if 0 <= i < len(ranks):
-                    ranks[i] = self.ranks.get((pieces[i], pieces[i + 1]), math.inf)
-        return pieces

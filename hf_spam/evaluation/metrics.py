@@ -36,13 +36,14 @@ class SpamMetrics(evaluate.Metric):
         predicted = np.asarray(predictions) == SPAM
         actual = np.asarray(references) == SPAM
         areas = scores is not None and 0 < actual.sum() < len(actual)
+        one_class = len({*actual, *predicted}) == 1  # scikit-learn warns of it, and answers 0
         ham = ~actual
         values = {
             "accuracy": metrics.accuracy_score(actual, predicted),
             "precision": metrics.precision_score(actual, predicted, zero_division=0),
             "recall": metrics.recall_score(actual, predicted, zero_division=0),
             "f1": metrics.f1_score(actual, predicted, zero_division=0),
-            "mcc": metrics.matthews_corrcoef(actual, predicted),
+            "mcc": 0.0 if one_class else metrics.matthews_corrcoef(actual, predicted),
             "roc_auc": metrics.roc_auc_score(actual, scores) if areas else None,
             "average_precision": metrics.average_precision_score(actual, scores) if areas else None,
             "false_positive_rate": predicted[ham].mean() if ham.any() else None,

@@ -26,9 +26,10 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
+from ..data.augmentation import Augmentation
 from ..data.collation import EncodedMessages, PadRight
 from ..data.messages import load_sms_spam
-from ..data.tokenization import BPEDropout, encode
+from ..data.tokenization import encode
 from ..evaluation.metrics import SPAM, SpamMetrics
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .output import check_output_dir, save_run
@@ -186,7 +187,7 @@ def _train(
         for split in SPLITS
         if split in data
     }
-    # Training reads a set of its own: with BPE dropout its ids change from epoch to epoch, those evaluated do not.
+    # Training reads a set of its own: with augmentation its ids change from epoch to epoch, those evaluated do not.
     train_set = EncodedMessages(encoded["train"].input_ids, encoded["train"].labels)
     rng = torch.Generator()  # of every order, in training and in evaluation
     batch_size = recipe.per_device_train_batch_size
@@ -240,13 +241,18 @@ def _train(
 
     rng.manual_seed(recipe.seed)
     set_seed(recipe.seed, device_specific=True)  # dropout, a different one on each process
-    bpe_dropout = BPEDropout(tokenizer, recipe.bpe_dropout) if recipe.bpe_dropout else None
+    augmentation = Augmentation(
+        tokenizer,
+        case=recipe.case_augmentation,
+        digits=recipe.digit_augmentation,
+        bpe_dropout=recipe.bpe_dropout,
+    )
     start, step = time.perf_counter(), -1  # the book counts steps from 0
     bar = tqdm(total=total_steps, desc="Training", unit="step", disable=not accelerator.is_local_main_process)
     for epoch in range(1, recipe.num_train_epochs + 1):
-        if bpe_dropout is not None:
+        if augmentation:
             train_set.input_ids = [
-                bpe_dropout.encode(text, f"{recipe.seed} {epoch} {i}", max_length)
+                augmentation.encode(text, f"{recipe.seed} {epoch} {i}", max_length)
                 for i, text in enumerate(data["train"]["text"])
             ]
         for batch in train_loader:

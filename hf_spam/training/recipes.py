@@ -52,6 +52,10 @@ class Recipe:
     """Dropout after the embeddings and on what each block adds."""
     attention_dropout: float = 0.0
     """Dropout on the attention weights."""
+    case_augmentation: float = 0.0
+    """Probability that a training message is seen in other case, anew in each epoch."""
+    digit_augmentation: float = 0.0
+    """Probability that a training message is seen with other digits, anew in each epoch."""
     bpe_dropout: float = 0.0
     """Probability that a BPE merge is skipped in training."""
 
@@ -95,7 +99,15 @@ class Recipe:
             *("gradient_accumulation_steps", "eval_freq", "eval_iter"),
         ):
             check(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
-        for field in ("dropout", "attention_dropout", "bpe_dropout", "warmup_ratio", "weight_average"):
+        for field in (
+            "dropout",
+            "attention_dropout",
+            "bpe_dropout",
+            "warmup_ratio",
+            "weight_average",
+            "case_augmentation",
+            "digit_augmentation",
+        ):
             check(0 <= getattr(self, field) < 1, f"{field} must lie in [0, 1), got {getattr(self, field)}")
         check(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
@@ -106,11 +118,9 @@ class Recipe:
         if self.vocab_size is not None:
             check(self.base == "random", f"a tokenizer of its own (vocab_size) needs base random, not {self.base!r}")
             check(self.tokenizer is None, f"give vocab_size or tokenizer ({self.tokenizer!r}), not both")
-            check(self.vocab_size >= 257, f"vocab_size must be at least 257 (the bytes and one), got {self.vocab_size}")
+            check(self.vocab_size >= 257, f"vocab_size must be at least 257, got {self.vocab_size}")
         elif self.base == "random":
-            check(
-                self.tokenizer is not None, "base random needs a tokenizer: give tokenizer, or vocab_size to learn one"
-            )
+            check(self.tokenizer is not None, "base random needs a tokenizer, or a vocab_size to learn one")
 
 
 _BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, its numbers to the digit")

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..data.tokenization import encode, load_tokenizer, train_tokenizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.import_weights import import_weights
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from ..modeling.sources import model_type
 from .recipes import Recipe
 
 
@@ -81,8 +82,7 @@ def _resolve_base(base: str, imported: Path) -> str | os.PathLike | None:
     if Path(base).is_file():
         import_weights(base, imported)
         return imported
-    settings, _ = PreTrainedConfig.get_config_dict(base)
-    if settings.get("model_type") == SpamGPTConfig.model_type:
+    if model_type(base) == SpamGPTConfig.model_type:
         return base
     import_weights(base, imported)
     return imported

@@ -246,7 +246,7 @@ def test_the_marks_the_library_reads_are_true(architecture):
     classes = {type(m).__name__ for m in model.modules()}
     assert model._no_split_modules and set(model._no_split_modules) <= classes
     assert not model.all_tied_weights_keys and model.get_output_embeddings() is None
-    storages = [p.data_ptr() for p in model.parameters()]
+    storages = [tensor.data_ptr() for tensor in model.state_dict().values()]  # `parameters()` skips what is shared
     assert len(set(storages)) == len(storages)
     assert model.config_class is SpamGPTConfig and model.base_model_prefix == "gpt"
     assert model.base_model is (model if architecture is SpamGPTModel else model.gpt)
@@ -405,6 +405,7 @@ def test_lora_trains_saves_reloads_and_merges(tmp_path):
         optimizer.zero_grad()
         adapted(**collate(random_messages())).loss.backward()
         optimizer.step()
+    assert all(p.abs().sum() > 0 for name, p in adapted.named_parameters() if "lora_B" in name)  # zero at first
     adapted.eval()
     expected = answer(adapted)
     assert not torch.allclose(expected, untrained, atol=1e-3)

@@ -280,7 +280,7 @@ def test_impossible_settings(settings, message, data):
 
 
 def test_a_tokenizer_that_does_not_fit_the_base(data, base, gpt2_tokenizer_dir):
-    with pytest.raises(ValueError, match="tokenizer has 50257 entries, but the vocabulary of .* only"):
+    with pytest.raises(ValueError, match=r"tokenizer has 50257 entries, but the vocabulary of .* only"):
         finetune("book", data=data, base=str(base), tokenizer=str(gpt2_tokenizer_dir))
 
 

@@ -1,0 +1,103 @@
+"""Training messages seen anew in each epoch: in other case, with other digits, in other segmentations."""
+
+import json
+import math
+import random
+import re
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+
+from transformers import PreTrainedTokenizerBase
+
+from .tokenization import encode, replace_lone_surrogates
+
+
+class Augmentation:
+    """Encodes training messages with noise, so that the model does not learn the quirks of those it has.
+
+    The same text and seed give the same ids on any machine, whatever was encoded before.
+
+    Args:
+        tokenizer: the model's.
+        case: probability that a message is written in lower case, in capitals, or in sentence case (3 : 1 : 1).
+        digits: probability that every digit of a message is drawn anew: a telephone number stays one, but is another.
+        bpe_dropout: probability that a merge is skipped, see `BPEDropout`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, case: float, digits: float, bpe_dropout: float):
+        self.tokenizer = tokenizer
+        self.case, self.digits = case, digits
+        self.bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
+
+    def __bool__(self) -> bool:
+        return bool(self.case or self.digits or self.bpe_dropout)
+
+    def encode(self, text: str, seed: str, max_length: int) -> list[int]:
+        """The ids of `text` as `seed` has it written and segmented, at most the first `max_length`."""
+        rng = random.Random(seed)
+        if rng.random() < self.case:
+            text = rng.choices((str.lower, str.upper, str.capitalize), (3, 1, 1))[0](text)
+        if rng.random() < self.digits:
+            text = re.sub("[0-9]", lambda _: rng.choice("0123456789"), text)
+        if self.bpe_dropout is not None:
+            return self.bpe_dropout.encode(text, rng.random, max_length)
+        return encode(self.tokenizer, [text], max_length)[0]
+
+
+class BPEDropout:
+    """Encodes texts by BPE with each merge skipped at random, so that a word is seen in many segmentations.
+
+    Provilkov et al. 2020, *BPE-Dropout*. The `tokenizers` library has it too, but cannot be seeded. Each occurrence of
+    a word takes one of `VARIANTS` segmentations that are drawn once: on messages, several times as fast as drawing
+    anew.
+
+    Args:
+        tokenizer: one that `train_tokenizer` or GPT-2 made (byte-level BPE).
+        p: probability that a possible merge is skipped, in [0, 1].
+    """
+
+    VARIANTS = 16
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, p: float):
+        self.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+        self.vocab = tokenizer.get_vocab()
+        merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+        self.ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
+        self.p = p
+        self.words = cache(self._words)
+        self.variant = cache(self._variant)
+
+    def encode(self, text: str, chance: Callable[[], float], max_length: int) -> list[int]:
+        """The ids of `text`, at most the first `max_length`, segmented as `chance` draws."""
+        ids: list[int] = []
+        for word in self.words(text):
+            ids.extend(self.variant(word, int(chance() * self.VARIANTS)))
+            if len(ids) >= max_length:
+                break
+        return ids[:max_length]
+
+    def _words(self, text: str) -> list[str]:
+        return [word for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text))]
+
+    def _variant(self, word: str, number: int) -> list[int]:
+        chance = random.Random(f"{word} {number}").random
+        return [self.vocab[piece] for piece in self._segment(word, chance)]
+
+    def _segment(self, word: str, chance: Callable[[], float]) -> list[str]:
+        pieces = list(word)
+        ranks = [self.ranks.get(pair, math.inf) for pair in pairwise(pieces)]
+        while ranks:
+            # Every possible merge is rolled for again at each step, as in algorithm 1 of the paper.
+            best, at = min(
+                ((rank, i) for i, rank in enumerate(ranks) if rank < math.inf and chance() >= self.p),
+                default=(math.inf, 0),
+            )
+            if best == math.inf:
+                break
+            pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+            del ranks[at]
+            for i in (at - 1, at):
+                if 0 <= i < len(ranks):
+                    ranks[i] = self.ranks.get((pieces[i], pieces[i + 1]), math.inf)
+        return pieces

@@ -1,0 +1,221 @@
+"""From the bytes of a file (TSV, CSV, JSON lines, Parquet, zip), or from a table, to labelled messages."""
+
+import codecs
+import csv
+import io
+import json
+import lzma
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features
+
+# Where several of these names are present, the first one counts.
+TEXT_COLUMNS = ("text", "message", "sms", "v2")
+LABEL_COLUMNS = ("label", "category", "class", "v1")
+HAM, SPAM = ("ham", "not spam", "not_spam", "0", "0.0", "false"), ("spam", "1", "1.0", "true")
+LABELS = dict.fromkeys(HAM, 0) | dict.fromkeys(SPAM, 1)
+SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".zip")
+UCI_MEMBER = "SMSSpamCollection"  # the UCI collection's file, in its zip and out of it
+
+Row = tuple[str, Any, Any]  # where it stands, label and text as they stand there
+Message = tuple[str, int]  # text, and 0 (not spam) or 1 (spam)
+
+
+class DataError(ValueError):
+    """Data that cannot be used, in one line that names the file, the place in it and the offending value."""
+
+
+def parse(name: str, suffix: str, data: bytes, protocol: str) -> list[Message]:
+    """The messages in the bytes of a file.
+
+    Args:
+        name: what errors call the file.
+        suffix: its format, one of `SUFFIXES`.
+        data: its bytes.
+        protocol: "book" reads a header-less TSV with pandas' default quoting; under "full" quotes mean nothing in it.
+
+    Raises:
+        DataError: a line or row of it is not a labelled message, or the file is broken.
+    """
+    if suffix == ".zip":
+        member, data = unzip(name, data)
+        name, suffix = f"{name}/{member}", suffix_of(member)
+    if suffix == ".parquet":
+        return table_messages(*_parquet_table(name, data))
+    text = _decode(name, suffix, data)
+    if suffix in (".jsonl", ".json"):
+        return _messages(_json_rows(name, text))
+    messages = _messages(_delimited_rows(name, text, "," if suffix == ".csv" else "\t"))
+    if messages and protocol == "book" and suffix == ".tsv" and not _has_header(text, "\t"):
+        return _messages(_book_rows(name, text))
+    return messages
+
+
+def table_messages(name: str, table: pa.Table, features: Features | None) -> list[Message]:
+    """The messages in a table; its label column's ClassLabel in `features`, if any, says what the integers mean."""
+    return _messages(_table_rows(name, table, features))
+
+
+def suffix_of(name: str) -> str:
+    """The known extension of a file name, or "" for none; the UCI file has none and is a TSV."""
+    path = PurePosixPath(name.replace(os.sep, "/"))
+    if path.name == UCI_MEMBER:
+        return ".tsv"
+    return path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
+
+
+def unzip(name: str, data: bytes, limit: int = -1) -> tuple[str, bytes]:
+    """The name and bytes (at most `limit`) of the one file of a zip that holds messages."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [m for m in archive.namelist() if suffix_of(m) not in ("", ".zip") and "__MACOSX/" not in m]
+            members = [m for m in members if PurePosixPath(m).name == UCI_MEMBER] or members
+            if len(members) == 1:
+                with archive.open(members[0]) as file:
+                    return members[0], file.read(limit)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{name}: broken zip ({first_line(error)})") from error
+    raise DataError(f"{name}: one data file expected in the zip, {len(members)} found: {short(members)}")
+
+
+def _decode(name: str, suffix: str, data: bytes) -> str:
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # Kaggle's copy of the collection is Latin-1. Latin-1 decodes anything, so no other file is read that way.
+        if suffix != ".csv" or not re.match(rb'"?v1"?,"?v2\b', data):
+            line = data.count(b"\n", 0, error.start) + 1
+            raise DataError(f"{name}, line {line}: not UTF-8 (byte {data[error.start]:#04x})") from None
+        text = data.decode("latin-1")
+    return text.rstrip("\r\n")  # empty lines at the end hold nothing; elsewhere they are errors
+
+
+def _has_header(text: str, delimiter: str) -> bool:
+    """Whether the first line names columns; "ham,text" does not, it is a message that reads "text"."""
+    cells = [cell.strip().strip('"').lower() for cell in re.split(r"[\r\n]", text, maxsplit=1)[0].split(delimiter)]
+    return cells[0] not in LABELS and any(cell in TEXT_COLUMNS + LABEL_COLUMNS for cell in cells)
+
+
+def _delimited_rows(name: str, text: str, delimiter: str) -> Iterator[Row]:
+    """Rows of a CSV or TSV. A header-less TSV is the UCI's: one message a line, quotes mean nothing."""
+    header = _has_header(text, delimiter)
+    quoting = csv.QUOTE_MINIMAL if header or delimiter == "," else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    columns, label_at, text_at, line = ["label", "text"], 0, 1, 1
+    try:
+        if header:
+            columns = next(reader)
+            label_at, text_at = map(columns.index, _find_columns(f"{name}, line 1", columns))
+            line = reader.line_num + 1
+        # Kaggle's copy cut some texts at their commas, the pieces went into columns without a name: put them together.
+        cut = not any(column.strip() for column in columns[text_at + 1 :])
+        for cells in reader:
+            if len(cells) != len(columns):
+                value = short(delimiter.join(cells))
+                raise DataError(f"{name}, line {line}: {len(columns)} fields expected, {len(cells)} found: {value}")
+            pieces = cells[text_at:] if cut else [cells[text_at]]
+            while len(pieces) > 1 and not pieces[-1]:
+                pieces.pop()
+            yield f"{name}, line {line}", cells[label_at], delimiter.join(pieces)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        value = short(re.split("\r\n|\r|\n", text)[line - 1])
+        raise DataError(f"{name}, line {line}: broken quoting or line break ({error}): {value}") from None
+
+
+def _book_rows(name: str, text: str) -> Iterator[Row]:
+    """Rows of a header-less TSV through pandas' quoting, as the book reads them."""
+    try:
+        # The default would turn messages such as "None" or "007" into something else than their text.
+        table = pd.read_csv(io.StringIO(text), sep="\t", header=None, dtype=str, keep_default_na=False)
+    except pd.errors.ParserError as error:
+        hint = "protocol 'full' reads quotes as text"
+        raise DataError(f"{name}: a quote is never closed ({first_line(error)}); {hint}") from None
+    return ((f"{name}, row {number}", label, text) for number, (label, text) in enumerate(table.to_numpy(), 1))
+
+
+def _json_rows(name: str, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n") if text else [], 1):
+        where = f"{name}, line {number}"
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(f"{where}: broken JSON: {short(line)}") from None
+        if not isinstance(values, dict):
+            raise DataError(f"{where}: not a JSON object: {short(line)}")
+        label_column, text_column = _find_columns(where, values)
+        yield where, values[label_column], values[text_column]
+
+
+def _parquet_table(name: str, data: bytes) -> tuple[str, pa.Table, Features | None]:
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        table.validate(full=True)
+        # Only a file written by datasets knows its ClassLabel names.
+        ours = b"huggingface" in (table.schema.metadata or {})
+        return name, table, Features.from_arrow_schema(table.schema) if ours else None
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{name}: broken Parquet file ({first_line(error)})") from error
+
+
+def _table_rows(name: str, table: pa.Table, features: Features | None) -> Iterator[Row]:
+    label_column, text_column = _find_columns(name, table.column_names)
+    # By position: a Parquet file may hold a column name twice.
+    labels, texts = (table[table.column_names.index(column)].to_pylist() for column in (label_column, text_column))
+    feature = (features or {}).get(label_column)
+    names = dict(enumerate(feature.names)) if isinstance(feature, ClassLabel) else {}
+    for number, (label, text) in enumerate(zip(labels, texts, strict=True), 1):
+        yield f"{name}, row {number}", names.get(label, label), text
+
+
+def _find_columns(where: str, names: Iterable[str]) -> tuple[str, str]:
+    """The names of the label and the text column as they are spelled here."""
+    names = list(names)
+    spelled = {name.strip().lower(): name for name in reversed(names)}
+    found = []
+    for kind, accepted in (("label", LABEL_COLUMNS), ("text", TEXT_COLUMNS)):
+        column = next((spelled[name] for name in accepted if name in spelled), None)
+        if column is None:
+            raise DataError(f"{where}: no {kind} column ({', '.join(accepted)}); found: {short(names)}")
+        found.append(column)
+    return found[0], found[1]
+
+
+def _messages(rows: Iterable[Row]) -> list[Message]:
+    return [_message(*row) for row in rows]
+
+
+def _message(where: str, label: Any, text: Any) -> Message:
+    value = LABELS.get(str(label).strip().lower())
+    if value is None:
+        raise DataError(f"{where}: unknown label {short(label)}; known: {', '.join(LABELS)}")
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise DataError(f"{where}: empty or missing text: {short(text)}")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the text is not a string: {short(text)}")
+    try:
+        text.encode()  # JSON can hold half a surrogate pair, Arrow cannot
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: the text is not valid Unicode: {short(text)}") from None
+    return text, value
+
+
+def short(value: Any) -> str:
+    """A value as an error message shows it, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,82 @@
+"""Augmentation changes how a message is written and segmented, never what a seed gives."""
+
+import random
+import re
+
+import pytest
+
+from hf_spam import load_sms_spam
+from hf_spam.data.augmentation import Augmentation, BPEDropout
+from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
+
+TEXTS = list(load_sms_spam("sample")["train"]["text"])
+TOKENIZER = train_tokenizer(TEXTS, 500)
+NONE = {"case": 0.0, "digits": 0.0, "bpe_dropout": 0.0}
+
+
+def written(augmentation: Augmentation, text: str, seed: object) -> str:
+    return TOKENIZER.decode(augmentation.encode(text, str(seed), 10**6))
+
+
+def test_nothing_asked_for_changes_nothing():
+    augmentation = Augmentation(TOKENIZER, **NONE)
+    assert not augmentation
+    assert [augmentation.encode(text, "s", 30) for text in TEXTS[:50]] == encode(TOKENIZER, TEXTS[:50], 30)
+
+
+def test_case():
+    augmentation = Augmentation(TOKENIZER, **NONE | {"case": 0.5})
+    text = "Call 0808 NOW or Else"
+    seen = [written(augmentation, text, seed) for seed in range(400)]
+    assert set(seen) == {text, text.lower(), text.upper(), text.capitalize()}
+    assert seen.count(text) / 400 == pytest.approx(0.5, abs=0.1)
+    assert seen.count(text.lower()) / 400 == pytest.approx(0.3, abs=0.1)
+
+
+def test_digits_are_drawn_anew_and_stay_digits():
+    augmentation = Augmentation(TOKENIZER, **NONE | {"digits": 0.5})
+    text = "Ring 07700 900123 b4 5pm"
+    seen = [written(augmentation, text, seed) for seed in range(400)]
+    assert {re.sub("[0-9]", "#", message) for message in seen} == {re.sub("[0-9]", "#", text)}
+    assert seen.count(text) / 400 == pytest.approx(0.5, abs=0.1)
+    assert len(set(seen)) > 150
+
+
+def test_text_and_seed_decide_alone():
+    """Not what was encoded before: two orders, two instances, the same ids."""
+    everything = {"case": 0.3, "digits": 0.5, "bpe_dropout": 0.1}
+    order = list(range(50))
+    first = Augmentation(TOKENIZER, **everything)
+    ids = {i: first.encode(TEXTS[i], f"7 {i}", 40) for i in order}
+    random.Random(0).shuffle(order)
+    second = Augmentation(TOKENIZER, **everything)
+    assert {i: second.encode(TEXTS[i], f"7 {i}", 40) for i in order} == ids
+    assert {i: second.encode(TEXTS[i], f"8 {i}", 40) for i in order} != ids
+    assert max(map(len, ids.values())) <= 40
+
+
+def test_bpe_dropout_of_nothing_is_the_librarys_bpe(gpt2_tokenizer_dir):
+    """Parity of the merging with the Rust implementation, on a learned vocabulary and on GPT-2's."""
+    for tokenizer in (TOKENIZER, load_tokenizer(gpt2_tokenizer_dir)):
+        plain = BPEDropout(tokenizer, 0.0)
+        assert [plain.encode(text, random.random, 10**6) for text in TEXTS[:200]] == encode(
+            tokenizer, TEXTS[:200], 10**6
+        )
+
+
+def test_bpe_dropout_spells_the_same_text_in_many_ways():
+    dropout = BPEDropout(TOKENIZER, 0.3)
+    seen = {tuple(dropout.encode(TEXTS[0], random.Random(seed).random, 10**6)) for seed in range(20)}
+    assert len(seen) > 10
+    assert {TOKENIZER.decode(ids) for ids in seen} == {TEXTS[0]}
+    everything = BPEDropout(TOKENIZER, 1 - 1e-12).encode(TEXTS[0], random.random, 10**6)
+    assert len(everything) == len(TEXTS[0].encode()), "with every merge skipped only bytes are left"
+
+
+def test_bpe_dropout_skips_as_much_as_the_librarys():
+    library = train_tokenizer(TEXTS, 500)
+    library.backend_tokenizer.model.dropout = 0.1
+    theirs = sum(len(ids) for ids in encode(library, TEXTS, 10**6))
+    ours = BPEDropout(TOKENIZER, 0.1)
+    chance = random.Random(0).random
+    assert sum(len(ours.encode(text, chance, 10**6)) for text in TEXTS) == pytest.approx(theirs, rel=0.05)

@@ -1,0 +1,68 @@
+"""Every text becomes ids, the same ones each time, by a tokenizer that is saved and loaded like any other."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from hf_spam import load_sms_spam
+from hf_spam.data.tokenization import encode, load_tokenizer, replace_lone_surrogates, train_tokenizer
+
+TEXTS = list(load_sms_spam("sample")["train"]["text"])
+TOKENIZER = train_tokenizer(TEXTS, 500)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_comes_back(text):
+    """Byte-level: no unknown token, whatever the language."""
+    ids = encode(TOKENIZER, [text], 10**6)[0]
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+    assert max(ids, default=0) < len(TOKENIZER) == 500
+
+
+def test_learning_is_repeatable_and_saved_for_autotokenizer(tmp_path):
+    again = train_tokenizer(TEXTS, 500)
+    assert again.get_vocab() == TOKENIZER.get_vocab()
+    again.save_pretrained(tmp_path)
+    for loaded in (AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)):
+        assert loaded(TEXTS[:20])["input_ids"] == encode(TOKENIZER, TEXTS[:20], 10**6)
+        assert set(loaded("a b")) == {"input_ids", "attention_mask"}
+        assert loaded.pad_token == "<|endoftext|>"
+
+
+def test_gpt2s_files_give_gpt2s_ids(gpt2_tokenizer_dir, tmp_path):
+    """A folder of `vocab.json` and `merges.txt`; the ids are GPT-2's published ones."""
+    tokenizer = load_tokenizer(gpt2_tokenizer_dir)
+    assert len(tokenizer) == 50257 and tokenizer.pad_token_id == 50256 and tokenizer.padding_side == "right"
+    assert encode(tokenizer, ["Every effort moves you", "Hello world 🙂"], 10) == [
+        [6109, 3626, 6100, 345],
+        [15496, 995, 32485],
+    ]
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)("Hello world 🙂")["input_ids"] == [15496, 995, 32485]
+
+
+def test_lone_surrogates_are_replaced_and_pairs_joined():
+    assert replace_lone_surrogates("a\ud800b\udc00") == "a\ufffdb\ufffd"
+    assert replace_lone_surrogates("\ud83d\ude42") == "🙂"
+    assert encode(TOKENIZER, ["\udfff"], 10) == encode(TOKENIZER, ["\ufffd"], 10)
+
+
+@pytest.mark.parametrize("text", [None, 3, b"bytes", ["nested"]])
+def test_what_is_not_text_is_refused(text):
+    with pytest.raises(TypeError, match="A message must be a string, got"):
+        encode(TOKENIZER, ["fine", text], 10)
+
+
+def test_cutting_and_emptiness():
+    assert encode(TOKENIZER, ["", TEXTS[0]], 3) == [[], encode(TOKENIZER, [TEXTS[0]], 10**6)[0][:3]]
+    assert encode(TOKENIZER, [], 3) == []
+
+
+def test_errors_name_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="at least 257"):
+        train_tokenizer(TEXTS, 256)
+    with pytest.raises(ValueError, match=r"No tokenizer in the folder .*vocab\.json and merges\.txt"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="No tokenizer in a local folder or a Hub repository named 'some/where'"):
+        load_tokenizer("some/where")

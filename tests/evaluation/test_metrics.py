@@ -1,0 +1,80 @@
+"""The metrics are scikit-learn's and work as any metric of `evaluate` does, without a network."""
+
+import os
+from pathlib import Path
+
+import evaluate
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from hf_spam.evaluation.metrics import SpamMetrics
+
+ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=30)
+
+
+def test_by_hand():
+    """Two spam and four ham; one of each is missed."""
+    values = SpamMetrics().compute(
+        predictions=[1, 0, 1, 0, 0, 0], references=[1, 1, 0, 0, 0, 0], scores=[0.9, 0.4, 0.6, 0.1, 0.2, 0.3]
+    )
+    assert values == pytest.approx(
+        {
+            "accuracy": 4 / 6,
+            "precision": 1 / 2,
+            "recall": 1 / 2,
+            "f1": 1 / 2,
+            "mcc": 1 / 4,
+            "roc_auc": 7 / 8,
+            "average_precision": (1 + 2 / 3) / 2,
+            "false_positive_rate": 1 / 4,
+        }
+    )
+
+
+@given(ROWS)
+def test_parity_with_scikit_learn(rows):
+    actual, scores = [int(spam) for spam, _ in rows], [score for _, score in rows]
+    predicted = [int(score > 0.5) for score in scores]
+    values = SpamMetrics().compute(predictions=predicted, references=actual, scores=scores)
+    assert values["f1"] == pytest.approx(sk.f1_score(actual, predicted, zero_division=0))
+    assert values["mcc"] == pytest.approx(sk.matthews_corrcoef(actual, predicted))
+    if len(set(actual)) == 2:
+        assert values["roc_auc"] == pytest.approx(sk.roc_auc_score(actual, scores))
+        assert values["false_positive_rate"] == pytest.approx(1 - sk.recall_score(actual, predicted, pos_label=0))
+    else:
+        assert values["roc_auc"] is None and values["average_precision"] is None
+
+
+def test_batches_combination_and_evaluator():
+    """`add_batch`, `evaluate.combine` and an `Evaluator`, as users of the library combine them."""
+    metric = SpamMetrics()
+    metric.add_batch(predictions=[1, 0], references=[1, 1])
+    metric.add_batch(predictions=[0], references=[0])
+    values = metric.compute(scores=[0.8, 0.3, 0.1])
+    assert values["recall"] == 0.5 and values["roc_auc"] == 1.0
+    both = evaluate.combine([SpamMetrics(), SpamMetrics()])
+    assert both.compute(predictions=[1], references=[1])["spam_metrics_0_accuracy"] == 1.0
+
+
+def test_nothing_is_written_to_the_cache():
+    SpamMetrics().compute(predictions=[1], references=[0])
+    assert not list(Path(os.environ["HF_HOME"]).glob("metrics/**/*.arrow"))
+
+
+def test_the_evaluator_takes_a_saved_model(tmp_path):
+    from hf_spam import finetune, load_sms_spam
+
+    data = load_sms_spam("sample")
+    run = finetune("pocket", data=data, output_dir=tmp_path / "out", num_train_epochs=1, n_embd=16, vocab_size=300)
+    task = evaluate.evaluator("text-classification")
+    rows = data["validation"].to_list()
+    values = task.compute(
+        model_or_pipeline=str(tmp_path / "out"),
+        data=Dataset.from_list(rows),
+        metric=SpamMetrics(),
+        label_mapping={"not spam": 0, "spam": 1},
+    )
+    assert values["accuracy"] == pytest.approx(run.metrics["validation"]["accuracy"])

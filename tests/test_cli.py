@@ -1,0 +1,152 @@
+"""The command line from end to end, as a person types it: real processes, what they print, what they leave."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from hf_spam import RECIPES, load_sms_spam
+from hf_spam.cli import main
+
+SMALL = ["--recipe", "pocket", "--data", "sample", "--num-train-epochs", "1", "--n-embd", "16", "--vocab-size", "300"]
+
+
+def hf_spam(*arguments, stdin: str | bytes = "", code: int = 0) -> subprocess.CompletedProcess:
+    """Runs `hf-spam` in a process of its own; the exit code must be `code`, and there is never a traceback."""
+    stdin = stdin.encode() if isinstance(stdin, str) else stdin
+    command = [sys.executable, "-m", "hf_spam", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, input=stdin, timeout=300)
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model trained from the command line, and what was printed."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    return out, hf_spam("train", *SMALL, "--output-dir", out)
+
+
+def test_train_prints_progress_results_and_where_the_files_are(trained):
+    out, done = trained
+    for words in ("Before training: train acc", "Epoch 1, step 000000: train loss", "Epoch 1: train acc", "val acc"):
+        assert words in done.stderr
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert list(metrics) == ["train", "validation", "test"]
+    assert f"{metrics['test']['f1']:.4f}" in done.stdout and str(out) in done.stdout.replace("\n", "")
+
+
+def test_evaluate_agrees_with_training(trained):
+    """The same splits, the same metrics, from the saved files alone."""
+    out, _ = trained
+    saved = json.loads((out / "metrics.json").read_text())
+    values = json.loads(hf_spam("evaluate", out, "--data", "sample", "--json").stdout)
+    assert values == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
+    assert f"{saved['test']['mcc']:.4f}" in hf_spam("evaluate", out, "--data", "sample").stdout
+
+
+def test_train_json_and_overrides(tmp_path):
+    flags = ["--seed", "5", "--max-grad-norm", "none", "--padded-length", "40", "--no-causal", "--pooling", "mean"]
+    done = hf_spam("train", *SMALL, *flags, "--output-dir", tmp_path / "out", "--json")
+    assert json.loads(done.stdout)["metrics"]["train"]["accuracy"] > 0
+    recipe = json.loads((tmp_path / "out" / "history.json").read_text())["recipe"]
+    expected = {"seed": 5, "max_grad_norm": None, "padded_length": 40, "causal": False, "pooling": "mean"}
+    assert {name: recipe[name] for name in expected} == expected
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["padded_length"], config["causal"], config["pooling"]) == (40, False, "mean")
+
+
+def test_classify_answers_at_once_with_the_bundled_model():
+    done = hf_spam("classify", "Congratulations! You won a FREE prize, call now to claim", "see you at home", "--json")
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert list(first) == ["text", "label", "score"] and first["label"] == "spam" and first["score"] > 0.5
+    assert second == {"text": "see you at home", "label": "not spam", "score": pytest.approx(1, abs=0.5)}
+    assert "spam" in hf_spam("classify", "see you at home").stdout
+
+
+def test_classify_reads_lines_whatever_is_in_them():
+    """Empty lines, emoji, NUL, bytes that are no UTF-8, and a very long line: an answer each, in order."""
+    lines = ["", "🙂🙂", "nul \0 inside", "win " * 25_000, "last"]
+    stdin = "\n".join(lines).encode().replace(b"last", b"last \xff\xfe")
+    answers = [json.loads(line) for line in hf_spam("classify", "--json", stdin=stdin).stdout.splitlines()]
+    assert [answer["text"] for answer in answers[:4]] == lines[:4] and len(answers) == 5
+    assert len(hf_spam("classify", stdin=stdin).stdout.splitlines()) > 5
+
+
+def test_classify_with_another_model(trained):
+    out, _ = trained
+    assert json.loads(hf_spam("classify", "hello", "--model", out, "--json").stdout)["label"] in ("spam", "not spam")
+
+
+def test_recipes():
+    listed = json.loads(hf_spam("recipes", "--json").stdout)
+    assert {recipe["name"] for recipe in listed} == set(RECIPES)
+    assert listed[0]["learning_rate"] == 5e-5 and listed[0]["padded_length"] == "longest"
+    assert "learning_rate" in hf_spam("recipes").stdout
+
+
+def test_import_weights_and_train_on_them(tmp_path, gpt2_tokenizer_dir):
+    """A GPT-2 from a folder, imported, then the base of a run with GPT-2's tokenizer files."""
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64)).save_pretrained(tmp_path / "gpt2")
+    done = hf_spam("import-weights", tmp_path / "gpt2", tmp_path / "base")
+    assert "SpamGPTModel" in done.stdout
+    common = ["--data", "sample", "--num-train-epochs", "1", "--eval-freq", "1000", "--tokenizer", gpt2_tokenizer_dir]
+    for base in (tmp_path / "base", tmp_path / "gpt2"):  # imported before, and on the way
+        hf_spam("train", "--base", base, *common, "--output-dir", tmp_path / f"out-{base.name}")
+    one, two = (json.loads((tmp_path / f"out-{name}" / "metrics.json").read_text()) for name in ("base", "gpt2"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--recipe", "nonesuch"], "Invalid value for '--recipe': 'nonesuch' is not one of"),
+        (["train", "--padded-length", "long"], "Invalid value for '--padded-length': 'long' is not INT|longest|none."),
+        (["train", "--dropout", "1.5"], "Recipe 'book': dropout must lie in [0, 1), got 1.5."),
+        (["train", "--recipe", "pocket", "--data", "none.csv"], "none.csv: no such file"),
+        (["train", "--data", "sample", "--base", "no/where"], "no/where"),
+        (["train", "--data", "sample", "--base", "random"], "Recipe 'book': base random needs a tokenizer"),
+        (["classify", "hi", "--model", "no/where"], "no/where"),
+        (["classify", "hi", "--model", "."], "config.json"),
+        (["evaluate", "--data", "none.csv"], "none.csv: no such file"),
+        (["evaluate"], "Missing option '--data'."),
+        (["import-weights", "none.pth", "out"], "none.pth"),
+        (["nonesuch"], "No such command 'nonesuch'."),
+    ],
+)
+def test_a_mistake_is_one_clear_line(arguments, message, tmp_path, monkeypatch, capsys):
+    """In this process, to save the seconds of an import each; nothing is printed but that line, and nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hf-spam", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code != 0
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line]
+    assert printed.out == "" and len(lines) == 1 and lines[0].startswith("hf-spam: ") and message in lines[0], lines
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_output_of_an_earlier_run_is_not_overwritten(trained):
+    out, _ = trained
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "is not empty" in hf_spam("train", *SMALL, "--output-dir", out, code=1).stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_help_lists_every_setting_of_a_recipe():
+    text = hf_spam("train", "--help").stdout
+    for field in RECIPES["book"].__dataclass_fields__:
+        assert field in ("name", "summary") or f"--{field.replace('_', '-')}" in text
+
+
+def test_training_data_of_ones_own(tmp_path):
+    rows = load_sms_spam("sample")["train"].select(range(120))
+    path = tmp_path / "mine.csv"
+    rows.to_csv(path, index=False)
+    hf_spam("train", *SMALL[:2], "--data", path, *SMALL[4:], "--output-dir", tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").exists()
