@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import types
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -98,6 +99,7 @@ def train(
     given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
     from .training.loop import finetune
 
+    _quiet_libraries()
     _show_log()
     output_dir = output_dir or f"runs/{name}"
     run = finetune(name, output_dir=output_dir, report_to=report_to, overwrite_output_dir=overwrite_output_dir, **given)
@@ -113,15 +115,24 @@ def train(
 @cli.command()
 @click.argument("model", required=False)
 @click.option("--data", required=True, help="sample, uci, a local file, or a Hub dataset id.")
-@click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
-@click.option("--seed", default=123, show_default=True, help="Seed of the splits.")
+@click.option("--protocol", type=click.Choice(["book", "full"]), help="Splits.  [default: the model's own, or full]")
+@click.option("--seed", type=int, help="Seed of the splits.  [default: the model's own, or 123]")
 @as_json
-def evaluate(model: str | None, data: str, protocol: Literal["book", "full"], seed: int, as_json: bool) -> None:
-    """Evaluate MODEL (a folder or Hub id; the bundled one if none is named) on every split of the data."""
+def evaluate(
+    model: str | None, data: str, protocol: Literal["book", "full"] | None, seed: int | None, as_json: bool
+) -> None:
+    """Evaluate MODEL (a folder or Hub id; the bundled one if none is named) on every split of the data.
+
+    Splits are drawn as they were for training where the model's folder says how, so that its test split is one that it
+    has not seen. The bundled model has seen the whole SMS Spam Collection.
+    """
     from .data.messages import load_sms_spam
-    from .evaluation.report import evaluate_classifier
+    from .evaluation.report import evaluate_classifier, trained_recipe
     from .inference.classifier import SpamClassifier
 
+    _quiet_libraries()
+    trained = trained_recipe(model)
+    protocol, seed = protocol or trained.get("protocol", "full"), trained.get("seed", 123) if seed is None else seed
     messages = load_sms_spam(data, protocol=protocol, seed=seed)
     metrics = evaluate_classifier(SpamClassifier.from_pretrained(model), messages, progress=sys.stderr.isatty())
     if as_json:
@@ -140,6 +151,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
+    _quiet_libraries()
     answers = SpamClassifier.from_pretrained(model)(list(texts))
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
@@ -147,8 +159,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
         return
     table = _table("label", "score", "text")
     for text, answer in zip(texts, answers, strict=True):
-        shown = text.encode("utf-8", "replace").decode() if len(text) <= 200 else text[:200] + "…"
-        table.add_row(answer["label"], f"{answer['score']:.4f}", shown)
+        table.add_row(answer["label"], f"{answer['score']:.4f}", _shown(text))
     _print(table)
 
 
@@ -161,6 +172,7 @@ def import_weights(source: str, output_dir: str, n_head: int | None, revision: s
     """Turn SOURCE, a state_dict of the book's or a GPT-2 (folder or Hub id), into a SpamGPT folder."""
     from .modeling.import_weights import import_weights
 
+    _quiet_libraries()
     model = import_weights(source, output_dir, n_head=n_head, revision=revision)
     _print(f"{type(model).__name__} of {model.num_parameters():,} parameters is in {output_dir}")
 
@@ -169,24 +181,27 @@ def main() -> NoReturn:
     """Runs the command line; what a user can get wrong is one line on standard error."""
     try:
         cli(prog_name="hf-spam", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         hint = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
         _fail(error.format_message() + hint, error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+        sys.stdout = None
+        sys.exit(1)
     except (ValueError, OSError) as error:
         _fail(str(error), 1)
-    except Exception as error:
-        from huggingface_hub.errors import StrictDataclassError  # a configuration of impossible values
-
-        if not isinstance(error, StrictDataclassError):
-            raise
-        _fail(" ".join(str(error).split()), 1)
     sys.exit(0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"hf-spam: {message.strip() or 'failed'}", err=True)
+    first, *rest = message.strip().splitlines() or ["failed"]
+    if not any(line.startswith("  ") for line in rest):  # an indented list of findings is kept as it is
+        first, rest = " ".join([first, *rest]), []
+    click.echo("\n".join([f"hf-spam: {first}", *rest]), err=True)
     sys.exit(code)
 
 
@@ -200,10 +215,24 @@ def _is_main_process() -> bool:
     return PartialState().is_main_process
 
 
+def _quiet_libraries() -> None:
+    """What a person has to know is said by this package; the bars and warnings of others would bury it."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
 def _show_log() -> None:
     """Sends the progress of a run to standard error, from one process only."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("hf_spam").setLevel(logging.INFO if _is_main_process() else logging.WARNING)
+
+
+def _shown(text: str) -> str:
+    """A message as a terminal may show it: not too long, and without control characters, which could drive it."""
+    text = text if len(text) <= 200 else text[:200] + "…"
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
 def _plain(value: Any) -> str:

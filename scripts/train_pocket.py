@@ -6,6 +6,8 @@ The same versions on the same kind of processor give the same file. How good the
 seen is another script's business: `measure_pocket.py`.
 """
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import click
@@ -26,12 +28,14 @@ def main(data: str, output_dir: Path) -> None:
     """Trains the bundled model."""
     torch.set_num_threads(2)  # sums depend on it in the last digit
     run = finetune("pocket", data=DatasetDict(train=read_messages(data)))
-    run.model.save_pretrained(output_dir)
-    run.tokenizer.save_pretrained(output_dir)
-    for file in output_dir.iterdir():
-        if file.name not in SHIPPED:  # the code of the model, which the package has already
-            file.unlink()
-    size = sum(file.stat().st_size for file in output_dir.iterdir())
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run.model.config.auto_map = None  # the code of the model is in the package, not beside it
+        run.model.save_pretrained(folder)
+        run.tokenizer.save_pretrained(folder)
+        for name in SHIPPED:
+            shutil.copyfile(Path(folder, name), output_dir / name)
+    size = sum((output_dir / name).stat().st_size for name in SHIPPED)
     click.echo(f"{size:,} bytes in {output_dir}, {run.history.seconds:.0f} s of training")
 
 

@@ -5,7 +5,7 @@ import math
 import random
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
@@ -55,6 +55,9 @@ class BPEDropout:
     Args:
         tokenizer: one that `train_tokenizer` or GPT-2 made (byte-level BPE).
         p: probability that a possible merge is skipped, in [0, 1].
+
+    Raises:
+        ValueError: the tokenizer is of another kind.
     """
 
     VARIANTS = 16
@@ -62,23 +65,21 @@ class BPEDropout:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, p: float):
         self.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
         self.vocab = tokenizer.get_vocab()
-        merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+        merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("merges")
+        if merges is None:
+            raise ValueError("bpe_dropout needs a BPE tokenizer.")
         self.ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
         self.p = p
-        self.words = cache(self._words)
-        self.variant = cache(self._variant)
+        self.variant = lru_cache(maxsize=2**17)(self._variant)
 
     def encode(self, text: str, chance: Callable[[], float], max_length: int) -> list[int]:
         """The ids of `text`, at most the first `max_length`, segmented as `chance` draws."""
         ids: list[int] = []
-        for word in self.words(text):
+        for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text)):
             ids.extend(self.variant(word, int(chance() * self.VARIANTS)))
             if len(ids) >= max_length:
                 break
         return ids[:max_length]
-
-    def _words(self, text: str) -> list[str]:
-        return [word for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text))]
 
     def _variant(self, word: str, number: int) -> list[int]:
         chance = random.Random(f"{word} {number}").random

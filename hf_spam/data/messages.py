@@ -27,6 +27,7 @@ from .uci import uci_file
 logger = logging.getLogger(__name__)
 
 LABEL_NAMES = ["not spam", "spam"]
+OWN_DATA = "a DatasetDict"  # the source that is named for data that were handed over, not read
 SPLITS = ("train", "validation", "test")
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=LABEL_NAMES)})
 
@@ -91,6 +92,30 @@ def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tup
     folds = _folds(dataset, k, seed)
     everything = np.arange(len(dataset))
     return ((dataset.select(np.setdiff1d(everything, fold)), dataset.select(fold)) for fold in folds)
+
+
+def check_splits(data: DatasetDict) -> DatasetDict:
+    """`data` as this package reads it, whatever else it holds: columns `text` and `label` (0 not spam, 1 spam).
+
+    Raises:
+        DataError: there is no split `train`, a split is empty, or a column is missing or of another kind.
+    """
+    if "train" not in data:
+        raise DataError(f"a split named 'train' is needed; found: {', '.join(map(repr, data)) or 'none'}")
+    checked = DatasetDict()
+    for split in (name for name in SPLITS if name in data):
+        messages = data[split]
+        if not {"text", "label"} <= set(messages.column_names):
+            raise DataError(f"{split}: columns 'text' and 'label' are needed; found: {messages.column_names}")
+        names = getattr(messages.features["label"], "names", LABEL_NAMES)
+        if names != LABEL_NAMES:
+            raise DataError(f"{split}: the labels must be {LABEL_NAMES} in that order, not {names}")
+        if not len(messages):
+            raise DataError(f"{split}: there are no messages in it")
+        checked[split] = messages.select_columns(["text", "label"]).cast(FEATURES)
+        if not set(checked[split]["label"]) <= {0, 1}:
+            raise DataError(f"{split}: every label must be 0 or 1, found {short(set(checked[split]['label']))}")
+    return checked
 
 
 def duplicate_key(text: str) -> str:

@@ -22,7 +22,7 @@ class SpamMetrics(evaluate.Metric):
     """
 
     def __init__(self, **kwargs):
-        super().__init__(**{"keep_in_memory": True, **kwargs})  # nothing is written to the cache folder
+        super().__init__(**{"keep_in_memory": True, **kwargs})  # no cache file is written
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -3,9 +3,11 @@
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..data.messages import OWN_DATA
 
 if TYPE_CHECKING:
     from ..training.loop import Run
@@ -15,11 +17,13 @@ MODEL_NAME = "SpamGPT"
 DATA = {
     "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo 2011; CC BY 4.0)",
     "sample": "the sample messages that come with hf_spam",
+    OWN_DATA: "messages of the trainer's own",
 }
+HUB_ID = {"uci": "ucirvine/sms_spam"}
 PROTOCOLS = {
-    "book": "The splits are the book's, balanced, and leak: some messages of the test split stand in the training "
-    "split word for word.",
-    "full": "Every message is in one split, and messages that are alike are in the same one.",
+    "book": "The splits are the book's: balanced, and drawn without regard to duplicates, so that some messages of the "
+    "test split may stand in the training split word for word.",
+    "full": "Messages that are alike are in one split, unless the data came with splits of its own.",
 }
 CARD_METRICS = {
     "accuracy": "Accuracy",
@@ -40,28 +44,30 @@ def render_card(run: "Run", repo_id: str = "path/to/this/model") -> str:
         repo_id: what a reader passes to `pipeline`.
     """
     recipe = run.recipe
-    split = next((name for name in ("test", "validation") if name in run.metrics), "train")
+    own = recipe.data == OWN_DATA
+    split = next((name for name in ("test", "validation") if name in run.metrics), None)
     results = [
         EvalResult(
             task_type="text-classification",
-            dataset_type=recipe.data,
-            dataset_name=recipe.data,
+            dataset_type=HUB_ID.get(recipe.data, _public(recipe.data)),
+            dataset_name=_public(recipe.data),
             dataset_split=split,
-            dataset_config=recipe.protocol,
+            dataset_config=None if own else recipe.protocol,
             metric_type=name,
             metric_name=CARD_METRICS[name],
             metric_value=value,
         )
-        for name, value in run.metrics[split].items()
+        for name, value in run.metrics.get(split, {}).items()
         if name in CARD_METRICS and value is not None
     ]
     card_data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["spam-detection", "sms", "hf_spam"],
-        base_model=recipe.base if recipe.base.count("/") == 1 and not Path(recipe.base).exists() else None,
+        base_model=None if recipe.base == "random" or Path(recipe.base).exists() else recipe.base,
         model_name=MODEL_NAME,
-        eval_results=results,
+        datasets=HUB_ID.get(recipe.data),
+        eval_results=results or None,
     )
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in run.model.parameters()]
     card = ModelCard.from_template(
@@ -70,16 +76,21 @@ def render_card(run: "Run", repo_id: str = "path/to/this/model") -> str:
         model_name=MODEL_NAME,
         repo_id=repo_id,
         recipe=recipe,
-        protocol=PROTOCOLS[recipe.protocol],
+        protocol="" if own else PROTOCOLS[recipe.protocol],
         metric_names=list(CARD_METRICS),
         metrics=run.metrics,
-        data=DATA.get(recipe.data, f"`{Path(recipe.data).name}`"),
-        base="random" if recipe.base == "random" else f"`{recipe.base}`",
+        data=DATA.get(recipe.data, f"`{_public(recipe.data)}`"),
+        base="random" if recipe.base == "random" else f"`{_public(recipe.base)}`",
         parameters=f"{sum(size for size, _ in sizes):,}",
         trained=f"{sum(size for size, trained in sizes if trained):,}",
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
-        settings={name: value for name, value in asdict(recipe).items() if name not in ("name", "summary")},
+        settings={name: _public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
         versions=", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate", "tokenizers")),
     )
     return str(card)
+
+
+def _public(value: Any) -> Any:
+    """A setting without the path to it on the machine that it was used on."""
+    return Path(value).name if isinstance(value, str) and Path(value).exists() else value

@@ -11,9 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collation import PadRight
 from ..data.tokenization import encode, load_tokenizer
-from ..modeling.configuration_spam_gpt import SpamGPTConfig
-from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..modeling.sources import model_type
+from ..modeling.loading import load_classifier
 
 POCKET = Path(__file__).parent.parent / "pocket"  # the trained model that comes with the package
 
@@ -54,15 +52,7 @@ class SpamClassifier:
             ValueError: it is there, but is not a SpamGPT classifier, or has no tokenizer.
         """
         source = POCKET if model is None else model
-        kind = model_type(source, revision=revision)
-        if kind != SpamGPTConfig.model_type:
-            raise ValueError(f"{os.fspath(source)!r} holds a {kind!r} model, not a SpamGPT classifier.")
-        loaded, report = SpamGPTForSequenceClassification.from_pretrained(
-            source, revision=revision, output_loading_info=True
-        )
-        if report["missing_keys"]:
-            missing = ", ".join(sorted(report["missing_keys"]))
-            raise ValueError(f"{os.fspath(source)!r} is not a whole classifier, train it first: it lacks {missing}.")
+        loaded = load_classifier(source, revision=revision)
         return cls(loaded, load_tokenizer(source, revision=revision))
 
     def __call__(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool = False) -> list[Classification]:

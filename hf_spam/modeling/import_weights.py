@@ -151,6 +151,8 @@ def _write(model: PreTrainedModel, output: Path, tokenizer_folder: Path | None) 
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         folder = Path(scratch) / "model"  # not `scratch` itself, which only its owner may read
         model.save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):  # safetensors makes its files private to the user
+            file.chmod((folder / "config.json").stat().st_mode)
         files = [tokenizer_folder / name for name in TOKENIZER_FILES] if tokenizer_folder else []
         for file in files:
             if file.is_file():

@@ -6,6 +6,7 @@ With recipe `book`, one process and fp32, every loss and accuracy is that of the
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 from datasets import DatasetDict
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -28,7 +29,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from ..data.augmentation import Augmentation
 from ..data.collation import EncodedMessages, PadRight
-from ..data.messages import load_sms_spam
+from ..data.messages import OWN_DATA, check_splits, load_sms_spam
 from ..data.tokenization import encode
 from ..evaluation.metrics import SPAM, SpamMetrics
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -119,7 +120,7 @@ def finetune(
     recipe: Recipe | str = "book",
     *,
     output_dir: str | Path | None = None,
-    data: DatasetDict | str | None = None,
+    data: DatasetDict | str | os.PathLike | None = None,
     report_to: str | None = None,
     overwrite_output_dir: bool = False,
     **settings: Any,
@@ -130,7 +131,7 @@ def finetune(
         recipe: a `Recipe` or the name of one.
         output_dir: where the model, its tokenizer, card, `history.json`, `metrics.json` and plots go. None: nowhere.
         data: messages in place of the recipe's: a source as for `load_sms_spam`, or a `DatasetDict` with columns
-            `text` and `label`; only its split `train` must be there.
+            `text` and `label` (0 not spam, 1 spam); only its split `train` must be there.
         report_to: a tracker of Accelerate's ("tensorboard", "wandb", ...), which must be installed.
         overwrite_output_dir: whether files of an earlier run in `output_dir` are replaced.
         settings: fields of the recipe that are to differ.
@@ -139,38 +140,45 @@ def finetune(
         The `Run`. Metrics are those of the final weights on the whole of each split.
 
     Raises:
-        ValueError: a setting, message or tracker that cannot be used.
+        ValueError: a setting, message or tracker that cannot be used, or a loss that is no longer a number.
         FileExistsError: `output_dir` is not empty.
     """
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    if isinstance(data, str | Path):
-        settings["data"], data = str(data), None
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
+        recipe = RECIPES[recipe]
+    if data is not None:
+        settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else os.fspath(data)
     recipe = replace(recipe, **settings)
     if output_dir is not None:
         output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir)
     if report_to is not None and report_to not in {str(tracker) for tracker in get_available_trackers()}:
         raise ValueError(f"The tracker {report_to!r} is not installed (or not known to Accelerate).")
+    if recipe.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("mixed_precision fp16 needs a GPU; bf16 works on a CPU too.")
     AcceleratorState._reset_state()  # else the first run's precision would be that of every later one
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=report_to,
-        project_dir=output_dir,
+        project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / "runs"),
     )
     with accelerator.main_process_first():  # one process downloads, the others read the cache
-        if data is None:
+        if isinstance(data, DatasetDict):
+            data = check_splits(data)
+        else:
             data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed)
-        names = data["train"].features["label"].names
-        model, tokenizer = start_from(recipe, data["train"]["text"], names)
+        model, tokenizer = start_from(recipe, data["train"]["text"])
     if report_to is not None:
         accelerator.init_trackers("hf_spam", {key: value for key, value in asdict(recipe).items() if value is not None})
 
     with logging_redirect_tqdm():
         history, metrics = _train(accelerator, recipe, model, tokenizer, data)
-    accelerator.end_training()
     run = Run(recipe, model.eval(), tokenizer, history, metrics)
     if output_dir is not None and accelerator.is_main_process:
         save_run(run, output_dir)
+    accelerator.wait_for_everyone()  # no process may read the folder before it is written
+    accelerator.end_training()
     return run
 
 
@@ -194,7 +202,9 @@ def _train(
     global_batch_size = batch_size * accelerator.num_processes
     if len(train_set) < global_batch_size:
         raise ValueError(f"{len(train_set)} training messages do not fill one batch of {global_batch_size}.")
-    lengths = [len(ids) for ids in train_set.input_ids] if recipe.group_by_length else None
+    lengths = None
+    if recipe.train_sampling_strategy == "group_by_length":
+        lengths = [len(ids) for ids in train_set.input_ids]
     collate = PadRight(model.config.pad_token_id)
 
     def loader(dataset: EncodedMessages, shuffle: bool) -> DataLoader:
@@ -218,10 +228,11 @@ def _train(
     if recipe.weight_average:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.weight_average))
     prepared, optimizer = accelerator.prepare(model, optimizer)
+    constant = recipe.lr_scheduler_type == "constant"  # which in the library knows no warm-up
     scheduler = get_scheduler(  # not prepared: it would step once for each process
-        recipe.lr_scheduler_type,
+        "constant_with_warmup" if constant else recipe.lr_scheduler_type,
         optimizer,
-        num_warmup_steps=round(recipe.warmup_ratio * total_steps),
+        num_warmup_steps=_warmup_steps(recipe.warmup_steps, total_steps),
         num_training_steps=total_steps,
     )
 
@@ -248,7 +259,8 @@ def _train(
         bpe_dropout=recipe.bpe_dropout,
     )
     start, step = time.perf_counter(), -1  # the book counts steps from 0
-    bar = tqdm(total=total_steps, desc="Training", unit="step", disable=not accelerator.is_local_main_process)
+    hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
+    bar = tqdm(total=total_steps, desc="Training", unit="step", disable=hidden)
     for epoch in range(1, recipe.num_train_epochs + 1):
         if augmentation:
             train_set.input_ids = [
@@ -267,9 +279,10 @@ def _train(
             if not accelerator.sync_gradients:
                 continue
             step += 1
-            scheduler.step()
-            if average is not None:
-                average.update_parameters(model)
+            if not accelerator.optimizer_step_was_skipped:  # fp16 skips those whose gradients overflow
+                scheduler.step()
+                if average is not None:
+                    average.update_parameters(model)
             bar.update()
             if step % recipe.eval_freq == 0:
                 losses = measure("loss", recipe.eval_iter)
@@ -318,6 +331,8 @@ def evaluate(
         all_logits.append(logits.cpu())
         all_labels.append(labels.cpu())
     logits, labels = torch.cat(all_logits), torch.cat(all_labels)
+    if not logits.isfinite().all():
+        raise ValueError("The loss is no longer a number: training diverged. Lower learning_rate or set max_grad_norm.")
     correct = (logits.argmax(-1) == labels).sum().item()
     return Evaluation(sum(losses) / len(losses), correct / len(labels), labels, logits.softmax(-1))
 
@@ -341,6 +356,11 @@ def _final_metrics(
     predictions = result.probabilities.argmax(-1)
     scores = result.probabilities[:, SPAM]
     return SpamMetrics().compute(predictions=predictions, references=result.labels, scores=scores.tolist())
+
+
+def _warmup_steps(setting: float, total_steps: int) -> int:
+    """As the Trainer reads it: steps, or below 1 the part of all."""
+    return int(setting) if setting >= 1 else math.ceil(setting * total_steps)
 
 
 def _in_words(values: dict[str, float]) -> str:

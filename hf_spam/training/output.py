@@ -48,6 +48,8 @@ def save_run(run: "Run", output_dir: Path) -> None:
                 train, val, epochs=epochs, examples_seen=history.examples_seen, label=label, output_dir=temporary
             )
         (temporary / "README.md").write_text(render_card(run), encoding="utf-8")
+        # safetensors makes its file private to the user; it should be as readable as its siblings.
+        (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)
         for file in sorted(temporary.iterdir()):
             os.replace(file, output_dir / file.name)
 

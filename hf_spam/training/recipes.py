@@ -1,7 +1,7 @@
 """Recipes: every setting of a run, by name. Imports no library, so that the command line can list them at once."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args, get_origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +65,16 @@ class Recipe:
     """Messages in a batch, on each process."""
     gradient_accumulation_steps: int = 1
     """Batches to an optimizer step."""
-    group_by_length: bool = False
-    """Whether a batch holds messages of like length, which saves padding."""
+    train_sampling_strategy: Literal["random", "group_by_length"] = "random"
+    """Order of the messages: at random, or with messages of like length in a batch, which saves padding."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
     """Weight decay of AdamW."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate after the warm-up."""
-    warmup_ratio: float = 0.0
-    """Part of the steps over which the learning rate rises from 0."""
+    warmup_steps: float = 0.0
+    """Steps over which the learning rate rises from 0; below 1, the part of all steps."""
     max_grad_norm: float | None = None
     """Norm to which gradients are clipped. None: no clipping."""
     weight_average: float = 0.0
@@ -103,18 +103,23 @@ class Recipe:
             "dropout",
             "attention_dropout",
             "bpe_dropout",
-            "warmup_ratio",
             "weight_average",
             "case_augmentation",
             "digit_augmentation",
         ):
             check(0 <= getattr(self, field) < 1, f"{field} must lie in [0, 1), got {getattr(self, field)}")
+        for field in fields(self):
+            if get_origin(field.type) is Literal:
+                value, known = getattr(self, field.name), get_args(field.type)
+                check(value in known, f"{field.name} must be one of {', '.join(known)}, got {value!r}")
+        check(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
         check(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive, or none")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
-        if isinstance(self.padded_length, int):
-            check(self.padded_length >= 1, f"padded_length must be at least 1, got {self.padded_length}")
+        length = self.padded_length
+        known = length in (None, "longest") or (isinstance(length, int) and length >= 1)
+        check(known, f"padded_length must be at least 1, longest or none, got {length!r}")
         if self.vocab_size is not None:
             check(self.base == "random", f"a tokenizer of its own (vocab_size) needs base random, not {self.base!r}")
             check(self.tokenizer is None, f"give vocab_size or tokenizer ({self.tokenizer!r}), not both")
@@ -146,10 +151,10 @@ RECIPES: dict[str, Recipe] = {
             dropout=0.1,
             num_train_epochs=8,
             per_device_train_batch_size=16,
-            group_by_length=True,
+            train_sampling_strategy="group_by_length",
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
-            warmup_ratio=0.1,
+            warmup_steps=0.1,
             max_grad_norm=1.0,
         ),
     )

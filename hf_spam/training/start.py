@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from ..data.tokenization import encode, load_tokenizer, train_tokenizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.import_weights import import_weights
+from ..modeling.loading import load_classifier, model_type
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..modeling.sources import model_type
 from .recipes import Recipe
 
 
 def start_from(
-    recipe: Recipe, texts: Sequence[str], labels: Sequence[str]
+    recipe: Recipe, texts: Sequence[str]
 ) -> tuple[SpamGPTForSequenceClassification, PreTrainedTokenizerBase]:
     """Loads or makes the tokenizer and the model of a recipe, with all but what it trains frozen.
 
@@ -26,7 +26,6 @@ def start_from(
     Args:
         recipe: the settings.
         texts: the training messages, from which a tokenizer may be learned and the longest message is known.
-        labels: the names of the classes, in their order.
 
     Raises:
         ValueError: base and tokenizer do not fit each other, or the recipe.
@@ -63,14 +62,12 @@ def start_from(
         config.embd_pdrop = config.resid_pdrop = recipe.dropout
         config.attn_pdrop = recipe.attention_dropout
         config.pad_token_id = tokenizer.pad_token_id
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: i for i, label in enumerate(labels)}
         config.validate_architecture()
         torch.manual_seed(recipe.seed)
         if base is None:
             model = SpamGPTForSequenceClassification(config)
         else:
-            model = SpamGPTForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
+            model = load_classifier(base, fresh_head=True, config=config, dtype=torch.float32)
     _freeze(model, recipe.trainable)
     return model, tokenizer
 
@@ -92,7 +89,7 @@ def _padded_length(
     recipe: Recipe, config: SpamGPTConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> int | None:
     if recipe.padded_length == "longest":
-        return max(1, *(len(ids) for ids in encode(tokenizer, texts, config.n_positions)))
+        return max([1, *map(len, encode(tokenizer, texts, config.n_positions))])
     return recipe.padded_length
 
 
