@@ -1,6 +1,7 @@
 """The command line from end to end, as a person types it: real processes, what they print, what they leave."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -136,6 +137,29 @@ def test_output_of_an_earlier_run_is_not_overwritten(trained):
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert "is not empty" in hf_spam("train", *SMALL, "--output-dir", out, code=1).stderr
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_only_one_process_of_two_speaks_and_writes(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_spam"]
+    command = [*launch, "train", *SMALL, "--output-dir", str(tmp_path / "out")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr.count("Before training:") == 1 and done.stdout.count("accuracy") == 1
+    assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_the_reader_may_leave_and_the_terminal_stays_the_readers(trained):
+    """`| head -1` is no error worth a traceback; control characters of a message do not reach the terminal."""
+    out, _ = trained
+    command = [sys.executable, "-m", "hf_spam", "classify", "--model", str(out), "--json"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    _, stderr = process.communicate(b"hello\n" * 20_000, timeout=120)
+    assert b"Traceback" not in stderr and b"BrokenPipe" not in stderr
+    shown = hf_spam(
+        "classify", "--model", out, stdin="\x1b[31mred\x07 " + "\ud800".encode("utf-8", "surrogatepass").hex()
+    )
+    assert "\x1b" not in shown.stdout and "\x07" not in shown.stdout and "[31mred" in shown.stdout
 
 
 def test_help_lists_every_setting_of_a_recipe():

@@ -1,6 +1,7 @@
 """Loading a model and calling it: the same answer for the same message, and an answer for every message."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -114,9 +115,17 @@ def test_what_is_not_a_whole_classifier_is_refused(tmp_path):
     base.save_pretrained(tmp_path / "base")
     CLASSIFIER.tokenizer.save_pretrained(tmp_path / "base")
     GPT2Config().save_pretrained(tmp_path / "gpt2")
+    for name in ("damaged", "unfitting"):
+        shutil.copytree(POCKET, tmp_path / name)
+    weights = tmp_path / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    config = tmp_path / "unfitting" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"n_inner": 100}))
     for source, error, message in (
         (tmp_path / "base", ValueError, r"train it first: it lacks out_head\.bias, out_head\.weight"),
         (tmp_path / "gpt2", ValueError, "holds a 'gpt2' model, not a SpamGPT classifier"),
+        (tmp_path / "damaged", ValueError, "cannot be loaded, its files are damaged or do not fit"),
+        (tmp_path / "unfitting", ValueError, "cannot be loaded, its files are damaged or do not fit"),
         (tmp_path, OSError, "No model in the folder"),
         ("no/where", OSError, "No model in a local folder or a Hub repository named 'no/where'"),
     ):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from book_oracle import GPTModel, fine_tune, loader_accuracy, make_loaders
-from datasets import DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam
@@ -177,7 +177,13 @@ def small(**settings):
     return {"vocab_size": 300, "n_embd": 16, "n_head": 2, "num_train_epochs": 2, **settings}
 
 
-@pytest.mark.parametrize("settings", [{"bpe_dropout": 0.2}, {"weight_average": 0.9}, {"dropout": 0.3}, {}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bpe_dropout": 0.2, "case_augmentation": 0.5, "digit_augmentation": 0.5},
+        {"dropout": 0.3, "weight_average": 0.9},
+    ],
+)
 def test_a_seed_repeats_a_run(settings, data):
     """Also with everything random that a recipe knows; another seed gives another run."""
     runs = [finetune("pocket", data=data, seed=seed, **small(**settings)) for seed in (1, 1, 2)]
@@ -191,9 +197,9 @@ def test_learning_rate_schedule_and_tracker(data, tmp_path):
     """TensorBoard gets what the history holds, and the learning rate rises, peaks and falls as the recipe says."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    settings = small(lr_scheduler_type="linear", warmup_ratio=0.5, learning_rate=0.01, eval_freq=1)
+    settings = small(lr_scheduler_type="linear", warmup_steps=0.5, learning_rate=0.01, eval_freq=1)
     run = finetune("pocket", data=data, output_dir=tmp_path / "out", report_to="tensorboard", **settings)
-    events = next((tmp_path / "out" / "hf_spam").glob("events*"))
+    events = next((tmp_path / "out" / "runs" / "hf_spam").glob("events*"))
     log = EventAccumulator(str(events)).Reload()
     assert [e.value for e in log.Scalars("train_loss")] == pytest.approx(run.history.train_losses)
     assert [e.value for e in log.Scalars("val_acc")] == pytest.approx(run.history.val_accs)
@@ -254,6 +260,7 @@ def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
         *("tokenizer.json", "tokenizer_config.json", "history.json", "metrics.json"),
         *("loss-plot.pdf", "loss-plot.png", "accuracy-plot.pdf", "accuracy-plot.png"),
     }
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "all are as readable as any"
     assert json.loads((out / "metrics.json").read_text()) == run.metrics
     history = json.loads((out / "history.json").read_text())
     assert history.pop("recipe") == asdict(run.recipe) and history == asdict(run.history)
@@ -268,6 +275,10 @@ def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
     [
         ({"per_device_train_batch_size": 92}, "91 training messages do not fill one batch of 92"),
         ({"report_to": "nonesuch"}, "tracker 'nonesuch' is not installed"),
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"pooling": "middle"}, "pooling must be one of last, last_token, first, mean, got 'middle'"),
+        ({"padded_length": "longer"}, "padded_length must be at least 1, longest or none, got 'longer'"),
+        ({"learning_rate": 1e20, "max_grad_norm": None, "num_train_epochs": 4}, "training diverged"),
         ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
         ({"eval_freq": 0}, "eval_freq must be at least 1, got 0"),
         ({"vocab_size": None}, "base random needs a tokenizer"),
@@ -282,6 +293,56 @@ def test_impossible_settings(settings, message, data):
 def test_a_tokenizer_that_does_not_fit_the_base(data, base, gpt2_tokenizer_dir):
     with pytest.raises(ValueError, match=r"tokenizer has 50257 entries, but the vocabulary of .* only"):
         finetune("book", data=data, base=str(base), tokenizer=str(gpt2_tokenizer_dir))
+
+
+def test_constant_learning_rate_warms_up_too(data, tmp_path):
+    """In the library "constant" ignores a warm-up; steps of 1 and more are counted, as the Trainer counts them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = small(lr_scheduler_type="constant", warmup_steps=4, learning_rate=0.01, eval_freq=1)
+    finetune("pocket", data=data, output_dir=tmp_path, report_to="tensorboard", **settings)
+    log = EventAccumulator(str(next(tmp_path.glob("runs/hf_spam/events*")))).Reload()
+    rates = [event.value for event in log.Scalars("learning_rate")]
+    assert rates[:5] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01]) and rates[-1] == pytest.approx(0.01)
+
+
+OWN = {"text": ["win a prize", "hi mum"] * 16, "label": [1, 0] * 16}
+
+
+def test_messages_handed_over_are_called_that(tmp_path):
+    """Plain integers for labels are fine, other columns stay out, and the card claims nothing of another data set."""
+    rows = Dataset.from_dict({**OWN, "id": range(32)})
+    run = finetune("pocket", data=DatasetDict(train=rows), output_dir=tmp_path, **small(vocab_size=260))
+    card = (tmp_path / "README.md").read_text()
+    assert run.recipe.data == "a DatasetDict" and "messages of the trainer's own" in card
+    assert "sms_spam" not in card and "model-index" not in card
+    assert run.model.config.id2label == {0: "not spam", 1: "spam"}
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({}, "a split named 'train' is needed; found: none"),
+        ({"test": OWN}, "a split named 'train' is needed; found: 'test'"),
+        (
+            {"train": {"text": ["a"], "class": [1]}},
+            "columns 'text' and 'label' are needed; found",
+        ),
+        ({"train": {"text": ["a"], "label": [2]}}, "train: every label must be 0 or 1, found {2}"),
+        ({"train": OWN, "validation": {"text": [], "label": []}}, "validation: there are no messages in it"),
+    ],
+)
+def test_messages_handed_over_that_do_not_fit(splits, message):
+    with pytest.raises(ValueError, match=message):
+        finetune("pocket", data=DatasetDict({name: Dataset.from_dict(rows) for name, rows in splits.items()}))
+
+
+def test_labels_in_another_order_are_refused():
+    """Their index 1 is not spam: the metrics would be those of the other class."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["spam", "ham"])})
+    rows = Dataset.from_dict(OWN, features=features)
+    with pytest.raises(ValueError, match=r"the labels must be \['not spam', 'spam'\] in that order"):
+        finetune("pocket", data=DatasetDict(train=rows))
 
 
 def hf_spam(*arguments) -> str:
