@@ -49,8 +49,8 @@ class History:
     """What was measured on the way, under the book's names.
 
     `train_losses` and `val_losses` belong to `steps` (optimizer steps, counted from 0), `train_accs` and `val_accs` to
-    the ends of the epochs. `examples_seen` counts training messages, `initial` holds `{split}_loss` and `{split}_acc`
-    before training, `seconds` is the time that training took, evaluations included.
+    the ends of the epochs. `examples_seen` counts training messages and `epochs` passes over them; `initial` holds
+    `{split}_loss` and `{split}_acc` before training; `seconds` is the time that training took, evaluations included.
     """
 
     initial: dict[str, float] = field(default_factory=dict)
@@ -60,6 +60,7 @@ class History:
     train_accs: list[float] = field(default_factory=list)
     val_accs: list[float] = field(default_factory=list)
     examples_seen: int = 0
+    epochs: float = 0.0
     seconds: float = 0.0
 
     def append(self, values: dict[str, float]) -> None:
@@ -217,7 +218,7 @@ def _train(
     train_loader = loader(train_set, shuffle=True)
     eval_loaders = {split: loader(dataset, shuffle=split == "train") for split, dataset in encoded.items()}
     steps_per_epoch = math.ceil(len(train_loader) / recipe.gradient_accumulation_steps)
-    total_steps = steps_per_epoch * recipe.num_train_epochs
+    total_steps = recipe.max_steps or steps_per_epoch * recipe.num_train_epochs
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=recipe.learning_rate,
@@ -261,13 +262,13 @@ def _train(
     start, step = time.perf_counter(), -1  # the book counts steps from 0
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
     bar = tqdm(total=total_steps, desc="Training", unit="step", disable=hidden)
-    for epoch in range(1, recipe.num_train_epochs + 1):
+    for epoch in range(1, math.ceil(total_steps / steps_per_epoch) + 1):
         if augmentation:
             train_set.input_ids = [
                 augmentation.encode(text, f"{recipe.seed} {epoch} {i}", max_length)
                 for i, text in enumerate(data["train"]["text"])
             ]
-        for batch in train_loader:
+        for batch in _first(train_loader, (total_steps - step - 1) * recipe.gradient_accumulation_steps):
             prepared.train()
             with accelerator.accumulate(prepared):
                 accelerator.backward(prepared(**batch).loss)
@@ -296,6 +297,7 @@ def _train(
         logger.info("Epoch %d: %s", epoch, _in_words(accuracies))
         accelerator.log(accuracies, step=step)
     bar.close()
+    history.epochs = (step + 1) / steps_per_epoch
     history.seconds = time.perf_counter() - start
 
     if average is not None:

@@ -33,7 +33,6 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool) -> Path:
 def save_run(run: "Run", output_dir: Path) -> None:
     """Writes model, tokenizer, card, history, metrics and plots, each file whole or not at all."""
     history = run.history
-    epochs = run.recipe.num_train_epochs
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as folder:
         temporary = Path(folder)
         run.model.save_pretrained(temporary)
@@ -45,7 +44,12 @@ def save_run(run: "Run", output_dir: Path) -> None:
             ("accuracy", history.train_accs, history.val_accs),
         ):
             plot_values(
-                train, val, epochs=epochs, examples_seen=history.examples_seen, label=label, output_dir=temporary
+                train,
+                val,
+                epochs=history.epochs,
+                examples_seen=history.examples_seen,
+                label=label,
+                output_dir=temporary,
             )
         (temporary / "README.md").write_text(render_card(run), encoding="utf-8")
         # safetensors makes its file private to the user; it should be as readable as its siblings.
