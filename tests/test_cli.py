@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from hf_spam import RECIPES, load_sms_spam
 from hf_spam.cli import main
 
-SMALL = ["--recipe", "pocket", "--data", "sample", "--num-train-epochs", "1", "--n-embd", "16", "--vocab-size", "300"]
+SMALL = ["--recipe", "pocket", "--data", "sample", "--max-steps", "30", "--n-embd", "16", "--vocab-size", "300"]
 
 
 def hf_spam(*arguments, stdin: str | bytes = "", code: int = 0) -> subprocess.CompletedProcess:

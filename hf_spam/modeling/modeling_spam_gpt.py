@@ -58,7 +58,7 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(
-        self, x: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self, x: torch.Tensor, attention_mask: torch.Tensor | None = None, x_query: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         def heads(t: torch.Tensor) -> torch.Tensor:
             return t.view(*t.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
@@ -66,7 +66,7 @@ class MultiHeadAttention(nn.Module):
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         context, weights = attend(
             self,
-            heads(self.W_query(x)),
+            heads(self.W_query(x if x_query is None else x_query)),
             heads(self.W_key(x)),
             heads(self.W_value(x)),
             attention_mask,
@@ -100,10 +100,26 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.norm2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.drop_shortcut = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
-        context, _ = self.att(self.norm1(x), attention_mask, **kwargs)
+    def forward(
+        self,
+        x: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        read_at: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        normed = self.norm1(x)
+        if read_at is None:
+            context, _ = self.att(normed, attention_mask, **kwargs)
+        else:  # keys and values come from every position, all else is needed at one only
+            context, _ = self.att(normed, attention_mask, x_query=_at(normed, read_at)[:, None], **kwargs)
+            x = _at(x, read_at)[:, None]  # (B, T, C) -> (B, 1, C)
         x = x + self.drop_shortcut(context)
         return x + self.drop_shortcut(self.ff(self.norm2(x)))
+
+
+def _at(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The vector of one position of each message: (B, T, C), (B,) -> (B, C)."""
+    return x[torch.arange(x.shape[0], device=x.device), positions]
 
 
 class SpamGPTPreTrainedModel(PreTrainedModel):
@@ -165,6 +181,7 @@ class SpamGPTModel(SpamGPTPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        read_at: torch.LongTensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """Runs the network.
@@ -173,6 +190,9 @@ class SpamGPTModel(SpamGPTPreTrainedModel):
             input_ids: token ids, (B, T) with T at most `n_positions`.
             attention_mask: (B, T), 1 for real tokens and 0 for pads. `None`: all are real.
             inputs_embeds: token embeddings, (B, T, C), in place of `input_ids`.
+            read_at: (B,), the one position of each message whose last hidden state is wanted, and which sees what is
+                before it, or all where the model is not causal. The last block then computes no other, and
+                `last_hidden_state` is (B, 1, C). For "sdpa" and "eager" attention, and messages padded on the right.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`), `return_dict`,
                 and arguments of the attention implementation.
 
@@ -193,9 +213,22 @@ class SpamGPTModel(SpamGPTPreTrainedModel):
             positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)  # (B, T)
         mask = create_causal_mask(self.config, tokens, attention_mask, past_key_values=None)
         x = self.drop_emb(tokens + self.pos_emb(positions))
-        for block in self.trf_blocks:
+        *earlier, last = self.trf_blocks
+        for block in earlier:
             x = block(x, mask, **kwargs)
+        if read_at is not None:
+            mask = self._mask_of_one(mask, read_at, x)
+        x = last(x, mask, read_at, **kwargs)
         return BaseModelOutput(last_hidden_state=self.final_norm(x))
+
+    def _mask_of_one(self, mask: torch.Tensor | None, read_at: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """The attention mask of the single query at `read_at`: (B, 1, 1, T)."""
+        if not self.config.causal:
+            return None if mask is None else mask[:, :, :1]  # all rows are alike: what is a pad
+        seen = (torch.arange(x.shape[1], device=x.device) <= read_at[:, None])[:, None, None]
+        if self.config._attn_implementation == "eager":  # which adds its mask
+            return torch.zeros_like(seen, dtype=x.dtype).masked_fill(~seen, torch.finfo(x.dtype).min)
+        return seen
 
 
 class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
@@ -242,28 +275,38 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
-            input_ids = input_ids.long()  # a tokenizer's tensor for an empty message is of type float
+            tokens = input_ids.long()  # a tokenizer's tensor for an empty message is of type float
             if attention_mask is None:
-                attention_mask = input_ids != self.config.pad_token_id
-            pad = input_ids.new_tensor(self.config.pad_token_id)
-            input_ids, lengths = self._lay_out(input_ids, attention_mask, pad)
+                attention_mask = tokens != self.config.pad_token_id
+            pad = tokens.new_tensor(self.config.pad_token_id)
         else:
+            tokens = inputs_embeds
             if attention_mask is None:
-                attention_mask = inputs_embeds.new_ones(inputs_embeds.shape[:2])
+                attention_mask = tokens.new_ones(tokens.shape[:2])
             # Looked up, not taken from the weight, which offloading or sharding may keep elsewhere.
-            pad = torch.tensor(self.config.pad_token_id, device=inputs_embeds.device)
-            pad = self.gpt.tok_emb(pad).to(inputs_embeds.dtype)
-            inputs_embeds, lengths = self._lay_out(inputs_embeds, attention_mask, pad)
+            pad = torch.tensor(self.config.pad_token_id, device=tokens.device)
+            pad = self.gpt.tok_emb(pad).to(tokens.dtype)
+        tokens, lengths = self._lay_out(tokens, attention_mask, pad)
 
         mask = None
         if self.config.padded_length is None and not kwargs.get("is_causal", self.config.causal):
-            T = (inputs_embeds if input_ids is None else input_ids).shape[1]
-            mask = torch.arange(T, device=lengths.device) < lengths[:, None]
+            mask = torch.arange(tokens.shape[1], device=lengths.device) < lengths[:, None]
         # In the two other cases there is nothing to mask: pads count, or they follow the tokens and are never seen.
+        position = self._position(lengths, tokens.shape[1])
+        reads_one = position is not None and self._shows_only_logits(kwargs)
         outputs = self.gpt(
-            input_ids=input_ids, attention_mask=mask, inputs_embeds=inputs_embeds, return_dict=True, **kwargs
+            **{"input_ids" if inputs_embeds is None else "inputs_embeds": tokens},
+            attention_mask=mask,
+            read_at=position if reads_one else None,
+            return_dict=True,
+            **kwargs,
         )
-        logits = self.out_head(self._pool(outputs.last_hidden_state, lengths))
+        hidden = outputs.last_hidden_state
+        if position is None:
+            pooled = self._mean(hidden, lengths)
+        else:
+            pooled = hidden[:, 0] if reads_one else _at(hidden, position)
+        logits = self.out_head(pooled)  # (B, C) -> (B, num_labels)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -295,21 +338,32 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         lengths = attention_mask.bool().sum(1).clamp(1, tokens.shape[1])
         return tokens, lengths
 
-    def _pool(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The hidden state to classify: (B, L, C) -> (B, C)."""
-        padded = self.config.padded_length is not None
+    def _position(self, lengths: torch.Tensor, L: int) -> torch.Tensor | None:
+        """The position of each message that is classified, (B,); None where all are averaged."""
         match self.config.pooling:
-            case "first":
-                return hidden[:, 0]
-            case "last" if padded:
-                return hidden[:, -1]
-            case "mean" if padded:
-                return hidden.mean(1)
             case "mean":
-                real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]  # (B, L)
-                return torch.where(real[..., None], hidden, 0).sum(1) / lengths[:, None]
+                return None
+            case "first":
+                return torch.zeros_like(lengths)
+            case "last" if self.config.padded_length is not None:
+                return torch.full_like(lengths, L - 1)
             case _:  # "last_token", and "last" where no pad is part of the message
-                return hidden[torch.arange(hidden.shape[0], device=hidden.device), lengths - 1]
+                return lengths - 1
+
+    def _mean(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The average over the positions of each message: (B, L, C) -> (B, C)."""
+        if self.config.padded_length is not None:
+            return hidden.mean(1)
+        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]  # (B, L)
+        return torch.where(real[..., None], hidden, 0).sum(1) / lengths[:, None]
+
+    def _shows_only_logits(self, kwargs: dict) -> bool:
+        """Whether nobody can tell that the last block left out what the logits do not need."""
+        shown = any(
+            getattr(self.config, name) if kwargs.get(name) is None else kwargs[name]
+            for name in ("output_hidden_states", "output_attentions")
+        )
+        return not shown and "is_causal" not in kwargs and self.config._attn_implementation in ("sdpa", "eager")
 
 
 __all__ = ["SpamGPTForSequenceClassification", "SpamGPTModel", "SpamGPTPreTrainedModel"]

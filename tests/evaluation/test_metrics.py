@@ -68,7 +68,7 @@ def test_the_evaluator_takes_a_saved_model(tmp_path):
     from hf_spam import finetune, load_sms_spam
 
     data = load_sms_spam("sample")
-    run = finetune("pocket", data=data, output_dir=tmp_path / "out", num_train_epochs=1, n_embd=16, vocab_size=300)
+    run = finetune("pocket", data=data, output_dir=tmp_path / "out", max_steps=30, n_embd=16, vocab_size=300)
     task = evaluate.evaluator("text-classification")
     rows = data["validation"].to_list()
     values = task.compute(

@@ -353,12 +353,22 @@ def test_hidden_states_and_attentions_follow_the_library_s_conventions(pooling, 
     embedded = model.gpt.tok_emb(laid_out) + model.gpt.pos_emb.weight[:T]
     # Pads that are masked have clamped positions, which nobody sees: the first row has none of them.
     close(output.hidden_states[0][0], embedded[0])
-    close(model.out_head(model._pool(output.hidden_states[-1], lengths)), output.logits)
+    hidden, position = output.hidden_states[-1], model._position(lengths, T)
+    pooled = model._mean(hidden, lengths) if position is None else hidden[torch.arange(3), position]
+    close(model.out_head(pooled), output.logits)
     for weights in output.attentions:
         close(weights.sum(-1), torch.ones(3, 4, T))
         assert (weights.triu(1) == 0).all() == causal
     base = model.gpt(ids, **asked)
     assert torch.equal(base.hidden_states[-1], base.last_hidden_state) and len(base.hidden_states) == 3
+    # Where nobody asks for them, the last block computes the pooled position only: the same logits, and gradients.
+    for name in ("output_hidden_states", "output_attentions"):
+        setattr(model.config, name, False)
+    one = model(ids, mask)
+    assert one.hidden_states is None
+    close(one.logits, output.logits)
+    last = model.gpt.trf_blocks[-1].att.W_query.weight
+    close(*(torch.autograd.grad(each.logits.sum(), last)[0] for each in (one, output)))
 
 
 def test_gradients_reach_every_hidden_state_and_attention():

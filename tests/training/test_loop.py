@@ -174,7 +174,7 @@ def test_batches_grouped_by_length_lose_nothing_and_pad_less():
 
 def small(**settings):
     """Settings of the pocket recipe that train in a second."""
-    return {"vocab_size": 300, "n_embd": 16, "n_head": 2, "num_train_epochs": 2, **settings}
+    return {"vocab_size": 300, "n_embd": 16, "n_head": 2, "max_steps": None, "num_train_epochs": 2, **settings}
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,15 @@ def test_only_what_is_to_be_trained_moves(trainable, moves, data, base, tokenize
     after = run.model.gpt.state_dict()
     moved = sum(not torch.equal(before[name], after[name]) for name in before)
     assert moved + 2 == moves, "the two tensors of the head are new"
+
+
+def test_steps_end_a_run_in_the_midst_of_an_epoch(data):
+    """7 steps of 2 batches each, of which an epoch has 3 (5 batches): the first 7 of a longer run."""
+    settings = small(eval_freq=1, gradient_accumulation_steps=2, weight_average=0.0)
+    seven, nine = (finetune("pocket", data=data, **{**settings, "max_steps": n}).history for n in (7, 9))
+    assert seven.steps == list(range(7)) and seven.epochs == pytest.approx(7 / 3)
+    assert seven.train_losses == nine.train_losses[:7] and len(seven.train_accs) == 3
+    assert seven.examples_seen == 16 * (5 + 5 + 2)
 
 
 def test_training_alone_is_enough_and_more_is_measured(data):
