@@ -112,9 +112,12 @@ def check_splits(data: DatasetDict) -> DatasetDict:
             raise DataError(f"{split}: the labels must be {LABEL_NAMES} in that order, not {names}")
         if not len(messages):
             raise DataError(f"{split}: there are no messages in it")
-        checked[split] = messages.select_columns(["text", "label"]).cast(FEATURES)
-        if not set(checked[split]["label"]) <= {0, 1}:
-            raise DataError(f"{split}: every label must be 0 or 1, found {short(set(checked[split]['label']))}")
+        labels = set(messages["label"][:])
+        if not labels <= {0, 1}:
+            raise DataError(f"{split}: every label must be 0 or 1, found {short(labels)}")
+        checked[split] = messages.select_columns(["text", "label"])
+        if checked[split].features != FEATURES:
+            checked[split] = checked[split].cast(FEATURES)
     return checked
 
 
@@ -160,7 +163,7 @@ def _folds(dataset: Dataset, k: int, seed: int) -> list[np.ndarray]:
     if k < 2:
         raise DataError(f"at least 2 folds are needed, not {k}")
     labels = np.array(dataset["label"][:])
-    groups, _ = pd.factorize(np.array([duplicate_key(text) for text in dataset["text"]], dtype=object))
+    groups, _ = pd.factorize(np.array([duplicate_key(text) for text in dataset["text"][:]], dtype=object))
     for label, name in enumerate(LABEL_NAMES):
         if (distinct := len(np.unique(groups[labels == label]))) < k:
             raise DataError(f"{k} folds need {k} different messages of each label; {name!r} has {distinct}")

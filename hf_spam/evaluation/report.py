@@ -23,8 +23,10 @@ def evaluate_classifier(
     """The metrics of a classifier on every split of `data` (columns `text` and `label`, 1 for spam)."""
     results = {}
     for split, messages in data.items():
-        probabilities = classifier.probabilities(messages["text"], progress=progress)
+        probabilities = classifier.probabilities(messages["text"][:], progress=progress)
         results[split] = SpamMetrics().compute(
-            predictions=probabilities.argmax(-1), references=messages["label"], scores=probabilities[:, SPAM].tolist()
+            predictions=probabilities.argmax(-1),
+            references=messages["label"][:],
+            scores=probabilities[:, SPAM].tolist(),
         )
     return results

@@ -169,7 +169,7 @@ def finetune(
             data = check_splits(data)
         else:
             data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed)
-        model, tokenizer = start_from(recipe, data["train"]["text"])
+        model, tokenizer = start_from(recipe, data["train"]["text"][:])
     if report_to is not None:
         accelerator.init_trackers("hf_spam", {key: value for key, value in asdict(recipe).items() if value is not None})
 
@@ -191,8 +191,10 @@ def _train(
     data: DatasetDict,
 ) -> tuple[History, dict[str, dict[str, float | None]]]:
     max_length = model.config.padded_length or model.config.n_positions
+    # Columns are taken as lists: read one by one, each value would be formatted anew.
+    texts = data["train"]["text"][:]
     encoded = {
-        split: EncodedMessages(encode(tokenizer, data[split]["text"], max_length), data[split]["label"])
+        split: EncodedMessages(encode(tokenizer, data[split]["text"][:], max_length), data[split]["label"][:])
         for split in SPLITS
         if split in data
     }
@@ -265,8 +267,7 @@ def _train(
     for epoch in range(1, math.ceil(total_steps / steps_per_epoch) + 1):
         if augmentation:
             train_set.input_ids = [
-                augmentation.encode(text, f"{recipe.seed} {epoch} {i}", max_length)
-                for i, text in enumerate(data["train"]["text"])
+                augmentation.encode(text, f"{recipe.seed} {epoch} {i}", max_length) for i, text in enumerate(texts)
             ]
         for batch in _first(train_loader, (total_steps - step - 1) * recipe.gradient_accumulation_steps):
             prepared.train()
