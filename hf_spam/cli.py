@@ -2,12 +2,13 @@
 
 import json
 import logging
+import os
 import sys
 import types
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import click
 from docstring_parser import parse_from_object
@@ -24,7 +25,7 @@ class Setting(click.ParamType):
     name = "setting"
 
     def __init__(self, annotation: Any):
-        kinds = annotation.__args__ if isinstance(annotation, types.UnionType) else (annotation,)
+        kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
         self.words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
         self.words += ["none"] * (type(None) in kinds)
         self.types = [kind for kind in kinds if kind in (int, float, str)]
@@ -210,9 +211,8 @@ def _was_given(ctx: click.Context, name: str) -> bool:
 
 
 def _is_main_process() -> bool:
-    from accelerate import PartialState
-
-    return PartialState().is_main_process
+    # Not asked of Accelerate: what it knows before the run has made its `Accelerator` would be taken for settled.
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _quiet_libraries() -> None:

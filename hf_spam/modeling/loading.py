@@ -22,7 +22,9 @@ def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str
     except (OSError, ValueError) as error:
         where = "the folder" if os.path.isdir(source) else "a local folder or a Hub repository named"
         raise OSError(f"No model in {where} {os.fspath(source)!r}: {one_line(error)}") from error
-    return settings.get("model_type", "unknown")
+    if "model_type" not in settings:
+        raise OSError(f"No model in {os.fspath(source)!r}: there is no config.json that names a model_type.")
+    return settings["model_type"]
 
 
 def load_classifier(

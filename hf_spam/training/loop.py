@@ -305,7 +305,8 @@ def _train(
         model.load_state_dict(average.module.state_dict())
     metrics = {split: _final_metrics(accelerator, prepared, dataset, collate) for split, dataset in encoded.items()}
     accelerator.log({f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}, step=step)
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # takes autocast off the model that is returned
+    for name in ("forward", "_original_forward"):
+        model.__dict__.pop(name, None)  # Accelerate's autocast, put on the instance: the class's own is back
     return history, metrics
 
 
