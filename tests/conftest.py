@@ -1,22 +1,67 @@
-"""What every test stands on: no network, caches of its own, one thread, and the real data where it is to be found."""
+"""What every test stands on: no network, caches of its own, one thread, and the real data where it is to be found.
 
+The only Hub within reach is a `LocalHub` of this process: empty, unless a test fills it.
+"""
+
+import atexit
 import os
+import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-
-# Before any library is imported, since they read these once.
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-spam-tests-")
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+from types import SimpleNamespace
 
 import pytest
 import torch
+from local_hub import LocalHub
+
+HOME = Path(tempfile.mkdtemp(prefix="hf-spam-tests-"))
+HUB = LocalHub(HOME / "hub").start()
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
+
+# Before any library of Hugging Face's is imported, since they read these once. Processes that tests start inherit them.
+os.environ |= {
+    "HF_HOME": str(HOME),
+    "HF_ENDPOINT": HUB.url,
+    "HF_TOKEN": "hf_write",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
+    "HF_XET_CLIENT_RETRY_BASE_DELAY": "50ms",
+    "NO_PROXY": "127.0.0.1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_XET"):
+    os.environ.pop(name, None)
 
 # Tiny models: a second thread costs more than it brings, and sums stay in one order.
 torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("HF_SPAM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(params=["xet", "lfs"])
+def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """An empty Hub at HF_ENDPOINT, for this process and the ones it starts; once over each way to upload.
+
+    The client's waits between its attempts are cut to 10 ms, in this process only.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    HUB.reset()
+    HUB.xet = request.param == "xet"
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not HUB.xet)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", str(int(not HUB.xet)))
+    # Not `time.sleep` itself: what this package and the tests wait for is theirs.
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01))))
+    yield HUB
+    if not HUB.servers:
+        HUB.start()
+    bugs = HUB.bugs
+    HUB.reset()
+    assert not bugs, bugs[0]
 
 
 def _test_data(name: str) -> Path:

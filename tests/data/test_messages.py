@@ -1,6 +1,6 @@
 """From every kind of source to its messages, and from messages to splits and folds.
 
-All offline: the Hub is either unreachable or replaced.
+All offline: the Hub is the loopback one, or replaced.
 """
 
 import hashlib
@@ -244,7 +244,7 @@ HUB_FEATURES = Features({"sms": Value("string"), "label": ClassLabel(names=["spa
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def serve(monkeypatch):
     """Put a DatasetDict with ham and spam messages in the place of a Hub dataset; returns the function that does."""
 
     def serve(**sizes: int) -> None:
@@ -257,21 +257,21 @@ def hub(monkeypatch):
     return serve
 
 
-def test_a_hub_datasets_own_splits_are_used_as_they_are(hub):
+def test_a_hub_datasets_own_splits_are_used_as_they_are(serve):
     """Its published numbers are on those splits; ClassLabel ids are translated by name."""
-    hub(test=4, train=20, validation=2, extra=2)
+    serve(test=4, train=20, validation=2, extra=2)
     splits = load_sms_spam("owner/name")
     assert {name: len(split) for name, split in splits.items()} == {"train": 20, "validation": 2, "test": 4}
     assert rows(splits["validation"]) == [(1, "validation a"), (0, "validation bb")]
     assert all(split.features == messages.FEATURES for split in splits.values())
 
 
-def test_a_hub_dataset_is_split_anew_under_the_book_protocol_or_without_its_own_splits(hub):
+def test_a_hub_dataset_is_split_anew_under_the_book_protocol_or_without_its_own_splits(serve):
     """Nothing of it is left out either way."""
-    hub(test=4, train=20, validation=2)
+    serve(test=4, train=20, validation=2)
     assert [len(split) for split in load_sms_spam("owner/name", protocol="book").values()] == [18, 2, 6]
     assert len(read_messages("owner/name")) == 26
-    hub(train=30, test=10)
+    serve(train=30, test=10)
     splits = load_sms_spam("owner/name")
     assert list(splits) == ["train", "validation", "test"] and sum(map(len, splits.values())) == 40
 
@@ -284,8 +284,11 @@ def test_a_bad_row_of_a_hub_dataset_is_named(monkeypatch):
         read_messages("owner/name")
 
 
-def test_an_unreachable_hub_dataset_is_one_line():
-    """The real client, offline: what happened and what to do."""
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_hub_dataset_that_is_missing_or_out_of_reach_is_one_line(hub, reachable):
+    """The real client: what happened and what to do."""
+    if not reachable:
+        hub.stop()
     with pytest.raises(DataError) as caught:
         load_sms_spam("owner/name-that-is-not-there")
     message = str(caught.value)
