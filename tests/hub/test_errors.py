@@ -1,0 +1,201 @@
+"""What the client raises when the Hub misbehaves: one line for people, and whether to try again.
+
+The errors are the client's own, over real sockets and both ways of uploading; its next version may raise others.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import httpx2
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub.errors import LocalTokenNotFoundError
+
+from hf_spam.hub.errors import explain, is_transient
+
+REPO = "alice/model"
+HTML = "<html><body>We'll be back</body></html>"
+BROKE_OFF = "the connection to the Hub at ADDRESS broke off; check the network and try again"
+NO_JSON = "the Hub at ADDRESS answered with something else than JSON; try again later"
+REACH = "the Hub cannot be reached at ADDRESS (REASON); check the network, and HF_ENDPOINT if you have set it"
+STORAGE = "the storage of the Hub is out of order (status STATUS); try again later"
+TOKENS = "https://huggingface.co/settings/tokens"
+SCOPE = f'"Write access to contents/settings of all repos" for alice ({TOKENS})'
+NO_WRITE = f'the token has no write access (REASON); it needs the role "write", or, fine-grained, {SCOPE}'
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (which comes first)"
+ILLEGAL = f"the token holds characters that no token has; {LOG_IN}"
+NO_LOGIN = f"not logged in to the Hub; {LOG_IN}"
+BAD_TOKEN = f"the Hub does not accept the token: expired, revoked or mistyped; make one at {TOKENS} and {LOG_IN}"
+MISSING = "no such model on the Hub, or not one that your token may see; check the name and the token"
+
+
+def upload(token: str | bool | None = None, repo: str = REPO, revision: str | None = None) -> None:
+    files = {"README.md": b"---\nlicense: mit\n---\n", "config.json": b"{}", "model.safetensors": os.urandom(100)}
+    operations = [CommitOperationAdd(path, data) for path, data in files.items()]
+    HfApi(token=token).create_commit(repo, operations, commit_message="step 1", revision=revision)
+
+
+def check(expected: str, transient: bool, call, *arguments, repo: str = REPO, **keywords) -> None:
+    """`call` fails, and that is explained as expected: ADDRESS, STATUS and (REASON) stand for any."""
+    with pytest.raises(Exception) as caught:
+        call(*arguments, **keywords)
+    line = explain(caught.value, repo)
+    pattern = re.escape(f"{repo}: {expected}").replace("ADDRESS", r"127\.0\.0\.1:\d+").replace("STATUS", r"\d{3}")
+    assert re.fullmatch(pattern.replace(r"\ \(REASON\)", r"( \([^<>]+\))?"), line), line
+    assert line.isprintable() and "hf_write" not in line
+    assert is_transient(caught.value) is transient
+
+
+FAULTS = {
+    "500": ({"status": 500, "body": HTML}, "the Hub is out of order (status 500); try again later", True),
+    "before": ({"drop": "before"}, BROKE_OFF, True),
+    "during": ({"drop": "during"}, BROKE_OFF, True),
+    "after": ({"drop": "after"}, BROKE_OFF, True),
+    "half": ({"drop": "half"}, BROKE_OFF, True),
+    "400": ({"status": 400}, "the Hub refuses it with status 400 (REASON)", False),
+    "401": ({"status": 401}, BAD_TOKEN, False),
+    "403": ({"status": 403}, NO_WRITE, False),
+    "408": ({"status": 408}, "the Hub is out of order (status 408); try again later", True),
+    "409": ({"status": 409}, "somebody else is changing it at the same time (REASON); try again", True),
+    "412": ({"status": 412}, "somebody else is changing it at the same time (REASON); try again", True),
+    "413": ({"status": 413}, "the Hub refuses it with status 413 (REASON)", False),
+    "429": ({"status": 429}, "the Hub has had too many requests from you; try again later", True),
+}
+
+
+@pytest.mark.parametrize("place", ["/preupload/", "xet-write-token|objects/batch", "/commit/"])
+@pytest.mark.parametrize("case", FAULTS)
+def test_an_upload_that_fails(hub, place, case):
+    """hf_xet and the LFS client have words of their own for the same fault; here they are the same again."""
+    fault, line, transient = FAULTS[case]
+    HfApi().create_repo(REPO)
+    hub.fail("*", place, times=99, **fault)
+    check(line, transient, upload)
+
+
+@pytest.mark.parametrize("place", ["/preupload/", "xet-write-token|objects/batch", "/commit/", "validate-yaml"])
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_page_of_html(hub, place, status):
+    """What a proxy, or the Hub in maintenance, answers. The check of a card's YAML does not even look at the status."""
+    HfApi().create_repo(REPO)
+    hub.fail("*", place, times=99, status=status, body=HTML)
+    expected = NO_JSON if not hub.xet or "xet" not in place else BROKE_OFF
+    if status == 503 and place != "validate-yaml":
+        expected = "the Hub is out of order (status 503); try again later"
+    check(expected, True, upload)
+
+
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)  # the storage of Xet is no server here
+@pytest.mark.parametrize("fault", [{"status": 403}, {"status": 404}, {"status": 500}, {"drop": "during"}])
+def test_the_storage_behind_the_hub_fails(hub, fault):
+    """403 is its word for an address that has expired: no question of the token, and the next attempt gets another."""
+    HfApi().create_repo(REPO)
+    hub.fail("PUT", "_storage", times=99, **fault)
+    check(STORAGE if "status" in fault else BROKE_OFF, True, upload)
+
+
+def test_downloads_fail_in_the_same_words(hub, tmp_path):
+    HfApi().create_repo(REPO)
+    upload()
+    hub.fail("*", "/resolve/", times=99, status=500)
+    expected = "the Hub is out of order (status 500); try again later"
+    check(expected, True, hf_hub_download, REPO, "config.json", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("token", "line"),
+    [("hf_read", NO_WRITE), ("hf_other", NO_WRITE), ("hf_bad", BAD_TOKEN), (False, NO_LOGIN), ("hf_bäd", ILLEGAL)],
+)
+def test_tokens_that_do_not_do(hub, token, line):
+    """Each way to learn of it; what is wrong with a token is told, the token never."""
+    HfApi().create_repo(REPO)
+    check(line, False, upload, token=token)
+    check(line, False, HfApi(token=token).auth_check, REPO, write=True)
+    check(line, False, HfApi(token=token).create_repo, "alice/another")
+
+
+def test_no_token_is_ever_shown(hub, monkeypatch):
+    """Not even one that the error is about, or that the Hub has echoed."""
+    HfApi().create_repo(REPO)
+    with pytest.raises(httpx2.LocalProtocolError, match="hf_secret") as caught:  # so it may happen
+        HfApi(token="hf_secret\nx").auth_check(REPO)
+    assert explain(caught.value, REPO) == f"{REPO}: {ILLEGAL}" and not is_transient(caught.value)
+    echo = {"error": "hf_write and hf_0123456789abcdefghijABCDEFGHIJ"}
+    hub.fail("POST", "/commit/", status=403, body=echo)
+    with pytest.raises(httpx2.HTTPError) as caught:
+        upload()
+    assert "(hf_… and hf_…)" in explain(caught.value, REPO)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "secret" not in explain(ValueError("bad header: Bearer hf_secret"), REPO)
+
+
+def test_nobody_is_logged_in(hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    check(NO_LOGIN, False, HfApi().create_repo, REPO)
+    with pytest.raises(LocalTokenNotFoundError) as caught:
+        HfApi(token=True).create_repo(REPO)
+    assert explain(caught.value, REPO) == f"{REPO}: {NO_LOGIN}"
+
+
+def test_what_is_not_there(hub):
+    check(MISSING, False, upload)
+    HfApi().create_repo(REPO)
+    check("there is no such branch or commit (Invalid rev id: nowhere)", False, upload, revision="nowhere")
+
+
+@pytest.mark.parametrize("name", ["a b/c", "a/b/c", "alice/x--y", "alice/.x", "alice/x.git", "alice/", "", "a/\x1b"])
+def test_names_that_cannot_be(hub, name):
+    with pytest.raises(ValueError) as caught:
+        HfApi().create_repo(name)
+    line = explain(caught.value, name, "dataset")
+    assert "cannot be the name of a dataset; 'owner/name' it must be" in line and line.isprintable()
+    assert not is_transient(caught.value)
+
+
+def test_a_card_that_the_hub_refuses(hub):
+    HfApi().create_repo(REPO)
+    card = [CommitOperationAdd("README.md", b"---\nlicense: {a: 1}\n---\n")]
+    line = 'the Hub refuses it with status 400 ("license" has the wrong type)'
+    check(line, False, HfApi().create_commit, REPO, card, commit_message="card")
+
+
+def test_the_hub_is_out_of_reach(hub):
+    """Down, unknown, or not answering: training goes on, so these must be told from what a person has to mend."""
+    HfApi().create_repo(REPO)
+    hub.stop()
+    check(REACH, True, upload)
+    if hub.xet:
+        check(REACH, True, HfApi(endpoint="http://nowhere.invalid").auth_check, REPO)
+    check("the Hub at ADDRESS did not answer in time; check the network and try again", True, silence)
+
+
+def silence() -> None:
+    raise httpx2.ReadTimeout("timed out")
+
+
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
+def test_offline_mode_is_a_setting(hub):
+    """Read when the client is imported: so in a process of its own."""
+    code = """if True:
+        from huggingface_hub import HfApi
+        from hf_spam.hub.errors import explain, is_transient
+        try:
+            HfApi().create_repo("alice/model")
+        except Exception as error:
+            print(explain(error, "alice/model"), is_transient(error))
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{REPO}: the Hub is not asked in offline mode; unset HF_HUB_OFFLINE False\n"
+    assert hub.calls() == []
+
+
+def test_errors_that_are_not_the_hubs():
+    """A full disk or a mistake of ours is no reason to try again, and keeps its own words."""
+    for error in (OSError(28, "No space left on device"), ValueError("what\nwhere"), KeyError("x")):
+        assert not is_transient(error)
+    assert explain(OSError(28, "No space left on device"), REPO) == f"{REPO}: [Errno 28] No space left on device"
+    assert explain(ValueError("what\nwhere"), REPO) == f"{REPO}: what"
+    assert explain(ValueError(), REPO) == f"{REPO}: ValueError"
