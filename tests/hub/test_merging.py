@@ -1,0 +1,116 @@
+"""Cards are merged with what a person wrote on the Hub: every word and key of theirs stays, ours are renewed."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_spam.hub.merging import END, FRONT_MATTER, START, merge_card
+
+OURS = "---\nlicense: cc-by-4.0\ntags:\n- sms\n- spam\n---\n\n# Title\n\nNew words.\n"
+SECTION = f"{START}\n<!-- hf_spam: keys license, tags -->\n\n# Title\n\nNew words.\n\n{END}"
+HEAD = "---\nlicense: cc-by-4.0\ntags:\n- sms\n- spam\n"
+ALONE = f"{HEAD}---\n\n{SECTION}\n"
+OLD = f"{START}\n<!-- hf_spam: keys license, base_model -->\n\nOld words.\n\n{END}"
+
+
+def metadata(card: str) -> dict:
+    return yaml.safe_load(FRONT_MATTER.match(card)["yaml"])
+
+
+def test_a_first_card():
+    assert merge_card(OURS, None) == merge_card(OURS, "") == ALONE
+
+
+def test_our_own_card_is_renewed():
+    old = merge_card("---\nlicense: mit\n---\nOld words, and more of them.\n", None)
+    assert merge_card(OURS, old) == ALONE
+    assert merge_card(ALONE, None) == merge_card(ALONE, old) == ALONE  # our markers may stand in it already
+    edited = ALONE.replace(END, f"{END}\nMine.")  # before it was ever pushed
+    assert merge_card(edited, None) == merge_card(edited, edited) == edited
+
+
+@pytest.mark.parametrize("before", ["", "Mine.", "\n\n  Mine\t\n", "é\r\n\r\n", "---\n"])
+@pytest.mark.parametrize("after", ["", "\n", " mine", "\n\nMine.\r\n \n", "\n---\n"])
+def test_their_words_stay_byte_for_byte(before, after):
+    theirs = f"---\nlicense: mit\n---\n{before}{OLD}{after}"
+    assert merge_card(OURS, theirs) == f"{HEAD}---\n{before}{SECTION}{after}"
+
+
+def test_their_keys_stay_byte_for_byte_and_ours_are_ours():
+    """Order, quotes and comments of theirs too; a licence that a person has changed is ours all the same."""
+    theirs = (
+        "---\n# mine\nlanguage: ['en',   \"de\"]\nlicense: mit\n# of mine\n\nextra:\n  - a # b\n  -  c\n---\nMine.\n"
+    )
+    merged = merge_card(OURS, theirs)
+    kept = "# mine\nlanguage: ['en',   \"de\"]\n# of mine\n\nextra:\n  - a # b\n  -  c\n"
+    assert merged == f"{HEAD}{kept}---\nMine.\n\n{SECTION}\n"
+
+
+def test_keys_that_we_used_to_write_go():
+    """Else a model that is trained anew from nothing would keep the base of the old one for ever."""
+    theirs = f"---\nbase_model: gpt2\nlicense: mit\nmine: 1\n---\n{OLD}\n"
+    assert metadata(merge_card(OURS, theirs)) == {"license": "cc-by-4.0", "tags": ["sms", "spam"], "mine": 1}
+    # The same key, but of a person: our card has never had it.
+    theirs = f"---\nbase_model: gpt2\n---\n{SECTION}\n"
+    assert metadata(merge_card(OURS, theirs))["base_model"] == "gpt2"
+
+
+def test_a_card_without_metadata_or_without_a_section():
+    """Their words come first."""
+    assert merge_card(OURS, "Mine.") == f"{HEAD}---\nMine.\n\n{SECTION}\n"
+    assert merge_card(OURS, "Mine.\n") == f"{HEAD}---\nMine.\n\n{SECTION}\n"
+    assert merge_card(OURS, "---\na: 1\n---") == f"{HEAD}a: 1\n---\n\n{SECTION}\n"
+    assert merge_card(OURS, "\ufeff---\na: 1\n---\nMine.\n") == f"{HEAD}a: 1\n---\nMine.\n\n{SECTION}\n"
+    assert merge_card(OURS, "---\n---\nMine.\n") == f"{HEAD}---\nMine.\n\n{SECTION}\n"
+
+
+@pytest.mark.parametrize(
+    "broken", ["a: [1", "\tx: 1", "just words", "- a", "a: 1\nb", "a: 2020-99-99", "? {a: 1}\n: 2"]
+)
+def test_broken_metadata_become_text(broken):
+    """The Hub refuses a card with such a head: left there, no push would ever arrive again."""
+    theirs = f"---\n{broken}\n---\nMine.\n"
+    assert merge_card(OURS, theirs) == f"{HEAD}---\n{theirs}\n{SECTION}\n"
+    theirs = f"---\n{broken}\n---\nMine.\n{OLD} mine\n"
+    assert merge_card(OURS, theirs) == f"{HEAD}---\n{theirs.replace(OLD, SECTION)}"
+
+
+def test_metadata_that_cannot_stand_below_ours_keep_their_meaning():
+    rest = {"mine": {"a": 1}, "more": [1]}
+    for text in (
+        "{license: mit, mine: {a: 1}, more: [1]}",
+        "  license: mit\n  mine:\n    a: 1\n  more: [1]",
+        "license: &x [1]\nmine: {a: 1}\nmore: *x",
+        "mine: {a: 1}\nmore: [1]\n\u2028license: mit",  # a line break of YAML's, but not of ours
+    ):
+        assert metadata(merge_card(OURS, f"---\n{text}\n---\n")) == {**metadata(OURS), **rest}
+
+
+def test_line_ends_of_windows():
+    theirs = f"---\r\nlicense: mit\r\nmine: 1\r\n---\r\n\r\nMine.\r\n{OLD}\r\nMine.\r\n".replace("\nOld", "\r\nOld")
+    assert merge_card(OURS, theirs) == f"{HEAD}mine: 1\r\n---\n\r\nMine.\r\n{SECTION}\r\nMine.\r\n"
+
+
+def test_markers_that_have_lost_their_partner():
+    """Nothing between them and the next marker is lost, which may be all that a person has written."""
+    for theirs in (f"a {START} b", f"a {END} b", f"{END} a {START} b"):
+        assert merge_card(OURS, theirs) == f"{HEAD}---\n{theirs}\n\n{SECTION}\n"
+    assert merge_card(OURS, f"a {START} b {OLD} c {START}") == f"{HEAD}---\na {START} b {SECTION} c {START}"
+
+
+PIECES = ["---\n", "---\r\n", "a: 1\n", "license: x\n", "tags:\n- x\n", "  b: 2\n", "# c\n", "\n", "\r\n", "{", "- 1\n"]
+PIECES += ["x: &y\n", "z: *y\n", "d: |+\n  e\n\n", "n: .nan\n", "words ", "\ufeff", "\u2028", "\x85", "\t", "\x00"]
+PIECES += ["null\n", START, END, OLD, SECTION]
+heads = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+cards = st.one_of(heads, st.builds("---\n{}\n---\n{}".format, heads, heads))
+
+
+@settings(max_examples=400, deadline=None, database=None)
+@given(cards)
+def test_merging_again_changes_nothing(theirs):
+    """Whatever the Hub holds: or each push would be a commit of its own, and the card would grow."""
+    merged = merge_card(OURS, theirs)
+    assert merge_card(OURS, merged) == merged
+    assert metadata(merged) | metadata(OURS) == metadata(merged) or ".nan" in merged
+    assert merged.count(SECTION) >= 1
