@@ -164,6 +164,42 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
     _print(table)
 
 
+@cli.group()
+def data() -> None:
+    """Prepare messages and share them."""
+
+
+@data.command("push")
+@click.argument("source")
+@click.argument("repo_id", metavar="REPO")
+@click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
+@click.option("--seed", type=int, default=123, show_default=True, help="Seed of the splits.")
+@click.option("--private", is_flag=True, help="Make the repository a private one, if it is created.")
+@click.option("--revision", help="Branch, created if there is none.  [default: main]")
+@as_json
+def push_data(
+    source: str,
+    repo_id: str,
+    protocol: Literal["book", "full"],
+    seed: int,
+    private: bool,
+    revision: str | None,
+    as_json: bool,
+) -> None:
+    """Split the messages of SOURCE and push them to the Hub dataset REPO, with a card.
+
+    SOURCE is sample, uci, a local file, or a Hub dataset id. Read the splits back with --data REPO --protocol full.
+    """
+    from datasets import disable_progress_bars
+
+    from .hub.dataset import push_dataset
+
+    _quiet_libraries()
+    disable_progress_bars()
+    url = push_dataset(source, repo_id, protocol=protocol, seed=seed, private=private or None, revision=revision)
+    click.echo(json.dumps({"commit_url": url}) if as_json else f"The splits and their card are at {url}")
+
+
 @cli.command("import-weights")
 @click.argument("source")
 @click.argument("output_dir", type=click.Path())

@@ -43,7 +43,8 @@ def load_sms_spam(
         protocol: "full" keeps every message, stratifies by label and keeps duplicates (see `duplicate_key`) in one
             split; a Hub dataset's own train, validation and test splits are used as they are. "book" samples the larger
             class down to the smaller one and splits without regard to duplicates: on the UCI file, the book's very
-            rows (1,045, 149 and 300).
+            rows (1,045, 149 and 300). A Hub dataset's own splits are mixed and split anew, and a warning says so:
+            those that `push_dataset` put there under "book" are read back under "full".
         seed: of the sampling and the shuffling, from 0 to 2**32 - 1.
 
     Returns:
@@ -53,8 +54,11 @@ def load_sms_spam(
         DataError: the source cannot be found, fetched or read, or holds too few messages to split.
     """
     parts = _read(source, protocol)
-    if protocol == "full" and all(split in parts for split in SPLITS):
-        return DatasetDict({split: _dataset(parts[split]) for split in SPLITS})
+    if all(split in parts for split in SPLITS):
+        if protocol == "full":
+            return DatasetDict({split: _dataset(parts[split]) for split in SPLITS})
+        # Not an error, or no Hub dataset could be balanced. But what others have published is measured on its splits.
+        logger.warning("%s: its own splits are mixed and split anew; protocol 'full' uses them as they are", source)
     dataset = _dataset(_joined(parts))
     try:
         indices = _book_split(dataset["label"][:], seed) if protocol == "book" else _full_split(dataset, seed)

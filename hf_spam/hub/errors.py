@@ -1,6 +1,8 @@
 """What the Hub client raises, for people (one line that says what to do) and for retries (whether one may help)."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from json import JSONDecodeError
 from urllib.parse import urlsplit
 
@@ -20,6 +22,21 @@ LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (which comes first)"
 TOKENS = "https://huggingface.co/settings/tokens"
 # A time-out, another request in conflict, a commit in between, too early, too many: gone at the next attempt, maybe.
 TRANSIENT_STATUS = {408, 409, 412, 425, 429}
+
+
+class HubError(OSError):
+    """The Hub or its client has failed; the message is what `explain` says of it."""
+
+
+@contextmanager
+def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
+    """Turns what the client raises into `HubError`; arguments as for `explain`."""
+    try:
+        yield
+    except HubError:
+        raise
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RuntimeError) as error:
+        raise HubError(explain(error, repo_id, repo_type)) from error
 
 
 def explain(error: Exception, repo_id: str, repo_type: str = "model") -> str:
