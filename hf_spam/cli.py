@@ -8,6 +8,7 @@ import types
 import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import click
@@ -84,6 +85,26 @@ def recipes(as_json: bool) -> None:
 @click.option("--output-dir", type=click.Path(), help="Where the model goes.  [default: runs/RECIPE]")
 @click.option("--overwrite-output-dir", is_flag=True, help="Replace an earlier run's files in the output directory.")
 @click.option("--report-to", help="Tracker of Accelerate's, such as tensorboard.")
+@click.option("--save-steps", type=int, help="Optimizer steps between two checkpoints.  [default: no checkpoints]")
+@click.option(
+    "--save-total-limit", type=int, help="Checkpoints kept; the best and the last always are.  [default: all]"
+)
+@click.option("--resume-from-checkpoint", help="auto (the newest of the output directory), hub, or a checkpoint.")
+@click.option("--push-to-hub", is_flag=True, help="Push the model to the Hub.")
+@click.option("--hub-model-id", help="Repository, owner/name or name.  [default: name of the output directory]")
+@click.option(
+    "--hub-strategy",
+    type=click.Choice(["end", "checkpoint", "every_save", "best"]),
+    default="end",
+    show_default=True,
+    help="The final model; every checkpoint too (every_save), with the training state (checkpoint); or the best.",
+)
+@click.option("--hub-private", is_flag=True, help="Make the repository a private one, if it is created.")
+@click.option("--hub-revision", default="main", show_default=True, help="Branch, created if there is none.")
+@click.option("--hub-push-state", is_flag=True, help="Push the training state too, to a branch of its own.")
+@click.option(
+    "--hub-timeout", type=float, default=600, show_default=True, help="Seconds to wait for uploads at the end."
+)
 @as_json
 @click.pass_context
 @recipe_options
@@ -93,17 +114,51 @@ def train(
     output_dir: str | None,
     overwrite_output_dir: bool,
     report_to: str | None,
+    save_steps: int | None,
+    save_total_limit: int | None,
+    resume_from_checkpoint: str | None,
+    push_to_hub: bool,
+    hub_model_id: str | None,
+    hub_strategy: Literal["end", "checkpoint", "every_save", "best"],
+    hub_private: bool,
+    hub_revision: str,
+    hub_push_state: bool,
+    hub_timeout: float,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Fine-tune a classifier and save it. Every setting of the recipe has a flag."""
     given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    output_dir = output_dir or f"runs/{name}"
+    stray = [key for key in ctx.params if key.startswith("hub_") and _was_given(ctx, key)]
+    if stray and not push_to_hub:
+        raise click.UsageError(f"--{stray[0].replace('_', '-')} needs --push-to-hub.")
+    from .hub.uploader import PushSettings
     from .training.loop import finetune
 
     _quiet_libraries()
     _show_log()
-    output_dir = output_dir or f"runs/{name}"
-    run = finetune(name, output_dir=output_dir, report_to=report_to, overwrite_output_dir=overwrite_output_dir, **given)
+    push = None
+    if push_to_hub:
+        push = PushSettings(
+            repo_id=hub_model_id or os.path.basename(os.path.abspath(output_dir)),
+            strategy=hub_strategy,
+            private=hub_private,
+            revision=hub_revision,
+            state=hub_push_state,
+            timeout=hub_timeout,
+        )
+    run = finetune(
+        name,
+        output_dir=output_dir,
+        report_to=report_to,
+        overwrite_output_dir=overwrite_output_dir,
+        save_steps=save_steps,
+        save_total_limit=save_total_limit,
+        resume_from_checkpoint=resume_from_checkpoint,
+        push=push,
+        **given,
+    )
     if not _is_main_process():
         return
     if as_json:
@@ -162,6 +217,22 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
     for text, answer in zip(texts, answers, strict=True):
         table.add_row(answer["label"], f"{answer['score']:.4f}", _shown(text))
     _print(table)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo_id", metavar="REPO", required=False)
+@click.option("--resume", is_flag=True, help="Send what an earlier run or push left in its queue.")
+@click.option("--private", is_flag=True, help="Make the repository a private one, if it is created.")
+@click.option("--revision", default="main", show_default=True, help="Branch, created if there is none.")
+@click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
+def push(folder: Path, repo_id: str | None, resume: bool, private: bool, revision: str, timeout: float) -> None:
+    """Push the model in FOLDER to REPO on the Hub, with its code, card and metrics."""
+    from .hub.uploader import push_folder
+
+    _quiet_libraries()
+    _show_log()
+    push_folder(folder, repo_id, resume=resume, private=private, revision=revision, timeout=timeout)
 
 
 @cli.group()
@@ -253,8 +324,10 @@ def _is_main_process() -> bool:
 
 def _quiet_libraries() -> None:
     """What a person has to know is said by this package; the bars and warnings of others would bury it."""
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 

@@ -1,11 +1,14 @@
 """The model card of a run: text in `card_template.md`, data here."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, get_session, hf_hub_url
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from ..data.messages import OWN_DATA
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 MODEL_NAME = "SpamGPT"
+PLACEHOLDER = "path/to/this/model"  # in a card, until it is known which repository it goes to
 DATA = {
     "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo 2011; CC BY 4.0)",
     "sample": "the sample messages that come with hf_spam",
@@ -36,12 +40,12 @@ CARD_METRICS = {
 }
 
 
-def render_card(run: "Run", repo_id: str = "path/to/this/model") -> str:
+def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
     """The text of the card, with the results as a `model-index` that the Hub reads.
 
     Args:
         run: the finished run.
-        repo_id: what a reader passes to `pipeline`.
+        plots: the figures that are beside it, "loss" and "accuracy".
     """
     recipe = run.recipe
     own = recipe.data == OWN_DATA
@@ -74,7 +78,8 @@ def render_card(run: "Run", repo_id: str = "path/to/this/model") -> str:
         card_data,
         template_path=str(TEMPLATE),
         model_name=MODEL_NAME,
-        repo_id=repo_id,
+        repo_id=PLACEHOLDER,
+        plots=plots,
         recipe=recipe,
         protocol="" if own else PROTOCOLS[recipe.protocol],
         metric_names=list(CARD_METRICS),
@@ -89,6 +94,21 @@ def render_card(run: "Run", repo_id: str = "path/to/this/model") -> str:
         versions=", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate", "tokenizers")),
     )
     return str(card)
+
+
+def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
+    """The README of a repository as it is now, None if it has none.
+
+    Raises:
+        HfHubHTTPError, httpx2.HTTPError: the Hub does not answer. `hf_hub_download` would give an old copy instead.
+    """
+    url = hf_hub_url(repo_id, "README.md", repo_type=repo_type, revision=revision)
+    response = get_session().get(url, headers=build_hf_headers())
+    try:
+        hf_raise_for_status(response)
+    except RemoteEntryNotFoundError:
+        return None
+    return response.content.decode(errors="replace")
 
 
 def _public(value: Any) -> Any:

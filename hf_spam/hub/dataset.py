@@ -3,17 +3,17 @@
 import io
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 
 from .. import __version__
 from ..data.formats import suffix_of
 from ..data.messages import LABEL_NAMES, duplicate_key, load_sms_spam
+from .card import fetch_card
 from .errors import HubError, explained
 from .merging import merge_card
 
@@ -99,8 +99,7 @@ def push_dataset(
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
         there = api.dataset_info(repo_id, revision=revision)
-        has_card = any(file.rfilename == "README.md" for file in there.siblings or ())
-        theirs = _card_on_the_hub(repo_id, there.sha) if has_card else None
+        theirs = fetch_card(repo_id, there.sha, "dataset")
         card = merge_card(render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed), theirs)
         files = {"README.md": card.encode()} | {FILE.format(split=split): _parquet(data[split]) for split in data}
         commit = api.create_commit(
@@ -195,10 +194,3 @@ def _parquet(rows: Dataset) -> bytes:
     out = io.BytesIO()
     rows.to_parquet(out)
     return out.getvalue()
-
-
-def _card_on_the_hub(repo_id: str, revision: str | None) -> str:
-    # Into a cache of its own: the usual one answers with an old card where the Hub cannot be reached.
-    with tempfile.TemporaryDirectory() as folder:
-        path = hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision, cache_dir=folder)
-        return Path(path).read_bytes().decode(errors="replace")

@@ -8,8 +8,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,11 @@ from ..data.collation import EncodedMessages, PadRight
 from ..data.messages import OWN_DATA, check_splits, load_sms_spam
 from ..data.tokenization import encode
 from ..evaluation.metrics import SPAM, SpamMetrics
+from ..files import read_manifest
+from ..hub.uploader import PushSettings, Uploader
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from .output import check_output_dir, save_run
+from .checkpoints import Checkpoints, History, Progress, TrainingState, check_identity, identity
+from .output import Saving, check_output_dir, save_run
 from .recipes import RECIPES, Recipe
 from .start import start_from
 
@@ -42,31 +46,6 @@ logger = logging.getLogger(__name__)
 # The splits by their names in the data and in the book's lists.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
-
-
-@dataclass
-class History:
-    """What was measured on the way, under the book's names.
-
-    `train_losses` and `val_losses` belong to `steps` (optimizer steps, counted from 0), `train_accs` and `val_accs` to
-    the ends of the epochs. `examples_seen` counts training messages and `epochs` passes over them; `initial` holds
-    `{split}_loss` and `{split}_acc` before training; `seconds` is the time that training took, evaluations included.
-    """
-
-    initial: dict[str, float] = field(default_factory=dict)
-    steps: list[int] = field(default_factory=list)
-    train_losses: list[float] = field(default_factory=list)
-    val_losses: list[float] = field(default_factory=list)
-    train_accs: list[float] = field(default_factory=list)
-    val_accs: list[float] = field(default_factory=list)
-    examples_seen: int = 0
-    epochs: float = 0.0
-    seconds: float = 0.0
-
-    def append(self, values: dict[str, float]) -> None:
-        """Adds `{"train_loss": ..., "val_loss": ...}`, or accuracies, each to its list."""
-        for name, value in values.items():
-            getattr(self, {"loss": f"{name}es", "acc": f"{name}s"}[name.rpartition("_")[2]]).append(value)
 
 
 @dataclass
@@ -124,6 +103,10 @@ def finetune(
     data: DatasetDict | str | os.PathLike | None = None,
     report_to: str | None = None,
     overwrite_output_dir: bool = False,
+    save_steps: int | None = None,
+    save_total_limit: int | None = None,
+    resume_from_checkpoint: str | os.PathLike | None = None,
+    push: PushSettings | None = None,
     **settings: Any,
 ) -> Run:
     """Fine-tunes a spam classifier as a recipe says, and saves it.
@@ -135,13 +118,19 @@ def finetune(
             `text` and `label` (0 not spam, 1 spam); only its split `train` must be there.
         report_to: a tracker of Accelerate's ("tensorboard", "wandb", ...), which must be installed.
         overwrite_output_dir: whether files of an earlier run in `output_dir` are replaced.
+        save_steps: optimizer steps between two checkpoints, `output_dir/checkpoint-{step}`. None: no checkpoints.
+        save_total_limit: checkpoints that are kept, of which the best and the last always are. None: all.
+        resume_from_checkpoint: a checkpoint to go on from; "auto": the newest of `output_dir`, if there is one; "hub":
+            the one that an earlier run pushed (`push.state`). The run ends as if it had never been interrupted.
+        push: where and when to push to the Hub. What cannot be sent is kept in `output_dir`, and the run goes on.
         settings: fields of the recipe that are to differ.
 
     Returns:
         The `Run`. Metrics are those of the final weights on the whole of each split.
 
     Raises:
-        ValueError: a setting, message or tracker that cannot be used, or a loss that is no longer a number.
+        ValueError: a setting, message or tracker that cannot be used, a checkpoint of another run, a token or a
+            repository that cannot be pushed to, or a loss that is no longer a number.
         FileExistsError: `output_dir` is not empty.
     """
     if isinstance(recipe, str):
@@ -152,7 +141,17 @@ def finetune(
         settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else os.fspath(data)
     recipe = replace(recipe, **settings)
     if output_dir is not None:
-        output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir)
+        # What is there already is what a resumed run goes on from.
+        output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir or resume_from_checkpoint is not None)
+    elif save_steps or resume_from_checkpoint or push:
+        raise ValueError("Checkpoints and pushing need an output_dir.")
+    for name, value in (("save_steps", save_steps), ("save_total_limit", save_total_limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    if push is not None and save_steps is None and (push.strategy != "end" or push.state):
+        raise ValueError("Pushing checkpoints needs save_steps (--save-steps); hub_strategy end pushes the last alone.")
+    if resume_from_checkpoint == "hub" and push is None:
+        raise ValueError("Resuming from the Hub needs the repository: give --push-to-hub and --hub-model-id.")
     if report_to is not None and report_to not in {str(tracker) for tracker in get_available_trackers()}:
         raise ValueError(f"The tracker {report_to!r} is not installed (or not known to Accelerate).")
     if recipe.mixed_precision == "fp16" and not torch.cuda.is_available():
@@ -164,22 +163,39 @@ def finetune(
         log_with=report_to,
         project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / "runs"),
     )
-    with accelerator.main_process_first():  # one process downloads, the others read the cache
-        if isinstance(data, DatasetDict):
-            data = check_splits(data)
-        else:
-            data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed)
-        model, tokenizer = start_from(recipe, data["train"]["text"][:])
-    if report_to is not None:
-        accelerator.init_trackers("hf_spam", {key: value for key, value in asdict(recipe).items() if value is not None})
-
-    with logging_redirect_tqdm():
-        history, metrics = _train(accelerator, recipe, model, tokenizer, data)
-    run = Run(recipe, model.eval(), tokenizer, history, metrics)
-    if output_dir is not None and accelerator.is_main_process:
-        save_run(run, output_dir)
-    accelerator.wait_for_everyone()  # no process may read the folder before it is written
-    accelerator.end_training()
+    with ExitStack() as stack:
+        uploader = None
+        if push is not None and accelerator.is_main_process:
+            uploader = stack.enter_context(Uploader(output_dir, push))
+        with accelerator.main_process_first():  # one process downloads, the others read the cache
+            if isinstance(data, DatasetDict):
+                data = check_splits(data)
+            else:
+                data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed)
+            model, tokenizer = start_from(recipe, data["train"]["text"][:])
+        if report_to is not None:
+            config = {key: value for key, value in asdict(recipe).items() if value is not None}
+            accelerator.init_trackers("hf_spam", config)
+        saving = None
+        if output_dir is not None:
+            checkpoint = None
+            with accelerator.main_process_first():
+                if resume_from_checkpoint == "hub" and accelerator.is_main_process:
+                    uploader.fetch_checkpoint()
+                if resume_from_checkpoint in ("auto", "hub"):
+                    checkpoint = Checkpoints(output_dir).latest()
+                elif resume_from_checkpoint is not None:
+                    checkpoint = Path(resume_from_checkpoint)
+                    read_manifest(checkpoint)
+            saving = Saving(Checkpoints(output_dir, save_total_limit), save_steps, checkpoint, uploader)
+        with logging_redirect_tqdm():
+            run, progress = _train(accelerator, recipe, model, tokenizer, data, saving)
+        if output_dir is not None and accelerator.is_main_process:
+            save_run(run, output_dir)
+            if uploader is not None:
+                uploader.submit(output_dir, progress.run_id, progress.step, "final", is_best=progress.is_best)
+        accelerator.wait_for_everyone()  # no process may read the folder before it is written
+        accelerator.end_training()
     return run
 
 
@@ -189,7 +205,8 @@ def _train(
     model: SpamGPTForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     data: DatasetDict,
-) -> tuple[History, dict[str, dict[str, float | None]]]:
+    saving: Saving | None,
+) -> tuple[Run, Progress]:
     max_length = model.config.padded_length or model.config.n_positions
     # Columns are taken as lists: read one by one, each value would be formatted anew.
     texts = data["train"]["text"][:]
@@ -219,6 +236,7 @@ def _train(
 
     train_loader = loader(train_set, shuffle=True)
     eval_loaders = {split: loader(dataset, shuffle=split == "train") for split, dataset in encoded.items()}
+    whole_loaders = {split: _whole(accelerator, dataset, collate) for split, dataset in encoded.items()}
     steps_per_epoch = math.ceil(len(train_loader) / recipe.gradient_accumulation_steps)
     total_steps = recipe.max_steps or steps_per_epoch * recipe.num_train_epochs
     optimizer = torch.optim.AdamW(
@@ -238,6 +256,7 @@ def _train(
         num_warmup_steps=_warmup_steps(recipe.warmup_steps, total_steps),
         num_training_steps=total_steps,
     )
+    state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, rng, rng.get_state())
 
     def measure(what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
         """`{split}_{what}`, `loss` or `acc`, over the first batches of a pass over each split."""
@@ -247,29 +266,64 @@ def _train(
             if split in eval_loaders
         }
 
-    history = History()
-    rng.manual_seed(recipe.seed)
-    history.initial |= measure("acc", INITIAL_ACCURACY_BATCHES, SPLITS)
-    history.initial |= measure("loss", INITIAL_LOSS_BATCHES, SPLITS)
-    logger.info("Before training: %s", _in_words(history.initial))
+    def measure_whole(splits: Iterable[str]) -> tuple[dict[str, dict[str, float | None]], float | None]:
+        """All metrics of whole splits, and the loss on the validation split. Draws no random number."""
+        results = {split: evaluate(accelerator, prepared, whole_loaders[split]) for split in splits if split in encoded}
+        metrics = {
+            split: SpamMetrics().compute(
+                predictions=result.probabilities.argmax(-1),
+                references=result.labels,
+                scores=result.probabilities[:, SPAM].tolist(),
+            )
+            for split, result in results.items()
+        }
+        return metrics, results["validation"].loss if "validation" in results else None
 
-    rng.manual_seed(recipe.seed)
+    def save_checkpoint() -> None:
+        with state.kept_weights():
+            metrics, loss = measure_whole(["validation"])
+            progress.compare(loss)
+            so_far = replace(history, epochs=(progress.step + 1) / steps_per_epoch)
+            saving.save(accelerator, state, Run(recipe, model, tokenizer, so_far, metrics), run_identity)
+
+    run_identity = identity(
+        recipe, data, {split: part.input_ids for split, part in encoded.items()}, accelerator.num_processes
+    )
+    restore_random = None
+    if saving and saving.resume_from:
+        check_identity(saving.resume_from, run_identity)
+        restore_random = state.load(saving.resume_from, accelerator.process_index)
+        logger.info("Going on from %s.", saving.resume_from)
+    progress = state.progress
+    history = progress.history
     set_seed(recipe.seed, device_specific=True)  # dropout, a different one on each process
+    if restore_random is None:
+        rng.manual_seed(recipe.seed)
+        history.initial |= measure("acc", INITIAL_ACCURACY_BATCHES, SPLITS)
+        history.initial |= measure("loss", INITIAL_LOSS_BATCHES, SPLITS)
+        logger.info("Before training: %s", _in_words(history.initial))
+        rng.manual_seed(recipe.seed)
     augmentation = Augmentation(
         tokenizer,
         case=recipe.case_augmentation,
         digits=recipe.digit_augmentation,
         bpe_dropout=recipe.bpe_dropout,
     )
-    start, step = time.perf_counter(), -1  # the book counts steps from 0
+    start = time.perf_counter() - history.seconds
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
-    bar = tqdm(total=total_steps, desc="Training", unit="step", disable=hidden)
-    for epoch in range(1, math.ceil(total_steps / steps_per_epoch) + 1):
+    bar = tqdm(total=total_steps, initial=progress.step + 1, desc="Training", unit="step", disable=hidden)
+    for epoch in range(progress.epoch, math.ceil(total_steps / steps_per_epoch) + 1):
+        progress.epoch = epoch
+        if restore_random is None:
+            state.epoch_order = rng.get_state()
         if augmentation:
             train_set.input_ids = [
                 augmentation.encode(text, f"{recipe.seed} {epoch} {i}", max_length) for i, text in enumerate(texts)
             ]
-        for batch in _first(train_loader, (total_steps - step - 1) * recipe.gradient_accumulation_steps):
+        steps_left = total_steps - (epoch - 1) * steps_per_epoch
+        batches = _first(train_loader, steps_left * recipe.gradient_accumulation_steps)
+        for batch in _after(batches, progress.batch, restore_random):
+            restore_random = None
             prepared.train()
             with accelerator.accumulate(prepared):
                 accelerator.backward(prepared(**batch).loss)
@@ -278,36 +332,44 @@ def _train(
                 optimizer.step()
                 optimizer.zero_grad()
             history.examples_seen += global_batch_size
+            progress.batch += 1
             if not accelerator.sync_gradients:
                 continue
-            step += 1
+            progress.step += 1
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips those whose gradients overflow
                 scheduler.step()
                 if average is not None:
                     average.update_parameters(model)
             bar.update()
-            if step % recipe.eval_freq == 0:
+            if progress.step % recipe.eval_freq == 0:
                 losses = measure("loss", recipe.eval_iter)
-                history.steps.append(step)
+                history.steps.append(progress.step)
                 history.append(losses)
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
-                logger.info("Epoch %d, step %06d: %s", epoch, step, _in_words(losses))
-                accelerator.log({**losses, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
+                logger.info("Epoch %d, step %06d: %s", epoch, progress.step, _in_words(losses))
+                accelerator.log({**losses, "learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
+            history.seconds = time.perf_counter() - start
+            if saving and saving.is_due(progress.step):
+                save_checkpoint()
+        restore_random, progress.batch = None, 0
         accuracies = measure("acc", recipe.eval_iter)
         history.append(accuracies)
         logger.info("Epoch %d: %s", epoch, _in_words(accuracies))
-        accelerator.log(accuracies, step=step)
+        accelerator.log(accuracies, step=progress.step)
     bar.close()
-    history.epochs = (step + 1) / steps_per_epoch
+    history.epochs = (progress.step + 1) / steps_per_epoch
     history.seconds = time.perf_counter() - start
 
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    metrics = {split: _final_metrics(accelerator, prepared, dataset, collate) for split, dataset in encoded.items()}
-    accelerator.log({f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}, step=step)
+    metrics, loss = measure_whole(SPLITS)
+    progress.compare(loss)
+    accelerator.log(
+        {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}, step=progress.step
+    )
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)  # Accelerate's autocast, put on the instance: the class's own is back
-    return history, metrics
+    return Run(recipe, model.eval(), tokenizer, history, metrics), progress
 
 
 @dataclass(frozen=True)
@@ -350,16 +412,25 @@ def _first(loader: DataLoader, batches: int | None) -> Iterator[dict[str, torch.
         loader.end()
 
 
-def _final_metrics(
-    accelerator: Accelerator, model: torch.nn.Module, messages: EncodedMessages, collate: PadRight
-) -> dict[str, float | None]:
-    """All metrics on the whole of a split, batched by length, which changes nothing but the time."""
+def _after(
+    batches: Iterator[dict[str, torch.Tensor]], done: int, restore_random: Callable[[], None] | None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches after the first `done`, which an earlier process went through, and its random state after them."""
+    for _ in islice(batches, done):
+        pass
+    if restore_random is not None:
+        restore_random()
+    yield from batches
+
+
+def _whole(accelerator: Accelerator, messages: EncodedMessages, collate: PadRight) -> DataLoader:
+    """All messages of a split, batched by length, which changes nothing but the time.
+
+    The generator is the loader's own: from the global one it would draw a number, and change the dropout that follows.
+    """
     order = sorted(range(len(messages)), key=lambda i: len(messages.input_ids[i]))
-    loader = accelerator.prepare(DataLoader(Subset(messages, order), batch_size=32, collate_fn=collate))
-    result = evaluate(accelerator, model, loader)
-    predictions = result.probabilities.argmax(-1)
-    scores = result.probabilities[:, SPAM]
-    return SpamMetrics().compute(predictions=predictions, references=result.labels, scores=scores.tolist())
+    loader = DataLoader(Subset(messages, order), batch_size=32, collate_fn=collate, generator=torch.Generator())
+    return accelerator.prepare(loader)
 
 
 def _warmup_steps(setting: float, total_steps: int) -> int:

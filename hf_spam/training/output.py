@@ -1,20 +1,30 @@
 """What a run leaves in its output directory."""
 
 import json
+import logging
 import os
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 
 from ..evaluation.plots import plot_values
+from ..files import write_folder
 from ..hub.card import render_card
+from ..hub.uploader import Uploader
+from .checkpoints import STATE, Checkpoints, History, TrainingState
 
 if TYPE_CHECKING:
     from .loop import Run
 
+logger = logging.getLogger(__name__)
 
-def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool) -> Path:
+
+def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Makes the folder, before any work is done.
 
     Raises:
@@ -30,32 +40,84 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Saving:
+    """What a run saves on the way.
+
+    Args:
+        checkpoints: where checkpoints go.
+        save_steps: optimizer steps between two of them. None: none is made.
+        resume_from: the one that the run goes on from.
+        uploader: what sends them to the Hub, on the main process.
+    """
+
+    checkpoints: Checkpoints
+    save_steps: int | None = None
+    resume_from: Path | None = None
+    uploader: Uploader | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint follows `step`: at the multiples of `save_steps`, as losses are logged, but not at 0."""
+        return self.save_steps is not None and step > 0 and step % self.save_steps == 0
+
+    def save(self, accelerator: Accelerator, state: TrainingState, run: "Run", identity: dict[str, Any]) -> None:
+        """Writes a checkpoint, from all processes, and hands it to the uploader."""
+        progress = state.progress
+        folder = self.checkpoints.path(progress.step)
+        random = gather_object([state.random()])
+        if accelerator.is_main_process:
+
+            def fill(folder: Path) -> None:
+                (folder / STATE).mkdir()
+                write_model(run, folder)
+                state.save(folder / STATE, random, identity)
+
+            try:
+                write_folder(folder, fill, step=progress.step)
+                self.checkpoints.rotate(progress.best_step)
+            except (OSError, SafetensorError) as error:
+                logger.warning("Step %d: no checkpoint was written (%s). Training goes on.", progress.step, error)
+            else:
+                if self.uploader is not None:
+                    self.uploader.submit(folder, progress.run_id, progress.step, "checkpoint", is_best=progress.is_best)
+        accelerator.wait_for_everyone()
+
+
 def save_run(run: "Run", output_dir: Path) -> None:
     """Writes model, tokenizer, card, history, metrics and plots, each file whole or not at all."""
-    history = run.history
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as folder:
         temporary = Path(folder)
-        run.model.save_pretrained(temporary)
-        run.tokenizer.save_pretrained(temporary)
-        _write_json(temporary / "history.json", {"recipe": asdict(run.recipe), **asdict(history)})
-        _write_json(temporary / "metrics.json", run.metrics)
-        for label, train, val in (
-            ("loss", history.train_losses, history.val_losses),
-            ("accuracy", history.train_accs, history.val_accs),
-        ):
-            plot_values(
-                train,
-                val,
-                epochs=history.epochs,
-                examples_seen=history.examples_seen,
-                label=label,
-                output_dir=temporary,
-            )
-        (temporary / "README.md").write_text(render_card(run), encoding="utf-8")
-        # safetensors makes its file private to the user; it should be as readable as its siblings.
-        (temporary / "model.safetensors").chmod((temporary / "config.json").stat().st_mode)
+        _plot(run.history, temporary)
+        write_model(run, temporary)
         for file in sorted(temporary.iterdir()):
             os.replace(file, output_dir / file.name)
+
+
+def write_model(run: "Run", folder: Path) -> None:
+    """Writes what anyone needs to use the model, and to know what it is, into a folder."""
+    run.model.save_pretrained(folder)
+    run.tokenizer.save_pretrained(folder)
+    _write_json(folder / "history.json", {"recipe": asdict(run.recipe), **asdict(run.history)})
+    _write_json(folder / "metrics.json", run.metrics)
+    plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
+    (folder / "README.md").write_text(render_card(run, plots=plots), encoding="utf-8")
+    # safetensors makes its file private to the user; it should be as readable as its siblings.
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
+
+
+def _plot(history: History, folder: Path) -> None:
+    for label, train, val in (
+        ("loss", history.train_losses, history.val_losses),
+        ("accuracy", history.train_accs, history.val_accs),
+    ):
+        plot_values(
+            train,
+            val,
+            epochs=history.epochs,
+            examples_seen=history.examples_seen,
+            label=label,
+            output_dir=folder,
+        )
 
 
 def _write_json(path: Path, value: dict) -> None:

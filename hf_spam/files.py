@@ -1,0 +1,82 @@
+"""Folders that are whole or are not there, with a manifest by which damage is found."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> None:
+    """Makes `folder`: filled under another name, given its manifest, flushed to the disk, renamed.
+
+    Args:
+        folder: the folder; one of that name is replaced.
+        fill: writes the files into the folder that it is given.
+        about: what else the manifest says.
+
+    Raises:
+        OSError: it could not be written; nothing of it is left.
+    """
+    temporary = folder.with_name(f".writing-{folder.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        files = {path.relative_to(temporary).as_posix(): _fingerprint(path) for path in _files(temporary)}
+        (temporary / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", encoding="utf-8")
+        for path in [*_files(temporary), temporary]:
+            _flush(path)
+        if folder.exists():
+            replaced = folder.with_name(f".replaced-{folder.name}-{uuid.uuid4().hex[:8]}")
+            os.replace(folder, replaced)
+            shutil.rmtree(replaced)
+        os.replace(temporary, folder)
+        _flush(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, once every file that it names is found to be as it was written.
+
+    Raises:
+        ValueError: the folder is not whole; the message says what is wrong with which file.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder} is not whole: it has no readable {MANIFEST}") from error
+    for name, fingerprint in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{folder} is not whole: {name} is missing")
+        if _fingerprint(path) != fingerprint:
+            raise ValueError(f"{folder} is damaged: {name} is not as it was written")
+    return manifest
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+        return {"size": file.tell(), "sha256": digest.hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,536 @@
+"""Checkpoints on their way to the Hub: frozen in a queue on disk, sent by one thread, kept until they have arrived.
+
+Training never waits for an upload and never dies of one. What a commit holds was frozen, with its checksums, before
+the worker saw it, so the weights in the commit of step N are those of step N whatever happens to the folder that they
+came from. A commit is made in one piece, on the tip that was looked at, and names its run and step: an attempt whose
+answer was lost is recognised by that, and not repeated.
+"""
+
+import email.utils
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from fnmatch import fnmatch
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import httpx2
+from filelock import FileLock, Timeout
+from huggingface_hub import CommitOperationAdd, HfApi, constants, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import _http
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_exponential,
+)
+
+from ..files import MANIFEST, read_manifest, write_folder
+from .card import PLACEHOLDER, fetch_card
+from .errors import HubError, explain, is_transient
+from .merging import merge_card
+
+logger = logging.getLogger(__name__)
+
+QUEUE, LOG = "hub-queue", "upload_log.jsonl"
+STATE_BRANCH = "training-state"
+# What of a model's folder is published; nothing else that lies there is.
+PUBLISHED = (
+    *("config.json", "*.safetensors", "*.safetensors.index.json", "configuration_*.py", "modeling_*.py"),
+    *("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
+)
+MAX_WAITING = 3  # snapshots in the queue, beyond which intermediate ones are skipped
+PREFLIGHT_SILENCE, SILENCE = 15.0, 120.0  # seconds without an answer after which a request has failed
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts
+
+Kind = Literal["checkpoint", "final", "state"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushSettings:
+    """Where a run is pushed, and when.
+
+    Raises:
+        ValueError: an unknown strategy, or a time that is none.
+    """
+
+    repo_id: str
+    """Repository on the Hub, `owner/name` or `name`; created if there is none."""
+    strategy: Literal["end", "checkpoint", "every_save", "best"] = "end"
+    """What is pushed: the final model; every checkpoint and the final model (every_save), with the training state
+    (checkpoint); or those that were the best so far."""
+    private: bool = False
+    """Whether a repository that is created is private."""
+    revision: str = constants.DEFAULT_REVISION
+    """Branch; created if there is none."""
+    state: bool = False
+    """Whether the training state of the newest checkpoint is pushed too, to a branch of its own."""
+    timeout: float = 600.0
+    """Seconds that the end of the run waits for uploads."""
+
+    def __post_init__(self) -> None:
+        known = ("end", "checkpoint", "every_save", "best")
+        if self.strategy not in known:
+            raise ValueError(f"hub_strategy must be one of {', '.join(known)}, got {self.strategy!r}.")
+        if self.timeout < 0:
+            raise ValueError(f"hub_timeout must not be negative, got {self.timeout}.")
+
+    @property
+    def pushes_state(self) -> bool:
+        return self.state or self.strategy == "checkpoint"
+
+    @property
+    def state_branch(self) -> str:
+        main = self.revision == constants.DEFAULT_REVISION
+        return STATE_BRANCH if main else f"{self.revision}-{STATE_BRANCH}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Files that are to become one commit."""
+
+    files: Path
+    """The folder of the files."""
+    repo_id: str
+    revision: str
+    private: bool
+    run_id: str
+    step: int | None
+    """Optimizer step of the weights. None: not known."""
+    kind: Kind
+    is_best: bool
+
+    @property
+    def title(self) -> str:
+        what = {"checkpoint": "checkpoint", "final": "final model", "state": "training state"}[self.kind]
+        return what if self.step is None else f"{what}, step {self.step}"
+
+    @property
+    def signature(self) -> str:
+        """What tells this commit from all others."""
+        return f"hf_spam run {self.run_id}, {self.title}"
+
+
+class Queue:
+    """Frozen snapshots in a folder, in the order in which they came: each a folder with `files` and a manifest."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def snapshots(self) -> list[Snapshot]:
+        """All that wait; whether their files are as they were frozen is seen when they are sent."""
+        found = []
+        for folder in self._folders():
+            about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            found.append(Snapshot(files=folder / "files", **{key: about[key] for key in _ABOUT}))
+        return found
+
+    def freeze(self, source: Path, names: list[str], **about: Any) -> Snapshot:
+        """Copies files of a folder into a snapshot.
+
+        Raises:
+            OSError: they could not be copied; nothing of the snapshot is left.
+        """
+        last = max((int(folder.name.partition("-")[0]) for folder in self._folders()), default=0)
+        folder = self.folder / f"{last + 1:06d}-{about['kind']}"
+
+        def fill(folder: Path) -> None:
+            for name in names:
+                target = folder / "files" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source / name, target)
+
+        write_folder(folder, fill, **about)
+        return Snapshot(files=folder / "files", **about)
+
+    def check(self, snapshot: Snapshot) -> list[str]:
+        """The names of a snapshot's files.
+
+        Raises:
+            ValueError: they are not as they were frozen.
+        """
+        if not self.holds(snapshot):
+            return published(snapshot.files)
+        return [name.removeprefix("files/") for name in read_manifest(snapshot.files.parent)["files"]]
+
+    def remove(self, snapshot: Snapshot) -> None:
+        """Takes a snapshot out, at once and for good."""
+        if self.holds(snapshot):
+            gone = self.folder / f".gone-{snapshot.files.parent.name}"
+            os.replace(snapshot.files.parent, gone)
+            shutil.rmtree(gone)
+
+    def holds(self, snapshot: Snapshot) -> bool:
+        """Whether it is frozen; what could not be is sent from the folder that it is in."""
+        return snapshot.files.parent.parent == self.folder
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*-*"))
+
+
+_ABOUT = [field.name for field in fields(Snapshot) if field.name != "files"]
+
+
+class Uploader:
+    """Sends snapshots to the Hub while training goes on; a context whose end waits for what is under way.
+
+    Entering looks whether the repository can be written to, and creates it and its branches. Without a network that is
+    left to the worker.
+
+    Args:
+        output_dir: the run's folder, in which the queue and the log of uploads are.
+        settings: where and when to push.
+
+    Raises:
+        ValueError: on entering, if pushing can never succeed; the message says what to change.
+    """
+
+    def __init__(self, output_dir: Path, settings: PushSettings):
+        self.settings = settings
+        self.output_dir = output_dir
+        self.repo_id = settings.repo_id
+        self.queue = Queue(output_dir / QUEUE)
+        self.left: list[Snapshot] = []
+        self._api = HfApi()
+        self._prepared: dict[tuple[str, str], str] = {}
+        self._waiting: list[Snapshot] = []
+        self._sending: Snapshot | None = None
+        self._unsendable: list[Snapshot] = []
+        self._closing = False
+        self._change = threading.Condition()
+        self._give_up = threading.Event()
+        self._cannot_freeze = False
+        self._thread = threading.Thread(target=self._work, name="hub-uploader", daemon=True)
+        self._lock = FileLock(output_dir / QUEUE / ".lock")
+
+    def __enter__(self) -> "Uploader":
+        self.queue.folder.mkdir(exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"Another process is sending what is in {self.queue.folder}.") from None
+        self._client_factory = _http._GLOBAL_CLIENT_FACTORY  # a user may have set one, which nothing public tells
+        set_client_factory(self._client)
+        try:
+            self._preflight()
+        except BaseException:
+            self._leave()
+            raise
+        self._waiting = self.queue.snapshots()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self.close(0.0 if interrupted else self.settings.timeout)
+
+    def submit(self, folder: Path, run_id: str, step: int, kind: Kind, *, is_best: bool) -> None:
+        """Freezes a checkpoint or the final model, if the strategy wants it, and returns at once."""
+        about = {"repo_id": self.repo_id, "private": self.settings.private, "run_id": run_id, "step": step}
+        about |= {"is_best": is_best}
+        if kind == "final" or self.settings.strategy != "end":
+            if is_best or self.settings.strategy != "best":
+                self._freeze(folder, published(folder), **about, kind=kind, revision=self.settings.revision)
+            elif kind == "final":
+                logger.info("The final weights are not the best by validation loss, and are not pushed.")
+        if kind == "checkpoint" and self.settings.pushes_state:
+            files = list(read_manifest(folder)["files"])
+            self._freeze(folder, [*files, MANIFEST], **about, kind="state", revision=self.settings.state_branch)
+
+    def close(self, timeout: float) -> None:
+        """Waits until all is sent, at most `timeout` seconds, and says what is `left` and how to send it."""
+        with self._change:
+            self._closing = True
+            self._change.notify()
+        if timeout and self._thread.is_alive() and (waiting := len(self._left())):
+            logger.info("Waiting for %d uploads to %s ...", waiting, self.repo_id)
+        self._thread.join(timeout)
+        self._give_up.set()
+        self._thread.join(1.0)  # it is in a request, if it still runs then, and ends with the process
+        self.left = self._left()
+        self._leave()
+        if self.left:
+            frozen = all(map(self.queue.holds, self.left))
+            again = f"hf-spam push {self.output_dir} {'--resume' if frozen else self.repo_id}"
+            titles = "; ".join(snapshot.title for snapshot in self.left)
+            logger.warning("Not pushed to %s, but kept: %s. Send it with: %s", self.repo_id, titles, again)
+
+    def fetch_checkpoint(self) -> Path:
+        """Downloads the training state that an earlier run pushed, as a checkpoint of the output directory.
+
+        Raises:
+            ValueError: there is none, it cannot be reached, or it is damaged.
+        """
+        branch = self.settings.state_branch
+        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".fetching-") as temporary:
+            folder = Path(temporary, "checkpoint")
+            try:
+                self._api.snapshot_download(self.repo_id, revision=branch, local_dir=folder)
+            except (OSError, HfHubHTTPError) as error:
+                raise ValueError(f"No training state was fetched. {explain(error, self.repo_id)}.") from error
+            if not (folder / MANIFEST).exists():  # the branch is made before anything is in it
+                raise ValueError(
+                    f"{self.repo_id} holds no training state in branch {branch!r}: it is pushed with --hub-push-state."
+                )
+            step = int(read_manifest(folder)["step"])
+            shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's
+            target = self.output_dir / f"checkpoint-{step}"
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(folder, target)
+        return target
+
+    # Freezing, on the thread of the training
+
+    def _freeze(self, folder: Path, files: list[str], **about: Any) -> None:
+        try:
+            snapshot = self.queue.freeze(folder, files, **about)
+        except OSError as error:
+            if not self._cannot_freeze:
+                logger.warning(
+                    "Step %d is not pushed, it could not be frozen: %s. Training goes on.", about["step"], error
+                )
+            self._log(about, "not frozen", error=str(error))
+            self._cannot_freeze = True
+            if about["kind"] != "final":
+                return
+            # Nothing changes the final model any more: it can be sent from where it is.
+            snapshot = Snapshot(files=folder, **about)
+        with self._change:
+            self._waiting.append(snapshot)
+            skipped = list(self._superfluous())
+            for snapshot in skipped:
+                self._waiting.remove(snapshot)
+            self._change.notify()
+        for snapshot in skipped:
+            self.queue.remove(snapshot)
+            self._log(snapshot, "skipped")
+            logger.info("Skipped %s: the network is slower than the checkpoints.", snapshot.title)
+
+    def _superfluous(self) -> Iterator[Snapshot]:
+        """What has to go from a queue that is too long: the oldest, but never the best or the last."""
+        models = [snapshot for snapshot in self._waiting if snapshot.kind != "state"]
+        states = [snapshot for snapshot in self._waiting if snapshot.kind == "state"]
+        best = [snapshot for snapshot in models if snapshot.is_best][-1:]
+        spare = [snapshot for snapshot in models[:-1] if snapshot not in best and snapshot.kind != "final"]
+        yield from spare[: max(0, len(models) - MAX_WAITING)]
+        yield from states[:-1]
+
+    # Sending, on the worker's thread
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closing)
+                if not self._waiting or self._give_up.is_set():
+                    return
+                self._sending = self._waiting.pop(0)
+            try:
+                self._deliver(self._sending)
+            except Exception as error:  # of any kind: in a thread it would be lost
+                message = explain(error, self._sending.repo_id)
+                self._log(self._sending, "kept" if self._give_up.is_set() else "failed", error=message)
+                if self._give_up.is_set():
+                    return
+                logger.warning("Not pushed: %s. %s.", self._sending.title, message)
+                if not isinstance(error, ValueError):  # the next would fare no better
+                    return
+                self._unsendable.append(self._sending)
+            self._sending = None
+
+    def _deliver(self, snapshot: Snapshot) -> None:
+        start = time.monotonic()
+        backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
+
+        def note(state: RetryCallState) -> None:
+            message = explain(state.outcome.exception(), snapshot.repo_id)
+            self._log(snapshot, "retried", attempt=state.attempt_number, error=message)
+            if state.attempt_number == 1:
+                logger.info("Not pushed yet: %s. %s. Trying again ...", snapshot.title, message)
+
+        retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            wait=lambda state: max(backoff(state), _retry_after(state.outcome.exception())),
+            stop=stop_when_event_set(self._give_up),
+            sleep=sleep_using_event(self._give_up),
+            before_sleep=note,
+            reraise=True,
+        )
+        commit = retrying(self._send, snapshot)
+        size = sum((snapshot.files / name).stat().st_size for name in self.queue.check(snapshot)) / 1e6
+        seconds = time.monotonic() - start
+        self._log(snapshot, "pushed", commit=commit, seconds=round(seconds, 2), megabytes=round(size, 3))
+        text = "Pushed to %s: %s. Commit %s, %.1f MB, %.1f s"
+        logger.info(text, snapshot.repo_id, snapshot.title, commit[:8], size, seconds)
+        self.queue.remove(snapshot)
+
+    def _send(self, snapshot: Snapshot) -> str:
+        """One attempt; the commit that holds the snapshot now."""
+        branch = snapshot.revision
+        repo_id = self._prepare(snapshot.repo_id, branch, snapshot.private)
+        history = self._api.list_repo_commits(repo_id, revision=branch)
+        for commit in history:
+            if snapshot.signature in commit.message.splitlines():
+                return commit.commit_id
+        tip = history[0].commit_id
+        # New at every attempt: the client looks again at what is there, and marks what it has sent.
+        operations = [
+            CommitOperationAdd(name, snapshot.files / name)
+            if name != "README.md" or snapshot.kind == "state"
+            else CommitOperationAdd(name, self._card(snapshot, repo_id, tip))
+            for name in self.queue.check(snapshot)
+        ]
+        return self._api.create_commit(
+            repo_id,
+            operations,
+            commit_message=snapshot.title,
+            commit_description=snapshot.signature,
+            revision=branch,
+            parent_commit=tip,  # who pushed in between is not overwritten: the next attempt sees it
+        ).oid
+
+    def _card(self, snapshot: Snapshot, repo_id: str, tip: str) -> bytes:
+        """The snapshot's card, with the words that people wrote around the one on the Hub."""
+        ours = (snapshot.files / "README.md").read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
+        return merge_card(ours, fetch_card(repo_id, tip)).encode()
+
+    def _preflight(self) -> None:
+        branches = [self.settings.revision, *([self.settings.state_branch] if self.settings.pushes_state else [])]
+        try:
+            for branch in branches:
+                self.repo_id = self._prepare(self.repo_id, branch, self.settings.private)
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, OfflineModeIsEnabled)):
+                raise ValueError(f"Nothing can be pushed. {explain(error, self.repo_id)}.") from error
+            text = "Nothing can be pushed now. %s. Until then it waits in %s."
+            logger.warning(text, explain(error, self.repo_id), self.queue.folder)
+
+    def _prepare(self, repo_id: str, branch: str, private: bool) -> str:
+        """Makes repository and branch if they are missing, and makes sure of the right to write. The full id."""
+        if (repo_id, branch) not in self._prepared:
+            full = self._api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            # Creating one that exists succeeds without the right to write, and leaves a public one public.
+            self._api.auth_check(full, write=True)
+            if private and not self._api.model_info(full).private:
+                raise HubError("it is public already; make it private in its settings, or choose another name")
+            if branch != constants.DEFAULT_REVISION:
+                self._api.create_branch(full, branch=branch, exist_ok=True)
+            self._prepared |= {(repo_id, branch): full, (full, branch): full}
+        return self._prepared[repo_id, branch]
+
+    # The rest
+
+    def _client(self) -> httpx2.Client:
+        """The client that speaks to the Hub, but one that does not wait for ever for an answer."""
+
+        def limit(request: httpx2.Request) -> None:
+            silence = SILENCE if self._thread.is_alive() else PREFLIGHT_SILENCE
+            # Not `client.timeout`: some requests ask for none, in so many words.
+            limits = request.extensions["timeout"].items()
+            request.extensions["timeout"] = {what: silence if limit is None else limit for what, limit in limits}
+
+        client = self._client_factory()
+        client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], limit]}
+        return client
+
+    def _left(self) -> list[Snapshot]:
+        with self._change:
+            return [*self._unsendable, *([self._sending] if self._sending else []), *self._waiting]
+
+    def _leave(self) -> None:
+        set_client_factory(self._client_factory)  # and a request that hangs is cut off
+        self._lock.release()
+        if not self.queue.snapshots():
+            shutil.rmtree(self.queue.folder)
+
+    def _log(self, snapshot: Snapshot | dict[str, Any], event: str, **values: Any) -> None:
+        about = snapshot if isinstance(snapshot, dict) else asdict(snapshot)
+        line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event}
+        line |= {key: about[key] for key in ("step", "kind", "repo_id", "revision", "run_id")}
+        try:
+            with (self.output_dir / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**line, **values}) + "\n")
+        except OSError as error:
+            logger.debug("%s: %s", LOG, error)  # a full disk has been reported by then
+
+
+def published(folder: Path) -> list[str]:
+    """The files of a model's folder that are published, by name."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED)]
+
+
+def _retry_after(error: BaseException) -> float:
+    """The seconds that the Hub asked to be left alone for."""
+    asked = error.response.headers.get("Retry-After") if isinstance(error, HfHubHTTPError) else None
+    if asked is None:
+        return 0.0
+    try:
+        return float(asked)
+    except ValueError:
+        then = email.utils.parsedate_to_datetime(asked)
+        return max(0.0, (then - datetime.now(timezone.utc)).total_seconds())
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str | None = None,
+    *,
+    resume: bool = False,
+    private: bool = False,
+    revision: str = constants.DEFAULT_REVISION,
+    timeout: float = 600.0,
+) -> None:
+    """Pushes a model's folder, or what earlier runs left in its queue, and waits for it.
+
+    Args:
+        folder: the folder of a run, or of a checkpoint.
+        repo_id: the repository; created if there is none. With `resume`, the one that the queue names.
+        resume: whether only the queue is sent.
+        private: whether a repository that is created is private.
+        revision: branch; created if there is none. With `resume`, those that the queue names.
+        timeout: seconds to wait.
+
+    Raises:
+        ValueError: there is nothing to push, or it can never be.
+        TimeoutError: it was not sent in time; what is left is in the queue.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder.")
+    if resume:
+        waiting = Queue(folder / QUEUE).snapshots()
+        if not waiting:
+            raise ValueError(f"Nothing waits to be pushed in {folder / QUEUE}.")
+        if repo_id not in (None, waiting[0].repo_id):
+            raise ValueError(f"What waits in {folder / QUEUE} is for {waiting[0].repo_id}, not for {repo_id}.")
+        first = waiting[0]
+        settings = PushSettings(repo_id=first.repo_id, private=first.private, revision=first.revision, timeout=timeout)
+    else:
+        if repo_id is None:
+            raise ValueError("Name the repository to push to, owner/name; or --resume, to send what waits.")
+        if not {"config.json", "model.safetensors"} <= set(published(folder)):
+            raise ValueError(f"{folder} holds no model: config.json or model.safetensors is missing.")
+        settings = PushSettings(repo_id=repo_id, private=private, revision=revision, timeout=timeout)
+    uploader = Uploader(folder, settings)
+    with uploader:
+        if not resume:
+            step = (
+                json.loads(path.read_text(encoding="utf-8"))["step"] if (path := folder / MANIFEST).exists() else None
+            )
+            uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
+    if uploader.left:
+        raise TimeoutError(f"{len(uploader.left)} of the uploads were not made; the rest is in {folder / QUEUE}.")

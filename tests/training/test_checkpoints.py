@@ -1,0 +1,225 @@
+"""A run that goes on from a checkpoint ends as if it had never stopped, and nothing but its own is ever loaded."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import DatasetDict
+from safetensors.torch import load_file, save_file
+
+from hf_spam import SpamClassifier, finetune, load_sms_spam
+from hf_spam.training.checkpoints import Checkpoints, Progress
+
+SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 25, "eval_freq": 6, "save_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = load_sms_spam("sample", protocol="book")
+    return DatasetDict({split: data[split].select(range(size)) for split, size in (("train", 100), ("validation", 20))})
+
+
+def result(folder) -> tuple:
+    """All that a run leaves, but for the time that it took."""
+    history = json.loads((folder / "history.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return (folder / "model.safetensors").read_bytes(), {**history, "seconds": 0}, metrics
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_average": 0.0},
+        {},
+        {"gradient_accumulation_steps": 4, "max_steps": 7, "save_steps": 1},  # a short last group in each epoch
+        {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random", "max_steps": None},
+        {"mixed_precision": "bf16", "attention_dropout": 0.2},
+    ],
+    ids=["plain", "averaged", "accumulation", "cosine", "bf16"],
+)
+def test_resuming_is_exact(settings, data, tmp_path):
+    """From every checkpoint, in an epoch or at its end: the same weights to the bit, the same history and metrics."""
+    settings = {**SMALL, "num_train_epochs": 3, **settings}
+    run = finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
+    steps = Checkpoints(tmp_path / "whole").steps()
+    assert len(steps) >= 4
+    for step in steps:
+        out = tmp_path / f"from-{step}"
+        shutil.copytree(tmp_path / f"whole/checkpoint-{step}", out / f"checkpoint-{step}")
+        torch.manual_seed(step)  # what the process did before is of no account
+        resumed = finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **settings)
+        assert result(out) == result(tmp_path / "whole"), step
+        assert Checkpoints(out).steps() == [later for later in steps if later >= step]
+        assert resumed.history.seconds > run.history.seconds / 100
+    last = f"checkpoint-{steps[-1]}"
+    for name in ("model.safetensors", "metrics.json", "training_state/optimizer.safetensors"):
+        assert (out / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes()
+
+
+def test_checkpoints_change_nothing(data, tmp_path):
+    """Neither the evaluation nor the averaged weights that are put in for it leave a trace in the run."""
+    settings = {name: value for name, value in SMALL.items() if name != "save_steps"}
+    finetune("pocket", data=data, output_dir=tmp_path / "without", **settings)
+    finetune("pocket", data=data, output_dir=tmp_path / "with", save_steps=1, **settings)
+    assert result(tmp_path / "with") == result(tmp_path / "without")
+
+
+def test_two_processes_resume_exactly(data, tmp_path):
+    """Each process has a random state of its own."""
+    data.save_to_disk(tmp_path / "data")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from datasets import load_from_disk\n"
+        "from hf_spam import finetune\n"
+        "torch.set_num_threads(1)\n"
+        f"finetune('pocket', data=load_from_disk({str(tmp_path / 'data')!r}), output_dir=sys.argv[1],\n"
+        f"    resume_from_checkpoint=sys.argv[2] or None, per_device_train_batch_size=8, **{SMALL})\n"
+    )
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+
+    def run(out, resume):
+        subprocess.run([*launch, str(out), resume], env=environment, check=True, capture_output=True, timeout=300)
+
+    run(tmp_path / "whole", "")
+    shutil.copytree(tmp_path / "whole/checkpoint-12", tmp_path / "out/checkpoint-12")
+    run(tmp_path / "out", "auto")
+    assert result(tmp_path / "out") == result(tmp_path / "whole")
+    with pytest.raises(ValueError, match="it had 2 processes, not 1"):
+        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "out"
+    finetune("pocket", data=data, output_dir=out, **SMALL)
+    return out
+
+
+def test_a_checkpoint_is_a_model_like_any_other(trained, data):
+    """With the weights that a run keeps, its metrics, its card; and no pickle in it."""
+    folder = trained / "checkpoint-12"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    probabilities = SpamClassifier.from_pretrained(folder).probabilities(data["validation"]["text"][:])
+    right = (probabilities.argmax(-1) == torch.tensor(data["validation"]["label"][:])).float().mean()
+    assert list(metrics) == ["validation"] and metrics["validation"]["accuracy"] == pytest.approx(right.item())
+    assert json.loads((folder / "history.json").read_text())["steps"] == [0, 6, 12]
+    assert (folder / "README.md").read_text().count("-plot.png") == 0
+    suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert suffixes == {".json", ".safetensors", ".md", ".py"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate was 0.001 and is 0.5"),
+        ({"seed": 7, "max_steps": 30}, "max_steps was 25 and is 30; seed was 123 and is 7"),
+        ({"data": "other"}, "the train messages, or their tokenizer, are others"),
+    ],
+)
+def test_another_run_is_refused(settings, words, trained, data, tmp_path):
+    """With all the differences named, and nothing written."""
+    if "data" in settings:
+        data, settings = DatasetDict(data, train=data["train"].select(range(99))), {}
+    with pytest.raises(ValueError, match=f"checkpoint-24 belongs to another run: .*{words}"):
+        finetune(
+            "pocket",
+            data=data,
+            output_dir=tmp_path / "out",
+            resume_from_checkpoint=trained / "checkpoint-24",
+            **{**SMALL, **settings},
+        )
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_damaged_checkpoints_are_passed_over(trained, data, tmp_path, caplog):
+    """Truncated, changed, incomplete or without a manifest: named, and the one before is taken."""
+    out = tmp_path / "out"
+    for step in (8, 12, 16, 20, 24):
+        shutil.copytree(trained / f"checkpoint-{step}", out / f"checkpoint-{step}")
+    (out / "checkpoint-24/manifest.json").unlink()
+    (out / "checkpoint-20/training_state/random-0.safetensors").unlink()
+    weights = out / "checkpoint-16/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    state = out / "checkpoint-12/training_state/state.json"
+    state.write_text(state.read_text().replace("123", "124"))
+    with caplog.at_level("INFO", "hf_spam"):
+        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SMALL)
+    for words in ("24 is not whole: it has no readable manifest.json", "20 is not whole: training_state/random-0"):
+        assert words in caplog.text
+    for words in ("16 is damaged: model.safetensors", "12 is damaged: training_state/state.json"):
+        assert words in caplog.text
+    assert f"Going on from {out / 'checkpoint-8'}." in caplog.text
+    assert result(out) == result(trained)
+    with pytest.raises(ValueError, match="is not whole"):
+        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint=tmp_path / "nowhere", **SMALL)
+
+
+def test_weights_of_another_shape_are_refused(trained, data, tmp_path):
+    """A checkpoint that says it fits, and does not."""
+    from hf_spam.files import write_folder
+
+    folder = tmp_path / "checkpoint-24"
+
+    def fill(target):
+        shutil.copytree(trained / "checkpoint-24", target, dirs_exist_ok=True)
+        (target / "manifest.json").unlink()
+        weights = load_file(target / "training_state/weights.safetensors")
+        save_file({**weights, "out_head.bias": torch.zeros(3)}, target / "training_state/weights.safetensors")
+
+    write_folder(folder, fill, step=24)
+    with pytest.raises(ValueError, match=r"checkpoint-24 does not fit this run: .*out_head\.bias"):
+        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint=folder, **SMALL)
+
+
+def test_auto_starts_anew_where_there_is_nothing(trained, data, tmp_path):
+    finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SMALL)
+    assert result(tmp_path / "out") == result(trained)
+
+
+def test_rotation_keeps_the_best_and_the_last(tmp_path):
+    progress, checkpoints = Progress(), Checkpoints(tmp_path, save_total_limit=2)
+    kept = []
+    for step, loss in ((1, 0.5), (2, 0.3), (3, 0.4), (4, 0.3), (5, 0.6), (6, 0.2), (7, 0.9)):
+        progress.step = step
+        progress.compare(loss)
+        checkpoints.path(step).mkdir()
+        checkpoints.rotate(progress.best_step)
+        kept.append(checkpoints.steps())
+    assert kept == [[1], [1, 2], [2, 3], [2, 4], [2, 5], [5, 6], [6, 7]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-6", "checkpoint-7"]
+
+
+def test_training_outlives_a_full_disk(data, tmp_path, monkeypatch, caplog):
+    """A checkpoint that cannot be written leaves nothing behind, and is said."""
+    replace = os.replace
+
+    def full(source, target):
+        if "checkpoint-8" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("hf_spam.files.os.replace", full)
+    finetune("pocket", data=data, output_dir=tmp_path / "out", **SMALL)
+    assert "Step 8: no checkpoint was written ([Errno 28] No space left on device)" in caplog.text
+    assert Checkpoints(tmp_path / "out").steps() == [4, 12, 16, 20, 24]
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"save_steps": 0}, "save_steps must be at least 1, got 0"),
+        ({"save_total_limit": 0}, "save_total_limit must be at least 1, got 0"),
+        ({"output_dir": None}, "Checkpoints and pushing need an output_dir"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings, words, data, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        finetune("pocket", data=data, **{**SMALL, "output_dir": tmp_path / "out", **settings})
