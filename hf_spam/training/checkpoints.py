@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from ..data.collation import EncodedMessages
 from ..files import read_manifest
 from .recipes import Recipe
 
@@ -103,7 +104,7 @@ class TrainingState:
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler | None
     order: torch.Generator
-    epoch_order: torch.Tensor
+    epoch_order: torch.Tensor | None = None
     progress: Progress = field(default_factory=Progress)
     raw_weights: dict[str, torch.Tensor] | None = None
 
@@ -199,7 +200,7 @@ class TrainingState:
 
 
 def identity(
-    recipe: Recipe, data: DatasetDict, encoded: Mapping[str, Sequence[Sequence[int]]], num_processes: int
+    recipe: Recipe, data: DatasetDict, encoded: Mapping[str, EncodedMessages], num_processes: int
 ) -> dict[str, Any]:
     """What a run must have in common with the checkpoint that it goes on from.
 
@@ -209,7 +210,7 @@ def identity(
     digests = {}
     for split, messages in data.items():
         digest = hashlib.sha256()
-        for row in zip(messages["text"][:], messages["label"][:], encoded[split], strict=True):
+        for row in zip(messages["text"][:], messages["label"][:], encoded[split].input_ids, strict=True):
             digest.update(f"{row}\n".encode("utf-8", "surrogatepass"))
         digests[split] = digest.hexdigest()
     elsewhere = ("name", "summary", "data", "base", "tokenizer")

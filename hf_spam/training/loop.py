@@ -8,10 +8,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +19,24 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, set_seed
 from datasets import DatasetDict
-from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Sampler, Subset
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from ..data.augmentation import Augmentation
-from ..data.collation import EncodedMessages, PadRight
 from ..data.messages import OWN_DATA, check_splits, load_sms_spam
-from ..data.tokenization import encode
-from ..evaluation.metrics import SPAM, SpamMetrics
 from ..files import read_manifest
 from ..hub.uploader import PushSettings, Uploader
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .batches import Batches
 from .checkpoints import Checkpoints, History, Progress, TrainingState, check_identity, identity
+from .measuring import SPLITS, Measuring
 from .output import Saving, check_output_dir, save_run
 from .recipes import RECIPES, Recipe
 from .start import start_from
 
 logger = logging.getLogger(__name__)
 
-# The splits by their names in the data and in the book's lists.
-SPLITS = {"train": "train", "validation": "val", "test": "test"}
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
 
 
@@ -57,43 +49,6 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     history: History
     metrics: dict[str, dict[str, float | None]]
-
-
-class SeededShuffle(Sampler[int]):
-    """A new order at each pass, drawn from `rng` as `DataLoader(shuffle=True)` draws it from the global generator.
-
-    With `lengths`, batches hold messages of like length: windows of `WINDOW` batches are sorted, and the batches
-    shuffled.
-    """
-
-    WINDOW = 16
-
-    def __init__(self, size: int, batch_size: int, rng: torch.Generator, lengths: Sequence[int] | None = None):
-        self.size, self.batch_size, self.rng, self.lengths = size, batch_size, rng, lengths
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(_draw_seed(self.rng))
-        order = torch.randperm(self.size, generator=generator).tolist()
-        if self.lengths is None:
-            yield from order
-            return
-        window = self.WINDOW * self.batch_size
-        order = [
-            index
-            for start in range(0, self.size, window)
-            for index in sorted(order[start : start + window], key=self.lengths.__getitem__)
-        ]
-        whole = self.size - self.size % self.batch_size  # what is left over fills no batch and is dropped
-        batches = [order[start : start + self.batch_size] for start in range(0, whole, self.batch_size)]
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[i]
-
-
-def _draw_seed(rng: torch.Generator) -> int:
-    return int(torch.empty((), dtype=torch.int64).random_(generator=rng))
 
 
 def finetune(
@@ -207,38 +162,8 @@ def _train(
     data: DatasetDict,
     saving: Saving | None,
 ) -> tuple[Run, Progress]:
-    max_length = model.config.padded_length or model.config.n_positions
-    # Columns are taken as lists: read one by one, each value would be formatted anew.
-    texts = data["train"]["text"][:]
-    encoded = {
-        split: EncodedMessages(encode(tokenizer, data[split]["text"][:], max_length), data[split]["label"][:])
-        for split in SPLITS
-        if split in data
-    }
-    # Training reads a set of its own: with augmentation its ids change from epoch to epoch, those evaluated do not.
-    train_set = EncodedMessages(encoded["train"].input_ids, encoded["train"].labels)
-    rng = torch.Generator()  # of every order, in training and in evaluation
-    batch_size = recipe.per_device_train_batch_size
-    global_batch_size = batch_size * accelerator.num_processes
-    if len(train_set) < global_batch_size:
-        raise ValueError(f"{len(train_set)} training messages do not fill one batch of {global_batch_size}.")
-    lengths = None
-    if recipe.train_sampling_strategy == "group_by_length":
-        lengths = [len(ids) for ids in train_set.input_ids]
-    collate = PadRight(model.config.pad_token_id)
-
-    def loader(dataset: EncodedMessages, shuffle: bool) -> DataLoader:
-        sampler = SeededShuffle(len(dataset), global_batch_size, rng, lengths) if shuffle else None
-        # The loader is given the generator too, since it draws a number from it at the start of each pass.
-        return accelerator.prepare(
-            DataLoader(dataset, batch_size, sampler=sampler, drop_last=shuffle, collate_fn=collate, generator=rng)
-        )
-
-    train_loader = loader(train_set, shuffle=True)
-    eval_loaders = {split: loader(dataset, shuffle=split == "train") for split, dataset in encoded.items()}
-    whole_loaders = {split: _whole(accelerator, dataset, collate) for split, dataset in encoded.items()}
-    steps_per_epoch = math.ceil(len(train_loader) / recipe.gradient_accumulation_steps)
-    total_steps = recipe.max_steps or steps_per_epoch * recipe.num_train_epochs
+    batches = Batches(accelerator, recipe, model.config, tokenizer, data)
+    total_steps = recipe.max_steps or batches.steps_per_epoch * recipe.num_train_epochs
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=recipe.learning_rate,
@@ -256,74 +181,33 @@ def _train(
         num_warmup_steps=_warmup_steps(recipe.warmup_steps, total_steps),
         num_training_steps=total_steps,
     )
-    state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, rng, rng.get_state())
-
-    def measure(what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
-        """`{split}_{what}`, `loss` or `acc`, over the first batches of a pass over each split."""
-        return {
-            f"{SPLITS[split]}_{what}": getattr(evaluate(accelerator, prepared, eval_loaders[split], batches), what)
-            for split in splits
-            if split in eval_loaders
-        }
-
-    def measure_whole(splits: Iterable[str]) -> tuple[dict[str, dict[str, float | None]], float | None]:
-        """All metrics of whole splits, and the loss on the validation split. Draws no random number."""
-        results = {split: evaluate(accelerator, prepared, whole_loaders[split]) for split in splits if split in encoded}
-        metrics = {
-            split: SpamMetrics().compute(
-                predictions=result.probabilities.argmax(-1),
-                references=result.labels,
-                scores=result.probabilities[:, SPAM].tolist(),
-            )
-            for split, result in results.items()
-        }
-        return metrics, results["validation"].loss if "validation" in results else None
-
-    def save_checkpoint() -> None:
-        with state.kept_weights():
-            metrics, loss = measure_whole(["validation"])
-            progress.compare(loss)
-            so_far = replace(history, epochs=(progress.step + 1) / steps_per_epoch)
-            saving.save(accelerator, state, Run(recipe, model, tokenizer, so_far, metrics), run_identity)
-
-    run_identity = identity(
-        recipe, data, {split: part.input_ids for split, part in encoded.items()}, accelerator.num_processes
-    )
+    measure = Measuring(accelerator, prepared, batches)
+    state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, batches.rng)
+    this_run = identity(recipe, data, batches.encoded, accelerator.num_processes)
     restore_random = None
     if saving and saving.resume_from:
-        check_identity(saving.resume_from, run_identity)
+        check_identity(saving.resume_from, this_run)
         restore_random = state.load(saving.resume_from, accelerator.process_index)
         logger.info("Going on from %s.", saving.resume_from)
     progress = state.progress
     history = progress.history
+
     set_seed(recipe.seed, device_specific=True)  # dropout, a different one on each process
     if restore_random is None:
-        rng.manual_seed(recipe.seed)
-        history.initial |= measure("acc", INITIAL_ACCURACY_BATCHES, SPLITS)
-        history.initial |= measure("loss", INITIAL_LOSS_BATCHES, SPLITS)
+        batches.rng.manual_seed(recipe.seed)
+        history.initial |= measure.first("acc", INITIAL_ACCURACY_BATCHES, SPLITS)
+        history.initial |= measure.first("loss", INITIAL_LOSS_BATCHES, SPLITS)
         logger.info("Before training: %s", _in_words(history.initial))
-        rng.manual_seed(recipe.seed)
-    augmentation = Augmentation(
-        tokenizer,
-        case=recipe.case_augmentation,
-        digits=recipe.digit_augmentation,
-        bpe_dropout=recipe.bpe_dropout,
-    )
+        batches.rng.manual_seed(recipe.seed)
     start = time.perf_counter() - history.seconds
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
     bar = tqdm(total=total_steps, initial=progress.step + 1, desc="Training", unit="step", disable=hidden)
-    for epoch in range(progress.epoch, math.ceil(total_steps / steps_per_epoch) + 1):
+    for epoch in range(progress.epoch, math.ceil(total_steps / batches.steps_per_epoch) + 1):
         progress.epoch = epoch
         if restore_random is None:
-            state.epoch_order = rng.get_state()
-        if augmentation:
-            train_set.input_ids = [
-                augmentation.encode(text, f"{recipe.seed} {epoch} {i}", max_length) for i, text in enumerate(texts)
-            ]
-        steps_left = total_steps - (epoch - 1) * steps_per_epoch
-        batches = _first(train_loader, steps_left * recipe.gradient_accumulation_steps)
-        for batch in _after(batches, progress.batch, restore_random):
-            restore_random = None
+            state.epoch_order = batches.rng.get_state()
+        steps_left = total_steps - (epoch - 1) * batches.steps_per_epoch
+        for batch in batches.epoch(epoch, steps_left, progress.batch, restore_random):
             prepared.train()
             with accelerator.accumulate(prepared):
                 accelerator.backward(prepared(**batch).loss)
@@ -331,7 +215,7 @@ def _train(
                     accelerator.clip_grad_norm_(prepared.parameters(), recipe.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            history.examples_seen += global_batch_size
+            history.examples_seen += batches.global_batch_size
             progress.batch += 1
             if not accelerator.sync_gradients:
                 continue
@@ -341,96 +225,37 @@ def _train(
                 if average is not None:
                     average.update_parameters(model)
             bar.update()
+            history.epochs = (progress.step + 1) / batches.steps_per_epoch
             if progress.step % recipe.eval_freq == 0:
-                losses = measure("loss", recipe.eval_iter)
+                losses = measure.first("loss", recipe.eval_iter)
                 history.steps.append(progress.step)
                 history.append(losses)
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
                 logger.info("Epoch %d, step %06d: %s", epoch, progress.step, _in_words(losses))
                 accelerator.log({**losses, "learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
-            history.seconds = time.perf_counter() - start
             if saving and saving.is_due(progress.step):
-                save_checkpoint()
+                history.seconds = time.perf_counter() - start
+                with state.kept_weights():
+                    metrics, loss = measure.whole(["validation"])
+                    progress.compare(loss)
+                    saving.save(accelerator, state, Run(recipe, model, tokenizer, history, metrics), this_run)
         restore_random, progress.batch = None, 0
-        accuracies = measure("acc", recipe.eval_iter)
+        accuracies = measure.first("acc", recipe.eval_iter)
         history.append(accuracies)
         logger.info("Epoch %d: %s", epoch, _in_words(accuracies))
         accelerator.log(accuracies, step=progress.step)
     bar.close()
-    history.epochs = (progress.step + 1) / steps_per_epoch
     history.seconds = time.perf_counter() - start
 
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    metrics, loss = measure_whole(SPLITS)
+    metrics, loss = measure.whole(SPLITS)
     progress.compare(loss)
-    accelerator.log(
-        {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}, step=progress.step
-    )
+    final = {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}
+    accelerator.log(final, step=progress.step)
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)  # Accelerate's autocast, put on the instance: the class's own is back
     return Run(recipe, model.eval(), tokenizer, history, metrics), progress
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Loss (the mean over batches of their mean losses, as in the book) and accuracy of a pass, with its answers."""
-
-    loss: float
-    acc: float
-    labels: torch.Tensor  # (N,)
-    probabilities: torch.Tensor  # (N, num_labels)
-
-
-@torch.inference_mode()
-def evaluate(
-    accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
-) -> Evaluation:
-    """Evaluates the first `batches` batches of a prepared loader (all, if None), each message counted once."""
-    model.eval()
-    losses, all_logits, all_labels = [], [], []
-    for batch in _first(loader, batches):
-        labels = batch.pop("labels")
-        # Gathered before the loss is taken: its mean is over the global batch, as on one process.
-        logits, labels = accelerator.gather_for_metrics((model(**batch).logits.float(), labels))
-        losses.append(cross_entropy(logits, labels).item())
-        all_logits.append(logits.cpu())
-        all_labels.append(labels.cpu())
-    logits, labels = torch.cat(all_logits), torch.cat(all_labels)
-    if not logits.isfinite().all():
-        raise ValueError("The loss is no longer a number: training diverged. Lower learning_rate or set max_grad_norm.")
-    correct = (logits.argmax(-1) == labels).sum().item()
-    return Evaluation(sum(losses) / len(losses), correct / len(labels), labels, logits.softmax(-1))
-
-
-def _first(loader: DataLoader, batches: int | None) -> Iterator[dict[str, torch.Tensor]]:
-    if batches is None or batches >= len(loader):
-        yield from loader
-    else:
-        yield from islice(loader, batches)
-        # Left early, a loader of Accelerate's stays the active one, and the end of the training's is not noticed.
-        loader.end()
-
-
-def _after(
-    batches: Iterator[dict[str, torch.Tensor]], done: int, restore_random: Callable[[], None] | None
-) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches after the first `done`, which an earlier process went through, and its random state after them."""
-    for _ in islice(batches, done):
-        pass
-    if restore_random is not None:
-        restore_random()
-    yield from batches
-
-
-def _whole(accelerator: Accelerator, messages: EncodedMessages, collate: PadRight) -> DataLoader:
-    """All messages of a split, batched by length, which changes nothing but the time.
-
-    The generator is the loader's own: from the global one it would draw a number, and change the dropout that follows.
-    """
-    order = sorted(range(len(messages)), key=lambda i: len(messages.input_ids[i]))
-    loader = DataLoader(Subset(messages, order), batch_size=32, collate_fn=collate, generator=torch.Generator())
-    return accelerator.prepare(loader)
 
 
 def _warmup_steps(setting: float, total_steps: int) -> int:

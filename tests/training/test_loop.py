@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
-from hf_spam.training.loop import SeededShuffle
+from hf_spam.training.batches import SeededShuffle
 
 
 def first_messages(**sizes: int) -> DatasetDict:

@@ -1,0 +1,160 @@
+"""The batches of a run: of which messages, in which order, and from where on.
+
+Every order of the training, and of the evaluations beside it, is drawn from one generator, as in the book's loop.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+from datasets import DatasetDict
+from torch.utils.data import DataLoader, Sampler, Subset
+from transformers import PreTrainedTokenizerBase
+
+from ..data.augmentation import Augmentation
+from ..data.collation import EncodedMessages, PadRight
+from ..data.tokenization import encode
+from ..modeling.configuration_spam_gpt import SpamGPTConfig
+from .recipes import Recipe
+
+Batch = dict[str, torch.Tensor]
+
+
+class Batches:
+    """The loaders of a run, prepared by Accelerate.
+
+    Attributes:
+        rng: the generator of all orders.
+        encoded: the messages of each split as ids.
+        evaluation: a loader for each split, of the training's batch size; the training messages are shuffled.
+        whole: a loader for each split that goes through all of it, in an order of its own, and draws no number.
+        global_batch_size: messages in a batch on all processes together.
+        steps_per_epoch: optimizer steps in a pass over the training messages.
+
+    Raises:
+        ValueError: there are too few training messages for a batch.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        recipe: Recipe,
+        config: SpamGPTConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        data: DatasetDict,
+    ):
+        self.recipe = recipe
+        self.max_length = config.padded_length or config.n_positions
+        # Columns are taken as lists: read one by one, each value would be formatted anew.
+        self.texts = data["train"]["text"][:]
+        self.encoded = {
+            split: EncodedMessages(encode(tokenizer, messages["text"][:], self.max_length), messages["label"][:])
+            for split, messages in data.items()
+        }
+        # Training reads a set of its own: with augmentation its ids change from epoch to epoch, those evaluated do not.
+        self.train_set = EncodedMessages(self.encoded["train"].input_ids, self.encoded["train"].labels)
+        self.augmentation = Augmentation(
+            tokenizer,
+            case=recipe.case_augmentation,
+            digits=recipe.digit_augmentation,
+            bpe_dropout=recipe.bpe_dropout,
+        )
+        self.rng = torch.Generator()
+        self.global_batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
+        if len(self.train_set) < self.global_batch_size:
+            raise ValueError(
+                f"{len(self.train_set)} training messages do not fill one batch of {self.global_batch_size}."
+            )
+        lengths = None
+        if recipe.train_sampling_strategy == "group_by_length":
+            lengths = [len(ids) for ids in self.train_set.input_ids]
+        collate = PadRight(config.pad_token_id)
+
+        def loader(messages: EncodedMessages, shuffle: bool) -> DataLoader:
+            sampler = SeededShuffle(len(messages), self.global_batch_size, self.rng, lengths) if shuffle else None
+            # The loader is given the generator too, since it draws a number from it at the start of each pass.
+            settings = {"sampler": sampler, "drop_last": shuffle, "collate_fn": collate, "generator": self.rng}
+            return accelerator.prepare(DataLoader(messages, recipe.per_device_train_batch_size, **settings))
+
+        def whole(messages: EncodedMessages) -> DataLoader:
+            # Like lengths together, which changes nothing but the time. From the global generator, which is dropout's,
+            # the loader would draw a number: it is given one of its own.
+            order = sorted(range(len(messages)), key=lambda i: len(messages.input_ids[i]))
+            settings = {"batch_size": 32, "collate_fn": collate, "generator": torch.Generator()}
+            return accelerator.prepare(DataLoader(Subset(messages, order), **settings))
+
+        self._train = loader(self.train_set, shuffle=True)
+        self.evaluation = {split: loader(part, shuffle=split == "train") for split, part in self.encoded.items()}
+        self.whole = {split: whole(part) for split, part in self.encoded.items()}
+        self.steps_per_epoch = -(-len(self._train) // recipe.gradient_accumulation_steps)
+
+    def epoch(
+        self, epoch: int, steps: int, done: int = 0, restore_random: Callable[[], None] | None = None
+    ) -> Iterator[Batch]:
+        """The training batches of an epoch, counted from 1.
+
+        Args:
+            epoch: its number, of which the augmentation depends.
+            steps: optimizer steps that are left for it and all that follow.
+            done: batches at its start that are left out, since an earlier process went through them.
+            restore_random: sets the random state to what it was after those, once their order is drawn.
+        """
+        if self.augmentation:
+            self.train_set.input_ids = [
+                self.augmentation.encode(text, f"{self.recipe.seed} {epoch} {i}", self.max_length)
+                for i, text in enumerate(self.texts)
+            ]
+        batches = first(self._train, steps * self.recipe.gradient_accumulation_steps)
+        for _ in islice(batches, done):
+            pass
+        if restore_random is not None:
+            restore_random()
+        yield from batches
+
+
+class SeededShuffle(Sampler[int]):
+    """A new order at each pass, drawn from `rng` as `DataLoader(shuffle=True)` draws it from the global generator.
+
+    With `lengths`, batches hold messages of like length: windows of `WINDOW` batches are sorted, and the batches
+    shuffled.
+    """
+
+    WINDOW = 16
+
+    def __init__(self, size: int, batch_size: int, rng: torch.Generator, lengths: Sequence[int] | None = None):
+        self.size, self.batch_size, self.rng, self.lengths = size, batch_size, rng, lengths
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(_draw_seed(self.rng))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        if self.lengths is None:
+            yield from order
+            return
+        window = self.WINDOW * self.batch_size
+        order = [
+            index
+            for start in range(0, self.size, window)
+            for index in sorted(order[start : start + window], key=self.lengths.__getitem__)
+        ]
+        whole = self.size - self.size % self.batch_size  # what is left over fills no batch and is dropped
+        batches = [order[start : start + self.batch_size] for start in range(0, whole, self.batch_size)]
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[i]
+
+
+def _draw_seed(rng: torch.Generator) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=rng))
+
+
+def first(loader: DataLoader, batches: int | None) -> Iterator[Batch]:
+    """The first batches of a pass over a loader; None: all."""
+    if batches is None or batches >= len(loader):
+        yield from loader
+    else:
+        yield from islice(loader, batches)
+        # Left early, a loader of Accelerate's stays the active one, and the end of the training's is not noticed.
+        loader.end()

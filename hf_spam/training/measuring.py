@@ -1,0 +1,80 @@
+"""Loss, accuracy and all the metrics of a model in training, over its prepared loaders."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from ..evaluation.metrics import SPAM, SpamMetrics
+from .batches import Batches, first
+
+# The splits by their names in the data and in the book's lists.
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures a prepared model on the splits of a run."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    batches: Batches
+
+    def first(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
+        """`{split}_{what}`, `loss` or `acc`, over the first batches of a pass over each split that there is."""
+        loaders = self.batches.evaluation
+        return {
+            f"{SPLITS[split]}_{what}": getattr(evaluate(self.accelerator, self.model, loaders[split], batches), what)
+            for split in splits
+            if split in loaders
+        }
+
+    def whole(self, splits: Iterable[str]) -> tuple[dict[str, dict[str, float | None]], float | None]:
+        """All metrics on the whole of each split that there is, and the loss on the validation split, if it is one."""
+        loaders = self.batches.whole
+        results = {
+            split: evaluate(self.accelerator, self.model, loaders[split]) for split in splits if split in loaders
+        }
+        metrics = {
+            split: SpamMetrics().compute(
+                predictions=result.probabilities.argmax(-1),
+                references=result.labels,
+                scores=result.probabilities[:, SPAM].tolist(),
+            )
+            for split, result in results.items()
+        }
+        return metrics, results["validation"].loss if "validation" in results else None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss (the mean over batches of their mean losses, as in the book) and accuracy of a pass, with its answers."""
+
+    loss: float
+    acc: float
+    labels: torch.Tensor  # (N,)
+    probabilities: torch.Tensor  # (N, num_labels)
+
+
+@torch.inference_mode()
+def evaluate(
+    accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
+) -> Evaluation:
+    """Evaluates the first `batches` batches of a prepared loader (all, if None), each message counted once."""
+    model.eval()
+    losses, all_logits, all_labels = [], [], []
+    for batch in first(loader, batches):
+        labels = batch.pop("labels")
+        # Gathered before the loss is taken: its mean is over the global batch, as on one process.
+        logits, labels = accelerator.gather_for_metrics((model(**batch).logits.float(), labels))
+        losses.append(cross_entropy(logits, labels).item())
+        all_logits.append(logits.cpu())
+        all_labels.append(labels.cpu())
+    logits, labels = torch.cat(all_logits), torch.cat(all_labels)
+    if not logits.isfinite().all():
+        raise ValueError("The loss is no longer a number: training diverged. Lower learning_rate or set max_grad_norm.")
+    correct = (logits.argmax(-1) == labels).sum().item()
+    return Evaluation(sum(losses) / len(losses), correct / len(labels), labels, logits.softmax(-1))
