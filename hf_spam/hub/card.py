@@ -20,7 +20,7 @@ MODEL_NAME = "SpamGPT"
 PLACEHOLDER = "path/to/this/model"  # in a card, until it is known which repository it goes to
 DATA = {
     "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo 2011; CC BY 4.0)",
-    "sample": "the sample messages that come with hf_spam",
+    "sample": "the sample messages that come with hf_spam (MIT)",
     OWN_DATA: "messages of the trainer's own",
 }
 HUB_ID = {"uci": "ucirvine/sms_spam"}
@@ -29,6 +29,7 @@ PROTOCOLS = {
     "test split may stand in the training split word for word.",
     "full": "Messages that are alike are in one split, unless the data came with splits of its own.",
 }
+VERSIONS = ("hf-spam", "torch", "transformers", "accelerate", "tokenizers")
 CARD_METRICS = {
     "accuracy": "Accuracy",
     "precision": "Precision",
@@ -91,7 +92,7 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
         settings={name: _public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
-        versions=", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate", "tokenizers")),
+        versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
     )
     return str(card)
 
