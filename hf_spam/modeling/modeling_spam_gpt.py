@@ -272,6 +272,19 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         Raises:
             ValueError: neither or both of `input_ids` and `inputs_embeds`, or a mask of another shape.
         """
+        return self.read(*self.lay_out(input_ids, attention_mask, inputs_embeds), labels, **kwargs)
+
+    def lay_out(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch as the network reads it, arguments as for `forward`.
+
+        Returns:
+            Ids (B, L) or embeddings (B, L, C), and the number of real tokens of each message (B,), which come first.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -286,17 +299,17 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
             # Looked up, not taken from the weight, which offloading or sharding may keep elsewhere.
             pad = torch.tensor(self.config.pad_token_id, device=tokens.device)
             pad = self.gpt.tok_emb(pad).to(tokens.dtype)
-        tokens, lengths = self._lay_out(tokens, attention_mask, pad)
+        return self._lay_out(tokens, attention_mask, pad)
 
-        mask = None
-        if self.config.padded_length is None and not kwargs.get("is_causal", self.config.causal):
-            mask = torch.arange(tokens.shape[1], device=lengths.device) < lengths[:, None]
-        # In the two other cases there is nothing to mask: pads count, or they follow the tokens and are never seen.
+    def read(
+        self, tokens: torch.Tensor, lengths: torch.Tensor, labels: torch.LongTensor | None = None, **kwargs
+    ) -> SequenceClassifierOutput:
+        """Classifies messages that are laid out: `lay_out` and this are the two halves of `forward`."""
         position = self._position(lengths, tokens.shape[1])
         reads_one = position is not None and self._shows_only_logits(kwargs)
         outputs = self.gpt(
-            **{"input_ids" if inputs_embeds is None else "inputs_embeds": tokens},
-            attention_mask=mask,
+            **{"input_ids" if tokens.ndim == 2 else "inputs_embeds": tokens},
+            attention_mask=self.attention_mask(tokens, lengths, **kwargs),
             read_at=position if reads_one else None,
             return_dict=True,
             **kwargs,
@@ -337,6 +350,12 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         tokens = tokens[:, : limit if limit is not None else self.config.n_positions]
         lengths = attention_mask.bool().sum(1).clamp(1, tokens.shape[1])
         return tokens, lengths
+
+    def attention_mask(self, tokens: torch.Tensor, lengths: torch.Tensor, **kwargs) -> torch.Tensor | None:
+        """The mask (B, L) of messages that are laid out; None where nothing is to be masked."""
+        if self.config.padded_length is None and not kwargs.get("is_causal", self.config.causal):
+            return torch.arange(tokens.shape[1], device=lengths.device) < lengths[:, None]
+        return None  # pads count, or they follow the tokens and are never seen
 
     def _position(self, lengths: torch.Tensor, L: int) -> torch.Tensor | None:
         """The position of each message that is classified, (B,); None where all are averaged."""

@@ -9,13 +9,15 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 from datasets import DatasetDict
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.augmentation import Augmentation
 from ..data.collation import EncodedMessages, PadRight
 from ..data.tokenization import encode
-from ..modeling.configuration_spam_gpt import SpamGPTConfig
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .frozen_prefix import AfterPrefix, collate_prefixed, compute_prefix, frozen_blocks
 from .recipes import Recipe
 
 Batch = dict[str, torch.Tensor]
@@ -26,6 +28,7 @@ class Batches:
 
     Attributes:
         rng: the generator of all orders.
+        network: what the batches are for: the model, or what follows its frozen blocks.
         encoded: the messages of each split as ids.
         evaluation: a loader for each split, of the training's batch size; the training messages are shuffled.
         whole: a loader for each split that goes through all of it, in an order of its own, and draws no number.
@@ -40,10 +43,11 @@ class Batches:
         self,
         accelerator: Accelerator,
         recipe: Recipe,
-        config: SpamGPTConfig,
+        model: SpamGPTForSequenceClassification,
         tokenizer: PreTrainedTokenizerBase,
         data: DatasetDict,
     ):
+        config = model.config
         self.recipe = recipe
         self.max_length = config.padded_length or config.n_positions
         # Columns are taken as lists: read one by one, each value would be formatted anew.
@@ -52,8 +56,6 @@ class Batches:
             split: EncodedMessages(encode(tokenizer, messages["text"][:], self.max_length), messages["label"][:])
             for split, messages in data.items()
         }
-        # Training reads a set of its own: with augmentation its ids change from epoch to epoch, those evaluated do not.
-        self.train_set = EncodedMessages(self.encoded["train"].input_ids, self.encoded["train"].labels)
         self.augmentation = Augmentation(
             tokenizer,
             case=recipe.case_augmentation,
@@ -62,31 +64,38 @@ class Batches:
         )
         self.rng = torch.Generator()
         self.global_batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
-        if len(self.train_set) < self.global_batch_size:
-            raise ValueError(
-                f"{len(self.train_set)} training messages do not fill one batch of {self.global_batch_size}."
-            )
+        if len(self.texts) < self.global_batch_size:
+            raise ValueError(f"{len(self.texts)} training messages do not fill one batch of {self.global_batch_size}.")
         lengths = None
         if recipe.train_sampling_strategy == "group_by_length":
-            lengths = [len(ids) for ids in self.train_set.input_ids]
-        collate = PadRight(config.pad_token_id)
+            lengths = [len(ids) for ids in self.encoded["train"].input_ids]
+        self.network: nn.Module = model
+        collate, parts = PadRight(config.pad_token_id), dict(self.encoded)
+        # Training reads a set of its own: with augmentation its ids change from epoch to epoch, those evaluated do not.
+        self.train_set = EncodedMessages(parts["train"].input_ids, parts["train"].labels)
+        train_part = self.train_set
+        if blocks := frozen_blocks(model, recipe):
+            collate, self.network = collate_prefixed, AfterPrefix(model, blocks)
+            parts = {split: compute_prefix(accelerator, model, blocks, part, split) for split, part in parts.items()}
+            train_part = parts["train"]
 
-        def loader(messages: EncodedMessages, shuffle: bool) -> DataLoader:
+        def loader(messages: Dataset, shuffle: bool) -> DataLoader:
             sampler = SeededShuffle(len(messages), self.global_batch_size, self.rng, lengths) if shuffle else None
             # The loader is given the generator too, since it draws a number from it at the start of each pass.
             settings = {"sampler": sampler, "drop_last": shuffle, "collate_fn": collate, "generator": self.rng}
             return accelerator.prepare(DataLoader(messages, recipe.per_device_train_batch_size, **settings))
 
-        def whole(messages: EncodedMessages) -> DataLoader:
+        def whole(split: str, messages: Dataset) -> DataLoader:
             # Like lengths together, which changes nothing but the time. From the global generator, which is dropout's,
             # the loader would draw a number: it is given one of its own.
-            order = sorted(range(len(messages)), key=lambda i: len(messages.input_ids[i]))
+            ids = self.encoded[split].input_ids
+            order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
             settings = {"batch_size": 32, "collate_fn": collate, "generator": torch.Generator()}
             return accelerator.prepare(DataLoader(Subset(messages, order), **settings))
 
-        self._train = loader(self.train_set, shuffle=True)
-        self.evaluation = {split: loader(part, shuffle=split == "train") for split, part in self.encoded.items()}
-        self.whole = {split: whole(part) for split, part in self.encoded.items()}
+        self._train = loader(train_part, shuffle=True)
+        self.evaluation = {split: loader(part, shuffle=split == "train") for split, part in parts.items()}
+        self.whole = {split: whole(split, part) for split, part in parts.items()}
         self.steps_per_epoch = -(-len(self._train) // recipe.gradient_accumulation_steps)
 
     def epoch(

@@ -162,7 +162,7 @@ def _train(
     data: DatasetDict,
     saving: Saving | None,
 ) -> tuple[Run, Progress]:
-    batches = Batches(accelerator, recipe, model.config, tokenizer, data)
+    batches = Batches(accelerator, recipe, model, tokenizer, data)
     total_steps = recipe.max_steps or batches.steps_per_epoch * recipe.num_train_epochs
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -173,7 +173,7 @@ def _train(
     average = None
     if recipe.weight_average:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.weight_average))
-    prepared, optimizer = accelerator.prepare(model, optimizer)
+    prepared, optimizer = accelerator.prepare(batches.network, optimizer)
     constant = recipe.lr_scheduler_type == "constant"  # which in the library knows no warm-up
     scheduler = get_scheduler(  # not prepared: it would step once for each process
         "constant_with_warmup" if constant else recipe.lr_scheduler_type,
