@@ -6,6 +6,7 @@ came from. A commit is made in one piece, on the tip that was looked at, and nam
 answer was lost is recognised by that, and not repeated.
 """
 
+import contextlib
 import email.utils
 import json
 import logging
@@ -134,8 +135,11 @@ class Queue:
         """All that wait; whether their files are as they were frozen is seen when they are sent."""
         found = []
         for folder in self._folders():
-            about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            found.append(Snapshot(files=folder / "files", **{key: about[key] for key in _ABOUT}))
+            try:
+                about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+                found.append(Snapshot(files=folder / "files", **{key: about[key] for key in _ABOUT}))
+            except (OSError, ValueError, KeyError, TypeError):
+                logger.warning("%s is passed over: it has no readable %s.", folder, MANIFEST)
         return found
 
     def freeze(self, source: Path, names: list[str], **about: Any) -> Snapshot:
@@ -170,8 +174,9 @@ class Queue:
         """Takes a snapshot out, at once and for good."""
         if self.holds(snapshot):
             gone = self.folder / f".gone-{snapshot.files.parent.name}"
-            os.replace(snapshot.files.parent, gone)
-            shutil.rmtree(gone)
+            with contextlib.suppress(OSError):  # what stays is found in the history when it is sent again
+                os.replace(snapshot.files.parent, gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
     def holds(self, snapshot: Snapshot) -> bool:
         """Whether it is frozen; what could not be is sent from the folder that it is in."""
@@ -249,8 +254,8 @@ class Uploader:
             elif kind == "final":
                 logger.info("The final weights are not the best by validation loss, and are not pushed.")
         if kind == "checkpoint" and self.settings.pushes_state:
-            files = list(read_manifest(folder)["files"])
-            self._freeze(folder, [*files, MANIFEST], **about, kind="state", revision=self.settings.state_branch)
+            files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            self._freeze(folder, files, **about, kind="state", revision=self.settings.state_branch)
 
     def close(self, timeout: float) -> None:
         """Waits until all is sent, at most `timeout` seconds, and says what is `left` and how to send it."""
@@ -455,7 +460,7 @@ class Uploader:
         set_client_factory(self._client_factory)  # and a request that hangs is cut off
         self._lock.release()
         if not self.queue.snapshots():
-            shutil.rmtree(self.queue.folder)
+            shutil.rmtree(self.queue.folder, ignore_errors=True)
 
     def _log(self, snapshot: Snapshot | dict[str, Any], event: str, **values: Any) -> None:
         about = snapshot if isinstance(snapshot, dict) else asdict(snapshot)

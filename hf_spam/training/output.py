@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False) 
     path.mkdir(parents=True, exist_ok=True)
     if not overwrite and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty: give another --output-dir, or --overwrite-output-dir.")
+    for prefix in (".writing-", ".replaced-", ".deleted-", ".fetching-"):  # of a run that was killed
+        for left in path.glob(f"{prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
     return path
 
 
