@@ -23,7 +23,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> No
     Raises:
         OSError: it could not be written; nothing of it is left.
     """
-    temporary = folder.with_name(f".writing-{folder.name}-{uuid.uuid4().hex[:8]}")
+    unique = f"{folder.name}-{uuid.uuid4().hex[:8]}"
+    temporary, replaced = folder.with_name(f".writing-{unique}"), folder.with_name(f".replaced-{unique}")
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
@@ -32,13 +33,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> No
         for path in [*_files(temporary), temporary]:
             _flush(path)
         if folder.exists():
-            replaced = folder.with_name(f".replaced-{folder.name}-{uuid.uuid4().hex[:8]}")
             os.replace(folder, replaced)
-            shutil.rmtree(replaced)
         os.replace(temporary, folder)
         _flush(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,6 @@ PROTOCOLS = {
     "test split may stand in the training split word for word.",
     "full": "Messages that are alike are in one split, unless the data came with splits of its own.",
 }
-VERSIONS = ("hf-spam", "torch", "transformers", "accelerate", "tokenizers")
 CARD_METRICS = {
     "accuracy": "Accuracy",
     "precision": "Precision",
@@ -54,8 +53,8 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
     results = [
         EvalResult(
             task_type="text-classification",
-            dataset_type=HUB_ID.get(recipe.data, _public(recipe.data)),
-            dataset_name=_public(recipe.data),
+            dataset_type=HUB_ID.get(recipe.data, public(recipe.data)),
+            dataset_name=public(recipe.data),
             dataset_split=split,
             dataset_config=None if own else recipe.protocol,
             metric_type=name,
@@ -85,14 +84,14 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         protocol="" if own else PROTOCOLS[recipe.protocol],
         metric_names=list(CARD_METRICS),
         metrics=run.metrics,
-        data=DATA.get(recipe.data, f"`{_public(recipe.data)}`"),
-        base="random" if recipe.base == "random" else f"`{_public(recipe.base)}`",
+        data=DATA.get(recipe.data, f"`{public(recipe.data)}`"),
+        base="random" if recipe.base == "random" else f"`{public(recipe.base)}`",
         parameters=f"{sum(size for size, _ in sizes):,}",
         trained=f"{sum(size for size, trained in sizes if trained):,}",
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
-        settings={name: _public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
-        versions=", ".join(f"{name} {version(name)}" for name in VERSIONS),
+        settings={name: public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
+        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
     return str(card)
 
@@ -112,6 +111,14 @@ def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | N
     return response.content.decode(errors="replace")
 
 
-def _public(value: Any) -> Any:
-    """A setting without the path to it on the machine that it was used on."""
-    return Path(value).name if isinstance(value, str) and Path(value).exists() else value
+def public(value: Any) -> Any:
+    """A setting without the path to it on the machine that it was used on, which is nobody else's business."""
+    is_path = isinstance(value, str) and (
+        Path(value).exists() or value.count("/") > 1 or value.startswith((".", "~", "/"))
+    )
+    return Path(value).name if is_path else value
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that its numbers depend on."""
+    return {name: version(name) for name in ("hf-spam", "torch", "transformers", "accelerate", "tokenizers")}

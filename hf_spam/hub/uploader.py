@@ -11,12 +11,14 @@ import email.utils
 import json
 import logging
 import os
+import re
+import shlex
 import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from fnmatch import fnmatch
@@ -40,7 +42,7 @@ from tenacity import (
 
 from ..files import MANIFEST, read_manifest, write_folder
 from .card import PLACEHOLDER, fetch_card
-from .errors import HubError, explain, is_transient
+from .errors import HubError, explain, explained, is_transient
 from .merging import merge_card
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ PUBLISHED = (
 MAX_WAITING = 3  # snapshots in the queue, beyond which intermediate ones are skipped
 PREFLIGHT_SILENCE, SILENCE = 15.0, 120.0  # seconds without an answer after which a request has failed
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts
+LONGEST_ASKED = 3600.0  # seconds between attempts where the Hub asks for them
 
 Kind = Literal["checkpoint", "final", "state"]
 
@@ -86,8 +89,8 @@ class PushSettings:
         known = ("end", "checkpoint", "every_save", "best")
         if self.strategy not in known:
             raise ValueError(f"hub_strategy must be one of {', '.join(known)}, got {self.strategy!r}.")
-        if self.timeout < 0:
-            raise ValueError(f"hub_timeout must not be negative, got {self.timeout}.")
+        if not 0 <= self.timeout <= threading.TIMEOUT_MAX:  # nor is it where it is no number
+            raise ValueError(f"The time to wait for uploads must be seconds, 0 or more, got {self.timeout}.")
 
     @property
     def pushes_state(self) -> bool:
@@ -143,10 +146,13 @@ class Queue:
         return found
 
     def freeze(self, source: Path, names: list[str], **about: Any) -> Snapshot:
-        """Copies files of a folder into a snapshot.
+        """Makes a snapshot of files of a folder.
+
+        They are linked, which takes no time and no room: nothing of ours ever writes into a file that is there, and
+        what anybody else does to it shows in the checksum before it is sent. Where there are no links they are copied.
 
         Raises:
-            OSError: they could not be copied; nothing of the snapshot is left.
+            OSError: there is no room for it; nothing of the snapshot is left.
         """
         last = max((int(folder.name.partition("-")[0]) for folder in self._folders()), default=0)
         folder = self.folder / f"{last + 1:06d}-{about['kind']}"
@@ -155,7 +161,10 @@ class Queue:
             for name in names:
                 target = folder / "files" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source / name, target)
+                try:
+                    os.link(source / name, target)
+                except OSError:
+                    shutil.copy(source / name, target)
 
         write_folder(folder, fill, **about)
         return Snapshot(files=folder / "files", **about)
@@ -173,17 +182,22 @@ class Queue:
     def remove(self, snapshot: Snapshot) -> None:
         """Takes a snapshot out, at once and for good."""
         if self.holds(snapshot):
-            gone = self.folder / f".gone-{snapshot.files.parent.name}"
+            gone = self.folder / f".gone-{uuid.uuid4().hex}"
             with contextlib.suppress(OSError):  # what stays is found in the history when it is sent again
                 os.replace(snapshot.files.parent, gone)
             shutil.rmtree(gone, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """Deletes what a process that was killed has left half made or half deleted."""
+        for left in [*self.folder.glob(".gone-*"), *self.folder.glob(".writing-*")]:
+            shutil.rmtree(left, ignore_errors=True)
 
     def holds(self, snapshot: Snapshot) -> bool:
         """Whether it is frozen; what could not be is sent from the folder that it is in."""
         return snapshot.files.parent.parent == self.folder
 
     def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*-*"))
+        return sorted(path for path in self.folder.glob("*") if re.fullmatch(r"\d{6}-\w+", path.name))
 
 
 _ABOUT = [field.name for field in fields(Snapshot) if field.name != "files"]
@@ -227,14 +241,17 @@ class Uploader:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(f"Another process is sending what is in {self.queue.folder}.") from None
-        self._client_factory = _http._GLOBAL_CLIENT_FACTORY  # a user may have set one, which nothing public tells
+        # A user may have set one, of which nothing public tells.
+        self._client_factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
         set_client_factory(self._client)
         try:
+            self.queue.tidy()
             self._preflight()
+            names = (self.settings.repo_id, self.repo_id)
+            self._waiting = [snapshot for snapshot in self.queue.snapshots() if snapshot.repo_id in names]
         except BaseException:
             self._leave()
             raise
-        self._waiting = self.queue.snapshots()
         self._thread.start()
         return self
 
@@ -246,16 +263,16 @@ class Uploader:
 
     def submit(self, folder: Path, run_id: str, step: int, kind: Kind, *, is_best: bool) -> None:
         """Freezes a checkpoint or the final model, if the strategy wants it, and returns at once."""
-        about = {"repo_id": self.repo_id, "private": self.settings.private, "run_id": run_id, "step": step}
+        settings = self.settings
+        about = {"repo_id": self.repo_id, "private": settings.private, "run_id": run_id, "step": step}
         about |= {"is_best": is_best}
-        if kind == "final" or self.settings.strategy != "end":
-            if is_best or self.settings.strategy != "best":
-                self._freeze(folder, published(folder), **about, kind=kind, revision=self.settings.revision)
+        if kind == "final" or settings.strategy != "end":
+            if is_best or settings.strategy != "best":
+                self._freeze(folder, published, **about, kind=kind, revision=settings.revision)
             elif kind == "final":
                 logger.info("The final weights are not the best by validation loss, and are not pushed.")
-        if kind == "checkpoint" and self.settings.pushes_state:
-            files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            self._freeze(folder, files, **about, kind="state", revision=self.settings.state_branch)
+        if kind == "checkpoint" and settings.pushes_state:
+            self._freeze(folder, _all_files, **about, kind="state", revision=settings.state_branch)
 
     def close(self, timeout: float) -> None:
         """Waits until all is sent, at most `timeout` seconds, and says what is `left` and how to send it."""
@@ -264,35 +281,36 @@ class Uploader:
             self._change.notify()
         if timeout and self._thread.is_alive() and (waiting := len(self._left())):
             logger.info("Waiting for %d uploads to %s ...", waiting, self.repo_id)
-        self._thread.join(timeout)
-        self._give_up.set()
-        self._thread.join(1.0)  # it is in a request, if it still runs then, and ends with the process
-        self.left = self._left()
-        self._leave()
-        if self.left:
-            frozen = all(map(self.queue.holds, self.left))
-            again = f"hf-spam push {self.output_dir} {'--resume' if frozen else self.repo_id}"
-            titles = "; ".join(snapshot.title for snapshot in self.left)
-            logger.warning("Not pushed to %s, but kept: %s. Send it with: %s", self.repo_id, titles, again)
+        try:
+            self._thread.join(timeout)
+        finally:  # also where a person has waited long enough
+            self._give_up.set()
+            self._thread.join(1.0)  # it is in a request, if it still runs then, and ends with the process
+            self.left = self._left()
+            self._leave()
+            if self.left:
+                titles = "; ".join(snapshot.title for snapshot in self.left)
+                logger.warning("Not pushed to %s, but kept: %s. Send it with: %s", self.repo_id, titles, self._again())
 
     def fetch_checkpoint(self) -> Path:
         """Downloads the training state that an earlier run pushed, as a checkpoint of the output directory.
 
         Raises:
-            ValueError: there is none, it cannot be reached, or it is damaged.
+            ValueError: there is none, or it is damaged.
+            HubError: it cannot be reached.
         """
         branch = self.settings.state_branch
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".fetching-") as temporary:
             folder = Path(temporary, "checkpoint")
-            try:
+            with explained(self.repo_id):
                 self._api.snapshot_download(self.repo_id, revision=branch, local_dir=folder)
-            except (OSError, HfHubHTTPError) as error:
-                raise ValueError(f"No training state was fetched. {explain(error, self.repo_id)}.") from error
             if not (folder / MANIFEST).exists():  # the branch is made before anything is in it
                 raise ValueError(
                     f"{self.repo_id} holds no training state in branch {branch!r}: it is pushed with --hub-push-state."
                 )
-            step = int(read_manifest(folder)["step"])
+            step = read_manifest(folder).get("step")
+            if not isinstance(step, int):
+                raise ValueError(f"What branch {branch!r} of {self.repo_id} holds is no checkpoint.")
             shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's
             target = self.output_dir / f"checkpoint-{step}"
             shutil.rmtree(target, ignore_errors=True)
@@ -301,9 +319,9 @@ class Uploader:
 
     # Freezing, on the thread of the training
 
-    def _freeze(self, folder: Path, files: list[str], **about: Any) -> None:
+    def _freeze(self, folder: Path, names: Callable[[Path], list[str]], **about: Any) -> None:
         try:
-            snapshot = self.queue.freeze(folder, files, **about)
+            snapshot = self.queue.freeze(folder, names(folder), **about)
         except OSError as error:
             if not self._cannot_freeze:
                 logger.warning(
@@ -317,19 +335,19 @@ class Uploader:
             snapshot = Snapshot(files=folder, **about)
         with self._change:
             self._waiting.append(snapshot)
-            skipped = list(self._superfluous())
+            skipped = list(self._superfluous(snapshot.run_id))
             for snapshot in skipped:
                 self._waiting.remove(snapshot)
             self._change.notify()
         for snapshot in skipped:
             self.queue.remove(snapshot)
             self._log(snapshot, "skipped")
-            logger.info("Skipped %s: the network is slower than the checkpoints.", snapshot.title)
+            logger.info("Skipped: %s. Checkpoints come faster than they are sent.", snapshot.title)
 
-    def _superfluous(self) -> Iterator[Snapshot]:
-        """What has to go from a queue that is too long: the oldest, but never the best or the last."""
-        models = [snapshot for snapshot in self._waiting if snapshot.kind != "state"]
-        states = [snapshot for snapshot in self._waiting if snapshot.kind == "state"]
+    def _superfluous(self, run_id: str) -> Iterator[Snapshot]:
+        """What of a run has to go from a queue that is too long: the oldest, but never the best or the last."""
+        models = [snapshot for snapshot in self._waiting if snapshot.kind != "state" and snapshot.run_id == run_id]
+        states = [snapshot for snapshot in self._waiting if snapshot.kind == "state" and snapshot.run_id == run_id]
         best = [snapshot for snapshot in models if snapshot.is_best][-1:]
         spare = [snapshot for snapshot in models[:-1] if snapshot not in best and snapshot.kind != "final"]
         yield from spare[: max(0, len(models) - MAX_WAITING)]
@@ -427,7 +445,8 @@ class Uploader:
     def _prepare(self, repo_id: str, branch: str, private: bool) -> str:
         """Makes repository and branch if they are missing, and makes sure of the right to write. The full id."""
         if (repo_id, branch) not in self._prepared:
-            full = self._api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            # Not public where nobody asked for it: that is for the account's own setting to say.
+            full = self._api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
             # Creating one that exists succeeds without the right to write, and leaves a public one public.
             self._api.auth_check(full, write=True)
             if private and not self._api.model_info(full).private:
@@ -458,9 +477,18 @@ class Uploader:
 
     def _leave(self) -> None:
         set_client_factory(self._client_factory)  # and a request that hangs is cut off
-        self._lock.release()
         if not self.queue.snapshots():
             shutil.rmtree(self.queue.folder, ignore_errors=True)
+        self._lock.release()
+
+    def _again(self) -> str:
+        """The command that sends what is left."""
+        if all(map(self.queue.holds, self.left)):
+            return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
+        flags = ["--private"] if self.settings.private else []
+        if self.settings.revision != constants.DEFAULT_REVISION:
+            flags += ["--revision", self.settings.revision]
+        return shlex.join(["hf-spam", "push", str(self.output_dir), self.repo_id, *flags])
 
     def _log(self, snapshot: Snapshot | dict[str, Any], event: str, **values: Any) -> None:
         about = snapshot if isinstance(snapshot, dict) else asdict(snapshot)
@@ -479,16 +507,21 @@ def published(folder: Path) -> list[str]:
     return [name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED)]
 
 
+def _all_files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def _retry_after(error: BaseException) -> float:
     """The seconds that the Hub asked to be left alone for."""
-    asked = error.response.headers.get("Retry-After") if isinstance(error, HfHubHTTPError) else None
-    if asked is None:
-        return 0.0
+    asked = error.response.headers.get("Retry-After", "0") if isinstance(error, HfHubHTTPError) else "0"
     try:
-        return float(asked)
+        seconds = float(asked)
     except ValueError:
-        then = email.utils.parsedate_to_datetime(asked)
-        return max(0.0, (then - datetime.now(timezone.utc)).total_seconds())
+        try:
+            seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+        except ValueError:
+            seconds = 0.0
+    return min(seconds, LONGEST_ASKED) if seconds > 0 else 0.0  # which a nan is not
 
 
 def push_folder(
@@ -504,38 +537,52 @@ def push_folder(
 
     Args:
         folder: the folder of a run, or of a checkpoint.
-        repo_id: the repository; created if there is none. With `resume`, the one that the queue names.
-        resume: whether only the queue is sent.
+        repo_id: the repository; created if there is none.
+        resume: whether only the queue is sent, to the repository that is named or to all that it is for.
         private: whether a repository that is created is private.
         revision: branch; created if there is none. With `resume`, those that the queue names.
         timeout: seconds to wait.
 
     Raises:
         ValueError: there is nothing to push, or it can never be.
-        TimeoutError: it was not sent in time; what is left is in the queue.
+        TimeoutError: it was not sent, or not in time; what is left is in the queue.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
     if resume:
-        waiting = Queue(folder / QUEUE).snapshots()
-        if not waiting:
-            raise ValueError(f"Nothing waits to be pushed in {folder / QUEUE}.")
-        if repo_id not in (None, waiting[0].repo_id):
-            raise ValueError(f"What waits in {folder / QUEUE} is for {waiting[0].repo_id}, not for {repo_id}.")
-        first = waiting[0]
-        settings = PushSettings(repo_id=first.repo_id, private=first.private, revision=first.revision, timeout=timeout)
-    else:
-        if repo_id is None:
-            raise ValueError("Name the repository to push to, owner/name; or --resume, to send what waits.")
-        if not {"config.json", "model.safetensors"} <= set(published(folder)):
-            raise ValueError(f"{folder} holds no model: config.json or model.safetensors is missing.")
-        settings = PushSettings(repo_id=repo_id, private=private, revision=revision, timeout=timeout)
-    uploader = Uploader(folder, settings)
-    with uploader:
-        if not resume:
-            step = (
-                json.loads(path.read_text(encoding="utf-8"))["step"] if (path := folder / MANIFEST).exists() else None
-            )
-            uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
+        return _resume(folder, repo_id, timeout)
+    if repo_id is None:
+        raise ValueError("Name the repository to push to, owner/name; or --resume, to send what waits.")
+    if not {"config.json", "model.safetensors"} <= set(published(folder)):
+        raise ValueError(f"{folder} holds no model: config.json or model.safetensors is missing.")
+    step = None
+    if (folder / MANIFEST).exists():  # a checkpoint, which has to be as it was written
+        step = read_manifest(folder).get("step")
+    settings = PushSettings(repo_id=repo_id, private=private, revision=revision, timeout=timeout)
+    with Uploader(folder, settings) as uploader:
+        uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
     if uploader.left:
-        raise TimeoutError(f"{len(uploader.left)} of the uploads were not made; the rest is in {folder / QUEUE}.")
+        raise TimeoutError(f"{len(uploader.left)} of the uploads to {repo_id} were not made.")
+
+
+def _resume(folder: Path, repo_id: str | None, timeout: float) -> None:
+    """Sends what waits in the queue of a folder, one repository after the other."""
+    waiting = Queue(folder / QUEUE).snapshots()
+    if not waiting:
+        raise ValueError(f"Nothing waits to be pushed in {folder / QUEUE}.")
+    first_of = {snapshot.repo_id: snapshot for snapshot in reversed(waiting)}
+    if repo_id is not None and repo_id not in first_of:
+        raise ValueError(f"What waits in {folder / QUEUE} is for {', '.join(first_of)}, not for {repo_id}.")
+    problems = []
+    for first in (first_of[name] for name in reversed(first_of) if repo_id in (None, name)):
+        settings = {"repo_id": first.repo_id, "private": first.private, "revision": first.revision}
+        try:
+            with Uploader(folder, PushSettings(**settings, timeout=timeout)) as uploader:
+                pass  # leaving it waits until all is sent
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            if uploader.left:
+                problems.append(f"{len(uploader.left)} of the uploads to {first.repo_id} were not made.")
+    if problems:
+        raise TimeoutError(" ".join(problems))

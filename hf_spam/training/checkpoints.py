@@ -276,12 +276,15 @@ class Checkpoints:
                 return self.path(step)
         return None
 
-    def rotate(self, best_step: int | None) -> None:
-        """Deletes the oldest beyond the limit, but neither the best nor the last."""
+    def rotate(self, last: int, best_step: int | None) -> None:
+        """Deletes the oldest beyond the limit, but neither the last that was written nor the best.
+
+        Those of later steps are damaged ones, or of another run: they do not count, and stay.
+        """
         if self.save_total_limit is None:
             return
-        steps = self.steps()
-        spare = [step for step in steps[:-1] if step != best_step]
+        steps = [step for step in self.steps() if step <= last]
+        spare = [step for step in steps if step not in (last, best_step)]
         for step in spare[: max(0, len(steps) - self.save_total_limit)]:
             # Renamed first: what is half deleted is no checkpoint any more.
             doomed = self.path(step).with_name(f".deleted-{step}-{uuid.uuid4().hex[:8]}")

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from datasets import DatasetDict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
@@ -29,8 +29,8 @@ from ..files import read_manifest
 from ..hub.uploader import PushSettings, Uploader
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .batches import Batches
-from .checkpoints import Checkpoints, History, Progress, TrainingState, check_identity, identity
-from .measuring import SPLITS, Measuring
+from .checkpoints import STATE, Checkpoints, History, Progress, TrainingState, check_identity, identity
+from .measuring import DIVERGED, SPLITS, Measuring
 from .output import Saving, check_output_dir, save_run
 from .recipes import RECIPES, Recipe
 from .start import start_from
@@ -96,8 +96,8 @@ def finetune(
         settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else os.fspath(data)
     recipe = replace(recipe, **settings)
     if output_dir is not None:
-        # What is there already is what a resumed run goes on from.
-        output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir or resume_from_checkpoint is not None)
+        resume = resume_from_checkpoint is not None
+        output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir, resume=resume)
     elif save_steps or resume_from_checkpoint or push:
         raise ValueError("Checkpoints and pushing need an output_dir.")
     for name, value in (("save_steps", save_steps), ("save_total_limit", save_total_limit)):
@@ -134,14 +134,9 @@ def finetune(
         saving = None
         if output_dir is not None:
             checkpoint = None
-            with accelerator.main_process_first():
-                if resume_from_checkpoint == "hub" and accelerator.is_main_process:
-                    uploader.fetch_checkpoint()
-                if resume_from_checkpoint in ("auto", "hub"):
-                    checkpoint = Checkpoints(output_dir).latest()
-                elif resume_from_checkpoint is not None:
-                    checkpoint = Path(resume_from_checkpoint)
-                    read_manifest(checkpoint)
+            if accelerator.is_main_process and resume_from_checkpoint is not None:
+                checkpoint = _checkpoint(resume_from_checkpoint, output_dir, uploader)
+            checkpoint = broadcast_object_list([checkpoint])[0]
             saving = Saving(Checkpoints(output_dir, save_total_limit), save_steps, checkpoint, uploader)
         with logging_redirect_tqdm():
             run, progress = _train(accelerator, recipe, model, tokenizer, data, saving)
@@ -152,6 +147,18 @@ def finetune(
         accelerator.wait_for_everyone()  # no process may read the folder before it is written
         accelerator.end_training()
     return run
+
+
+def _checkpoint(named: str | os.PathLike, output_dir: Path, uploader: Uploader | None) -> Path | None:
+    """The checkpoint to go on from; None where "auto" finds none."""
+    if named == "hub":
+        return uploader.fetch_checkpoint()
+    if named == "auto":
+        return Checkpoints(output_dir).latest()
+    if not (Path(named) / STATE).is_dir():
+        raise ValueError(f"{named} is no checkpoint; a folder such as {output_dir / 'checkpoint-100'} would be one.")
+    read_manifest(Path(named))
+    return Path(named)
 
 
 def _train(
@@ -210,7 +217,11 @@ def _train(
         for batch in batches.epoch(epoch, steps_left, progress.batch, restore_random):
             prepared.train()
             with accelerator.accumulate(prepared):
-                accelerator.backward(prepared(**batch).loss)
+                loss = prepared(**batch).loss
+                if not loss.isfinite() and accelerator.scaler is None:  # with fp16 such a step is left out
+                    where = f"in epoch {epoch}, batch {progress.batch + 1}, after step {progress.step}"
+                    raise ValueError(f"The loss is {loss.item()} {where}. {DIVERGED}")
+                accelerator.backward(loss)
                 if accelerator.sync_gradients and recipe.max_grad_norm is not None:
                     accelerator.clip_grad_norm_(prepared.parameters(), recipe.max_grad_norm)
                 optimizer.step()
@@ -235,6 +246,8 @@ def _train(
                 accelerator.log({**losses, "learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
             if saving and saving.is_due(progress.step):
                 history.seconds = time.perf_counter() - start
+                if not all(parameter.isfinite().all() for parameter in model.parameters()):
+                    raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
                 with state.kept_weights():
                     metrics, loss = measure.whole(["validation"])
                     progress.compare(loss)

@@ -14,6 +14,8 @@ from .batches import Batches, first
 # The splits by their names in the data and in the book's lists.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
+DIVERGED = "Training diverged: lower learning_rate or set max_grad_norm."
+
 
 @dataclass(frozen=True)
 class Measuring:
@@ -75,6 +77,6 @@ def evaluate(
         all_labels.append(labels.cpu())
     logits, labels = torch.cat(all_logits), torch.cat(all_labels)
     if not logits.isfinite().all():
-        raise ValueError("The loss is no longer a number: training diverged. Lower learning_rate or set max_grad_norm.")
+        raise ValueError(f"The loss is no longer a number. {DIVERGED}")
     correct = (logits.argmax(-1) == labels).sum().item()
     return Evaluation(sum(losses) / len(losses), correct / len(labels), labels, logits.softmax(-1))

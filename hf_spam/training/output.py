@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from ..evaluation.plots import plot_values
 from ..files import write_folder
-from ..hub.card import render_card
+from ..hub.card import public, render_card, versions
 from ..hub.uploader import Uploader
 from .checkpoints import STATE, Checkpoints, History, TrainingState
 
@@ -25,19 +25,36 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False) -> Path:
+def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
     """Makes the folder, before any work is done.
 
+    Args:
+        output_dir: the folder.
+        overwrite: whether an earlier run in it is replaced; its checkpoints, which a later one could take for its own,
+            are deleted.
+        resume: whether a run in it may be gone on with.
+
     Raises:
-        FileExistsError: it holds files already, and `overwrite` is not set.
+        FileExistsError: it holds files already, and neither is said.
         NotADirectoryError: it is a file.
     """
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file: give another --output-dir.")
     path.mkdir(parents=True, exist_ok=True)
-    if not overwrite and any(path.iterdir()):
+    if (path / STATE).exists():
+        raise FileExistsError(f"{path} is a checkpoint: give another --output-dir.")
+    steps = Checkpoints(path).steps()
+    if resume:
+        # A run that is killed before its first checkpoint leaves no more than this.
+        left = (".", "hub-queue", "upload_log", "runs")
+        if not (overwrite or steps or all(entry.name.startswith(left) for entry in path.iterdir())):
+            raise FileExistsError(f"{path} holds another run, without a checkpoint to go on from: give another folder.")
+    elif not overwrite and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty: give another --output-dir, or --overwrite-output-dir.")
+    else:
+        for step in steps:
+            shutil.rmtree(Checkpoints(path).path(step))
     for prefix in (".writing-", ".replaced-", ".deleted-", ".fetching-"):  # of a run that was killed
         for left in path.glob(f"{prefix}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -77,13 +94,16 @@ class Saving:
                 state.save(folder / STATE, random, identity)
 
             try:
-                write_folder(folder, fill, step=progress.step)
-                self.checkpoints.rotate(progress.best_step)
+                write_folder(folder, fill, step=progress.step, versions=versions())
             except (OSError, SafetensorError) as error:
                 logger.warning("Step %d: no checkpoint was written (%s). Training goes on.", progress.step, error)
             else:
                 if self.uploader is not None:
                     self.uploader.submit(folder, progress.run_id, progress.step, "checkpoint", is_best=progress.is_best)
+                try:
+                    self.checkpoints.rotate(progress.step, progress.best_step)
+                except OSError as error:
+                    logger.warning("An old checkpoint was not deleted (%s). Training goes on.", error)
         accelerator.wait_for_everyone()
 
 
@@ -101,7 +121,8 @@ def write_model(run: "Run", folder: Path) -> None:
     """Writes what anyone needs to use the model, and to know what it is, into a folder."""
     run.model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
-    _write_json(folder / "history.json", {"recipe": asdict(run.recipe), **asdict(run.history)})
+    recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
+    _write_json(folder / "history.json", {"recipe": recipe, **asdict(run.history)})
     _write_json(folder / "metrics.json", run.metrics)
     plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
     (folder / "README.md").write_text(render_card(run, plots=plots), encoding="utf-8")

@@ -45,17 +45,16 @@ def result(folder) -> tuple:
 def test_resuming_is_exact(settings, data, tmp_path):
     """From every checkpoint, in an epoch or at its end: the same weights to the bit, the same history and metrics."""
     settings = {**SMALL, "num_train_epochs": 3, **settings}
-    run = finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
+    finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
     steps = Checkpoints(tmp_path / "whole").steps()
     assert len(steps) >= 4
     for step in steps:
         out = tmp_path / f"from-{step}"
         shutil.copytree(tmp_path / f"whole/checkpoint-{step}", out / f"checkpoint-{step}")
         torch.manual_seed(step)  # what the process did before is of no account
-        resumed = finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **settings)
+        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **settings)
         assert result(out) == result(tmp_path / "whole"), step
         assert Checkpoints(out).steps() == [later for later in steps if later >= step]
-        assert resumed.history.seconds > run.history.seconds / 100
     last = f"checkpoint-{steps[-1]}"
     for name in ("model.safetensors", "metrics.json", "training_state/optimizer.safetensors"):
         assert (out / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes()
@@ -157,7 +156,7 @@ def test_damaged_checkpoints_are_passed_over(trained, data, tmp_path, caplog):
         assert words in caplog.text
     assert f"Going on from {out / 'checkpoint-8'}." in caplog.text
     assert result(out) == result(trained)
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is no checkpoint"):
         finetune("pocket", data=data, output_dir=out, resume_from_checkpoint=tmp_path / "nowhere", **SMALL)
 
 
@@ -190,7 +189,7 @@ def test_rotation_keeps_the_best_and_the_last(tmp_path):
         progress.step = step
         progress.compare(loss)
         checkpoints.path(step).mkdir()
-        checkpoints.rotate(progress.best_step)
+        checkpoints.rotate(step, progress.best_step)
         kept.append(checkpoints.steps())
     assert kept == [[1], [1, 2], [2, 3], [2, 4], [2, 5], [5, 6], [6, 7]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-6", "checkpoint-7"]
@@ -223,3 +222,37 @@ def test_training_outlives_a_full_disk(data, tmp_path, monkeypatch, caplog):
 def test_settings_that_cannot_be_meant(settings, words, data, tmp_path):
     with pytest.raises(ValueError, match=words):
         finetune("pocket", data=data, **{**SMALL, "output_dir": tmp_path / "out", **settings})
+
+
+def test_checkpoints_of_an_earlier_run(trained, data, tmp_path):
+    """Overwriting deletes them, so that nobody goes on from them; resuming never takes the last of its own for old."""
+    out = tmp_path / "out"
+    shutil.copytree(trained, out)
+    finetune("pocket", data=data, output_dir=out, overwrite_output_dir=True, **{**SMALL, "save_steps": 10})
+    assert Checkpoints(out).steps() == [10, 20]
+    (out / "checkpoint-20/manifest.json").unlink()
+    shutil.copytree(out / "checkpoint-20", out / "checkpoint-24")
+    finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", save_total_limit=1, **SMALL)
+    assert 24 in Checkpoints(out).steps() and Checkpoints(out).latest() == out / "checkpoint-24"
+    assert result(out) == result(trained)
+
+
+def test_resuming_replaces_no_other_run(trained, data, tmp_path):
+    """A finished run without checkpoints, or a checkpoint itself, is no place to go on in."""
+    out = tmp_path / "out"
+    shutil.copytree(trained, out, ignore=shutil.ignore_patterns("checkpoint-*"))
+    with pytest.raises(FileExistsError, match="holds another run"):
+        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SMALL)
+    shutil.copytree(trained / "checkpoint-20", tmp_path / "checkpoint-20")
+    with pytest.raises(FileExistsError, match="is a checkpoint"):
+        finetune("pocket", data=data, output_dir=tmp_path / "checkpoint-20", resume_from_checkpoint="auto", **SMALL)
+
+
+@pytest.mark.parametrize("splits", [["train"], ["train", "validation"]])
+def test_numbers_that_go_wrong_stop_the_run(splits, data, tmp_path):
+    """With the place named, before anything that is no model is saved."""
+    data = DatasetDict({split: data[split] for split in splits})
+    settings = {**SMALL, "learning_rate": 1e30, "warmup_steps": 0, "save_steps": 1, "max_grad_norm": None}
+    with pytest.raises(ValueError, match=r"(after step \d+|longer a number)\. Training diverged: lower learning_rate"):
+        finetune("pocket", data=data, output_dir=tmp_path / "out", **settings)
+    assert not [step for step in Checkpoints(tmp_path / "out").steps() if step > 2]
