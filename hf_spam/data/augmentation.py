@@ -1,4 +1,4 @@
-"""Training messages seen anew in each epoch: in other case, with other digits, in other segmentations, in part."""
+"""Training messages seen anew in each epoch: in other case, with other digits, in other segmentations."""
 
 import json
 import math
@@ -23,18 +23,15 @@ class Augmentation:
         case: probability that a message is written in lower case, in capitals, or in sentence case (3 : 1 : 1).
         digits: probability that every digit of a message is drawn anew: a telephone number stays one, but is another.
         bpe_dropout: probability that a merge is skipped, see `BPEDropout`.
-        crop: probability that only a part of a message is seen, see `_crop`.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, case: float, digits: float, bpe_dropout: float, crop: float = 0.0
-    ):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, case: float, digits: float, bpe_dropout: float):
         self.tokenizer = tokenizer
-        self.case, self.digits, self.crop = case, digits, crop
+        self.case, self.digits = case, digits
         self.bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
 
     def __bool__(self) -> bool:
-        return bool(self.case or self.digits or self.bpe_dropout or self.crop)
+        return bool(self.case or self.digits or self.bpe_dropout)
 
     def encode(self, text: str, seed: str, max_length: int) -> list[int]:
         """The ids of `text` as `seed` has it written and segmented, at most the first `max_length`."""
@@ -44,20 +41,8 @@ class Augmentation:
         if rng.random() < self.digits:
             text = re.sub("[0-9]", lambda _: rng.choice("0123456789"), text)
         if self.bpe_dropout is not None:
-            ids = self.bpe_dropout.encode(text, rng.random, max_length)
-        else:
-            ids = encode(self.tokenizer, [text], max_length)[0]
-        return _crop(ids, rng) if rng.random() < self.crop else ids
-
-
-def _crop(ids: list[int], rng: random.Random) -> list[int]:
-    """Half to all of the ids, in one piece.
-
-    Much of what tells spam is its length, and a model that leans on it alone misses the short ones.
-    """
-    length = max(1, round(len(ids) * rng.uniform(0.5, 1)))
-    start = int(rng.random() * (len(ids) - length + 1))
-    return ids[start : start + length]
+            return self.bpe_dropout.encode(text, rng.random, max_length)
+        return encode(self.tokenizer, [text], max_length)[0]
 
 
 class BPEDropout:

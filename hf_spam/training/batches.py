@@ -61,7 +61,6 @@ class Batches:
             case=recipe.case_augmentation,
             digits=recipe.digit_augmentation,
             bpe_dropout=recipe.bpe_dropout,
-            crop=recipe.crop_augmentation,
         )
         self.rng = torch.Generator()
         self.global_batch_size = recipe.per_device_train_batch_size * accelerator.num_processes

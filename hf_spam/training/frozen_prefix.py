@@ -8,7 +8,6 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -42,7 +41,7 @@ def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> in
         if any(parameter.requires_grad for layer in below for parameter in layer.parameters()):
             break
         frozen += 1
-    names = [field.name for field in fields(Recipe) if field.name.endswith(("dropout", "_augmentation"))]
+    names = ("dropout", "attention_dropout", "case_augmentation", "digit_augmentation", "bpe_dropout")
     if frozen and (random := [name for name in names if getattr(recipe, name)]):
         logger.info("The %d frozen blocks are computed at every step, because of %s.", frozen, " and ".join(random))
         return 0

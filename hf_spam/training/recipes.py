@@ -56,8 +56,6 @@ class Recipe:
     """Probability that a training message is seen in other case, anew in each epoch."""
     digit_augmentation: float = 0.0
     """Probability that a training message is seen with other digits, anew in each epoch."""
-    crop_augmentation: float = 0.0
-    """Probability that only a part of a training message, half of it or more, is seen, anew in each epoch."""
     bpe_dropout: float = 0.0
     """Probability that a BPE merge is skipped in training."""
 
@@ -110,7 +108,6 @@ class Recipe:
             "weight_average",
             "case_augmentation",
             "digit_augmentation",
-            "crop_augmentation",
         ):
             check(0 <= getattr(self, field) < 1, f"{field} must lie in [0, 1), got {getattr(self, field)}")
         check(self.max_steps is None or self.max_steps >= 1, f"max_steps must be at least 1, got {self.max_steps}")

@@ -11,7 +11,7 @@ from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
 
 TEXTS = list(load_sms_spam("sample")["train"]["text"])
 TOKENIZER = train_tokenizer(TEXTS, 500)
-NONE = {"case": 0.0, "digits": 0.0, "bpe_dropout": 0.0, "crop": 0.0}
+NONE = {"case": 0.0, "digits": 0.0, "bpe_dropout": 0.0}
 
 
 def written(augmentation: Augmentation, text: str, seed: object) -> str:
@@ -42,21 +42,9 @@ def test_digits_are_drawn_anew_and_stay_digits():
     assert len(set(seen)) > 150
 
 
-def test_a_part_is_one_piece_of_at_least_half():
-    augmentation = Augmentation(TOKENIZER, **NONE | {"crop": 0.5})
-    whole = encode(TOKENIZER, TEXTS[:1], 10**6)[0]
-    seen = [augmentation.encode(TEXTS[0], str(seed), 10**6) for seed in range(400)]
-    pieces = {tuple(whole[i : i + n]) for n in range(len(whole) // 2, len(whole) + 1) for i in range(len(whole))}
-    assert {tuple(ids) for ids in seen} <= pieces
-    assert seen.count(whole) / 400 == pytest.approx(0.5, abs=0.1)
-    assert {ids[0] for ids in seen} > {whole[0]} and {ids[-1] for ids in seen} > {whole[-1]}, "cut at both ends"
-    assert augmentation.encode("", "0", 30) == [], "of nothing there is no part"
-    assert all(len(augmentation.encode("a", str(seed), 30)) == 1 for seed in range(20)), "nor of one token"
-
-
 def test_text_and_seed_decide_alone():
     """Not what was encoded before: two orders, two instances, the same ids."""
-    everything = {"case": 0.3, "digits": 0.5, "bpe_dropout": 0.1, "crop": 0.5}
+    everything = {"case": 0.3, "digits": 0.5, "bpe_dropout": 0.1}
     order = list(range(50))
     first = Augmentation(TOKENIZER, **everything)
     ids = {i: first.encode(TEXTS[i], f"7 {i}", 40) for i in order}

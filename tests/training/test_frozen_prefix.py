@@ -94,8 +94,7 @@ def test_longer_messages_than_the_model_reads(base, data):
 
 
 @pytest.mark.parametrize(
-    "setting",
-    ["dropout", "attention_dropout", "case_augmentation", "digit_augmentation", "crop_augmentation", "bpe_dropout"],
+    "setting", ["dropout", "attention_dropout", "case_augmentation", "digit_augmentation", "bpe_dropout"]
 )
 def test_off_where_it_would_not_be_exact(setting, base, caplog):
     """What is drawn anew at each step comes out of the frozen blocks as another each time: that is said."""

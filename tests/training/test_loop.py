@@ -180,7 +180,7 @@ def small(**settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"bpe_dropout": 0.2, "case_augmentation": 0.5, "digit_augmentation": 0.5, "crop_augmentation": 0.5},
+        {"bpe_dropout": 0.2, "case_augmentation": 0.5, "digit_augmentation": 0.5},
         {"dropout": 0.3, "weight_average": 0.9},
     ],
 )
