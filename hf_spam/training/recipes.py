@@ -156,7 +156,7 @@ RECIPES: dict[str, Recipe] = {
             digit_augmentation=0.5,
             bpe_dropout=0.1,
             # A constant rate keeps the weights moving about a minimum, and their average is nearer to it.
-            max_steps=3300,
+            max_steps=2100,
             per_device_train_batch_size=16,
             train_sampling_strategy="group_by_length",
             learning_rate=1e-3,
