@@ -67,16 +67,20 @@ def with_balance(metrics: dict) -> dict:
 @click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--only", type=click.Choice(["folds", "book", "sample"]), multiple=True, help="Measure just these.")
 @click.option("--fold-seed", default=123, show_default=True, help="Seed of the folds.")
+@click.option("--repeats", default=1, show_default=True, help="Runs on each of the folds, each with another seed.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=JSON", help="A setting that is to differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-def main(data: str, only: tuple[str, ...], fold_seed: int, overrides: tuple[str, ...], as_json: bool) -> None:
+def main(
+    data: str, only: tuple[str, ...], fold_seed: int, repeats: int, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Measures the pocket recipe."""
     changed = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in overrides)}
     results = []
     everything = read_messages(data)
     if not only or "folds" in only:
         folds = [DatasetDict(train=train, test=test) for train, test in grouped_folds(everything, 5, seed=fold_seed)]
-        results.append(measure("five folds", folds, [1, 2, 3, 4, 5], changed))
+        seeds = list(range(1, 5 * repeats + 1))
+        results.append(measure("five folds", folds * repeats, seeds, changed))
     if not only or "book" in only:
         book = load_sms_spam(data, protocol="book")
         results.append(measure("the book's split", [book] * 5, [1, 2, 3, 4, 5], changed))

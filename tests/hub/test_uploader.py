@@ -27,6 +27,8 @@ from hf_spam.hub.uploader import LOG, QUEUE, Queue, Uploader
 REPO = "alice/spam"
 LAST = 29  # step of the final model
 SAVED = (10, 20)
+# For what does not depend on how files are uploaded.
+one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 COMPLETE = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json"}
 COMPLETE |= {"history.json", "modeling_spam_gpt.py", "configuration_spam_gpt.py", "loss-plot.png", "accuracy-plot.pdf"}
 
@@ -347,6 +349,7 @@ def test_a_disk_that_is_full_at_the_end(hub, push, alone, tmp_path, monkeypatch)
 # What is asked for before the first step
 
 
+@one_transport
 @pytest.mark.parametrize(
     ("token", "repo", "words"),
     [
@@ -392,6 +395,7 @@ def test_flags_that_do_not_go_together(flags, words, tmp_path, capfd):
     assert words in capfd.readouterr().err
 
 
+@one_transport
 def test_a_private_repository_on_a_branch_named_after_the_folder(hub, push, alone, tmp_path):
     at = push.index("--hub-model-id")
     arguments = [*push[:at], *push[at + 2 :], "--hub-private", "--hub-revision", "try/1"]
@@ -404,6 +408,7 @@ def test_a_private_repository_on_a_branch_named_after_the_folder(hub, push, alon
 # What is pushed
 
 
+@one_transport
 def test_strategies(hub, train, alone, tmp_path, monkeypatch):
     """`end`: the final model alone. `best`: each of the lowest validation loss so far, and so in the end the best."""
     arguments = [*train, "--push-to-hub", "--hub-model-id"]
@@ -423,6 +428,7 @@ def _compare_to(losses):
     return lambda self, loss: compare(self, next(losses))
 
 
+@one_transport
 def test_a_slow_network_skips_what_is_neither_best_nor_last(hub, train, tmp_path, monkeypatch):
     """The queue is bounded. The best checkpoint, here the second, stays; the others make room, the oldest first."""
     losses = iter([0.5, 0.1, *[0.5] * 9])
@@ -438,6 +444,7 @@ def test_a_slow_network_skips_what_is_neither_best_nor_last(hub, train, tmp_path
     assert skipped | set(steps) == {3, 6, 9, 12, 15, 18, 21, 24, 27, LAST} and not skipped & set(steps)
 
 
+@one_transport
 def test_the_log_of_uploads(hub, push, tmp_path, caplog):
     """A line for every event, for machines; a line a push for people."""
     hub.fail("POST", "/commit/", status=503)
@@ -454,6 +461,7 @@ def test_the_log_of_uploads(hub, push, tmp_path, caplog):
     assert caplog.text.count(f"Pushed to {REPO}: ") == 3
 
 
+@one_transport
 def test_the_words_of_a_person_stay_in_the_card(hub, push, tmp_path):
     """Their text and their metadata, through two runs; the results and the section between the marks are ours."""
     assert run(*push, "--output-dir", tmp_path / "out") == 0
@@ -498,6 +506,7 @@ def test_anyone_can_load_what_arrived(hub, push, tmp_path):
     assert len({str(result) for result in results.values()}) == 3
 
 
+@one_transport
 def test_no_token_is_written_anywhere(hub, push, tmp_path, monkeypatch, caplog, capfd):
     """Not to the Hub, nor to a file, nor to the console, whatever goes wrong."""
     secret = "hf_" + "Secret1" * 5
@@ -516,6 +525,7 @@ def test_no_token_is_written_anywhere(hub, push, tmp_path, monkeypatch, caplog, 
     assert secret not in captured.out + captured.err + caplog.text
 
 
+@one_transport
 def test_a_damaged_snapshot_is_not_sent(hub, push, tmp_path, caplog):
     """What is not as it was frozen is named and kept, and does not hold up the rest."""
     hub.stop()
@@ -529,6 +539,7 @@ def test_a_damaged_snapshot_is_not_sent(hub, push, tmp_path, caplog):
     assert hub.titles(REPO) == [f"final model, step {LAST}", "checkpoint, step 20", "initial commit"]
 
 
+@one_transport
 def test_push_of_a_folder(hub, alone, tmp_path, capfd):
     """`hf-spam push`: a finished run, or a checkpoint, and nothing that only lies there."""
     out = tmp_path / "copy"
@@ -574,6 +585,7 @@ def test_the_training_state_goes_on_on_another_machine(hub, train, alone, tmp_pa
     assert "the Hub cannot be reached" in capfd.readouterr().err
 
 
+@one_transport
 def test_a_public_repository_is_not_taken_for_a_private_one(hub, alone, capfd):
     """The client would say nothing, and publish what was to be private."""
     HfApi().create_repo(REPO)
@@ -582,6 +594,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub, alone, capfd):
     assert hub.titles(REPO) == ["initial commit"]
 
 
+@one_transport
 def test_offline_mode_keeps_everything_for_later(hub, push, alone, tmp_path, caplog, monkeypatch):
     """As with a Hub that is down: a setting of the machine that the training runs on is no reason not to train."""
     out = tmp_path / "out"
@@ -593,6 +606,7 @@ def test_offline_mode_keeps_everything_for_later(hub, push, alone, tmp_path, cap
     assert_deliverable(hub, out, alone, caplog)
 
 
+@one_transport
 def test_what_waits_for_another_repository_holds_up_nothing(hub, push, alone, tmp_path, caplog, capfd):
     """It stays in the queue until it is asked for, by name or with all the rest."""
     out = tmp_path / "out"
@@ -610,6 +624,7 @@ def test_what_waits_for_another_repository_holds_up_nothing(hub, push, alone, tm
     assert hub.titles("bob/old")[0] == f"final model, step {LAST}" and not (out / QUEUE).exists()
 
 
+@one_transport
 def test_a_queue_after_a_kill(hub, push, alone, tmp_path, caplog):
     """What was half frozen, half deleted or lost its manifest is swept up or passed over; all the rest is sent."""
     out = tmp_path / "out"
@@ -628,6 +643,7 @@ def test_a_queue_after_a_kill(hub, push, alone, tmp_path, caplog):
     assert not list((out / QUEUE).glob(".*-*")) if (out / QUEUE).exists() else True
 
 
+@one_transport
 def test_one_process_at_a_time_sends(hub, push, tmp_path, monkeypatch, capfd):
     """While a run goes on, its queue is its own."""
     codes, out = [], tmp_path / "out"
@@ -639,6 +655,7 @@ def test_one_process_at_a_time_sends(hub, push, tmp_path, monkeypatch, capfd):
     assert codes[0].returncode == 1 and "Another process is sending" in codes[0].stderr
 
 
+@one_transport
 def test_ctrl_c_says_what_is_left(hub, push, alone, tmp_path, monkeypatch, caplog):
     """In mid-run, and while the end waits for uploads."""
     hub.fail("POST", "/commit/", times=9, delay=3600)
@@ -656,6 +673,7 @@ def test_ctrl_c_says_what_is_left(hub, push, alone, tmp_path, monkeypatch, caplo
     assert f"Send it with: hf-spam push {tmp_path / 'end'} --resume" in caplog.text
 
 
+@one_transport
 def test_no_private_path_is_published(hub, push, alone, tmp_path):
     """Of what lay on the machine only the name goes to the Hub."""
     assert run(*push, "--hub-push-state", "--output-dir", tmp_path / "out") == 0
@@ -663,6 +681,7 @@ def test_no_private_path_is_published(hub, push, alone, tmp_path):
     assert all(folder.encode() not in data and str(tmp_path).encode() not in data for data in hub.blobs.values())
 
 
+@one_transport
 @pytest.mark.parametrize("asked", ["soon", "inf", "nan", "-3", "Sun, 22 Nov 2015 07:28:00 -0000"])
 def test_odd_waiting_times_are_no_end(asked, hub, push, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(uploader, "LONGEST_ASKED", 0.1)
