@@ -288,7 +288,7 @@ def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
         ({"pooling": "middle"}, "pooling must be one of last, last_token, first, mean, got 'middle'"),
         ({"padded_length": "longer"}, "padded_length must be at least 1, longest or none, got 'longer'"),
-        ({"learning_rate": 1e20, "max_grad_norm": None, "num_train_epochs": 4}, "training diverged"),
+        ({"learning_rate": 1e20, "max_grad_norm": None, "num_train_epochs": 4}, "Training diverged"),
         ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
         ({"eval_freq": 0}, "eval_freq must be at least 1, got 0"),
         ({"vocab_size": None}, "base random needs a tokenizer"),
