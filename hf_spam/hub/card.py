@@ -68,7 +68,7 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["spam-detection", "sms", "hf_spam"],
-        base_model=None if recipe.base == "random" or Path(recipe.base).exists() else recipe.base,
+        base_model=None if recipe.base == "random" or _is_path(recipe.base) else recipe.base,
         model_name=MODEL_NAME,
         datasets=HUB_ID.get(recipe.data),
         eval_results=results or None,
@@ -113,10 +113,14 @@ def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | N
 
 def public(value: Any) -> Any:
     """A setting without the path to it on the machine that it was used on, which is nobody else's business."""
-    is_path = isinstance(value, str) and (
-        Path(value).exists() or value.count("/") > 1 or value.startswith((".", "~", "/"))
-    )
-    return Path(value).name if is_path else value
+    return Path(value).name if _is_path(value) else value
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a setting names something on this machine, be it there still or not."""
+    if not isinstance(value, str):
+        return False
+    return Path(value).exists() or value.count("/") > 1 or value.startswith((".", "~", "/"))
 
 
 def versions() -> dict[str, str]:

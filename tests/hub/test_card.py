@@ -1,0 +1,98 @@
+"""The card says what the run was, and its numbers are those of the run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from hf_spam import RECIPES, SpamGPTConfig, SpamGPTForSequenceClassification
+from hf_spam.data.messages import OWN_DATA
+from hf_spam.hub.card import CARD_METRICS, PLACEHOLDER, public, render_card
+from hf_spam.training.checkpoints import History
+from hf_spam.training.loop import Run
+
+VALUES = dict(zip(CARD_METRICS, (0.91, 0.92, 0.93, 0.94, 0.85, 0.96, 0.0123456789), strict=True)) | {"unshown": 0.5}
+
+
+@pytest.fixture
+def run():
+    """Makes a run with a model whose head alone is trained."""
+    torch.manual_seed(0)
+    ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    config = SpamGPTConfig(vocab_size=300, n_embd=8, n_layer=1, n_head=2, n_positions=16, **ids)
+    model = SpamGPTForSequenceClassification(config)
+    model.requires_grad_(False)
+    model.out_head.requires_grad_(True)
+    metrics = {"train": {**VALUES, "f1": 0.99}, "validation": {**VALUES, "f1": 0.95}, "test": VALUES}
+
+    def make(metrics=metrics, **settings) -> Run:
+        history = History(examples_seen=12_345, seconds=67.8)
+        return Run(replace(RECIPES["book"], **settings), model, None, history, metrics)
+
+    return make
+
+
+def test_numbers_are_those_of_the_run(run):
+    """`model-index`, which the Hub reads, has the test split's to the last digit; the table has every split."""
+    card = ModelCard(render_card(run()), ignore_metadata_errors=False)
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert {name: result.metric_value for name, result in results.items()} == {
+        name: VALUES[name] for name in CARD_METRICS
+    }
+    assert {result.dataset_split for result in results.values()} == {"test"}
+    rows = {
+        line.split("|")[1].strip(): line for line in card.text.splitlines() if line.count("|") == len(CARD_METRICS) + 2
+    }
+    assert "0.9900" in rows["train"] and "0.9500" in rows["validation"] and "0.9400" in rows["test"]
+    assert "18 of them trained" in card.text and "12,345 examples in 68 s" in card.text
+
+
+def test_a_checkpoint_shows_its_validation_split(run):
+    """What has not been measured is not shown, nor claimed."""
+    card = ModelCard(render_card(run({"validation": {**VALUES, "roc_auc": None}})))
+    assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
+    assert "roc_auc" not in {result.metric_type for result in card.data.eval_results}
+    assert "| - |" in card.text and "plot" not in card.text
+    assert ModelCard(render_card(run({}))).data.eval_results is None
+
+
+def test_the_book_s_run(run):
+    """Base model, data set and its licence, settings, versions, use."""
+    card = ModelCard(render_card(run(), plots=["loss", "accuracy"]))
+    assert card.data.base_model == "openai-community/gpt2" and card.data.datasets == "ucirvine/sms_spam"
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
+    assert {result.dataset_type for result in card.data.eval_results} == {"ucirvine/sms_spam"}
+    for words in ("CC BY 4.0", "`openai-community/gpt2`", "| `learning_rate` | 5e-05 |", "transformers 5", "hf-spam 0"):
+        assert words in card.text
+    assert f'pipeline("text-classification", model="{PLACEHOLDER}", trust_remote_code=True)' in card.text
+    assert "![Loss](loss-plot.png)" in card.text and "![Accuracy](accuracy-plot.png)" in card.text
+    assert "may stand in the training split word for word" in card.text
+
+
+def test_what_is_nobodys_business_stays_out(run, tmp_path):
+    """Of a path the name; of data that were handed over no name, no protocol."""
+    (tmp_path / "my.csv").write_text("")
+    text = render_card(run(data=str(tmp_path / "my.csv"), base=str(tmp_path), tokenizer="/gone/away/tokenizer"))
+    assert str(tmp_path) not in text and "/gone/away" not in text and "`my.csv`" in text
+    assert ModelCard(text).data.base_model is None
+    assert "/gone/away" not in render_card(run(base="/gone/away/base"))
+    own = ModelCard(render_card(run(data=OWN_DATA)))
+    assert own.data.datasets is None and "word for word" not in own.text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/home/me/data.csv", "data.csv"),
+        ("../data.csv", "data.csv"),
+        ("~/data.csv", "data.csv"),
+        ("a/b/c.csv", "c.csv"),
+        ("owner/name", "owner/name"),
+        ("uci", "uci"),
+        (5, 5),
+        (None, None),
+    ],
+)
+def test_public(value, shown):
+    assert public(value) == shown
