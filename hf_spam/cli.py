@@ -7,13 +7,14 @@ import sys
 import types
 import unicodedata
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import click
 from docstring_parser import parse_from_object
 
+from .hub.settings import PushSettings
 from .training.recipes import RECIPES, Recipe
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -45,19 +46,31 @@ class Setting(click.ParamType):
         self.fail(f"{value!r} is not {self.get_metavar(param, ctx)}.", param, ctx)
 
 
-def recipe_options(command: Callable) -> Callable:
-    """Adds an option for each field of `Recipe`, explained by the field's docstring."""
-    help_of = {param.arg_name: param.description for param in parse_from_object(Recipe).params}
-    for field in reversed(fields(Recipe)):
-        if field.name in ("name", "summary"):
-            continue
-        flag = f"--{field.name.replace('_', '-')}"
-        if field.type is bool:
-            option = click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, help=help_of[field.name])
-        else:
-            option = click.option(flag, field.name, type=Setting(field.type), help=help_of[field.name])
-        command = option(command)
-    return command
+def options_of(settings: type, prefix: str = "") -> Callable[[Callable], Callable]:
+    """Adds an option for each field of a dataclass of settings, explained by the field's docstring.
+
+    Args:
+        settings: `Recipe`, whose defaults are those of the recipe that is chosen, or another, whose defaults are shown.
+        prefix: what the options' names begin with.
+    """
+    help_of = {param.arg_name: " ".join(param.description.split()) for param in parse_from_object(settings).params}
+
+    def decorate(command: Callable) -> Callable:
+        for field in reversed(fields(settings)):
+            if field.name in ("name", "summary"):
+                continue
+            name, text = prefix + field.name, help_of[field.name]
+            if settings is not Recipe and field.default not in (MISSING, False):
+                text += f"  [default: {field.default}]"
+            flag = f"--{name.replace('_', '-')}"
+            if field.type is bool:
+                option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+            else:
+                option = click.option(flag, name, type=Setting(field.type), help=text)
+            command = option(command)
+        return command
+
+    return decorate
 
 
 @click.group(context_settings=CONTEXT)
@@ -91,23 +104,10 @@ def recipes(as_json: bool) -> None:
 )
 @click.option("--resume-from-checkpoint", help="auto (the newest of the output directory), hub, or a checkpoint.")
 @click.option("--push-to-hub", is_flag=True, help="Push the model to the Hub.")
-@click.option("--hub-model-id", help="Repository, owner/name or name.  [default: name of the output directory]")
-@click.option(
-    "--hub-strategy",
-    type=click.Choice(["end", "checkpoint", "every_save", "best"]),
-    default="end",
-    show_default=True,
-    help="The final model; every checkpoint too (every_save), with the training state (checkpoint); or the best.",
-)
-@click.option("--hub-private", is_flag=True, help="Make the repository a private one, if it is created.")
-@click.option("--hub-revision", default="main", show_default=True, help="Branch, created if there is none.")
-@click.option("--hub-push-state", is_flag=True, help="Push the training state too, to a branch of its own.")
-@click.option(
-    "--hub-timeout", type=float, default=600, show_default=True, help="Seconds to wait for uploads at the end."
-)
 @as_json
 @click.pass_context
-@recipe_options
+@options_of(PushSettings, "hub_")
+@options_of(Recipe)
 def train(
     ctx: click.Context,
     name: str,
@@ -118,36 +118,22 @@ def train(
     save_total_limit: int | None,
     resume_from_checkpoint: str | None,
     push_to_hub: bool,
-    hub_model_id: str | None,
-    hub_strategy: Literal["end", "checkpoint", "every_save", "best"],
-    hub_private: bool,
-    hub_revision: str,
-    hub_push_state: bool,
-    hub_timeout: float,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """Fine-tune a classifier and save it. Every setting of the recipe has a flag."""
     given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
     output_dir = output_dir or f"runs/{name}"
-    stray = [key for key in ctx.params if key.startswith("hub_") and _was_given(ctx, key)]
-    if stray and not push_to_hub:
-        raise click.UsageError(f"--{stray[0].replace('_', '-')} needs --push-to-hub.")
-    from .hub.uploader import PushSettings
+    of_hub = {key.removeprefix("hub_"): given.pop(key) for key in list(given) if key.startswith("hub_")}
+    if of_hub and not push_to_hub:
+        raise click.UsageError(f"--hub-{next(iter(of_hub)).replace('_', '-')} needs --push-to-hub.")
+    push = None
+    if push_to_hub:
+        push = PushSettings(**{"model_id": os.path.basename(os.path.abspath(output_dir)), **of_hub})
     from .training.loop import finetune
 
     _quiet_libraries()
     _show_log()
-    push = None
-    if push_to_hub:
-        push = PushSettings(
-            repo_id=hub_model_id or os.path.basename(os.path.abspath(output_dir)),
-            strategy=hub_strategy,
-            private=hub_private,
-            revision=hub_revision,
-            state=hub_push_state,
-            timeout=hub_timeout,
-        )
     run = finetune(
         name,
         output_dir=output_dir,

@@ -51,14 +51,14 @@ def main(recipe: str, data: str, max_steps: int, save_steps: int, repeats: int) 
 def compare(folder: Path, recipe: str, repeats: int, **settings: object) -> None:
     """Runs both in turns."""
     from hf_spam import finetune  # now that the environment says which Hub there is
-    from hf_spam.hub.uploader import PushSettings
+    from hf_spam.hub.settings import PushSettings
 
     seconds: dict[str, list[float]] = {"without": [], "pushing": []}
     weights = set()
     for i in range(repeats + 1):
         for name in seconds if i % 2 else reversed(seconds):
             out = folder / f"{name}-{i}"
-            push = PushSettings(repo_id=f"alice/{name}-{i}", strategy="every_save") if name == "pushing" else None
+            push = PushSettings(model_id=f"alice/{name}-{i}", strategy="every_save") if name == "pushing" else None
             start = time.perf_counter()
             run = finetune(recipe, output_dir=out, push=push, **settings)
             weights.add((out / "model.safetensors").read_bytes())

@@ -1,11 +1,11 @@
 """The command line from end to end, as a person types it: real processes, what they print, what they leave."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
+from processes import run_processes
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_spam import RECIPES, load_sms_spam
@@ -140,10 +140,7 @@ def test_output_of_an_earlier_run_is_not_overwritten(trained):
 
 
 def test_only_one_process_of_two_speaks_and_writes(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_spam"]
-    command = [*launch, "train", *SMALL, "--output-dir", str(tmp_path / "out")]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    done = run_processes(2, "-m", "hf_spam", "train", *SMALL, "--output-dir", tmp_path / "out")
     assert done.stderr.count("Before training:") == 1 and done.stdout.count("accuracy") == 1
     assert (tmp_path / "out" / "metrics.json").exists()
 

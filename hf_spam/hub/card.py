@@ -6,9 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, get_session, hf_hub_url
-from huggingface_hub.errors import RemoteEntryNotFoundError
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.messages import OWN_DATA
 
@@ -94,21 +92,6 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
     return str(card)
-
-
-def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
-    """The README of a repository as it is now, None if it has none.
-
-    Raises:
-        HfHubHTTPError, httpx2.HTTPError: the Hub does not answer. `hf_hub_download` would give an old copy instead.
-    """
-    url = hf_hub_url(repo_id, "README.md", repo_type=repo_type, revision=revision)
-    response = get_session().get(url, headers=build_hf_headers())
-    try:
-        hf_raise_for_status(response)
-    except RemoteEntryNotFoundError:
-        return None
-    return response.content.decode(errors="replace")
 
 
 def public(value: Any) -> Any:

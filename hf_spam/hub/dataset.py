@@ -13,9 +13,9 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from .. import __version__
 from ..data.formats import suffix_of
 from ..data.messages import LABEL_NAMES, duplicate_key, load_sms_spam
-from .card import fetch_card
-from .errors import HubError, explained
+from .errors import explained
 from .merging import merge_card
+from .repository import fetch_card, prepare_repository
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # where and as push_to_hub of datasets puts them
@@ -79,8 +79,8 @@ def push_dataset(
         protocol: how the splits are made, as for `load_sms_spam`. Read it back with "full", whichever it was: "full"
             takes the splits of a Hub dataset as they are.
         seed: of the splits.
-        private: whether the repository is to be private; None (the default) for as it is, or as your account makes new
-            ones.
+        private: whether the repository is to be private; None (the default) for as it is, or as the account makes
+            new ones.
         revision: the branch, made if there is none; None (the default) for "main".
 
     Returns:
@@ -93,11 +93,7 @@ def push_dataset(
     data = load_sms_spam(source, protocol=protocol, seed=seed)
     with explained(repo_id, "dataset"):
         api = HfApi()
-        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-        if private and not api.dataset_info(repo_id).private:
-            raise HubError(f"{repo_id}: is public already; make it private in its settings, or choose another name")
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
+        repo_id = prepare_repository(api, repo_id, revision, repo_type="dataset", private=private)
         there = api.dataset_info(repo_id, revision=revision)
         theirs = fetch_card(repo_id, there.sha, "dataset")
         card = merge_card(render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed), theirs)

@@ -33,8 +33,6 @@ def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
     """Turns what the client raises into `HubError`; arguments as for `explain`."""
     try:
         yield
-    except HubError:
-        raise
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, repo_id, repo_type)) from error
 

@@ -1,4 +1,4 @@
-"""Checkpoints on their way to the Hub: frozen in a queue on disk, sent by one thread, kept until they have arrived.
+"""Checkpoints on their way to the Hub: frozen in a queue, sent by one thread, kept until they have arrived.
 
 Training never waits for an upload and never dies of one. What a commit holds was frozen, with its checksums, before
 the worker saw it, so the weights in the commit of step N are those of step N whatever happens to the folder that they
@@ -11,7 +11,6 @@ import email.utils
 import json
 import logging
 import os
-import re
 import shlex
 import shutil
 import tempfile
@@ -19,16 +18,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from datetime import datetime, timezone
-from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import httpx2
 from filelock import FileLock, Timeout
-from huggingface_hub import CommitOperationAdd, HfApi, constants, set_client_factory
+from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 from tenacity import (
@@ -40,167 +38,21 @@ from tenacity import (
     wait_exponential,
 )
 
-from ..files import MANIFEST, read_manifest, write_folder
-from .card import PLACEHOLDER, fetch_card
-from .errors import HubError, explain, explained, is_transient
+from ..files import MANIFEST, read_manifest
+from .card import PLACEHOLDER
+from .errors import explain, explained, is_transient
 from .merging import merge_card
+from .repository import fetch_card, prepare_repository
+from .settings import MAIN, PushSettings
+from .snapshots import QUEUE, Kind, Queue, Snapshot, all_files, published
 
 logger = logging.getLogger(__name__)
 
-QUEUE, LOG = "hub-queue", "upload_log.jsonl"
-STATE_BRANCH = "training-state"
-# What of a model's folder is published; nothing else that lies there is.
-PUBLISHED = (
-    *("config.json", "*.safetensors", "*.safetensors.index.json", "configuration_*.py", "modeling_*.py"),
-    *("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-    *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
-)
+LOG = "upload_log.jsonl"
 MAX_WAITING = 3  # snapshots in the queue, beyond which intermediate ones are skipped
 PREFLIGHT_SILENCE, SILENCE = 15.0, 120.0  # seconds without an answer after which a request has failed
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts
 LONGEST_ASKED = 3600.0  # seconds between attempts where the Hub asks for them
-
-Kind = Literal["checkpoint", "final", "state"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushSettings:
-    """Where a run is pushed, and when.
-
-    Raises:
-        ValueError: an unknown strategy, or a time that is none.
-    """
-
-    repo_id: str
-    """Repository on the Hub, `owner/name` or `name`; created if there is none."""
-    strategy: Literal["end", "checkpoint", "every_save", "best"] = "end"
-    """What is pushed: the final model; every checkpoint and the final model (every_save), with the training state
-    (checkpoint); or those that were the best so far."""
-    private: bool = False
-    """Whether a repository that is created is private."""
-    revision: str = constants.DEFAULT_REVISION
-    """Branch; created if there is none."""
-    state: bool = False
-    """Whether the training state of the newest checkpoint is pushed too, to a branch of its own."""
-    timeout: float = 600.0
-    """Seconds that the end of the run waits for uploads."""
-
-    def __post_init__(self) -> None:
-        known = ("end", "checkpoint", "every_save", "best")
-        if self.strategy not in known:
-            raise ValueError(f"hub_strategy must be one of {', '.join(known)}, got {self.strategy!r}.")
-        if not 0 <= self.timeout <= threading.TIMEOUT_MAX:  # nor is it where it is no number
-            raise ValueError(f"The time to wait for uploads must be seconds, 0 or more, got {self.timeout}.")
-
-    @property
-    def pushes_state(self) -> bool:
-        return self.state or self.strategy == "checkpoint"
-
-    @property
-    def state_branch(self) -> str:
-        main = self.revision == constants.DEFAULT_REVISION
-        return STATE_BRANCH if main else f"{self.revision}-{STATE_BRANCH}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Files that are to become one commit."""
-
-    files: Path
-    """The folder of the files."""
-    repo_id: str
-    revision: str
-    private: bool
-    run_id: str
-    step: int | None
-    """Optimizer step of the weights. None: not known."""
-    kind: Kind
-    is_best: bool
-
-    @property
-    def title(self) -> str:
-        what = {"checkpoint": "checkpoint", "final": "final model", "state": "training state"}[self.kind]
-        return what if self.step is None else f"{what}, step {self.step}"
-
-    @property
-    def signature(self) -> str:
-        """What tells this commit from all others."""
-        return f"hf_spam run {self.run_id}, {self.title}"
-
-
-class Queue:
-    """Frozen snapshots in a folder, in the order in which they came: each a folder with `files` and a manifest."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def snapshots(self) -> list[Snapshot]:
-        """All that wait; whether their files are as they were frozen is seen when they are sent."""
-        found = []
-        for folder in self._folders():
-            try:
-                about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-                found.append(Snapshot(files=folder / "files", **{key: about[key] for key in _ABOUT}))
-            except (OSError, ValueError, KeyError, TypeError):
-                logger.warning("%s is passed over: it has no readable %s.", folder, MANIFEST)
-        return found
-
-    def freeze(self, source: Path, names: list[str], **about: Any) -> Snapshot:
-        """Makes a snapshot of files of a folder.
-
-        They are linked, which takes no time and no room: nothing of ours ever writes into a file that is there, and
-        what anybody else does to it shows in the checksum before it is sent. Where there are no links they are copied.
-
-        Raises:
-            OSError: there is no room for it; nothing of the snapshot is left.
-        """
-        last = max((int(folder.name.partition("-")[0]) for folder in self._folders()), default=0)
-        folder = self.folder / f"{last + 1:06d}-{about['kind']}"
-
-        def fill(folder: Path) -> None:
-            for name in names:
-                target = folder / "files" / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(source / name, target)
-                except OSError:
-                    shutil.copy(source / name, target)
-
-        write_folder(folder, fill, **about)
-        return Snapshot(files=folder / "files", **about)
-
-    def check(self, snapshot: Snapshot) -> list[str]:
-        """The names of a snapshot's files.
-
-        Raises:
-            ValueError: they are not as they were frozen.
-        """
-        if not self.holds(snapshot):
-            return published(snapshot.files)
-        return [name.removeprefix("files/") for name in read_manifest(snapshot.files.parent)["files"]]
-
-    def remove(self, snapshot: Snapshot) -> None:
-        """Takes a snapshot out, at once and for good."""
-        if self.holds(snapshot):
-            gone = self.folder / f".gone-{uuid.uuid4().hex}"
-            with contextlib.suppress(OSError):  # what stays is found in the history when it is sent again
-                os.replace(snapshot.files.parent, gone)
-            shutil.rmtree(gone, ignore_errors=True)
-
-    def tidy(self) -> None:
-        """Deletes what a process that was killed has left half made or half deleted."""
-        for left in [*self.folder.glob(".gone-*"), *self.folder.glob(".writing-*")]:
-            shutil.rmtree(left, ignore_errors=True)
-
-    def holds(self, snapshot: Snapshot) -> bool:
-        """Whether it is frozen; what could not be is sent from the folder that it is in."""
-        return snapshot.files.parent.parent == self.folder
-
-    def _folders(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if re.fullmatch(r"\d{6}-\w+", path.name))
-
-
-_ABOUT = [field.name for field in fields(Snapshot) if field.name != "files"]
 
 
 class Uploader:
@@ -220,7 +72,7 @@ class Uploader:
     def __init__(self, output_dir: Path, settings: PushSettings):
         self.settings = settings
         self.output_dir = output_dir
-        self.repo_id = settings.repo_id
+        self.repo_id = settings.model_id
         self.queue = Queue(output_dir / QUEUE)
         self.left: list[Snapshot] = []
         self._api = HfApi()
@@ -244,14 +96,13 @@ class Uploader:
         # A user may have set one, of which nothing public tells.
         self._client_factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
         set_client_factory(self._client)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._leave)
             self.queue.tidy()
             self._preflight()
-            names = (self.settings.repo_id, self.repo_id)
+            names = (self.settings.model_id, self.repo_id)
             self._waiting = [snapshot for snapshot in self.queue.snapshots() if snapshot.repo_id in names]
-        except BaseException:
-            self._leave()
-            raise
+            undo.pop_all()
         self._thread.start()
         return self
 
@@ -272,7 +123,7 @@ class Uploader:
             elif kind == "final":
                 logger.info("The final weights are not the best by validation loss, and are not pushed.")
         if kind == "checkpoint" and settings.pushes_state:
-            self._freeze(folder, _all_files, **about, kind="state", revision=settings.state_branch)
+            self._freeze(folder, all_files, **about, kind="state", revision=settings.state_branch)
 
     def close(self, timeout: float) -> None:
         """Waits until all is sent, at most `timeout` seconds, and says what is `left` and how to send it."""
@@ -443,16 +294,9 @@ class Uploader:
             logger.warning(text, explain(error, self.repo_id), self.queue.folder)
 
     def _prepare(self, repo_id: str, branch: str, private: bool) -> str:
-        """Makes repository and branch if they are missing, and makes sure of the right to write. The full id."""
+        """The full id of a repository that is ready to be written to: asked for once, not for each snapshot."""
         if (repo_id, branch) not in self._prepared:
-            # Not public where nobody asked for it: that is for the account's own setting to say.
-            full = self._api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
-            # Creating one that exists succeeds without the right to write, and leaves a public one public.
-            self._api.auth_check(full, write=True)
-            if private and not self._api.model_info(full).private:
-                raise HubError("it is public already; make it private in its settings, or choose another name")
-            if branch != constants.DEFAULT_REVISION:
-                self._api.create_branch(full, branch=branch, exist_ok=True)
+            full = prepare_repository(self._api, repo_id, branch, private=private)
             self._prepared |= {(repo_id, branch): full, (full, branch): full}
         return self._prepared[repo_id, branch]
 
@@ -477,7 +321,7 @@ class Uploader:
 
     def _leave(self) -> None:
         set_client_factory(self._client_factory)  # and a request that hangs is cut off
-        if not self.queue.snapshots():
+        if not self.queue.folders():  # what cannot be read is kept as well
             shutil.rmtree(self.queue.folder, ignore_errors=True)
         self._lock.release()
 
@@ -486,7 +330,7 @@ class Uploader:
         if all(map(self.queue.holds, self.left)):
             return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
         flags = ["--private"] if self.settings.private else []
-        if self.settings.revision != constants.DEFAULT_REVISION:
+        if self.settings.revision != MAIN:
             flags += ["--revision", self.settings.revision]
         return shlex.join(["hf-spam", "push", str(self.output_dir), self.repo_id, *flags])
 
@@ -499,16 +343,6 @@ class Uploader:
                 file.write(json.dumps({**line, **values}) + "\n")
         except OSError as error:
             logger.debug("%s: %s", LOG, error)  # a full disk has been reported by then
-
-
-def published(folder: Path) -> list[str]:
-    """The files of a model's folder that are published, by name."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED)]
-
-
-def _all_files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _retry_after(error: BaseException) -> float:
@@ -530,7 +364,7 @@ def push_folder(
     *,
     resume: bool = False,
     private: bool = False,
-    revision: str = constants.DEFAULT_REVISION,
+    revision: str = MAIN,
     timeout: float = 600.0,
 ) -> None:
     """Pushes a model's folder, or what earlier runs left in its queue, and waits for it.
@@ -558,7 +392,7 @@ def push_folder(
     step = None
     if (folder / MANIFEST).exists():  # a checkpoint, which has to be as it was written
         step = read_manifest(folder).get("step")
-    settings = PushSettings(repo_id=repo_id, private=private, revision=revision, timeout=timeout)
+    settings = PushSettings(model_id=repo_id, private=private, revision=revision, timeout=timeout)
     with Uploader(folder, settings) as uploader:
         uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
     if uploader.left:
@@ -575,7 +409,7 @@ def _resume(folder: Path, repo_id: str | None, timeout: float) -> None:
         raise ValueError(f"What waits in {folder / QUEUE} is for {', '.join(first_of)}, not for {repo_id}.")
     problems = []
     for first in (first_of[name] for name in reversed(first_of) if repo_id in (None, name)):
-        settings = {"repo_id": first.repo_id, "private": first.private, "revision": first.revision}
+        settings = {"model_id": first.repo_id, "private": first.private, "revision": first.revision}
         try:
             with Uploader(folder, PushSettings(**settings, timeout=timeout)) as uploader:
                 pass  # leaving it waits until all is sent

@@ -29,36 +29,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data.collation import EncodedMessages
 from ..files import read_manifest
+from .history import History
 from .recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
 STATE = "training_state"
-
-
-@dataclass
-class History:
-    """What was measured on the way, under the book's names.
-
-    `train_losses` and `val_losses` belong to `steps` (optimizer steps, counted from 0), `train_accs` and `val_accs` to
-    the ends of the epochs. `examples_seen` counts training messages and `epochs` passes over them; `initial` holds
-    `{split}_loss` and `{split}_acc` before training; `seconds` is the time that training took, evaluations included.
-    """
-
-    initial: dict[str, float] = field(default_factory=dict)
-    steps: list[int] = field(default_factory=list)
-    train_losses: list[float] = field(default_factory=list)
-    val_losses: list[float] = field(default_factory=list)
-    train_accs: list[float] = field(default_factory=list)
-    val_accs: list[float] = field(default_factory=list)
-    examples_seen: int = 0
-    epochs: float = 0.0
-    seconds: float = 0.0
-
-    def append(self, values: dict[str, float]) -> None:
-        """Adds `{"train_loss": ..., "val_loss": ...}`, or accuracies, each to its list."""
-        for name, value in values.items():
-            getattr(self, {"loss": f"{name}es", "acc": f"{name}s"}[name.rpartition("_")[2]]).append(value)
 
 
 @dataclass

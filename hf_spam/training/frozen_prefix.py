@@ -105,15 +105,15 @@ def compute_prefix(
 ) -> PrefixedMessages:
     """The output of the first blocks for all messages of a split, in batches of like length.
 
-    It is kept in memory or, beyond `MEMORY_BUDGET` or for several processes, which share the work, in a file that is
-    gone when they end.
+    It is kept in memory or, beyond `MEMORY_BUDGET` or for several processes, which share the work, in a file that ends
+    with them.
     """
     config = model.config
     limit = config.padded_length or config.n_positions
     real = [min(max(1, len(ids)), limit) for ids in messages.input_ids]
     read = [config.padded_length or length for length in real]
     starts = [0, *torch.tensor(read).cumsum(0).tolist()]
-    states, temporary = _storage(accelerator, (starts[-1], config.n_embd))
+    states = _storage(accelerator, (starts[-1], config.n_embd))
     prefix: SpamGPTModel = _copy_with(model.gpt, trf_blocks=model.gpt.trf_blocks[:blocks], final_norm=nn.Identity())
     prefix.to(accelerator.device).eval()
     collate = PadRight(config.pad_token_id)
@@ -128,24 +128,25 @@ def compute_prefix(
             out = prefix(tokens, model.attention_mask(tokens, lengths)).last_hidden_state
         for i, row in zip(chosen, out.float().cpu(), strict=True):
             states[starts[i] : starts[i + 1]] = row[: read[i]]
-    accelerator.wait_for_everyone()
-    if temporary is not None and accelerator.is_local_main_process:
-        shutil.rmtree(temporary)  # what is mapped stays until it is let go of
+    accelerator.wait_for_everyone()  # none reads what another has not written yet
     return PrefixedMessages(states, starts, real, messages.labels)
 
 
-def _storage(accelerator: Accelerator, shape: tuple[int, int]) -> tuple[torch.Tensor, Path | None]:
-    """Room for hidden states, and the folder of its file if it has one."""
+def _storage(accelerator: Accelerator, shape: tuple[int, int]) -> torch.Tensor:
+    """Room for hidden states, in memory or in a file that loses its name at once: it ends with those who have it."""
     size = shape[0] * shape[1]
     here = _processes_here(accelerator)
     if here == 1 and size * 4 <= MEMORY_BUDGET:
-        return torch.empty(shape), None
+        return torch.empty(shape)
     names = [tempfile.mkdtemp(prefix="hf-spam-") if accelerator.is_main_process else ""]
     folder = Path(broadcast_object_list(names)[0])
     folder.mkdir(exist_ok=True)  # on other machines
     with accelerator.local_main_process_first():
         states = torch.from_file(str(folder / "states"), shared=True, size=size)
-    return states.view(shape), folder
+    accelerator.wait_for_everyone()
+    if accelerator.is_local_main_process:
+        shutil.rmtree(folder)
+    return states.view(shape)
 
 
 def _processes_here(accelerator: Accelerator) -> int:

@@ -26,12 +26,14 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from ..data.messages import OWN_DATA, check_splits, load_sms_spam
 from ..files import read_manifest
-from ..hub.uploader import PushSettings, Uploader
+from ..hub.settings import PushSettings
+from ..hub.uploader import Uploader
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .batches import Batches
-from .checkpoints import STATE, Checkpoints, History, Progress, TrainingState, check_identity, identity
+from .checkpoints import STATE, Checkpoints, Progress, TrainingState, check_identity, identity
+from .history import History
 from .measuring import DIVERGED, SPLITS, Measuring
-from .output import Saving, check_output_dir, save_run
+from .output import TRACKERS, Saving, check_output_dir, save_run
 from .recipes import RECIPES, Recipe
 from .start import start_from
 
@@ -76,7 +78,7 @@ def finetune(
         save_steps: optimizer steps between two checkpoints, `output_dir/checkpoint-{step}`. None: no checkpoints.
         save_total_limit: checkpoints that are kept, of which the best and the last always are. None: all.
         resume_from_checkpoint: a checkpoint to go on from; "auto": the newest of `output_dir`, if there is one; "hub":
-            the one that an earlier run pushed (`push.state`). The run ends as if it had never been interrupted.
+            the one that an earlier run pushed (`push.push_state`). The run ends as if it had never been interrupted.
         push: where and when to push to the Hub. What cannot be sent is kept in `output_dir`, and the run goes on.
         settings: fields of the recipe that are to differ.
 
@@ -103,7 +105,7 @@ def finetune(
     for name, value in (("save_steps", save_steps), ("save_total_limit", save_total_limit)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
-    if push is not None and save_steps is None and (push.strategy != "end" or push.state):
+    if push is not None and save_steps is None and (push.strategy != "end" or push.push_state):
         raise ValueError("Pushing checkpoints needs save_steps (--save-steps); hub_strategy end pushes the last alone.")
     if resume_from_checkpoint == "hub" and push is None:
         raise ValueError("Resuming from the Hub needs the repository: give --push-to-hub and --hub-model-id.")
@@ -116,7 +118,7 @@ def finetune(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=report_to,
-        project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / "runs"),
+        project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / TRACKERS),
     )
     with ExitStack() as stack:
         uploader = None

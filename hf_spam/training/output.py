@@ -16,13 +16,17 @@ from safetensors import SafetensorError
 from ..evaluation.plots import plot_values
 from ..files import write_folder
 from ..hub.card import public, render_card, versions
-from ..hub.uploader import Uploader
-from .checkpoints import STATE, Checkpoints, History, TrainingState
+from ..hub.snapshots import QUEUE
+from ..hub.uploader import LOG, Uploader
+from .checkpoints import STATE, Checkpoints, TrainingState
+from .history import History
 
 if TYPE_CHECKING:
     from .loop import Run
 
 logger = logging.getLogger(__name__)
+
+TRACKERS = "runs"  # the folder of what trackers write
 
 
 def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
@@ -47,7 +51,7 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, 
     steps = Checkpoints(path).steps()
     if resume:
         # A run that is killed before its first checkpoint leaves no more than this.
-        left = (".", "hub-queue", "upload_log", "runs")
+        left = (".", QUEUE, LOG, TRACKERS)
         if not (overwrite or steps or all(entry.name.startswith(left) for entry in path.iterdir())):
             raise FileExistsError(f"{path} holds another run, without a checkpoint to go on from: give another folder.")
     elif not overwrite and any(path.iterdir()):

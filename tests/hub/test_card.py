@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from hf_spam import RECIPES, SpamGPTConfig, SpamGPTForSequenceClassification
 from hf_spam.data.messages import OWN_DATA
 from hf_spam.hub.card import CARD_METRICS, PLACEHOLDER, public, render_card
-from hf_spam.training.checkpoints import History
+from hf_spam.training.history import History
 from hf_spam.training.loop import Run
 
 VALUES = dict(zip(CARD_METRICS, (0.91, 0.92, 0.93, 0.94, 0.85, 0.96, 0.0123456789), strict=True)) | {"unshown": 0.5}

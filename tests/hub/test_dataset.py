@@ -192,7 +192,7 @@ MISTAKES = {
     "read": ("hf_read", REPO, 'the token has no write access .* it needs the role "write"'),
     "other": ("hf_write", "bob/messages", "the token has no write access .* for bob \\("),
     "name": ("hf_write", "alice/no--name", "cannot be the name of a dataset"),
-    "private": ("hf_write", "alice/public", "is public already; make it private in its settings, or choose another"),
+    "private": ("hf_write", "alice/public", "it is public already; make it private in its settings, or choose another"),
 }
 
 

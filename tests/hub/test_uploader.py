@@ -21,8 +21,9 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from hf_spam import SpamClassifier, load_sms_spam
 from hf_spam.cli import main
-from hf_spam.hub import uploader
-from hf_spam.hub.uploader import LOG, QUEUE, Queue, Uploader
+from hf_spam.hub import snapshots, uploader
+from hf_spam.hub.snapshots import QUEUE, Queue
+from hf_spam.hub.uploader import LOG, Uploader
 
 REPO = "alice/spam"
 LAST = 29  # step of the final model
@@ -301,11 +302,11 @@ def test_killed_with_a_full_queue(hub, push, alone, tmp_path, caplog):
 
 def test_a_hub_that_hangs_to_the_end(hub, push, alone, tmp_path):
     """The process ends in time and well, and says what it leaves."""
-    hub.fail("POST", "/commit/", times=99, delay=3600)
+    fault = hub.fail("POST", "/commit/", times=99, delay=3600)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "hf_spam", *map(str, push), "--output-dir", str(out), "--hub-timeout", "0.5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=one_thread())
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and fault.hits, done.stderr
     assert f"Send it with: hf-spam push {out} --resume" in done.stderr and "Traceback" not in done.stderr
     hub.stop()
     hub.faults.clear()
@@ -324,8 +325,8 @@ def test_a_disk_that_fills_up_while_a_snapshot_is_frozen(hub, push, alone, tmp_p
             raise OSError(errno.ENOSPC, "No space left on device")
         return copy(source, target)
 
-    monkeypatch.setattr(uploader.os, "link", full)
-    monkeypatch.setattr(uploader.shutil, "copy", full)
+    monkeypatch.setattr(snapshots.os, "link", full)
+    monkeypatch.setattr(snapshots.shutil, "copy", full)
     assert run(*push, "--output-dir", out) == 0
     assert caplog.text.count("No space left on device") == 1
     assert_same_result(out, alone)
@@ -338,8 +339,8 @@ def test_a_disk_that_is_full_at_the_end(hub, push, alone, tmp_path, monkeypatch)
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(uploader.os, "link", full)
-    monkeypatch.setattr(uploader.shutil, "copy", full)
+    monkeypatch.setattr(snapshots.os, "link", full)
+    monkeypatch.setattr(snapshots.shutil, "copy", full)
     assert run(*push, "--output-dir", tmp_path / "out") == 0
     assert_same_result(tmp_path / "out", alone)
     assert_delivered(hub, alone, [f"final model, step {LAST}"])
@@ -639,8 +640,9 @@ def test_a_queue_after_a_kill(hub, push, alone, tmp_path, caplog):
     hub.start()
     assert run("push", out, "--resume") == 0
     assert_delivered(hub, alone)
-    assert caplog.text.count("has no readable manifest.json") >= 3
-    assert not list((out / QUEUE).glob(".*-*")) if (out / QUEUE).exists() else True
+    assert "has no readable manifest.json" in caplog.text
+    # Nobody knows what the unreadable ones hold: they are not thrown away.
+    assert sorted(path.name for path in (out / QUEUE).glob("*-*")) == ["000007-final", "000008-final", "000009-final"]
 
 
 @one_transport

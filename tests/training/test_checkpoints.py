@@ -4,12 +4,11 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from datasets import DatasetDict
+from processes import finetune_on
 from safetensors.torch import load_file, save_file
 
 from hf_spam import SpamClassifier, finetune, load_sms_spam
@@ -71,24 +70,10 @@ def test_checkpoints_change_nothing(data, tmp_path):
 def test_two_processes_resume_exactly(data, tmp_path):
     """Each process has a random state of its own."""
     data.save_to_disk(tmp_path / "data")
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys, torch\n"
-        "from datasets import load_from_disk\n"
-        "from hf_spam import finetune\n"
-        "torch.set_num_threads(1)\n"
-        f"finetune('pocket', data=load_from_disk({str(tmp_path / 'data')!r}), output_dir=sys.argv[1],\n"
-        f"    resume_from_checkpoint=sys.argv[2] or None, per_device_train_batch_size=8, **{SMALL})\n"
-    )
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-
-    def run(out, resume):
-        subprocess.run([*launch, str(out), resume], env=environment, check=True, capture_output=True, timeout=300)
-
-    run(tmp_path / "whole", "")
+    settings = {**SMALL, "per_device_train_batch_size": 8}
+    finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "whole", **settings)
     shutil.copytree(tmp_path / "whole/checkpoint-12", tmp_path / "out/checkpoint-12")
-    run(tmp_path / "out", "auto")
+    finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "out", resume_from_checkpoint="auto", **settings)
     assert result(tmp_path / "out") == result(tmp_path / "whole")
     with pytest.raises(ValueError, match="it had 2 processes, not 1"):
         finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SMALL)

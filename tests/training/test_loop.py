@@ -1,7 +1,6 @@
 """The training loop is the book's: the same numbers as a plain PyTorch loop, however it is run."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -10,6 +9,7 @@ import pytest
 import torch
 from book_oracle import GPTModel, fine_tune, loader_accuracy, make_loaders
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from processes import finetune_on
 from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam
@@ -125,21 +125,17 @@ def test_parity_on_the_books_split_through_the_command_line(sms_collection, gpt2
 def test_two_processes_do_what_one_does(data, base, tokenizer_dir, tmp_path):
     """The same global batch on two processes: the same losses to 1e-5, accuracies, final metrics and weights."""
     data.save_to_disk(tmp_path / "data")
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys, torch\n"
-        "from datasets import load_from_disk\n"
-        "from hf_spam import finetune\n"
-        "torch.set_num_threads(1)\n"
-        f"finetune('book', data=load_from_disk({str(tmp_path / 'data')!r}), base={str(base)!r},\n"
-        f"    tokenizer={str(tokenizer_dir)!r}, num_train_epochs=2, eval_freq=5, eval_iter=3, learning_rate=2e-3,\n"
-        "    per_device_train_batch_size=int(sys.argv[1]), gradient_accumulation_steps=2, output_dir=sys.argv[2])\n"
-    )
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    settings = {
+        "base": base,
+        "tokenizer": tokenizer_dir,
+        "num_train_epochs": 2,
+        "gradient_accumulation_steps": 2,
+        **BOOK,
+    }
     for processes, batch_size in ((1, 8), (2, 4)):
-        command = [*launch, str(processes), str(script), str(batch_size), str(tmp_path / f"out{processes}")]
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+        out = tmp_path / f"out{processes}"
+        settings |= {"per_device_train_batch_size": batch_size, "output_dir": out}
+        finetune_on(processes, "book", tmp_path / "data", **settings)
     one, two = (json.loads((tmp_path / f"out{n}" / "history.json").read_text()) for n in (1, 2))
     assert_same_history(two, one)
     one, two = (json.loads((tmp_path / f"out{n}" / "metrics.json").read_text()) for n in (1, 2))

@@ -1,0 +1,29 @@
+"""Several real processes that train together, as `torchrun` starts them."""
+
+import json
+import os
+import subprocess
+import sys
+
+
+def run_processes(count: int, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs a script, or `-m` and a module, with its arguments on so many processes, each on one thread."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    command = [*launch, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+
+
+def finetune_on(count: int, recipe: str, data: object, **settings: object) -> None:
+    """Calls `finetune` on so many processes, with data that `save_to_disk` has saved in a folder."""
+    run_processes(count, __file__, recipe, data, json.dumps(settings, default=str))
+
+
+if __name__ == "__main__":
+    import torch
+    from datasets import load_from_disk
+
+    from hf_spam import finetune
+
+    torch.set_num_threads(1)
+    finetune(sys.argv[1], data=load_from_disk(sys.argv[2]), **json.loads(sys.argv[3]))
