@@ -1,10 +1,15 @@
 """Token ids to batches. The model lays messages out (`padded_length`, pooling): a batch only has to be a rectangle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Dataset
+from transformers import PreTrainedConfig
+
+# Numbers in the widest activation of a batch. On a CPU they are to stay in its cache (8 MB), an accelerator is to be
+# filled.
+CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**26
 
 
 class EncodedMessages(Dataset):
@@ -45,3 +50,26 @@ class PadRight:
         if "labels" in examples[0]:
             batch["labels"] = torch.tensor([example["labels"] for example in examples])
         return batch
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of messages in batches of like length, the shortest first, which holds padding down.
+
+    Args:
+        lengths: of each message.
+        batch_tokens: tokens to a batch, pads included. A message that is longer than this is a batch by itself.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * max(1, lengths[index]) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
+    """The tokens to a batch at which a model of this width computes fastest: 682 for GPT-2 124M on a CPU."""
+    inner = getattr(config, "n_inner", None) or 4 * config.hidden_size
+    return max(1, (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH) // inner)

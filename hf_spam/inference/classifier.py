@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.collation import PadRight
+from ..data.collation import PadRight, batch_tokens_for, token_batches
 from ..data.tokenization import encode, load_tokenizer
 from ..modeling.loading import load_classifier
 
@@ -43,51 +43,70 @@ class SpamClassifier:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | os.PathLike | None = None, *, revision: str | None = None
+        cls,
+        model: str | os.PathLike | None = None,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | None = None,
     ) -> "SpamClassifier":
         """Loads a local folder or a Hub repository; None: the model that comes with the package.
+
+        Args:
+            model: the folder or the repository's id.
+            revision: branch, tag or commit on the Hub.
+            dtype: precision that it computes in; bfloat16 is faster where the processor has instructions for it.
+            device: where it computes; None (the default): on the accelerator, if there is one.
 
         Raises:
             OSError: there is no such folder, nor such a repository that can be reached.
             ValueError: it is there, but is not a SpamGPT classifier, or has no tokenizer.
         """
         source = POCKET if model is None else model
-        loaded = load_classifier(source, revision=revision)
-        return cls(loaded, load_tokenizer(source, revision=revision))
+        loaded = load_classifier(source, revision=revision, dtype=dtype)
+        tokenizer = load_tokenizer(source, revision=revision)
+        return cls(loaded.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu"), tokenizer)
 
-    def __call__(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool = False) -> list[Classification]:
+    def __call__(self, texts: Sequence[str], *, progress: bool = False) -> list[Classification]:
         """The label of each message and its probability, in the order of the messages.
 
         Raises:
             TypeError: `texts` is a single string, or holds something that is not one.
         """
         names = self.model.config.id2label
-        best = self.probabilities(texts, batch_size=batch_size, progress=progress).max(-1)
+        best = self.probabilities(texts, progress=progress).max(-1)
         return [
             {"label": names[label], "score": score}
             for label, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
     @torch.inference_mode()
-    def probabilities(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool = False) -> torch.Tensor:
+    def probabilities(
+        self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = False
+    ) -> torch.Tensor:
         """The probability of each class for each message, (N, num_labels) in float32 on the CPU.
+
+        Args:
+            texts: the messages.
+            batch_tokens: tokens to a batch, pads included; it changes the time only. None (the default): as many as the
+                model's width and device ask for.
+            progress: whether to show a bar.
 
         Raises:
             TypeError: as for a call.
         """
         if isinstance(texts, str):
             raise TypeError("Give a list of messages, not a single string.")
-        config = self.model.config
+        config, device = self.model.config, self.model.device
         max_length = getattr(config, "padded_length", None) or config.max_position_embeddings
         ids = encode(self.tokenizer, texts, max_length)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # like lengths together: little padding
+        lengths = [getattr(config, "padded_length", None) or len(message) for message in ids]
         collate = PadRight(self.tokenizer.pad_token_id)
         result = torch.empty(len(ids), config.num_labels)
         with tqdm(total=len(ids), desc="Classifying", unit="message", disable=not progress) as bar:
-            for start in range(0, len(order), batch_size):
-                chosen = order[start : start + batch_size]
+            for chosen in token_batches(lengths, batch_tokens or batch_tokens_for(config, device)):
                 batch = collate([{"input_ids": ids[i]} for i in chosen])
-                logits = self.model(**{name: tensor.to(self.model.device) for name, tensor in batch.items()}).logits
+                logits = self.model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
                 result[chosen] = logits.float().softmax(-1).cpu()
                 bar.update(len(chosen))
         return result

@@ -5,6 +5,7 @@ Every order of the training, and of the evaluations beside it, is drawn from one
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.augmentation import Augmentation
-from ..data.collation import EncodedMessages, PadRight
+from ..data.collation import EncodedMessages, PadRight, token_batches
 from ..data.tokenization import encode
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .frozen_prefix import AfterPrefix, collate_prefixed, compute_prefix, frozen_blocks
@@ -32,7 +33,6 @@ class Batches:
         encoded: the messages of each split as ids.
         evaluation: a loader for each split, of the training's batch size; the training messages are shuffled.
         whole: a loader for each split that goes through all of it, in an order of its own, and draws no number.
-        global_batch_size: messages in a batch on all processes together.
         steps_per_epoch: optimizer steps in a pass over the training messages.
 
     Raises:
@@ -63,12 +63,9 @@ class Batches:
             bpe_dropout=recipe.bpe_dropout,
         )
         self.rng = torch.Generator()
-        self.global_batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
-        if len(self.texts) < self.global_batch_size:
-            raise ValueError(f"{len(self.texts)} training messages do not fill one batch of {self.global_batch_size}.")
-        lengths = None
-        if recipe.train_sampling_strategy == "group_by_length":
-            lengths = [len(ids) for ids in self.encoded["train"].input_ids]
+        global_batch_size = recipe.per_device_train_batch_size * accelerator.num_processes
+        if len(self.texts) < global_batch_size:
+            raise ValueError(f"{len(self.texts)} training messages do not fill one batch of {global_batch_size}.")
         self.network: nn.Module = model
         collate, parts = PadRight(config.pad_token_id), dict(self.encoded)
         # Training reads a set of its own: with augmentation its ids change from epoch to epoch, those evaluated do not.
@@ -76,24 +73,36 @@ class Batches:
         train_part = self.train_set
         if blocks := frozen_blocks(model, recipe):
             collate, self.network = collate_prefixed, AfterPrefix(model, blocks)
-            parts = {split: compute_prefix(accelerator, model, blocks, part, split) for split, part in parts.items()}
+            dtype = torch.bfloat16 if recipe.prefix_precision == "bf16" else torch.float32
+            parts = {
+                split: compute_prefix(accelerator, model, blocks, part, split, dtype) for split, part in parts.items()
+            }
             train_part = parts["train"]
+        lengths = [config.padded_length or len(ids) for ids in self.encoded["train"].input_ids]
+
+        def prepared(messages: Dataset, **settings: Any) -> DataLoader:
+            # The loader is given the generator too, since it draws a number from it at the start of each pass.
+            return accelerator.prepare(DataLoader(messages, collate_fn=collate, **{"generator": self.rng, **settings}))
 
         def loader(messages: Dataset, shuffle: bool) -> DataLoader:
-            sampler = SeededShuffle(len(messages), self.global_batch_size, self.rng, lengths) if shuffle else None
-            # The loader is given the generator too, since it draws a number from it at the start of each pass.
-            settings = {"sampler": sampler, "drop_last": shuffle, "collate_fn": collate, "generator": self.rng}
-            return accelerator.prepare(DataLoader(messages, recipe.per_device_train_batch_size, **settings))
+            grouped = lengths if recipe.train_sampling_strategy == "group_by_length" else None
+            sampler = SeededShuffle(len(messages), global_batch_size, self.rng, grouped) if shuffle else None
+            return prepared(messages, batch_size=recipe.per_device_train_batch_size, sampler=sampler, drop_last=shuffle)
 
         def whole(split: str, messages: Dataset) -> DataLoader:
             # Like lengths together, which changes nothing but the time. From the global generator, which is dropout's,
             # the loader would draw a number: it is given one of its own.
             ids = self.encoded[split].input_ids
             order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-            settings = {"batch_size": 32, "collate_fn": collate, "generator": torch.Generator()}
-            return accelerator.prepare(DataLoader(Subset(messages, order), **settings))
+            return prepared(Subset(messages, order), batch_size=32, generator=torch.Generator())
 
-        self._train = loader(train_part, shuffle=True)
+        if recipe.train_batch_tokens is None:
+            self._train = loader(train_part, shuffle=True)
+        else:
+            sampler = SeededTokenBatches(lengths, recipe.train_batch_tokens, self.rng)
+            self._train = prepared(train_part, batch_sampler=sampler)
+            if not len(self._train):
+                raise ValueError("The training messages do not fill a batch of train_batch_tokens on each process.")
         self.evaluation = {split: loader(part, shuffle=split == "train") for split, part in parts.items()}
         self.whole = {split: whole(split, part) for split, part in parts.items()}
         self.steps_per_epoch = -(-len(self._train) // recipe.gradient_accumulation_steps)
@@ -153,6 +162,31 @@ class SeededShuffle(Sampler[int]):
         batches = [order[start : start + self.batch_size] for start in range(0, whole, self.batch_size)]
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[i]
+
+
+class SeededTokenBatches(Sampler[list[int]]):
+    """Batches of like length and of a number of tokens, in a new order at each pass, with new neighbours.
+
+    Which messages of one length are together is drawn anew; how many are to a batch is not, so that every pass has as
+    many batches. Arguments as for `token_batches`; all orders are drawn from `rng`.
+    """
+
+    batch_size = None  # Accelerate asks for it; with None and drop_last it leaves out what does not go round
+    drop_last = True
+
+    def __init__(self, lengths: Sequence[int], batch_tokens: int, rng: torch.Generator):
+        self.lengths, self.batch_tokens, self.rng = lengths, batch_tokens, rng
+        self.batches = sum(1 for _ in token_batches(lengths, batch_tokens))
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(_draw_seed(self.rng))
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        batches = list(token_batches([self.lengths[i] for i in order], self.batch_tokens))
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield [order[place] for place in batches[i]]
 
 
 def _draw_seed(rng: torch.Generator) -> int:

@@ -18,14 +18,13 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..data.collation import EncodedMessages, PadRight
+from ..data.collation import EncodedMessages, PadRight, batch_tokens_for, token_batches
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 from .recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
 MEMORY_BUDGET = 2 * 2**30  # bytes of hidden states of a split, beyond which they are mapped from the disk
-BATCH_SIZE = 32
 
 
 def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> int:
@@ -71,10 +70,9 @@ class PrefixedMessages(Dataset):
 
 def collate_prefixed(examples: Sequence[dict]) -> dict[str, torch.Tensor]:
     """Collates prefixed messages into `hidden_states` (B, L, C), zero where a message ends, `lengths` and `labels`."""
+    states = nn.utils.rnn.pad_sequence([example["hidden_states"] for example in examples], batch_first=True)
     return {
-        "hidden_states": nn.utils.rnn.pad_sequence(
-            [example["hidden_states"] for example in examples], batch_first=True
-        ),
+        "hidden_states": states.float(),  # they may be kept in bfloat16; what is trained is float32
         "lengths": torch.tensor([example["lengths"] for example in examples]),
         "labels": torch.tensor([example["labels"] for example in examples]),
     }
@@ -101,9 +99,14 @@ class AfterPrefix(nn.Module):
 
 @torch.no_grad()
 def compute_prefix(
-    accelerator: Accelerator, model: SpamGPTForSequenceClassification, blocks: int, messages: EncodedMessages, name: str
+    accelerator: Accelerator,
+    model: SpamGPTForSequenceClassification,
+    blocks: int,
+    messages: EncodedMessages,
+    name: str,
+    dtype: torch.dtype = torch.float32,
 ) -> PrefixedMessages:
-    """The output of the first blocks for all messages of a split, in batches of like length.
+    """The output of the first blocks for all messages of a split, computed in `dtype`, in batches of like length.
 
     It is kept in memory or, beyond `MEMORY_BUDGET` or for several processes, which share the work, in a file that ends
     with them.
@@ -113,12 +116,13 @@ def compute_prefix(
     real = [min(max(1, len(ids)), limit) for ids in messages.input_ids]
     read = [config.padded_length or length for length in real]
     starts = [0, *torch.tensor(read).cumsum(0).tolist()]
-    states = _storage(accelerator, (starts[-1], config.n_embd))
+    states = _storage(accelerator, (starts[-1], config.n_embd), dtype)
     prefix: SpamGPTModel = _copy_with(model.gpt, trf_blocks=model.gpt.trf_blocks[:blocks], final_norm=nn.Identity())
+    if dtype != torch.float32:
+        prefix = copy.deepcopy(prefix).to(dtype)
     prefix.to(accelerator.device).eval()
     collate = PadRight(config.pad_token_id)
-    order = sorted(range(len(messages)), key=read.__getitem__)
-    batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+    batches = list(token_batches(read, batch_tokens_for(config, accelerator.device)))
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
     own = batches[accelerator.local_process_index :: _processes_here(accelerator)]
     for chosen in tqdm(own, desc=f"Frozen blocks, {name}", unit="batch", disable=hidden):
@@ -126,23 +130,23 @@ def compute_prefix(
         tokens, lengths = model.lay_out(**{key: value.to(accelerator.device) for key, value in batch.items()})
         with accelerator.autocast():
             out = prefix(tokens, model.attention_mask(tokens, lengths)).last_hidden_state
-        for i, row in zip(chosen, out.float().cpu(), strict=True):
+        for i, row in zip(chosen, out.cpu(), strict=True):
             states[starts[i] : starts[i + 1]] = row[: read[i]]
     accelerator.wait_for_everyone()  # none reads what another has not written yet
     return PrefixedMessages(states, starts, real, messages.labels)
 
 
-def _storage(accelerator: Accelerator, shape: tuple[int, int]) -> torch.Tensor:
+def _storage(accelerator: Accelerator, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
     """Room for hidden states, in memory or in a file that loses its name at once: it ends with those who have it."""
     size = shape[0] * shape[1]
     here = _processes_here(accelerator)
-    if here == 1 and size * 4 <= MEMORY_BUDGET:
-        return torch.empty(shape)
+    if here == 1 and size * dtype.itemsize <= MEMORY_BUDGET:
+        return torch.empty(shape, dtype=dtype)
     names = [tempfile.mkdtemp(prefix="hf-spam-") if accelerator.is_main_process else ""]
     folder = Path(broadcast_object_list(names)[0])
     folder.mkdir(exist_ok=True)  # on other machines
     with accelerator.local_main_process_first():
-        states = torch.from_file(str(folder / "states"), shared=True, size=size)
+        states = torch.from_file(str(folder / "states"), shared=True, size=size, dtype=dtype)
     accelerator.wait_for_everyone()
     if accelerator.is_local_main_process:
         shutil.rmtree(folder)

@@ -113,6 +113,9 @@ def finetune(
         raise ValueError(f"The tracker {report_to!r} is not installed (or not known to Accelerate).")
     if recipe.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("mixed_precision fp16 needs a GPU; bf16 works on a CPU too.")
+    bf16 = "bf16" in (recipe.mixed_precision, recipe.prefix_precision)
+    if bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning("This processor has no instructions for bfloat16, which is slower on it than float32.")
     AcceleratorState._reset_state()  # else the first run's precision would be that of every later one
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
@@ -228,7 +231,7 @@ def _train(
                     accelerator.clip_grad_norm_(prepared.parameters(), recipe.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            history.examples_seen += batches.global_batch_size
+            history.examples_seen += int(accelerator.reduce(torch.tensor(len(batch["labels"]), device=loss.device)))
             progress.batch += 1
             if not accelerator.sync_gradients:
                 continue

@@ -67,6 +67,9 @@ class Recipe:
     """Messages in a batch, on each process."""
     gradient_accumulation_steps: int = 1
     """Batches to an optimizer step."""
+    train_batch_tokens: int | None = None
+    """Tokens in a training batch, on each process, instead of per_device_train_batch_size: messages of like length, and
+    as many as fill it, pads included."""
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
     """Order of the messages: at random, or with messages of like length in a batch, which saves padding."""
     learning_rate: float = 5e-5
@@ -83,6 +86,8 @@ class Recipe:
     """Decay of a running average of the weights, taken at every step, that is kept in their place. 0: none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the matrix products."""
+    prefix_precision: Literal["no", "bf16"] = "no"
+    """Precision of the frozen blocks that are computed once."""
 
     eval_freq: int = 50
     """Optimizer steps between two evaluations of the losses."""
@@ -115,6 +120,8 @@ class Recipe:
             if get_origin(field.type) is Literal:
                 value, known = getattr(self, field.name), get_args(field.type)
                 check(value in known, f"{field.name} must be one of {', '.join(known)}, got {value!r}")
+        tokens = self.train_batch_tokens
+        check(tokens is None or tokens >= 1, f"train_batch_tokens must be at least 1, got {tokens}")
         check(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
         check(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")

@@ -44,12 +44,12 @@ def test_the_bundled_model_is_small_and_says_what_it_is():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.text(max_size=60), min_size=1, max_size=12), st.randoms(), st.integers(1, 5))
-def test_scores_depend_on_the_message_only(texts, random, batch_size):
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=12), st.randoms(), st.integers(1, 200))
+def test_scores_depend_on_the_message_only(texts, random, batch_tokens):
     """Alone, among others, in another order, in batches of another size."""
     alone = torch.cat([CLASSIFIER.probabilities([text]) for text in texts])
     order = random.sample(range(len(texts)), len(texts))
-    together = CLASSIFIER.probabilities([texts[i] for i in order], batch_size=batch_size)
+    together = CLASSIFIER.probabilities([texts[i] for i in order], batch_tokens=batch_tokens)
     assert torch.allclose(together, alone[order], atol=1e-5)
 
 

@@ -38,8 +38,9 @@ def result(folder) -> tuple:
         {"gradient_accumulation_steps": 4, "max_steps": 7, "save_steps": 1},  # a short last group in each epoch
         {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random", "max_steps": None},
         {"mixed_precision": "bf16", "attention_dropout": 0.2},
+        {"train_batch_tokens": 200},
     ],
-    ids=["plain", "averaged", "accumulation", "cosine", "bf16"],
+    ids=["plain", "averaged", "accumulation", "cosine", "bf16", "tokens"],
 )
 def test_resuming_is_exact(settings, data, tmp_path):
     """From every checkpoint, in an epoch or at its end: the same weights to the bit, the same history and metrics."""

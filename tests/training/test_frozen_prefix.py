@@ -9,6 +9,7 @@ from datasets import DatasetDict
 from hf_spam import Recipe, SpamGPTConfig, SpamGPTForSequenceClassification, finetune, load_sms_spam
 from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.training import batches, frozen_prefix
+from hf_spam.training.frozen_prefix import compute_prefix
 from hf_spam.training.start import start_from
 
 
@@ -84,6 +85,25 @@ def test_states_beyond_the_budget_are_mapped_from_the_disk(base, data, monkeypat
     monkeypatch.setattr(torch, "from_file", lambda *how, **more: mapped.append(how) or from_file(*how, **more))
     assert asdict(run(base, data).history) == {**asdict(expected.history), "seconds": pytest.approx(0, abs=60)}
     assert len(mapped) == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_prefix_in_bfloat16(base, data, monkeypatch):
+    """Near the numbers of float32, kept in half the room; what is trained on it is float32."""
+    kept = []
+
+    def keep(*how):
+        kept.append(compute_prefix(*how))
+        return kept[-1]
+
+    monkeypatch.setattr(batches, "compute_prefix", keep)
+    exact, near = run(base, data), run(base, data, prefix_precision="bf16")
+    assert [part.states.dtype for part in kept] == [torch.float32] * 2 + [torch.bfloat16] * 2
+    assert near.history.train_losses == pytest.approx(exact.history.train_losses, abs=0.02)
+    assert near.history.train_losses != exact.history.train_losses
+    assert {parameter.dtype for parameter in near.model.parameters()} == {torch.float32}
+    frozen = {name for name, parameter in near.model.named_parameters() if not parameter.requires_grad}
+    weights = exact.model.state_dict()
+    assert frozen and all(torch.equal(near.model.state_dict()[name], weights[name]) for name in frozen)
 
 
 def test_longer_messages_than_the_model_reads(base, data):

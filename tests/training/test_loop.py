@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict
+from itertools import chain
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
-from hf_spam.training.batches import SeededShuffle
+from hf_spam.training.batches import SeededShuffle, SeededTokenBatches
 
 
 def first_messages(**sizes: int) -> DatasetDict:
@@ -140,6 +141,37 @@ def test_two_processes_do_what_one_does(data, base, tokenizer_dir, tmp_path):
     assert_same_history(two, one)
     one, two = (json.loads((tmp_path / f"out{n}" / "metrics.json").read_text()) for n in (1, 2))
     assert two == {split: pytest.approx(values, abs=1e-5) for split, values in one.items()}
+
+
+def test_batches_sized_by_tokens(data, base, tokenizer_dir, tmp_path):
+    """On two processes as on one that accumulates two of them; every message of a pass is counted."""
+    data.save_to_disk(tmp_path / "data")
+    settings = {"base": base, "tokenizer": tokenizer_dir, "num_train_epochs": 2, **BOOK, "padded_length": None}
+    settings |= {"pooling": "last_token", "train_batch_tokens": 110, "eval_freq": 4}  # an even number of batches
+    for processes, batch_size in ((1, 8), (2, 4)):
+        settings |= {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": 2 // processes}
+        finetune_on(processes, "book", tmp_path / "data", output_dir=tmp_path / f"out{processes}", **settings)
+    one, two = (json.loads((tmp_path / f"out{n}" / "history.json").read_text()) for n in (1, 2))
+    assert len(one["train_losses"]) > 5 and one["train_losses"][0] != pytest.approx(one["train_losses"][-1], abs=1e-3)
+    assert one["examples_seen"] == 2 * len(data["train"])
+    for name in ("train_losses", "val_losses", "train_accs", "val_accs"):
+        assert two[name] == pytest.approx(one[name], abs=1e-5), name
+
+
+def test_batches_of_tokens_are_new_at_each_pass_and_lose_nothing():
+    """As many in every pass, though lengths are equal and unequal; the same again from the same generator."""
+    lengths = [3, 3, 3, 3, 3, 3, 7, 2, 40, 7, 7, 1]
+    passes = [
+        list(SeededTokenBatches(lengths, 14, rng)) for rng in [torch.Generator().manual_seed(1)] for _ in range(9)
+    ]
+    for batches in passes:
+        assert len(batches) == len(SeededTokenBatches(lengths, 14, torch.Generator()))
+        assert sorted(chain(*batches)) == list(range(len(lengths)))
+        assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 14 for batch in batches)
+    assert len({tuple(map(len, batches)) for batches in passes}) > 1  # the order of the batches
+    assert len({frozenset(map(frozenset, batches)) for batches in passes}) > 1  # who is with whom
+    again = torch.Generator().manual_seed(1)
+    assert list(SeededTokenBatches(lengths, 14, again)) == passes[0]
 
 
 def test_the_order_is_that_of_a_shuffling_loader():
