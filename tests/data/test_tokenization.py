@@ -20,6 +20,16 @@ def test_any_text_comes_back(text):
     assert max(ids, default=0) < len(TOKENIZER) == 500
 
 
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.integers(1, 20))
+def test_ids_are_those_of_the_tokenizers_own_call(texts, max_length):
+    """Cut to the same first ones, and without a trace in what is saved of the tokenizer."""
+    expected = TOKENIZER(texts, truncation=True, max_length=max_length)["input_ids"]
+    TOKENIZER(texts)
+    before = TOKENIZER.backend_tokenizer.to_str()
+    assert encode(TOKENIZER, texts, max_length) == expected
+    assert TOKENIZER.backend_tokenizer.to_str() == before
+
+
 def test_learning_is_repeatable_and_saved_for_autotokenizer(tmp_path):
     again = train_tokenizer(TEXTS, 500)
     assert again.get_vocab() == TOKENIZER.get_vocab()
