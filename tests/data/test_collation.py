@@ -31,6 +31,6 @@ def test_batches_by_tokens(lengths, batch_tokens):
     order = list(chain(*batches))
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths)
-    assert all(len(batch) == 1 or len(batch) * lengths[batch[-1]] <= batch_tokens for batch in batches)
+    assert all(len(batch) == 1 or len(batch) * max(1, lengths[batch[-1]]) <= batch_tokens for batch in batches)
     for batch, following in pairwise(batches):  # it was full
         assert (len(batch) + 1) * max(1, lengths[following[0]]) > batch_tokens
