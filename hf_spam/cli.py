@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import types
 import unicodedata
@@ -15,6 +16,7 @@ import click
 from docstring_parser import parse_from_object
 
 from .hub.settings import PushSettings
+from .interruption import Interrupted, stopping_at_signals
 from .training.recipes import RECIPES, Recipe
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -274,15 +276,20 @@ def import_weights(source: str, output_dir: str, n_head: int | None, revision: s
 def main() -> NoReturn:
     """Runs the command line; what a user can get wrong is one line on standard error."""
     try:
-        cli(prog_name="hf-spam", standalone_mode=False)
+        with stopping_at_signals():
+            cli(prog_name="hf-spam", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(error.exit_code)
     except click.ClickException as error:
         hint = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
         _fail(error.format_message() + hint, error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as error:  # Click raises the one from the other
+        cause = error.__cause__ or error
+        number = cause.number if isinstance(cause, Interrupted) else signal.SIGINT
+        if not _is_main_process():
+            sys.exit(128 + number)
+        _fail(str(cause) or "interrupted", 128 + number)
     except BrokenPipeError:  # the reader, such as `head`, has what it wanted
         sys.stdout = None
         sys.exit(1)

@@ -39,6 +39,7 @@ from tenacity import (
 )
 
 from ..files import MANIFEST, read_manifest
+from ..interruption import RunInterrupted
 from .card import PLACEHOLDER
 from .errors import explain, explained, is_transient
 from .merging import merge_card
@@ -109,8 +110,8 @@ class Uploader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        interrupted = kind is not None and not issubclass(kind, Exception)
-        self.close(0.0 if interrupted else self.settings.timeout)
+        at_once = kind is not None and not issubclass(kind, (Exception, RunInterrupted))
+        self.close(0.0 if at_once else self.settings.timeout)
 
     def submit(self, folder: Path, run_id: str, step: int, kind: Kind, *, is_best: bool) -> None:
         """Freezes a checkpoint or the final model, if the strategy wants it, and returns at once."""

@@ -28,6 +28,7 @@ from ..data.messages import OWN_DATA, check_splits, load_sms_spam
 from ..files import read_manifest
 from ..hub.settings import PushSettings
 from ..hub.uploader import Uploader
+from ..interruption import Interruption, RunInterrupted, listening
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .batches import Batches
 from .checkpoints import STATE, Checkpoints, Progress, TrainingState, check_identity, identity
@@ -89,6 +90,9 @@ def finetune(
         ValueError: a setting, message or tracker that cannot be used, a checkpoint of another run, a token or a
             repository that cannot be pushed to, or a loss that is no longer a number.
         FileExistsError: `output_dir` is not empty.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM (`RunInterrupted`). Between the first step and the last one the
+            step is ended and a checkpoint written before, from which the run goes on; after the last one the run is
+            finished all the same. A second one stops at once.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
@@ -124,6 +128,8 @@ def finetune(
         project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / TRACKERS),
     )
     with ExitStack() as stack:
+        stack.callback(accelerator.end_training)
+        interruption = stack.enter_context(listening())
         uploader = None
         if push is not None and accelerator.is_main_process:
             uploader = stack.enter_context(Uploader(output_dir, push))
@@ -144,13 +150,13 @@ def finetune(
             checkpoint = broadcast_object_list([checkpoint])[0]
             saving = Saving(Checkpoints(output_dir, save_total_limit), save_steps, checkpoint, uploader)
         with logging_redirect_tqdm():
-            run, progress = _train(accelerator, recipe, model, tokenizer, data, saving)
+            run, progress = _train(accelerator, recipe, model, tokenizer, data, saving, interruption)
         if output_dir is not None and accelerator.is_main_process:
             save_run(run, output_dir)
+            interruption.postpones = False
             if uploader is not None:
                 uploader.submit(output_dir, progress.run_id, progress.step, "final", is_best=progress.is_best)
         accelerator.wait_for_everyone()  # no process may read the folder before it is written
-        accelerator.end_training()
     return run
 
 
@@ -173,6 +179,7 @@ def _train(
     tokenizer: PreTrainedTokenizerBase,
     data: DatasetDict,
     saving: Saving | None,
+    interruption: Interruption,
 ) -> tuple[Run, Progress]:
     batches = Batches(accelerator, recipe, model, tokenizer, data)
     total_steps = recipe.max_steps or batches.steps_per_epoch * recipe.num_train_epochs
@@ -214,6 +221,7 @@ def _train(
     start = time.perf_counter() - history.seconds
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
     bar = tqdm(total=total_steps, initial=progress.step + 1, desc="Training", unit="step", disable=hidden)
+    interruption.postpones = True
     for epoch in range(progress.epoch, math.ceil(total_steps / batches.steps_per_epoch) + 1):
         progress.epoch = epoch
         if restore_random is None:
@@ -249,7 +257,10 @@ def _train(
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
                 logger.info("Epoch %d, step %06d: %s", epoch, progress.step, _in_words(losses))
                 accelerator.log({**losses, "learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
-            if saving and saving.is_due(progress.step):
+            signal = _signal(accelerator, interruption)
+            if signal:
+                logger.info("Stopping after step %d ...", progress.step)
+            if saving and (signal or saving.is_due(progress.step)):
                 history.seconds = time.perf_counter() - start
                 if not all(parameter.isfinite().all() for parameter in model.parameters()):
                     raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
@@ -257,6 +268,9 @@ def _train(
                     metrics, loss = measure.whole(["validation"])
                     progress.compare(loss)
                     saving.save(accelerator, state, Run(recipe, model, tokenizer, history, metrics), this_run)
+            if signal:
+                way_on = saving.way_on(progress.step) if saving else "nothing is saved without an output_dir"
+                raise RunInterrupted(f"interrupted after step {progress.step}; {way_on}", signal)
         restore_random, progress.batch = None, 0
         accuracies = measure.first("acc", recipe.eval_iter)
         history.append(accuracies)
@@ -274,6 +288,13 @@ def _train(
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)  # Accelerate's autocast, put on the instance: the class's own is back
     return Run(recipe, model.eval(), tokenizer, history, metrics), progress
+
+
+def _signal(accelerator: Accelerator, interruption: Interruption) -> int:
+    """The signal that any of the processes was sent, which all are to obey at the same step. 0: none."""
+    if accelerator.num_processes == 1:
+        return interruption.number
+    return int(accelerator.gather(torch.tensor([interruption.number], device=accelerator.device)).max())
 
 
 def _warmup_steps(setting: float, total_steps: int) -> int:

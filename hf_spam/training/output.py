@@ -110,6 +110,14 @@ class Saving:
                     logger.warning("An old checkpoint was not deleted (%s). Training goes on.", error)
         accelerator.wait_for_everyone()
 
+    def way_on(self, step: int) -> str:
+        """What to do after a run that was interrupted after `step`, for which a checkpoint was to be written."""
+        steps = self.checkpoints.steps()
+        if not steps:
+            return "no checkpoint could be written"
+        where = "" if step in steps else f"from step {steps[-1]} "
+        return f"go on {where}with the same command and --resume-from-checkpoint auto"
+
 
 def save_run(run: "Run", output_dir: Path) -> None:
     """Writes model, tokenizer, card, history, metrics and plots, each file whole or not at all."""

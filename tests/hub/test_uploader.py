@@ -690,3 +690,19 @@ def test_odd_waiting_times_are_no_end(asked, hub, push, alone, tmp_path, monkeyp
     hub.fail("POST", "/commit/", status=503, headers={"Retry-After": asked})
     assert run("push", alone, REPO) == 0
     assert hub.titles(REPO)[0] == "final model"
+
+
+@one_transport
+def test_an_interrupted_run_sends_what_it_can_in_its_time(hub, push, alone, tmp_path, monkeypatch, caplog):
+    """The checkpoint of the step that it ended arrives; from a Hub that hangs it turns away after --hub-timeout."""
+    with monkeypatch.context() as patch:
+        at_step(patch, 10, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert run(*push, "--output-dir", tmp_path / "out") == 143
+        assert hub.titles(REPO)[:2] == ["checkpoint, step 11", "checkpoint, step 10"]
+    assert run(*push, "--output-dir", tmp_path / "out", "--resume-from-checkpoint", "auto") == 0
+    assert_same_result(tmp_path / "out", alone)
+    hub.fail("POST", "/commit/", times=9, delay=3600)
+    with monkeypatch.context() as patch:
+        at_step(patch, 10, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert run(*push, "--output-dir", tmp_path / "slow", "--hub-timeout", 0.5) == 130
+    assert f"Send it with: hf-spam push {tmp_path / 'slow'} --resume" in caplog.text
