@@ -28,7 +28,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> No
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        files = {path.relative_to(temporary).as_posix(): _fingerprint(path) for path in _files(temporary)}
+        files = {path.relative_to(temporary).as_posix(): fingerprint(path) for path in _files(temporary)}
         (temporary / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", encoding="utf-8")
         for path in [*_files(temporary), temporary]:
             _flush(path)
@@ -52,11 +52,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         files = dict(manifest["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder} is not whole: it has no readable {MANIFEST}") from error
-    for name, fingerprint in files.items():
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{folder} is not whole: {name} is missing")
-        if _fingerprint(path) != fingerprint:
+        if fingerprint(path) != expected:
             raise ValueError(f"{folder} is damaged: {name} is not as it was written")
     return manifest
 
@@ -65,7 +65,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
+    """The size of a file in bytes, and the sha256 of what it holds."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):

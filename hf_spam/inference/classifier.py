@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.collation import PadRight, batch_tokens_for, token_batches
 from ..data.tokenization import encode, load_tokenizer
 from ..modeling.loading import load_classifier
+from .onnx import OnnxModel, is_onnx
 
 POCKET = Path(__file__).parent.parent / "pocket"  # the trained model that comes with the package
 
@@ -37,7 +38,7 @@ class SpamClassifier:
         tokenizer: the one it was trained with.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, model: PreTrainedModel | OnnxModel, tokenizer: PreTrainedTokenizerBase):
         self.model = model.eval()
         self.tokenizer = tokenizer
 
@@ -52,6 +53,8 @@ class SpamClassifier:
     ) -> "SpamClassifier":
         """Loads a local folder or a Hub repository; None: the model that comes with the package.
 
+        A folder that `hf-spam export` wrote is run by ONNX Runtime, on the CPU and in the precision it was exported in.
+
         Args:
             model: the folder or the repository's id.
             revision: branch, tag or commit on the Hub.
@@ -63,6 +66,8 @@ class SpamClassifier:
             ValueError: it is there, but is not a SpamGPT classifier, or has no tokenizer.
         """
         source = POCKET if model is None else model
+        if is_onnx(source):
+            return cls(OnnxModel(source), load_tokenizer(source))
         loaded = load_classifier(source, revision=revision, dtype=dtype)
         tokenizer = load_tokenizer(source, revision=revision)
         return cls(loaded.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu"), tokenizer)

@@ -27,6 +27,23 @@ def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str
     return settings["model_type"]
 
 
+def load_config(source: str | os.PathLike, *, revision: str | None = None) -> SpamGPTConfig:
+    """The configuration of a SpamGPT, in a folder or a repository.
+
+    Raises:
+        OSError: nothing is there.
+        ValueError: what is there is of another kind, or is no shape that can be built.
+    """
+    name = repr(os.fspath(source))
+    kind = model_type(source, revision=revision)
+    if kind != SpamGPTConfig.model_type:
+        raise ValueError(f"{name} holds a {kind!r} model, not a SpamGPT classifier.")
+    try:
+        return SpamGPTConfig.from_pretrained(source, revision=revision)
+    except StrictDataclassError as error:
+        raise ValueError(f"{name} cannot be loaded, its files are damaged or do not fit: {one_line(error)}") from error
+
+
 def load_classifier(
     source: str | os.PathLike, *, revision: str | None = None, fresh_head: bool = False, **kwargs: Any
 ) -> SpamGPTForSequenceClassification:
@@ -42,15 +59,13 @@ def load_classifier(
         OSError: nothing is there.
         ValueError: what is there is of another kind, damaged, or lacks weights.
     """
+    load_config(source, revision=revision)
     name = repr(os.fspath(source))
-    kind = model_type(source, revision=revision)
-    if kind != SpamGPTConfig.model_type:
-        raise ValueError(f"{name} holds a {kind!r} model, not a SpamGPT classifier.")
     try:
         model, report = SpamGPTForSequenceClassification.from_pretrained(
             source, revision=revision, output_loading_info=True, **kwargs
         )
-    except (SafetensorError, RuntimeError, StrictDataclassError) as error:
+    except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{name} cannot be loaded, its files are damaged or do not fit: {one_line(error)}") from error
     missing = {key for key in report["missing_keys"] if not (fresh_head and key.startswith("out_head."))}
     if missing:

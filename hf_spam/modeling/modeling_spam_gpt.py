@@ -338,7 +338,8 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
             raise ValueError(f"attention_mask is {shapes}: it must have one entry for each of them.")
         real = attention_mask.bool()
         T = real.shape[1]
-        order = (torch.arange(T, device=real.device) + T * ~real).argsort(dim=1)  # real tokens first, each in order
+        # Real tokens first, each in order. Not `T * ~real`, which has no ONNX form where T is any number.
+        order = (torch.arange(T, device=real.device) + torch.where(real, 0, T)).argsort(dim=1)
         if tokens.ndim == 3:
             order, real = order[..., None].expand_as(tokens), real[..., None]
         tokens = torch.where(real, tokens, pad).gather(1, order)
