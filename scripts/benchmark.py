@@ -175,6 +175,8 @@ TABLES = {
         "pipeline": pipeline,
         "hf_spam": scored,
         "hf_spam, bf16": lambda *job: scored(*job, dtype="bfloat16"),
+        "hf_spam, ONNX Runtime": lambda *job: scored(*job, model="onnx"),
+        "hf_spam, ONNX Runtime, int8": lambda *job: scored(*job, model="int8"),
     },
 }
 TABLES["scoring, pocket"] = TABLES["scoring"]
@@ -211,6 +213,7 @@ def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
     from hf_spam.data.messages import read_messages
     from hf_spam.data.tokenization import encode, load_tokenizer
     from hf_spam.inference.classifier import POCKET
+    from hf_spam.inference.export import export_onnx
 
     torch.manual_seed(1)
     size = SHAPES[work["shape"]]
@@ -238,8 +241,15 @@ def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
     in_blocks = sum(
         p.numel() for name, p in stock.transformer.h.named_parameters() if name.endswith(".weight") and p.ndim == 2
     )
+    refused = []
+    for name, contender in (("onnx", "hf_spam, ONNX Runtime"), ("int8", "hf_spam, ONNX Runtime, int8")):
+        try:
+            export_onnx(folder / "ours", folder / name, int8=name == "int8")
+        except ValueError as error:
+            click.echo(str(error), err=True)
+            refused.append(contender)
     tokens = sum(map(len, encode(tokenizer, texts_of(work), size["n_positions"])))
-    return {"flop": 2 * in_blocks * tokens}
+    return {"flop": 2 * in_blocks * tokens, "refused": refused}
 
 
 def matrix_rate() -> float:
@@ -332,6 +342,9 @@ def main(
         runs: dict[str, list[dict]] = {name: [] for name in contenders}
         with tempfile.TemporaryDirectory() as folder:
             known = in_a_process(folder=folder, table=table, work=work, contender=None)
+            for refused in known.get("refused", []):
+                runs.pop(refused, None)
+            contenders = list(runs)
             for repeat in tqdm(range(repeats), desc=table, unit="repeat"):
                 for name in contenders if repeat % 2 == 0 else reversed(contenders):
                     runs[name].append(in_a_process(folder=folder, table=table, work=work, contender=name))
