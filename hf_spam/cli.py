@@ -208,35 +208,6 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("model")
-@click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--onnx", is_flag=True, required=True, help="As an ONNX graph, for ONNX Runtime.")
-@click.option("--int8", is_flag=True, help="With 8-bit weights: faster, and half the size or less.")
-@click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source as for evaluate.")
-@as_json
-def export(model: str, output_dir: str, onnx: bool, int8: bool, data: str, as_json: bool) -> None:
-    """Export MODEL (a folder or Hub id) to the new folder OUT, which the other commands take for a model too.
-
-    Model and export classify the messages of --data. Where more than one label in a thousand differs, nothing is
-    written.
-    """
-    from .inference.export import export_onnx
-
-    _quiet_libraries()
-    report = export_onnx(model, output_dir, int8=int8, data=data, progress=sys.stderr.isatty())
-    if as_json:
-        click.echo(json.dumps(report))
-        return
-    table = _table("agreement", report["precision"])
-    table.add_row("messages", str(report["messages"]))
-    table.add_row("labels that differ", str(report["labels_differ"]))
-    table.add_row("largest difference of a score", f"{report['largest_score_difference']:.6f}")
-    table.add_row("mean difference of a score", f"{report['mean_score_difference']:.6f}")
-    _print(table)
-    _print(f"The export is in {output_dir}")
-
-
-@cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="REPO", required=False)
 @click.option("--resume", is_flag=True, help="Send what an earlier run or push left in its queue.")
@@ -300,6 +271,35 @@ def import_weights(source: str, output_dir: str, n_head: int | None, revision: s
     _quiet_libraries()
     model = import_weights(source, output_dir, n_head=n_head, revision=revision)
     _print(f"{type(model).__name__} of {model.num_parameters():,} parameters is in {output_dir}")
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("output_dir", metavar="OUT", type=click.Path())
+@click.option("--onnx", is_flag=True, required=True, help="As an ONNX graph, for ONNX Runtime.")
+@click.option("--int8", is_flag=True, help="With 8-bit weights: faster, and half the size or less.")
+@click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source as for evaluate.")
+@as_json
+def export(model: str, output_dir: str, onnx: bool, int8: bool, data: str, as_json: bool) -> None:
+    """Export MODEL (a folder or Hub id) to the new folder OUT, which the other commands take for a model too.
+
+    Model and export classify the messages of --data. Where more than one label in a thousand differs, nothing is
+    written.
+    """
+    from .inference.export import export_onnx
+
+    _quiet_libraries()
+    report = export_onnx(model, output_dir, int8=int8, data=data, progress=sys.stderr.isatty())
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    table = _table("agreement", report["precision"])
+    table.add_row("messages", str(report["messages"]))
+    table.add_row("labels that differ", str(report["labels_differ"]))
+    table.add_row("largest difference of a score", f"{report['largest_score_difference']:.6f}")
+    table.add_row("mean difference of a score", f"{report['mean_score_difference']:.6f}")
+    _print(table)
+    _print(f"The export is in {output_dir}")
 
 
 def main() -> NoReturn:

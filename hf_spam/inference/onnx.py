@@ -34,7 +34,7 @@ class OnnxModel:
     device = torch.device("cpu")
 
     def __init__(self, folder: str | os.PathLike):
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()
         onnxruntime = onnx_package("onnxruntime")
         errors = importlib.import_module(
             "onnxruntime.capi.onnxruntime_pybind11_state"
@@ -56,6 +56,10 @@ class OnnxModel:
         batch = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
         (logits,) = self._session.run(["logits"], batch)
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
+
+    def __reduce__(self) -> tuple[type["OnnxModel"], tuple[Path]]:
+        """For another process, which loads the same folder, on its own number of threads."""
+        return OnnxModel, (self._folder,)
 
     def eval(self) -> "OnnxModel":
         """Itself: it has no other mode."""

@@ -5,6 +5,7 @@ PyTorch model on whatever batches hypothesis thinks of.
 """
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -179,7 +180,9 @@ def test_commands_take_the_folder_for_a_model(int8, hf_spam):
     assert exported["accuracy"] == pytest.approx(original["accuracy"], abs=0.005)
 
 
-def test_threads_are_those_of_torch(int8):
+def test_it_goes_to_another_process_and_its_threads_are_those_of_torch(int8):
+    classify = SpamClassifier.from_pretrained(int8[0])
+    assert pickle.loads(pickle.dumps(classify))(TEXTS) == classify(TEXTS)
     threads = torch.get_num_threads()
     try:
         for wanted in (1, 2):
