@@ -26,7 +26,7 @@ from ..hub.card import public, versions
 from ..modeling.loading import load_classifier
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .classifier import SpamClassifier
-from .onnx import GRAPH, OnnxModel, onnx_package
+from .onnx import GRAPH, OnnxModel, require
 
 REPORT = "export.json"
 HISTORY = "history.json"  # says how the model's data were split, which `evaluate` asks
@@ -68,7 +68,7 @@ def export_onnx(
             thousand labels differ. Nothing is written.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        onnx_package(package)
+        require(package)
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
         raise FileExistsError(f"{output_dir} exists: name a folder that does not.")

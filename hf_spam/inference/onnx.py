@@ -3,7 +3,6 @@
 import importlib
 import os
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -16,8 +15,7 @@ GRAPH = "model.onnx"
 class OnnxModel:
     """An exported classifier, called as the `SpamGPTForSequenceClassification` that it was made of.
 
-    It computes on the CPU, in the precision that it was exported with, and on as many threads as torch has when it is
-    loaded.
+    It computes on the CPU, in the precision that it was exported in, and on as many threads as torch.
 
     Args:
         folder: what `export_onnx` wrote.
@@ -35,30 +33,35 @@ class OnnxModel:
 
     def __init__(self, folder: str | os.PathLike):
         self._folder = Path(folder).absolute()
-        onnxruntime = onnx_package("onnxruntime")
-        errors = importlib.import_module(
-            "onnxruntime.capi.onnxruntime_pybind11_state"
-        )  # all have `Exception` in common
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 4  # what fails is raised too
+        require("onnxruntime")
         self.config = load_config(folder)
+        self._open()
+
+    def _open(self) -> None:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # which have no base in common
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads = torch.get_num_threads()
+        options.log_severity_level = 4  # what fails is raised too
         try:
             self._session = onnxruntime.InferenceSession(
                 self._folder / GRAPH, options, providers=["CPUExecutionProvider"]
             )
         except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
-            name = repr(os.fspath(folder))
+            name = repr(str(self._folder))
             raise ValueError(f"{name} cannot be loaded, its {GRAPH} is damaged: {one_line(error)}") from error
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
         """The `logits` (B, num_labels) of messages (B, T), T at least 1, padded on any side."""
+        if self._threads != torch.get_num_threads():  # a session's own cannot be changed
+            self._open()
         batch = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
         (logits,) = self._session.run(["logits"], batch)
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def __reduce__(self) -> tuple[type["OnnxModel"], tuple[Path]]:
-        """For another process, which loads the same folder, on its own number of threads."""
+        """For another process, which loads the same folder."""
         return OnnxModel, (self._folder,)
 
     def eval(self) -> "OnnxModel":
@@ -78,13 +81,13 @@ def is_onnx(source: str | os.PathLike) -> bool:
     return Path(source, GRAPH).is_file()
 
 
-def onnx_package(name: str) -> ModuleType:
-    """A package that only ONNX needs.
+def require(package: str) -> None:
+    """Imports a package that only ONNX needs.
 
     Raises:
         ValueError: it is not installed; the message says how to install it.
     """
     try:
-        return importlib.import_module(name)
+        importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(f"ONNX needs {name}, which is not installed: pip install hf-spam[onnx]") from error
+        raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
