@@ -1,4 +1,4 @@
-"""Folders that are whole or are not there, with a manifest by which damage is found."""
+"""Files and folders that are whole or are not there, these with a manifest by which damage is found."""
 
 import hashlib
 import json
@@ -28,14 +28,14 @@ def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> No
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        files = {path.relative_to(temporary).as_posix(): _fingerprint(path) for path in _files(temporary)}
+        files = {path.relative_to(temporary).as_posix(): fingerprint(path) for path in _files(temporary)}
         (temporary / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", encoding="utf-8")
         for path in [*_files(temporary), temporary]:
-            _flush(path)
+            flush(path)
         if folder.exists():
             os.replace(folder, replaced)
         os.replace(temporary, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -52,20 +52,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         files = dict(manifest["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder} is not whole: it has no readable {MANIFEST}") from error
-    for name, fingerprint in files.items():
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{folder} is not whole: {name} is missing")
-        if _fingerprint(path) != fingerprint:
+        if fingerprint(path) != expected:
             raise ValueError(f"{folder} is damaged: {name} is not as it was written")
     return manifest
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def write_file(path: Path, data: bytes) -> None:
+    """Makes a file, or replaces one: written under another name, flushed to the disk, renamed.
+
+    Raises:
+        OSError: it could not be written; nothing of it is left.
+    """
+    temporary = path.with_name(f".writing-{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(data)
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
+    """The size of a file in bytes, and the sha256 of what it holds."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -73,10 +86,14 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"size": file.tell(), "sha256": digest.hexdigest()}
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
