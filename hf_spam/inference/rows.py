@@ -209,8 +209,9 @@ class ParquetFile(TableSource):
         with self._open() as file:
             yield file.schema_arrow.empty_table()
             try:
-                for batch in file.iter_batches(size):
-                    yield pa.Table.from_batches([batch])
+                for group in range(file.num_row_groups):  # over their borders, not every nested type can be read
+                    for batch in file.iter_batches(size, [group]):
+                        yield pa.Table.from_batches([batch])
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"{self.name}: broken Parquet file ({first_line(error)})") from error
 
@@ -246,28 +247,34 @@ class HubSplit(TableSource):
             yield from self.dataset.iter(size)
 
 
-def check_output(source: Source, rows: Rows, suffix: str) -> None:
-    """Whether what a source holds fits a format; its first rows tell.
+def check_output(name: str, rows: Rows, suffix: str, *, has_types: bool) -> None:
+    """Whether rows fit a format.
+
+    Args:
+        name: what an error calls them.
+        rows: the rows.
+        suffix: the format, one of `OUTPUTS`.
+        has_types: whether values are more than strings.
 
     Raises:
         DataError: values would not come out as they went in.
     """
     if not isinstance(rows, pa.Table):
         if suffix not in JSON_LINES:
-            raise DataError(f"{source.name}: the keys of JSON lines may differ, columns do not; write .jsonl")
+            raise DataError(f"{name}: the keys of JSON lines may differ, columns do not; write .jsonl")
     elif suffix in DELIMITERS:
-        if source.has_types:
-            raise DataError(f"{source.name}: {suffix} has no types and no nulls; write .parquet or .jsonl")
+        if has_types:
+            raise DataError(f"{name}: {suffix} has no types and no nulls; write .parquet or .jsonl")
     else:
         twice = {column for column in rows.column_names if rows.column_names.count(column) > 1}
         if twice:
-            raise DataError(
-                f"{source.name}: {suffix} holds no two columns of one name, {short(twice.pop())}; write .csv"
-            )
-        for field in rows.schema:
-            if suffix in JSON_LINES and not _has_json_form(field.type):
-                what = f"the column {field.name!r} holds {field.type}"
-                raise DataError(f"{source.name}: {what}, for which JSON has no form; write .parquet")
+            raise DataError(f"{name}: {suffix} holds no two columns of one name, {short(twice.pop())}; write .csv")
+        if suffix in JSON_LINES and has_types:
+            for field in rows.schema:
+                if not _has_json_form(field.type):
+                    what = f"the column {field.name!r} holds {field.type}"
+                    raise DataError(f"{name}: {what}, for which JSON has no form; write .parquet")
+            _as_json(name, rows)
 
 
 def written(
@@ -302,10 +309,7 @@ def written(
         records = zip(*(column.to_pylist() for column in rows.columns), labels, digits, strict=True)
         return _csv([*header, *records], DELIMITERS[suffix]).encode()
     if isinstance(rows, pa.Table):
-        try:
-            rows = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows.to_pylist()]
-        except ValueError as error:
-            raise DataError(f"{name}: {error}; write .parquet") from None
+        rows = _as_json(name, rows)
     # The new keys go in before the last brace: what stands before them is not touched.
     label_key, score_key = json.dumps(columns.label), json.dumps(columns.score)
     quoted = {label: json.dumps(label) for label in set(labels)}
@@ -331,6 +335,13 @@ def merge(pieces: Iterable[BinaryIO], suffix: str, path: Path) -> None:
         finally:
             if writer is not None:
                 writer.close()
+
+
+def _as_json(name: str, table: pa.Table) -> list[str]:
+    try:
+        return [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table.to_pylist()]
+    except ValueError:
+        raise DataError(f"{name}: a number is infinite or none (NaN), which JSON cannot say; write .parquet") from None
 
 
 def _csv(records: list[Sequence[str]], delimiter: str) -> str:

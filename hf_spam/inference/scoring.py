@@ -237,7 +237,7 @@ def score_stream(
         for window in rows.windows(window_size):
             texts, parsed = rows.parse(first, window)
             if not first:
-                check_output(rows, parsed, ".jsonl")
+                check_output(rows.name, parsed, ".jsonl", has_types=rows.has_types)
             file.write(_piece(rows, columns, classifier, first, texts, parsed, ".jsonl")[1])
             file.flush()
             first += len(window)
@@ -353,18 +353,17 @@ def _prepare(job: Job, *, overwrite: bool) -> tuple[dict[str, Any] | None, int |
 
 
 def _checked_rows(job: Job) -> int | None:
-    """Reads a file to its end, or the beginning of what is on the Hub, to find what would else be found in the middle.
+    """Reads a file to its end, or the first window of what is on the Hub: errors then come before the work.
 
     Raises:
         DataError: a row cannot be read, or not be written in the output's format.
     """
-    rows = 0
-    for window in job.source.windows(job.parts.window_size):
-        _, parsed = job.source.parse(rows, window)
-        if not rows:
-            check_output(job.source, parsed, job.parts.output.suffix.lower())
+    rows, source = 0, job.source
+    for window in source.windows(job.parts.window_size):
+        _, parsed = source.parse(rows, window)
+        check_output(source.name, parsed, job.parts.output.suffix.lower(), has_types=source.has_types)
         if job.file is None:
-            return job.source.total
+            return source.total
         rows += len(window)
     _check_unchanged(job)
     return rows
