@@ -29,6 +29,7 @@ JSON_LINES = (".jsonl", ".json")
 INPUTS = (*DELIMITERS, *JSON_LINES, ".parquet", ".txt")
 OUTPUTS = (*DELIMITERS, *JSON_LINES, ".parquet")
 LONGEST_CELL = 2**24  # characters; a quote that is never closed must not read all that follows into memory
+_JSON = json.JSONDecoder(parse_int=float)  # an int may have too many digits for Python
 
 Rows = list[str] | pa.Table  # JSON lines as they stand, or a table
 
@@ -110,7 +111,7 @@ class LinesFile:
 
     def _text(self, where: str, line: str) -> str:
         try:
-            values = json.loads(line, parse_int=float)  # an int may have too many digits for Python
+            values = _JSON.decode(line)
         except (ValueError, RecursionError):
             raise DataError(f"{where}: broken JSON: {short(line)}") from None
         if not isinstance(values, dict):
@@ -372,8 +373,9 @@ def _without_last_blanks(rows: Iterable[Sequence]) -> Iterator[Sequence]:
         if not row:
             blanks.append(row)
             continue
-        yield from blanks
-        blanks.clear()
+        if blanks:
+            yield from blanks
+            blanks.clear()
         yield row
 
 

@@ -28,11 +28,13 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -385,15 +387,16 @@ def _score_on(count: int | None, job: Job, classifier: SpamClassifier, update: C
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload([__name__])  # imported once, not by each
-    failures = context.SimpleQueue()
-    arguments = (count, job, pickle.dumps(classifier), failures)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells which process it ends
+    failures, failed = context.Pipe(duplex=False)
+    arguments = (count, job, pickle.dumps(classifier), failed)
     workers = start_processes(_work, arguments, count, join=False, daemon=True, start_method=method)
     try:
         while not workers.join(timeout=0.2):
             update()
     except (ProcessExitedException, ProcessRaisedException) as error:
-        if not failures.empty():
-            raise OSError(failures.get()) from error
+        if failures.poll():
+            raise OSError(failures.recv()) from error
         raise OSError(f"A process was killed, or has failed ({str(error).splitlines()[0]}). {AGAIN}") from error
     update()
 
@@ -402,8 +405,9 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(rank: int, size: int, job: Job, classifier: bytes, failures: Any) -> None:
+def _work(rank: int, size: int, job: Job, classifier: bytes, failed: Connection) -> None:
     """What one of several processes does. It ends when the one that started it does."""
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, of which one that is killed leaves something behind
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     try:
@@ -411,7 +415,7 @@ def _work(rank: int, size: int, job: Job, classifier: bytes, failures: Any) -> N
         _to_device(loaded, rank)
         _score_windows(job, loaded, rank, size)
     except (ValueError, OSError) as error:
-        failures.put(str(error))
+        failed.send(str(error))
         raise
 
 
