@@ -55,7 +55,7 @@ class Parts:
         if state and state["run"] != self.run and not overwrite:
             different = differences(state["run"], self.run)
             raise ValueError(
-                f"{self.folder} holds what an earlier run has scored, and that was another one: {different}. Give what "
+                f"{self.folder} holds what an earlier run has scored, and that one differs in {different}. Give what "
                 "it had to go on with it, or --overwrite to discard it."
             )
 
@@ -152,7 +152,7 @@ class Parts:
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """In what two runs differ, in words."""
     return "; ".join(
-        f"{name} was {short(there.get(name))} and is {short(value)}"
+        f"{name} ({short(there.get(name))} there, {short(value)} here)"
         for name, value in here.items()
         if there.get(name) != value
     )

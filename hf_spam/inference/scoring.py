@@ -179,10 +179,9 @@ def score_file(
         }
         parts = Parts(output, run, window_size)
         job = Job(rows, columns, parts, file, stamp)
-        finished, total, theirs = team.first(lambda: (*_prepare(job, overwrite=overwrite), run))
+        finished, total, resumed, theirs = team.first(lambda: (*_prepare(job, overwrite=overwrite), run))
         if theirs != run:
-            raise ValueError(f"Process {team.rank} has other work than process 0: {differences(theirs, run)}.")
-        resumed = finished["rows"] if finished else _rows_there(parts, total)
+            raise ValueError(f"Process {team.rank} differs from process 0 in its work: {differences(theirs, run)}.")
         if team.rank == 0 and resumed:
             logger.info("Going on: %d rows are there from an earlier run.", resumed)
         if not finished:
@@ -343,15 +342,15 @@ def _check_unchanged(job: Job) -> None:
         raise DataError(f"{job.source.name}: was changed while it was read; run the command again")
 
 
-def _prepare(job: Job, *, overwrite: bool) -> tuple[dict[str, Any] | None, int | None]:
-    """What an earlier run has finished, if it has; and the number of rows, if it is known."""
+def _prepare(job: Job, *, overwrite: bool) -> tuple[dict[str, Any] | None, int | None, int]:
+    """What an earlier run has finished, if it has; the number of rows, if it is known; how many of them are there."""
     parts = job.parts
     if finished := parts.finished():
-        return finished, finished["rows"]
+        return finished, finished["rows"], finished["rows"]
     parts.check(overwrite=overwrite)
     if not parts.is_begun():
         parts.begin(_checked_rows(job))
-    return None, parts.rows()
+    return None, parts.rows(), _rows_there(parts, parts.rows())
 
 
 def _checked_rows(job: Job) -> int | None:

@@ -403,17 +403,17 @@ def other_weights() -> SpamClassifier:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda source: write_csv(source, [["another message"]] * 6) and {}, "the input was"),
-        (lambda source: {"classifier": other_weights()}, "the model was"),
-        (lambda source: {"prefix": "pred_"}, "the columns was"),
-        (lambda source: {"window_size": 3}, "the window size was 2 and is 3"),
+        (lambda source: write_csv(source, [["another message"]] * 6) and {}, "the input"),
+        (lambda source: {"classifier": other_weights()}, "the model"),
+        (lambda source: {"prefix": "pred_"}, "the columns"),
+        (lambda source: {"window_size": 3}, r"the window size \(2 there, 3 here\)"),
     ],
 )
 def test_another_run_does_not_go_on_with_what_is_there(begun, change, what):
     """Refused, with what differs; --overwrite discards it, and what then comes out is all the other run's."""
     source, output = begun
     settings = {"classifier": CLASSIFIER, "window_size": 2, **change(source)}
-    with pytest.raises(ValueError, match=f"{output.name}.parts holds .*: {what}.*--overwrite"):
+    with pytest.raises(ValueError, match=f"{output.name}.parts holds .* differs in {what}.*--overwrite"):
         score_file(source=source, output=output, **settings)
     assert pieces(output) == 2 and not output.exists()
     score_file(source=source, output=output, overwrite=True, **settings)
