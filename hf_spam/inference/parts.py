@@ -60,12 +60,11 @@ class Parts:
             )
 
     def begin(self, rows: int | None) -> None:
-        """Makes the folder; of what is in it nothing is kept.
+        """Makes the folder, or takes it over: what another run has left there stays unused until `remove`.
 
         Args:
             rows: of the input, if that is known.
         """
-        self.remove()
         self.folder.mkdir(exist_ok=True)
         self._write(RUN, {"run": self.run, "rows": rows})
 
