@@ -208,6 +208,52 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("source", metavar="IN")
+@click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
+@click.option("--model", help="Folder or Hub id.  [default: the bundled model]")
+@click.option("--text-column", default="text", show_default=True, help="Where the messages are.")
+@click.option("--split", help="Of a dataset on the Hub.  [default: train]")
+@click.option("--prefix", default="", help="What the names of the new columns begin with.")
+@click.option("--window-size", default=4096, show_default=True, help="Rows scored, and kept, at a time.")
+@click.option("--num-processes", type=int, help="On this machine.  [default: one, after 10 s one a core]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, and discard what is left of a run on something else.")
+@as_json
+def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
+    """Score the messages of IN, and write its rows to OUT with the columns label and score.
+
+    IN is a .csv, .tsv, .jsonl, .parquet or .txt file (a message a line), - for lines of standard input, or a Hub
+    dataset id. OUT is a .jsonl or .parquet file, or .csv or .tsv for what has no types; - prints JSON lines at once.
+
+    A run that was killed goes on when the same command is given again. Under torchrun, every process takes a share.
+    """
+    from .inference.classifier import SpamClassifier
+    from .inference.scoring import STANDARD, score_file, score_stream
+
+    _quiet_libraries()
+    _show_log()
+    if output == STANDARD:
+        if as_json or overwrite or settings.pop("num_processes") is not None:
+            raise click.UsageError("With OUT - there are no --json, --overwrite and --num-processes.")
+        score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **settings)
+        return
+    scored = score_file(
+        SpamClassifier.from_pretrained(model),
+        source,
+        output,
+        overwrite=overwrite,
+        progress=sys.stderr.isatty(),
+        **settings,
+    )
+    if not _is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps(asdict(scored)))
+    rate = (scored.rows - scored.resumed_rows) / scored.seconds
+    labels = ", ".join(f"{count:,} {label}" for label, count in scored.labels.items())
+    click.echo(f"{scored.rows:,} rows ({labels}) are in {output}: {rate:,.0f} rows/s", err=True)
+
+
+@cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="REPO", required=False)
 @click.option("--resume", is_flag=True, help="Send what an earlier run or push left in its queue.")

@@ -1,4 +1,4 @@
-"""Folders that are whole or are not there, with a manifest by which damage is found."""
+"""Files and folders that are whole or are not there, these with a manifest by which damage is found."""
 
 import hashlib
 import json
@@ -31,11 +31,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> No
         files = {path.relative_to(temporary).as_posix(): fingerprint(path) for path in _files(temporary)}
         (temporary / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", encoding="utf-8")
         for path in [*_files(temporary), temporary]:
-            _flush(path)
+            flush(path)
         if folder.exists():
             os.replace(folder, replaced)
         os.replace(temporary, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -61,8 +61,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def write_file(path: Path, data: bytes) -> None:
+    """Makes a file, or replaces one: written under another name, flushed to the disk, renamed.
+
+    Raises:
+        OSError: it could not be written; nothing of it is left.
+    """
+    temporary = path.with_name(f".writing-{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(data)
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -74,10 +86,14 @@ def fingerprint(path: Path) -> dict[str, Any]:
         return {"size": file.tell(), "sha256": digest.hexdigest()}
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
