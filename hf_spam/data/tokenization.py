@@ -7,6 +7,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..modeling.loading import load_config
+from .formats import first_line
+
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
 
 
@@ -16,7 +19,8 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
     A folder that holds only GPT-2's `vocab.json` and `merges.txt` is read too.
 
     Raises:
-        ValueError: nothing there that is a tokenizer; the message says what was looked for.
+        ValueError: nothing there that is a tokenizer, or one that does not fit the SpamGPT beside it; the message says
+            what was looked for.
     """
     folder = Path(source)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
@@ -24,16 +28,28 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
         tokenizer = GPT2Tokenizer(vocab=str(vocab), merges=str(merges))
     else:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-        except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+            reads = bool(tokenizer("a")["input_ids"])
+        except Exception as error:  # what a stranger wrote makes the library and its tokenizers raise nearly anything
             where = "the folder" if folder.is_dir() else "a local folder or a Hub repository named"
             raise ValueError(
                 f"No tokenizer in {where} {str(source)!r} (tokenizer.json, or vocab.json and merges.txt): name one "
-                f"with --tokenizer. ({str(error).splitlines()[0]})"
+                f"with --tokenizer. ({first_line(error)})"
             ) from error
+        if not reads:
+            raise ValueError(f"The tokenizer in {str(source)!r} knows no letters.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or END_OF_TEXT
     tokenizer.padding_side = "right"
+    try:
+        vocab_size = load_config(source, revision=revision).vocab_size
+    except (OSError, ValueError):  # a tokenizer on its own, or that of another model
+        return tokenizer
+    if (highest := max(tokenizer.get_vocab().values())) >= vocab_size:
+        raise ValueError(
+            f"The tokenizer in {str(source)!r} is not the model's: it has an id {highest}, but the vocabulary of the "
+            f"model only {vocab_size} entries."
+        )
     return tokenizer
 
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from transformers import GPT2Config, PreTrainedModel
 
 from .configuration_spam_gpt import SpamGPTConfig
+from .loading import WEIGHT_FILES, one_line, open_tensors
 from .modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ _Opened = tuple[type[PreTrainedModel], dict[str, Any], dict[str, Any], list[str]
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"]
 TOKENIZER_FILES += ["special_tokens_map.json", "added_tokens.json"]
-WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 BOOK_LENGTH = 120  # the padded length of every message that the book's classifier was trained on
 # Buffers of older versions, and the output embeddings, which SpamGPT has none of.
 BOOK_IGNORED = r"trf_blocks\.\d+\.att\.mask"
@@ -242,13 +241,8 @@ def _open_gpt2(folder: Path, n_head: int | None) -> _Opened:
 
 
 def _lazy_tensors(folder: Path) -> dict[str, Any]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if not single.is_file() and not index.is_file():
-        raise ImportWeightsError(f"{folder} has no model.safetensors; a pickle (pytorch_model.bin) is not read.")
     with _errors_as(f"the safetensors files of {folder} cannot be read"):
-        shards = [single.name] if single.is_file() else sorted(set(_read_json(index)["weight_map"].values()))
-        files = [safe_open(folder / shard, framework="pt") for shard in shards]
-        entries = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
+        entries = open_tensors(folder)
     return {name: entry for name, entry in entries.items() if not re.fullmatch(GPT2_IGNORED, name)}
 
 
@@ -291,4 +285,4 @@ def _errors_as(message: str) -> Iterator[None]:
     except ImportWeightsError:
         raise
     except Exception as error:
-        raise ImportWeightsError(f"{message}: {' '.join(str(error).split())}") from error
+        raise ImportWeightsError(f"{message}: {one_line(error)}") from error

@@ -1,14 +1,31 @@
-"""Loading a SpamGPT from a local folder or the Hub, with errors that say in one line what is wrong there."""
+"""Loading a SpamGPT from a local folder or the Hub, which may be anybody's: what does not fit is one clear line.
 
+Of a model nothing but `config.json` and safetensors files is read, and these only once the headers are known to hold
+what the configuration describes: what either of them claims costs no memory, and nothing that came along is run.
+"""
+
+import json
 import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from transformers import PreTrainedConfig
 
+from ..files import MANIFEST, read_manifest
 from .configuration_spam_gpt import SpamGPTConfig
 from .modeling_spam_gpt import SpamGPTForSequenceClassification
+
+WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
+FLOATING = ("F16", "BF16", "F32", "F64")  # as safetensors names them
+# Names of code that the library would fetch and run, or convert the weights with.
+CHOICES_OF_CODE = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
+MOST_LABELS = 10_000  # which a configuration may ask for in a single number
 
 
 def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str:
@@ -17,35 +34,32 @@ def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str
     Raises:
         OSError: there is none; the message, one line, says where it was looked for.
     """
-    try:
-        settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-    except (OSError, ValueError) as error:
-        where = "the folder" if os.path.isdir(source) else "a local folder or a Hub repository named"
-        raise OSError(f"No model in {where} {os.fspath(source)!r}: {one_line(error)}") from error
-    if "model_type" not in settings:
-        raise OSError(f"No model in {os.fspath(source)!r}: there is no config.json that names a model_type.")
-    return settings["model_type"]
+    return _settings(source, revision)["model_type"]
 
 
 def load_config(source: str | os.PathLike, *, revision: str | None = None) -> SpamGPTConfig:
-    """The configuration of a SpamGPT, in a folder or a repository.
+    """The configuration of a SpamGPT in a folder or a repository.
 
     Raises:
-        OSError: nothing is there.
-        ValueError: what is there is of another kind, or is no shape that can be built.
+        OSError: there is none.
+        ValueError: it is that of another model, or describes one that cannot be built.
     """
-    name = repr(os.fspath(source))
-    kind = model_type(source, revision=revision)
-    if kind != SpamGPTConfig.model_type:
-        raise ValueError(f"{name} holds a {kind!r} model, not a SpamGPT classifier.")
-    try:
-        return SpamGPTConfig.from_pretrained(source, revision=revision)
-    except StrictDataclassError as error:
-        raise ValueError(f"{name} cannot be loaded, its files are damaged or do not fit: {one_line(error)}") from error
+    name, settings = repr(os.fspath(source)), _settings(source, revision)
+    if settings["model_type"] != SpamGPTConfig.model_type:
+        raise ValueError(f"{name} holds a {settings['model_type']!r} model, not a SpamGPT classifier.")
+    with _errors_as(f"{name} has a config.json that describes no SpamGPT"):
+        if settings.get("num_labels", 2) > MOST_LABELS:  # each of them would be given a name
+            raise ValueError(f"num_labels is {settings['num_labels']}")
+        return SpamGPTConfig.from_dict({key: value for key, value in settings.items() if key not in CHOICES_OF_CODE})
 
 
 def load_classifier(
-    source: str | os.PathLike, *, revision: str | None = None, fresh_head: bool = False, **kwargs: Any
+    source: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    fresh_head: bool = False,
+    config: SpamGPTConfig | None = None,
+    **kwargs: Any,
 ) -> SpamGPTForSequenceClassification:
     """A classifier from a folder or a repository.
 
@@ -53,26 +67,107 @@ def load_classifier(
         source: a local folder or a Hub id.
         revision: branch, tag or commit on the Hub.
         fresh_head: whether a base without a head is accepted, and given one.
+        config: what is to be loaded. None: the configuration of the source.
         kwargs: as for `from_pretrained`.
 
     Raises:
         OSError: nothing is there.
-        ValueError: what is there is of another kind, damaged, or lacks weights.
+        ValueError: what is there is of another kind, damaged, or its weights are not those of its configuration.
     """
-    load_config(source, revision=revision)
-    name = repr(os.fspath(source))
-    try:
-        model, report = SpamGPTForSequenceClassification.from_pretrained(
-            source, revision=revision, output_loading_info=True, **kwargs
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{name} cannot be loaded, its files are damaged or do not fit: {one_line(error)}") from error
-    missing = {key for key in report["missing_keys"] if not (fresh_head and key.startswith("out_head."))}
+    name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
+    if os.path.isdir(source):
+        folder = Path(source)
+    else:
+        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=WEIGHT_FILES))
+    with _errors_as(f"{name} cannot be loaded, its files are damaged or do not fit"):
+        if (folder / MANIFEST).exists():  # a checkpoint, which is as it was written, or no checkpoint
+            read_manifest(folder)
+        entries = open_tensors(folder)
+    if entries and not any(key.startswith("gpt.") for key in entries):  # a base model
+        entries = {f"gpt.{key}": entry for key, entry in entries.items()}
+    with _errors_as(f"{name} cannot be loaded, its files are damaged or do not fit"):
+        missing, misfits = _compare(config, entries, fresh_head)
+    if misfits:
+        raise ValueError(f"{name} does not fit its config.json: {misfits}.")
     if missing:
-        raise ValueError(f"{name} is not a whole classifier, train it first: it lacks {', '.join(sorted(missing))}.")
+        raise ValueError(f"{name} is not a whole classifier, train it first: it lacks {_some(missing)}.")
+    with _errors_as(f"{name} cannot be loaded, its files are damaged or do not fit"):
+        weights = {key: entry[:] for key, entry in entries.items()}
+        # Given no folder, the library looks for nothing else in it, such as adapters.
+        model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
+    if broken := [key for key, value in model.named_parameters() if not value.isfinite().all()]:
+        raise ValueError(f"{name} has weights that are no numbers: {_some(broken)}.")
     return model
+
+
+def open_tensors(folder: Path) -> dict[str, Any]:
+    """The tensors in a folder's safetensors files by name, of which nothing but the headers is read yet.
+
+    Raises:
+        ValueError: there are none in it. A file that is damaged raises what `safetensors` and `json` do.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        shards = [single.name]
+    elif index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        raise ValueError(f"{folder} has no model.safetensors; a pickle (pytorch_model.bin) is not read.")
+    if outside := [shard for shard in shards if Path(shard).name != shard]:
+        raise ValueError(f"{index.name} names files elsewhere: {_some(outside)}")
+    files = [safe_open(folder / shard, framework="pt") for shard in shards]
+    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
+
+
+def _settings(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    except (OSError, ValueError, RecursionError) as error:
+        where = "the folder" if os.path.isdir(source) else "a local folder or a Hub repository named"
+        raise OSError(f"No model in {where} {os.fspath(source)!r}: {one_line(error)}") from error
+    if not isinstance(settings, dict) or "model_type" not in settings:
+        raise OSError(f"No model in {os.fspath(source)!r}: there is no config.json that names a model_type.")
+    return settings
+
+
+def _compare(config: SpamGPTConfig, entries: dict[str, Any], fresh_head: bool) -> tuple[list[str], str]:
+    """The tensors that are missing, and in words what else does not fit, by names and headers alone."""
+    blocks = len({match[1] for name in entries if (match := re.match(r"gpt\.trf_blocks\.(\d+)\.", name))})
+    if config.n_layer > max(blocks, 1):  # any number can be claimed, and would be built
+        return [], f"n_layer is {config.n_layer}, but there are weights of {blocks}"
+    with torch.device("meta"):
+        model = SpamGPTForSequenceClassification(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(entry.get_shape()) for name, entry in entries.items()}
+    missing = sorted(
+        name for name in expected.keys() - shapes.keys() if not (fresh_head and name.startswith("out_head."))
+    )
+    misfits = [f"{name} is unexpected" for name in sorted(shapes.keys() - expected.keys())]
+    misfits += [
+        f"{name} is of shape {shapes[name]}, expected {expected[name]}"
+        for name in expected.keys() & shapes.keys()
+        if shapes[name] != expected[name]
+    ]
+    misfits += [
+        f"{name} is of type {entry.get_dtype()}" for name, entry in entries.items() if entry.get_dtype() not in FLOATING
+    ]
+    return missing, _some(misfits)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
+
+
+@contextmanager
+def _errors_as(message: str) -> Iterator[None]:
+    """What a stranger wrote can go wrong in any way; each becomes one line."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{message}: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error without its line breaks."""
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

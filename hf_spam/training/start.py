@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.tokenization import encode, load_tokenizer, train_tokenizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.import_weights import import_weights
-from ..modeling.loading import load_classifier, model_type
+from ..modeling.loading import load_classifier, load_config, model_type
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .recipes import Recipe
 
@@ -50,7 +50,7 @@ def start_from(
                 eos_token_id=tokenizer.eos_token_id,
             )
         else:
-            config = SpamGPTConfig.from_pretrained(base)
+            config = load_config(base)
             if len(tokenizer) > config.vocab_size:
                 raise ValueError(
                     f"The tokenizer has {len(tokenizer)} entries, but the vocabulary of {recipe.base!r} only "
