@@ -105,6 +105,7 @@ def recipes(as_json: bool) -> None:
     "--save-total-limit", type=int, help="Checkpoints kept; the best and the last always are.  [default: all]"
 )
 @click.option("--resume-from-checkpoint", help="auto (the newest of the output directory), hub, or a checkpoint.")
+@click.option("--allow-differences", is_flag=True, help="Go on also from a checkpoint of another recipe or data.")
 @click.option("--push-to-hub", is_flag=True, help="Push the model to the Hub.")
 @as_json
 @click.pass_context
@@ -119,6 +120,7 @@ def train(
     save_steps: int | None,
     save_total_limit: int | None,
     resume_from_checkpoint: str | None,
+    allow_differences: bool,
     push_to_hub: bool,
     as_json: bool,
     **settings: Any,
@@ -144,6 +146,7 @@ def train(
         save_steps=save_steps,
         save_total_limit=save_total_limit,
         resume_from_checkpoint=resume_from_checkpoint,
+        allow_differences=allow_differences,
         push=push,
         **given,
     )

@@ -79,19 +79,19 @@ def load_classifier(
         folder = Path(source)
     else:
         folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=WEIGHT_FILES))
-    with _errors_as(f"{name} cannot be loaded, its files are damaged or do not fit"):
+    with _errors_as(f"{name} cannot be loaded"):
         if (folder / MANIFEST).exists():  # a checkpoint, which is as it was written, or no checkpoint
             read_manifest(folder)
         entries = open_tensors(folder)
     if entries and not any(key.startswith("gpt.") for key in entries):  # a base model
         entries = {f"gpt.{key}": entry for key, entry in entries.items()}
-    with _errors_as(f"{name} cannot be loaded, its files are damaged or do not fit"):
+    with _errors_as(f"{name} cannot be loaded"):
         missing, misfits = _compare(config, entries, fresh_head)
     if misfits:
         raise ValueError(f"{name} does not fit its config.json: {misfits}.")
     if missing:
         raise ValueError(f"{name} is not a whole classifier, train it first: it lacks {_some(missing)}.")
-    with _errors_as(f"{name} cannot be loaded, its files are damaged or do not fit"):
+    with _errors_as(f"{name} cannot be loaded"):
         weights = {key: entry[:] for key, entry in entries.items()}
         # Given no folder, the library looks for nothing else in it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)

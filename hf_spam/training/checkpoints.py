@@ -3,7 +3,7 @@
     checkpoint-50/
         config.json, model.safetensors, tokenizer, card, metrics, history    a model like any other
         training_state/    what only a resumed run reads: tensors in safetensors, the rest in JSON, no pickle
-        manifest.json      the sha256 of every file
+        manifest.json      the sha256 of every file, versions, and which run it is of: recipe, data, processes
 
 A checkpoint is numbered as the log and `history.json` count steps: from 0, as the book does.
 """
@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.collation import EncodedMessages
-from ..files import read_manifest
+from ..files import MANIFEST, read_manifest
 from .history import History
 from .recipes import Recipe
 
@@ -107,33 +107,33 @@ class TrainingState:
             **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
         }
 
-    def save(self, folder: Path, random: Sequence[dict[str, torch.Tensor]], identity: dict[str, Any]) -> None:
+    def save(self, folder: Path, random: Sequence[dict[str, torch.Tensor]]) -> None:
         """Writes the state, from one process.
 
         Args:
             folder: where it goes, `training_state` of a checkpoint whose model has the kept weights.
             random: the random states of all processes.
-            identity: which run it belongs to (see `identity`).
         """
         for rank, tensors in enumerate(random):
             save_file(tensors, folder / f"random-{rank}.safetensors")
-        optimizer = self.optimizer.state_dict()
-        tensors = {f"{i}.{name}": value for i, values in optimizer["state"].items() for name, value in values.items()}
+        names, moments = self._trained(), self.optimizer.state_dict()["state"]
+        tensors = {f"{key} of {names[i]}": value for i, values in moments.items() for key, value in values.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "optimizer.safetensors")
         if self.raw_weights is not None:
             save_file(self.raw_weights, folder / "weights.safetensors")
         state = {
-            "identity": identity,
             "progress": asdict(self.progress),
-            "param_groups": optimizer["param_groups"],
-            "scheduler": self.scheduler.state_dict(),
+            "scheduled": self.scheduler.last_epoch,
             "scaler": self.scaler and self.scaler.state_dict(),
             "averaged": None if self.average is None else int(self.average.n_averaged),
         }
         (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
     def load(self, checkpoint: Path, rank: int) -> Callable[[], None]:
-        """Takes over the state of a checkpoint.
+        """Takes over the state of a checkpoint; learning rates and other settings are those of this run.
+
+        Of a checkpoint with other settings it takes what there is: what is trained only now begins without moments,
+        and a process that is new without a random state of its own.
 
         Returns:
             A function that sets the random state. It is called when the batches that are done have been skipped, whose
@@ -143,42 +143,59 @@ class TrainingState:
             ValueError: what is there does not fit the run.
         """
         folder = checkpoint / STATE
-        saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         try:
+            saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            progress = saved["progress"]
+            self.progress = Progress(**{**progress, "history": History(**progress["history"])})
             kept = load_file(checkpoint / "model.safetensors")
             if self.average is not None:
                 self.average.module.load_state_dict(kept)
-                self.average.n_averaged.fill_(saved["averaged"])
+                self.average.n_averaged.fill_(saved["averaged"] or 0)
+            if saved["averaged"] is not None:
                 kept = load_file(folder / "weights.safetensors")
             self.model.load_state_dict(kept)
-            moments: dict[int, dict[str, torch.Tensor]] = {}
-            for name, tensor in load_file(folder / "optimizer.safetensors").items():
-                i, _, key = name.partition(".")
-                moments.setdefault(int(i), {})[key] = tensor
-            self.optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
-            random = load_file(folder / f"random-{rank}.safetensors")
-        except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+            self._load_optimizer(load_file(folder / "optimizer.safetensors"), saved["scheduled"])
+            if self.scaler is not None and saved["scaler"] is not None:
+                self.scaler.load_state_dict(saved["scaler"])
+            own = folder / f"random-{rank}.safetensors"
+            random = load_file(own if own.exists() else folder / "random-0.safetensors")
+            self.epoch_order, order = random["epoch_order"], random["order"]
+            self.order.set_state(self.epoch_order)
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{checkpoint} does not fit this run: {' '.join(str(error).split())}") from error
-        self.scheduler.load_state_dict(saved["scheduler"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(saved["scaler"])
-        self.progress = Progress(**{**saved["progress"], "history": History(**saved["progress"]["history"])})
-        self.epoch_order = random["epoch_order"]
-        self.order.set_state(self.epoch_order)
 
         def restore_random() -> None:
-            self.order.set_state(random["order"])
-            torch.set_rng_state(random["cpu"])
-            if "cuda" in random and torch.cuda.is_available():
-                torch.cuda.set_rng_state(random["cuda"])
+            self.order.set_state(order)
+            if own.exists():
+                torch.set_rng_state(random["cpu"])
+                if "cuda" in random and torch.cuda.is_available():
+                    torch.cuda.set_rng_state(random["cuda"])
 
         return restore_random
+
+    def _load_optimizer(self, tensors: dict[str, torch.Tensor], scheduled: int) -> None:
+        """Sets the moments, by the names of the parameters, and the learning rates of a step of the schedule."""
+        numbers = {name: i for i, name in enumerate(self._trained())}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            key, _, parameter = name.partition(" of ")
+            if parameter in numbers:
+                moments.setdefault(numbers[parameter], {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        (rate,), (factor,), (group,) = self.scheduler.base_lrs, self.scheduler.lr_lambdas, self.optimizer.param_groups
+        group["lr"] = rate * factor(scheduled)
+        place = {"last_epoch": scheduled, "_last_lr": [group["lr"]]}
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **place})
+
+    def _trained(self) -> list[str]:
+        """The names of the parameters that the optimizer counts."""
+        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
 
 
 def identity(
     recipe: Recipe, data: DatasetDict, encoded: Mapping[str, EncodedMessages], num_processes: int
 ) -> dict[str, Any]:
-    """What a run must have in common with the checkpoint that it goes on from.
+    """What a run must have in common with the checkpoint that it goes on from, whose manifest says it.
 
     Where the messages, the weights and the tokenizer came from may differ, as it does on another machine: the weights
     are in the checkpoint, and messages and their ids are compared themselves.
@@ -191,34 +208,33 @@ def identity(
         digests[split] = digest.hexdigest()
     elsewhere = ("name", "summary", "data", "base", "tokenizer")
     settings = {name: value for name, value in asdict(recipe).items() if name not in elsewhere}
-    return {"settings": settings, "data": digests, "num_processes": num_processes}
+    return {"recipe": settings, "data": digests, "num_processes": num_processes}
 
 
-def check_identity(checkpoint: Path, here: dict[str, Any]) -> None:
-    """Compares a run with a checkpoint.
+def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
+    """In what a run is another one than that of a checkpoint, in words.
 
     Raises:
-        ValueError: the run is another one; the message says in what they differ.
+        ValueError: the checkpoint does not say of which run it is.
     """
-    there = json.loads((checkpoint / STATE / "state.json").read_text(encoding="utf-8"))["identity"]
-    differences = [
-        f"{name} was {there['settings'].get(name)!r} and is {value!r}"
-        for name, value in here["settings"].items()
-        if there["settings"].get(name) != value
+    try:
+        there = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        recipe, digests, processes = dict(there["recipe"]), dict(there["data"]), there["num_processes"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{checkpoint} does not say which run it is of.") from error
+    found = [
+        f"{name} was {recipe.get(name)!r} and is {value!r}"
+        for name, value in here["recipe"].items()
+        if recipe.get(name) != value
     ]
-    digests, here_digests = there["data"], here["data"]
-    differences += [
+    found += [
         f"the {split} messages, or their tokenizer, are others"
-        for split in {**digests, **here_digests}
-        if digests.get(split) != here_digests.get(split)
+        for split in {**digests, **here["data"]}
+        if digests.get(split) != here["data"].get(split)
     ]
-    if there["num_processes"] != here["num_processes"]:
-        differences.append(f"it had {there['num_processes']} processes, not {here['num_processes']}")
-    if differences:
-        raise ValueError(
-            f"{checkpoint} belongs to another run: {'; '.join(differences)}. Resume with what it had, or start anew "
-            "in another --output-dir."
-        )
+    if processes != here["num_processes"]:
+        found.append(f"it had {processes} processes, not {here['num_processes']}")
+    return found
 
 
 @dataclass(frozen=True)

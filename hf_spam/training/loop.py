@@ -25,13 +25,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from ..data.messages import OWN_DATA, check_splits, load_sms_spam
+from ..data.tokenization import load_tokenizer
 from ..files import read_manifest
 from ..hub.settings import PushSettings
 from ..hub.uploader import Uploader
 from ..interruption import Interruption, RunInterrupted, listening
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .batches import Batches
-from .checkpoints import STATE, Checkpoints, Progress, TrainingState, check_identity, identity
+from .checkpoints import STATE, Checkpoints, Progress, TrainingState, differences, identity
 from .history import History
 from .measuring import DIVERGED, SPLITS, Measuring
 from .output import TRACKERS, Saving, check_output_dir, save_run
@@ -64,6 +65,7 @@ def finetune(
     save_steps: int | None = None,
     save_total_limit: int | None = None,
     resume_from_checkpoint: str | os.PathLike | None = None,
+    allow_differences: bool = False,
     push: PushSettings | None = None,
     **settings: Any,
 ) -> Run:
@@ -80,6 +82,9 @@ def finetune(
         save_total_limit: checkpoints that are kept, of which the best and the last always are. None: all.
         resume_from_checkpoint: a checkpoint to go on from; "auto": the newest of `output_dir`, if there is one; "hub":
             the one that an earlier run pushed (`push.push_state`). The run ends as if it had never been interrupted.
+        allow_differences: whether that checkpoint may be one of other settings, other data or another number of
+            processes. Then weights, moments, tokenizer and the number of steps are taken from it, and all else is as
+            given here: the place in the data is where these settings would be after so many steps.
         push: where and when to push to the Hub. What cannot be sent is kept in `output_dir`, and the run goes on.
         settings: fields of the recipe that are to differ.
 
@@ -133,22 +138,25 @@ def finetune(
         uploader = None
         if push is not None and accelerator.is_main_process:
             uploader = stack.enter_context(Uploader(output_dir, push))
+        checkpoint = None
+        if accelerator.is_main_process and resume_from_checkpoint is not None:
+            checkpoint = _checkpoint(resume_from_checkpoint, output_dir, uploader)
+        checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
             if isinstance(data, DatasetDict):
                 data = check_splits(data)
             else:
                 data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed)
-            model, tokenizer = start_from(recipe, data["train"]["text"][:])
+            # With other messages another one could be learned, which is not that of the weights.
+            tokenizer = load_tokenizer(checkpoint) if checkpoint and allow_differences else None
+            model, tokenizer = start_from(recipe, data["train"]["text"][:], tokenizer)
         if report_to is not None:
             config = {key: value for key, value in asdict(recipe).items() if value is not None}
             accelerator.init_trackers("hf_spam", config)
         saving = None
         if output_dir is not None:
-            checkpoint = None
-            if accelerator.is_main_process and resume_from_checkpoint is not None:
-                checkpoint = _checkpoint(resume_from_checkpoint, output_dir, uploader)
-            checkpoint = broadcast_object_list([checkpoint])[0]
-            saving = Saving(Checkpoints(output_dir, save_total_limit), save_steps, checkpoint, uploader)
+            checkpoints = Checkpoints(output_dir, save_total_limit)
+            saving = Saving(checkpoints, save_steps, checkpoint, allow_differences, uploader)
         with logging_redirect_tqdm():
             run, progress = _train(accelerator, recipe, model, tokenizer, data, saving, interruption)
         if output_dir is not None and accelerator.is_main_process:
@@ -205,8 +213,19 @@ def _train(
     this_run = identity(recipe, data, batches.encoded, accelerator.num_processes)
     restore_random = None
     if saving and saving.resume_from:
-        check_identity(saving.resume_from, this_run)
+        others = "; ".join(differences(saving.resume_from, this_run))
+        if others and not saving.allow_differences:
+            raise ValueError(
+                f"{saving.resume_from} belongs to another run: {others}. Resume with what it had, start anew in "
+                "another --output-dir, or go on all the same with --allow-differences."
+            )
         restore_random = state.load(saving.resume_from, accelerator.process_index)
+        if others:
+            done = state.progress.step % batches.steps_per_epoch + 1  # of the steps of the epoch
+            state.progress.epoch = state.progress.step // batches.steps_per_epoch + 1
+            state.progress.batch = done * recipe.gradient_accumulation_steps
+            if accelerator.is_main_process:
+                logger.warning("It goes on from another run, not exactly: %s.", others)
         logger.info("Going on from %s.", saving.resume_from)
     progress = state.progress
     history = progress.history

@@ -73,12 +73,14 @@ class Saving:
         checkpoints: where checkpoints go.
         save_steps: optimizer steps between two of them. None: none is made.
         resume_from: the one that the run goes on from.
+        allow_differences: whether that may be one of another run.
         uploader: what sends them to the Hub, on the main process.
     """
 
     checkpoints: Checkpoints
     save_steps: int | None = None
     resume_from: Path | None = None
+    allow_differences: bool = False
     uploader: Uploader | None = None
 
     def is_due(self, step: int) -> bool:
@@ -95,10 +97,10 @@ class Saving:
             def fill(folder: Path) -> None:
                 (folder / STATE).mkdir()
                 write_model(run, folder)
-                state.save(folder / STATE, random, identity)
+                state.save(folder / STATE, random)
 
             try:
-                write_folder(folder, fill, step=progress.step, versions=versions())
+                write_folder(folder, fill, step=progress.step, versions=versions(), **identity)
             except (OSError, SafetensorError) as error:
                 logger.warning("Step %d: no checkpoint was written (%s). Training goes on.", progress.step, error)
             else:

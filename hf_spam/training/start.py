@@ -17,7 +17,7 @@ from .recipes import Recipe
 
 
 def start_from(
-    recipe: Recipe, texts: Sequence[str]
+    recipe: Recipe, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
 ) -> tuple[SpamGPTForSequenceClassification, PreTrainedTokenizerBase]:
     """Loads or makes the tokenizer and the model of a recipe, with all but what it trains frozen.
 
@@ -26,14 +26,15 @@ def start_from(
     Args:
         recipe: the settings.
         texts: the training messages, from which a tokenizer may be learned and the longest message is known.
+        tokenizer: one in place of the recipe's.
 
     Raises:
         ValueError: base and tokenizer do not fit each other, or the recipe.
         OSError: the base is neither a local folder or file nor a Hub repository that can be reached.
     """
-    if recipe.vocab_size is not None:
+    if tokenizer is None and recipe.vocab_size is not None:
         tokenizer = train_tokenizer(texts, recipe.vocab_size)
-    else:
+    elif tokenizer is None:
         tokenizer = load_tokenizer(recipe.tokenizer or recipe.base)
     with tempfile.TemporaryDirectory() as folder:
         base = _resolve_base(recipe.base, Path(folder) / "imported")

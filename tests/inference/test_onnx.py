@@ -233,7 +233,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, int8, hf_spam):
         ([POCKET, tmp_path / "out"], "Missing option '--onnx'"),
         ([tmp_path / "none", tmp_path / "out", "--onnx"], f"'{tmp_path / 'none'}'"),
         ([POCKET, tmp_path / "out", "--onnx", "--data", "none.csv"], "none.csv: no such file"),
-        ([int8[0], tmp_path / "out", "--onnx"], "no file named model.safetensors"),
+        ([int8[0], tmp_path / "out", "--onnx"], "has no model.safetensors"),
     ):
         (line,) = hf_spam("export", *arguments, fails=True)[1].splitlines()
         assert message in line

@@ -78,7 +78,7 @@ def tokenizer(change, name="tokenizer.json"):
     return changed
 
 
-DAMAGED = "cannot be loaded, its files are damaged or do not fit"
+DAMAGED = "cannot be loaded"
 UNFIT = "does not fit its config.json"
 NO_CONFIG = "has a config.json that describes no SpamGPT"
 HUGE = 10**9

@@ -80,6 +80,26 @@ def test_two_processes_resume_exactly(data, tmp_path):
         finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SMALL)
 
 
+def test_from_two_processes_to_one(data, tmp_path):
+    """At the same global batch, and without dropout, the other number of processes is no difference but rounding."""
+    data.save_to_disk(tmp_path / "data")
+    settings = {**SMALL, "dropout": 0.0, "save_steps": None}
+    whole = finetune("pocket", data=data, **settings).history
+    two = {**settings, "per_device_train_batch_size": 8, "save_steps": 8, "output_dir": tmp_path / "two"}
+    finetune_on(2, "pocket", tmp_path / "data", **two)
+    run = finetune(
+        "pocket",
+        data=data,
+        output_dir=tmp_path / "one",
+        resume_from_checkpoint=tmp_path / "two/checkpoint-8",
+        allow_differences=True,
+        **settings,
+    )
+    assert run.history.steps == whole.steps and run.history.examples_seen == whole.examples_seen
+    for name in ("train_losses", "val_losses", "train_accs"):
+        assert getattr(run.history, name) == pytest.approx(getattr(whole, name), abs=1e-5), name
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "out"
@@ -123,6 +143,76 @@ def test_another_run_is_refused(settings, words, trained, data, tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_the_manifest_says_what_it_is_of(trained, data):
+    """The recipe, the data, the versions and the number of processes, beside the checksums."""
+    manifest = json.loads((trained / "checkpoint-12/manifest.json").read_text())
+    assert manifest["step"] == 12 and manifest["num_processes"] == 1 and manifest["versions"]["torch"]
+    assert manifest["recipe"]["n_embd"] == 16 and set(manifest["data"]) == set(data)
+    files = {path for path in (trained / "checkpoint-12").rglob("*") if path.is_file() and path.name != "manifest.json"}
+    assert {trained / "checkpoint-12" / name for name in manifest["files"]} == files
+
+
+def rates_of(monkeypatch) -> list[float]:
+    """The learning rates of all steps to come."""
+    rates, step = [], torch.optim.AdamW.step
+
+    def noted(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"learning_rate": 0.01}, [0.01] * 12),
+        ({"lr_scheduler_type": "linear", "max_steps": 26}, [0.001 * left / 26 for left in range(13, 0, -1)]),
+        ({"per_device_train_batch_size": 25}, [0.001] * 12),
+        ({"weight_average": 0.0, "dropout": 0.3}, [0.001] * 12),
+        ({"trainable": "head"}, [0.001] * 12),
+        ({"max_steps": 5}, []),
+    ],
+    ids=["rate", "schedule", "batch", "average", "trainable", "fewer-steps"],
+)
+def test_another_run_goes_on_where_that_is_wanted(settings, rates, trained, data, tmp_path, monkeypatch, caplog):
+    """With its own settings, from the step, the weights and the moments of the checkpoint."""
+    seen = rates_of(monkeypatch)
+    run = finetune(
+        "pocket",
+        data=data,
+        output_dir=tmp_path / "out",
+        resume_from_checkpoint=trained / "checkpoint-12",
+        allow_differences=True,
+        **{**SMALL, "warmup_steps": 0, **settings, "save_steps": None},
+    )
+    assert seen == pytest.approx(rates) and "It goes on from another run, not exactly: " in caplog.text
+    done = json.loads((trained / "checkpoint-12/history.json").read_text())
+    batch = settings.get("per_device_train_batch_size", 16)
+    assert run.history.examples_seen == done["examples_seen"] + batch * len(rates)
+    assert run.history.steps[:3] == [0, 6, 12] and run.history.train_losses[:3] == done["train_losses"]
+
+
+def test_a_run_that_is_to_be_longer_goes_on_exactly(trained, data, tmp_path):
+    """Where the difference is none for the steps that are done, the end is that of a run with it from the start."""
+    settings = {**SMALL, "max_steps": 30, "save_steps": None}
+    finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
+    settings |= {"resume_from_checkpoint": trained / "checkpoint-16", "allow_differences": True}
+    finetune("pocket", data=data, output_dir=tmp_path / "out", **settings)
+    assert result(tmp_path / "out") == result(tmp_path / "whole")
+
+
+def test_other_messages_are_read_with_the_tokenizer_of_the_weights(trained, data, tmp_path):
+    """One that is learned on them would have other ids for the same words."""
+    texts = [text.upper() for text in data["train"]["text"]]
+    other = data["train"].remove_columns("text").add_column("text", texts)
+    settings = {**SMALL, "resume_from_checkpoint": trained / "checkpoint-12", "allow_differences": True}
+    run = finetune("pocket", data=DatasetDict(data, train=other), output_dir=tmp_path / "out", **settings)
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == (trained / "checkpoint-12/tokenizer.json").read_bytes()
+    assert run.history.steps == [0, 6, 12, 18, 24]
+
+
 def test_damaged_checkpoints_are_passed_over(trained, data, tmp_path, caplog):
     """Truncated, changed, incomplete or without a manifest: named, and the one before is taken."""
     out = tmp_path / "out"
@@ -133,7 +223,7 @@ def test_damaged_checkpoints_are_passed_over(trained, data, tmp_path, caplog):
     weights = out / "checkpoint-16/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     state = out / "checkpoint-12/training_state/state.json"
-    state.write_text(state.read_text().replace("123", "124"))
+    state.write_text(state.read_text().replace('"step": 12', '"step": 13'))
     with caplog.at_level("INFO", "hf_spam"):
         finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SMALL)
     for words in ("24 is not whole: it has no readable manifest.json", "20 is not whole: training_state/random-0"):
@@ -158,8 +248,13 @@ def test_weights_of_another_shape_are_refused(trained, data, tmp_path):
         weights = load_file(target / "training_state/weights.safetensors")
         save_file({**weights, "out_head.bias": torch.zeros(3)}, target / "training_state/weights.safetensors")
 
-    write_folder(folder, fill, step=24)
+    about = json.loads((trained / "checkpoint-24/manifest.json").read_text())
+    del about["files"]
+    write_folder(folder, fill, **about)
     with pytest.raises(ValueError, match=r"checkpoint-24 does not fit this run: .*out_head\.bias"):
+        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint=folder, **SMALL)
+    write_folder(folder, fill)
+    with pytest.raises(ValueError, match=r"checkpoint-24 does not say which run it is of"):
         finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint=folder, **SMALL)
 
 
