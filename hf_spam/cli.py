@@ -156,6 +156,42 @@ def train(
 
 
 @cli.command()
+@click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="book", show_default=True, help="Settings.")
+@click.option("--folds", type=int, default=5, show_default=True, help="Parts, each of which is tested on in turn.")
+@click.option("--repeats", type=int, default=1, show_default=True, help="Times that all is done, with other seeds.")
+@as_json
+@click.pass_context
+@options_of(Recipe)
+def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: bool, **settings: Any) -> None:
+    """Cross-validate a recipe, beside a linear baseline. Every setting of the recipe has a flag.
+
+    All messages count, and duplicates are in one fold. Nothing is saved.
+    """
+    given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    from .training.crossval import cross_validate
+
+    _quiet_libraries()
+    _show_log()
+    logging.getLogger("hf_spam.training.loop").setLevel(logging.WARNING)  # the losses of every run would bury the rest
+    results = cross_validate(name, folds=folds, repeats=repeats, **given)
+    if not _is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    table = _table("metric", name, results["baseline"])
+    for metric in results["mean"]["model"]:
+        cells = []
+        for kind in ("model", "baseline"):
+            mean, spread = ((results[what][kind] or {}).get(metric) for what in ("mean", "spread"))
+            cells.append("-" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
+        table.add_row(metric, *cells)
+    _print(table)
+    seconds = max(run["seconds"] for run in results["runs"])
+    _print(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
+
+
+@cli.command()
 @click.argument("model", required=False)
 @click.option("--data", required=True, help="sample, uci, a local file, or a Hub dataset id.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="Splits.  [default: the model's own, or none]")
@@ -201,7 +237,8 @@ def evaluate(
         for row in table.rows[:ROWS_SHOWN]:
             shown.add_row(*map(_shown, row))
         shown.title = table.title
-        _print(shown)
+        if table.rows:
+            _print(shown)
         if len(table.rows) > ROWS_SHOWN:
             _print(f"and {len(table.rows) - ROWS_SHOWN:,} more (see --output-dir or --json)")
         if table.note:

@@ -57,6 +57,14 @@ def baseline_metrics(messages: Dataset, scores: np.ndarray) -> dict[str, float |
     return values | dict.fromkeys(PROBABILISTIC)
 
 
+def ahead(model: float, baseline: float) -> str:
+    """Who is ahead, by its F1, in words."""
+    if model == baseline:
+        return f"the model and the baseline are level, F1 {model:.4f}"
+    first, second = ("model", "baseline") if model > baseline else ("baseline", "model")
+    return f"the {first} is ahead of the {second}, F1 {max(model, baseline):.4f} against {min(model, baseline):.4f}"
+
+
 def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
     """The metrics, on every other split, of the baseline fitted to the split `train`; empty if it cannot be fitted."""
     others = {split: messages for split, messages in data.items() if split != "train"}

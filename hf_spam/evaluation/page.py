@@ -11,8 +11,9 @@ import jinja2
 from markupsafe import Markup
 
 from ..printable import printable
+from .baseline import ahead
 from .plots import report_figures
-from .report import TRAINING, Estimate, Report, ahead
+from .report import TRAINING, Estimate, Report
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 LESS_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "ece")
@@ -34,7 +35,7 @@ def report_tables(values: dict[str, Any]) -> list[Table]:
     tables = [_metrics_table(values), _confusion_table(closer), _thresholds_table(closer), _duplicates_table(values)]
     tables += [_without_table(name, measured) for name, measured in values["sets"].items()]
     if closer["by_standing_in_training"]:
-        tables.append(_parts_table("standing in training", closer, closer["by_standing_in_training"]))
+        tables.append(_parts_table("in training", closer, closer["by_standing_in_training"]))
     tables.append(_parts_table("characters", closer, closer["by_length"]))
     tables.append(_errors_table(closer))
     return [table for table in tables if table.rows or table.note]
@@ -81,12 +82,13 @@ def headline(values: dict[str, Any]) -> list[str]:
     else:
         trained_on = f"{values['training_messages']:,} messages: {values['trained_on']}"
         lines.append(f"Baseline: {values['baseline']}, trained on {trained_on}.")
-        lines.append(
-            f"{values['closer']['set']}: "
-            + ahead(closer["model"]["f1"], closer["baseline"]["f1"], closer["f1_difference"])
-            if closer["f1_difference"]
-            else f"{values['closer']['set']}: there is no F1, since the messages are of one label."
-        )
+        difference = closer["f1_difference"]
+        if difference is not None:
+            low, high = difference["low"], difference["high"]
+            verdict = ahead(closer["model"]["f1"]["value"], closer["baseline"]["f1"]["value"])
+            chance = ", which may be chance" if low <= 0 <= high else ""
+            interval = f"a difference of {difference['value']:+.4f} ({low:+.4f} to {high:+.4f}){chance}"
+            lines.append(f"On {values['closer']['set']}, {verdict}: {interval}.")
     return lines
 
 
@@ -136,12 +138,13 @@ def _thresholds_table(closer: dict[str, Any]) -> Table:
     rows = []
     for row in closer["thresholds"]:
         target, threshold = row["false_positive_rate"], row["threshold"]
-        asked = "as it classifies" if target is None else f"at most {target:.1%}" if target else "none"
+        asked = "as it classifies" if target is None else f"{target:.1%}"
         cells = [asked, "" if threshold is None else f"{threshold:.7f}", f"{row['false_alarms']:,}"]
         recall = [_number(row["recall"]["value"]), _interval(row["recall"])]
         rows.append([*cells, f"{row['missed']:,}", *recall, _number(row["precision"]["value"])])
-    note = "The thresholds were found on these very messages: others may bring more false alarms."
-    columns = ["false positives", "score from", "alarms", "missed", "recall", "95 %", "precision"]
+    note = "A false-positive rate is allowed; an alarm is a ham that is called spam. The scores were found on these very "
+        "messages: others may bring more alarms."
+    columns = ["allowed", "score from", "alarms", "missed", "recall", "95 %", "precision"]
     return Table(f"Thresholds, {closer['set']}", columns, rows, note)
 
 
@@ -187,7 +190,7 @@ def _parts_table(by: str, closer: dict[str, Any], parts: list[dict[str, Any]]) -
         for row in parts
     ]
     columns = [by, "messages", "spam", "missed", "alarms", "accuracy", "95 %", "recall"]
-    return Table(f"By {by}, {closer['set']}", columns, rows)
+    return Table(f"{by.capitalize()}, {closer['set']}", columns, rows)
 
 
 def _errors_table(closer: dict[str, Any]) -> Table:
@@ -195,5 +198,5 @@ def _errors_table(closer: dict[str, Any]) -> Table:
         [error["label"], f"{error['score']:.4f}", error["in_training"] or "", error["text"]]
         for error in closer["errors"]
     ]
-    note = "The surest first; the score is that of spam." if rows else "There is none."
+    note = "The surest first; the score is that of spam." if rows else "No errors."
     return Table(f"Errors, {closer['set']}", ["label", "score", "in training", "text"], rows, note)

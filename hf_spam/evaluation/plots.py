@@ -128,9 +128,9 @@ def _draw_calibration(model: "Answers") -> ReportFigure:
     part = spam / messages
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="scores are probabilities")
     bars = np.maximum(0, [part - low, high - part])  # a rounding error below 0 is refused
-    axes.errorbar(mean, part, bars, color=MODEL, marker="o", capsize=4, label="the model, 95 % intervals")
-    axes.legend(loc="upper left")
-    text = f"{BINS} bins of equal width. Below the dotted line the model is surer of spam than it may be."
+    axes.errorbar(mean, part, bars, color=MODEL, fmt="o", capsize=4, label="the model, 95 % intervals")
+    axes.legend(loc="lower right")
+    text = f"{BINS} bins of equal width. Below the dotted line scores are too high, above it too low."
     return ReportFigure(_svg(figure), text)
 
 
@@ -163,7 +163,7 @@ def _new(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = file.getvalue()
     for drawn, shown in COLOURS.items():
         svg = svg.replace(drawn, shown)

@@ -259,19 +259,6 @@ def closer_look(name: str, answers: Answers, seen: tuple[np.ndarray, np.ndarray]
     }
 
 
-def ahead(model: Estimate, baseline: Estimate, difference: Estimate) -> str:
-    """Who is ahead in F1, in a sentence; empty where there is no F1."""
-    if difference["value"] is None:
-        return ""
-    interval = f"{difference['low']:+.4f} to {difference['high']:+.4f}"
-    figures = f"F1 {model['value']:.4f} against {baseline['value']:.4f}, a difference of {difference['value']:+.4f}"
-    who = "The baseline and the model are level" if not difference["value"] else "The model is ahead of the baseline"
-    if difference["value"] < 0:
-        who = "The baseline is ahead of the model"
-    chance = ", which may be chance" if difference["low"] <= 0 <= difference["high"] and difference["value"] else ""
-    return f"{who}: {figures} ({interval}){chance}."
-
-
 def _source_name(source: str | os.PathLike) -> str:
     """What a recipe calls a source; the collection's own file is the collection, wherever it lies."""
     name = public(os.fspath(source))

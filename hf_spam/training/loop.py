@@ -9,7 +9,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from ..data.messages import OWN_DATA, check_splits, load_sms_spam
+from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
 from ..hub.settings import PushSettings
 from ..hub.uploader import Uploader
@@ -51,6 +52,8 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     history: History
     metrics: dict[str, dict[str, float | None]]
+    baseline: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """The metrics of a linear model of the same messages, for the card; of runs that are saved only."""
 
 
 def finetune(
@@ -146,6 +149,7 @@ def finetune(
         with logging_redirect_tqdm():
             run, progress = _train(accelerator, recipe, model, tokenizer, data, saving)
         if output_dir is not None and accelerator.is_main_process:
+            run.baseline = measure_baseline(data)
             save_run(run, output_dir)
             if uploader is not None:
                 uploader.submit(output_dir, progress.run_id, progress.step, "final", is_best=progress.is_best)
