@@ -55,7 +55,7 @@ def bootstrap(
     """
     rng = np.random.default_rng(SEED)
     count = groups.max() + 1
-    at_once = max(1, 2**19 // len(actual))  # samples to a step, which bounds the memory
+    at_once = max(1, 2**15 // len(actual))  # samples to a step: its tables stay in the cache of the processor
     parts = []
     for start in range(0, RESAMPLES, at_once):
         size = min(at_once, RESAMPLES - start)
@@ -86,13 +86,16 @@ def weighted_metrics(
     """
     order = np.argsort(-scores, kind="stable")
     actual, predicted, scores, weights = actual[order], predicted[order], scores[order], weights[:, order]
-    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))  # a threshold lies between scores that differ
-    above_spam = np.cumsum(weights * actual, axis=1)[:, last]  # (B, thresholds)
-    above = np.cumsum(weights, axis=1)[:, last]
-    above_ham = above - above_spam
-    total, spam, ham = above[:, -1], above_spam[:, -1], above_ham[:, -1]
-    recall, rate = above_spam / spam[:, None], above_ham / ham[:, None]
-    steps = np.diff(above_spam, axis=1, prepend=0)
+    first = np.flatnonzero(np.append(True, np.diff(scores) != 0))  # a threshold lies between scores that differ
+    all_steps = np.add.reduceat(weights, first, axis=1)  # (B, thresholds)
+    spam_steps = np.add.reduceat(weights * actual, first, axis=1)
+    above, above_spam = all_steps.cumsum(axis=1), spam_steps.cumsum(axis=1)
+    total, spam = above[:, -1], above_spam[:, -1]
+    ham = total - spam
+    # A pair of ham and spam of one score is ordered by half.
+    ordered = np.einsum("bt,bt->b", all_steps - spam_steps, above_spam - spam_steps / 2)
+    precise = np.einsum("bt,bt->b", spam_steps, above_spam / np.maximum(above, 1))
+    rate = (above - above_spam) / ham[:, None]
 
     tp, fp = weights @ (actual & predicted), weights @ (~actual & predicted)
     fn, tn = spam - tp, ham - fp
@@ -105,9 +108,9 @@ def weighted_metrics(
         "balanced_accuracy": (tp / spam + tn / ham) / 2,
         "f1": 2 * tp / (2 * tp + fp + fn),
         "mcc": mcc,
-        "roc_auc": np.trapezoid(recall, rate, axis=1) + rate[:, 0] * recall[:, 0] / 2,
-        "average_precision": (steps * above_spam / np.maximum(above, 1)).sum(1) / spam,
-        "recall_at_fpr_0.001": np.where(rate <= LOW_RATE, recall, 0).max(1),
+        "roc_auc": ordered / (spam * ham),
+        "average_precision": precise / spam,
+        "recall_at_fpr_0.001": np.where(rate <= LOW_RATE, above_spam, 0).max(1) / spam,
     }
     return {name: np.where((spam > 0) & (ham > 0), values, np.nan) for name, values in of_both.items()} | {
         "brier": weights @ (scores - actual) ** 2 / total,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from ..printable import printable
 from .baseline import ahead
@@ -62,13 +61,13 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> None:
 
 def render_page(report: Report) -> str:
     """The report as one HTML page without a script, and without anything that would have to be fetched."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_finalize)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    figures = [
-        {"svg": Markup(figure.svg), "text": figure.text} for figure in report_figures(report.model, report.baseline)
-    ]
-    return template.render(
-        report=report.values, tables=report_tables(report.values), figures=figures, headline=headline(report.values)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["printable"] = printable
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report.values,
+        headline=headline(report.values),
+        tables=report_tables(report.values),
+        figures=report_figures(report.model, report.baseline),
     )
 
 
@@ -90,10 +89,6 @@ def headline(values: dict[str, Any]) -> list[str]:
             interval = f"a difference of {difference['value']:+.4f} ({low:+.4f} to {high:+.4f}){chance}"
             lines.append(f"On {values['closer']['set']}, {verdict}: {interval}.")
     return lines
-
-
-def _finalize(value: Any) -> Any:
-    return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
 
 
 def _number(value: float | None) -> str:
@@ -142,8 +137,10 @@ def _thresholds_table(closer: dict[str, Any]) -> Table:
         cells = [asked, "" if threshold is None else f"{threshold:.7f}", f"{row['false_alarms']:,}"]
         recall = [_number(row["recall"]["value"]), _interval(row["recall"])]
         rows.append([*cells, f"{row['missed']:,}", *recall, _number(row["precision"]["value"])])
-    note = "A false-positive rate is allowed; an alarm is a ham that is called spam. The scores were found on these very "
-        "messages: others may bring more alarms."
+    note = (
+        "What is allowed is a false-positive rate; an alarm is a ham that is called spam. The scores were found on "
+        "these very messages: others may bring more alarms."
+    )
     columns = ["allowed", "score from", "alarms", "missed", "recall", "95 %", "precision"]
     return Table(f"Thresholds, {closer['set']}", columns, rows, note)
 
