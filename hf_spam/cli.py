@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import types
-import unicodedata
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -17,8 +16,10 @@ from docstring_parser import parse_from_object
 
 from .hub.settings import PushSettings
 from .interruption import Interrupted, stopping_at_signals
+from .printable import printable
 from .training.recipes import RECIPES, Recipe
 
+ROWS_SHOWN = 20  # of a table of errors
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 
@@ -160,32 +161,95 @@ def train(
 
 
 @cli.command()
+@click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="book", show_default=True, help="Settings.")
+@click.option("--folds", type=int, default=5, show_default=True, help="Parts, each of which is tested on in turn.")
+@click.option("--repeats", type=int, default=1, show_default=True, help="Times that all is done, with other seeds.")
+@as_json
+@click.pass_context
+@options_of(Recipe)
+def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: bool, **settings: Any) -> None:
+    """Cross-validate a recipe, beside a linear baseline. Every setting of the recipe has a flag.
+
+    All messages count, and duplicates are in one fold. Nothing is saved.
+    """
+    given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    from .training.crossval import cross_validate
+
+    _quiet_libraries()
+    _show_log()
+    logging.getLogger("hf_spam.training.loop").setLevel(logging.WARNING)  # the losses of every run would bury the rest
+    results = cross_validate(name, folds=folds, repeats=repeats, **given)
+    if not _is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    table = _table("metric", name, results["baseline"])
+    for metric in results["mean"]["model"]:
+        cells = []
+        for kind in ("model", "baseline"):
+            mean, spread = ((results[what][kind] or {}).get(metric) for what in ("mean", "spread"))
+            cells.append("-" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
+        table.add_row(metric, *cells)
+    _print(table)
+    seconds = max(run["seconds"] for run in results["runs"])
+    _print(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
+
+
+@cli.command()
 @click.argument("model", required=False)
 @click.option("--data", required=True, help="sample, uci, a local file, or a Hub dataset id.")
-@click.option("--protocol", type=click.Choice(["book", "full"]), help="Splits.  [default: the model's own, or full]")
-@click.option("--seed", type=int, help="Seed of the splits.  [default: the model's own, or 123]")
+@click.option("--protocol", type=click.Choice(["book", "full"]), help="Splits.  [default: the model's own, or none]")
+@click.option("--seed", type=int, help="Seed of the splits.  [default: the model's own, or none]")
+@click.option("--split", help="The one set to score and to look at closely.  [default: all, and test]")
+@click.option(
+    "--train-data", help="What MODEL was trained on, for baseline and duplicates.  [default: known of its own]"
+)
+@click.option("--output-dir", type=click.Path(), help="Where report.html and report.json go.  [default: nowhere]")
 @as_json
 def evaluate(
-    model: str | None, data: str, protocol: Literal["book", "full"] | None, seed: int | None, as_json: bool
+    model: str | None,
+    data: str,
+    protocol: Literal["book", "full"] | None,
+    seed: int | None,
+    split: str | None,
+    train_data: str | None,
+    output_dir: str | None,
+    as_json: bool,
 ) -> None:
-    """Evaluate MODEL (a folder or Hub id; the bundled one if none is named) on every split of the data.
+    """Evaluate MODEL (a folder or Hub id; the bundled one if none is named), beside a linear baseline.
 
-    Splits are drawn as they were for training where the model's folder says how, so that its test split is one that it
-    has not seen. The bundled model has seen the whole SMS Spam Collection.
+    Data that the model was trained on are split as they were then, so that its test split is one that it has not seen.
+    Other data are one set, however small. The bundled model has seen the whole SMS Spam Collection.
     """
-    from .data.messages import load_sms_spam
-    from .evaluation.report import evaluate_classifier, trained_recipe
+    from .evaluation.page import headline, report_tables, write_report
+    from .evaluation.report import make_report, messages_for
     from .inference.classifier import SpamClassifier
 
     _quiet_libraries()
-    trained = trained_recipe(model)
-    protocol, seed = protocol or trained.get("protocol", "full"), trained.get("seed", 123) if seed is None else seed
-    messages = load_sms_spam(data, protocol=protocol, seed=seed)
-    metrics = evaluate_classifier(SpamClassifier.from_pretrained(model), messages, progress=sys.stderr.isatty())
+    classifier = SpamClassifier.from_pretrained(model)
+    evaluated = messages_for(model, data, protocol=protocol, seed=seed, train_data=train_data)
+    report = make_report(classifier, evaluated, split=split, model=model, data=data, progress=sys.stderr.isatty())
+    if output_dir:
+        write_report(report, output_dir)
     if as_json:
-        click.echo(json.dumps(metrics))
-    else:
-        _print(_metrics_table(metrics))
+        click.echo(json.dumps(report.values))
+        return
+    for line in headline(report.values):
+        _print(printable(line))
+    for table in report_tables(report.values):
+        shown = _table(*table.columns)
+        for row in table.rows[:ROWS_SHOWN]:
+            shown.add_row(*map(_shown, row))
+        shown.title = table.title
+        if table.rows:
+            _print(shown)
+        if len(table.rows) > ROWS_SHOWN:
+            _print(f"and {len(table.rows) - ROWS_SHOWN:,} more (see --output-dir or --json)")
+        if table.note:
+            _print(printable(table.note))
+    if output_dir:
+        _print(f"The report is {os.path.join(output_dir, 'report.html')}, and report.json beside it.")
 
 
 @cli.command()
@@ -411,8 +475,7 @@ def _show_log() -> None:
 
 def _shown(text: str) -> str:
     """A message as a terminal may show it: not too long, and without control characters, which could drive it."""
-    text = text if len(text) <= 200 else text[:200] + "…"
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+    return printable(text if len(text) <= 200 else text[:200] + "…")
 
 
 def _plain(value: Any) -> str:

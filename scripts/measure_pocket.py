@@ -2,110 +2,68 @@
 
     python scripts/measure_pocket.py --data ../shared/data/SMSSpamCollection
 
-Beside each figure stands a baseline that is trained on the same rows: TF-IDF of words and characters with a linear SVM.
+The folds are those of `hf-spam crossval --recipe pocket`. Beside each figure stands the baseline of
+`hf_spam/evaluation/baseline.py`, trained on the same rows.
 """
 
 import json
-import statistics
-import time
 
 import click
-import numpy as np
 from datasets import DatasetDict
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.pipeline import make_pipeline, make_union
-from sklearn.svm import LinearSVC
 
-from hf_spam import finetune, load_sms_spam
-from hf_spam.data.messages import grouped_folds, read_messages
-from hf_spam.evaluation.metrics import SpamMetrics
+from hf_spam import load_sms_spam
+from hf_spam.data.messages import read_messages
+from hf_spam.evaluation.baseline import BASELINE
+from hf_spam.training.crossval import cross_validate, in_words, measure_runs, summary
 
-SHOWN = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "mcc", "roc_auc", "false_positive_rate")
+KINDS = ("model", "baseline")
 
 
-def baseline(data: DatasetDict) -> dict:
-    model = make_pipeline(
-        make_union(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-            TfidfVectorizer(analyzer="char", ngram_range=(2, 5), sublinear_tf=True),
-        ),
-        LinearSVC(),
-    )
-    model.fit(data["train"]["text"], data["train"]["label"])
-    scores = model.decision_function(data["test"]["text"])
-    return SpamMetrics().compute(
-        predictions=(scores > 0).astype(int), references=data["test"]["label"], scores=scores.tolist()
-    )
-
-
-def measure(name: str, sets: list[DatasetDict], seeds: list[int], overrides: dict) -> dict:
-    """Trains on each set with its seed; the mean, and the spread where there are several, over the test splits."""
-    rows, seconds = [], []
-    for number, (data, seed) in enumerate(zip(sets, seeds, strict=True), 1):
-        start = time.perf_counter()
-        metrics = finetune("pocket", data=data, seed=seed, **overrides).metrics["test"]
-        seconds.append(time.perf_counter() - start)
-        rows.append(metrics)
-        click.echo(f"{name} {number}: F1 {metrics['f1']:.4f}, accuracy {metrics['accuracy']:.4f}", err=True)
-    distinct = {id(data): data for data in sets}.values()
-    return {
-        "name": name,
-        "seconds": max(seconds),
-        "pocket": [with_balance(row) for row in rows],
-        "baseline": [with_balance(baseline(data)) for data in distinct],
-    }
-
-
-def with_balance(metrics: dict) -> dict:
-    return {**metrics, "balanced_accuracy": (metrics["recall"] + 1 - metrics["false_positive_rate"]) / 2}
+def measure(data: DatasetDict, seeds: list[int], overrides: dict) -> dict:
+    """The recipe with several seeds on one set."""
+    runs = []
+    for run in measure_runs("pocket", ((data, seed) for seed in seeds), **overrides):
+        runs.append(run)
+        click.echo(f"Seed {run['seed']}: {in_words(run)}", err=True)
+    return {"runs": runs, **summary(runs)}
 
 
 @click.command()
 @click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--only", type=click.Choice(["folds", "book", "sample"]), multiple=True, help="Measure just these.")
-@click.option("--fold-seed", default=123, show_default=True, help="Seed of the folds.")
-@click.option("--repeats", default=1, show_default=True, help="Runs on each of the folds, each with another seed.")
+@click.option("--repeats", default=1, show_default=True, help="Times that the folds are drawn and run.")
 @click.option("--set", "overrides", multiple=True, metavar="FIELD=JSON", help="A setting that is to differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-def main(
-    data: str, only: tuple[str, ...], fold_seed: int, repeats: int, overrides: tuple[str, ...], as_json: bool
-) -> None:
+def main(data: str, only: tuple[str, ...], repeats: int, overrides: tuple[str, ...], as_json: bool) -> None:
     """Measures the pocket recipe."""
     changed = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in overrides)}
-    results = []
-    everything = read_messages(data)
+    results = {}
     if not only or "folds" in only:
-        folds = [DatasetDict(train=train, test=test) for train, test in grouped_folds(everything, 5, seed=fold_seed)]
-        seeds = list(range(1, 5 * repeats + 1))
-        results.append(measure("five folds", folds * repeats, seeds, changed))
+        results["five folds"] = cross_validate("pocket", data=data, repeats=repeats, **changed)
     if not only or "book" in only:
-        book = load_sms_spam(data, protocol="book")
-        results.append(measure("the book's split", [book] * 5, [1, 2, 3, 4, 5], changed))
+        results["the book's split"] = measure(load_sms_spam(data, protocol="book"), [1, 2, 3, 4, 5], changed)
     if not only or "sample" in only:
-        transfer = DatasetDict(train=read_messages("sample"), test=everything)
-        results.append(measure("sample to collection", [transfer] * 3, [1, 2, 3], changed))
+        transfer = DatasetDict(train=read_messages("sample"), test=read_messages(data))
+        results["sample to collection"] = measure(transfer, [1, 2, 3], changed)
     if as_json:
         click.echo(json.dumps(results))
         return
     table = Table(box=box.SIMPLE)
-    for column in (
-        "metric",
-        *(f"{result['name']}\n{kind}" for result in results for kind in ("pocket", "TF-IDF + SVM")),
-    ):
+    for column in ("metric", *(f"{name}\n{kind}" for name in results for kind in ("pocket", BASELINE))):
         table.add_column(column)
-    for name in SHOWN:
+    for metric in next(iter(results.values()))["mean"]["model"]:
         cells = []
-        for result in results:
-            for kind in ("pocket", "baseline"):
-                values = [row[name] for row in result[kind]]
-                spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-                cells.append(f"{np.mean(values):.4f}{spread}")
-        table.add_row(name, *cells)
-    table.add_row("runs", *(str(len(result[kind])) for result in results for kind in ("pocket", "baseline")))
-    table.add_row("slowest run", *(cell for result in results for cell in (f"{result['seconds']:.0f} s", "")))
+        for result in results.values():
+            for kind in KINDS:
+                mean, spread = (result[what][kind][metric] for what in ("mean", "spread"))
+                cells.append("-" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread else ""))
+        table.add_row(metric, *cells)
+    table.add_row("runs", *(str(len(result["runs"])) for result in results.values() for _ in KINDS))
+    slowest = (max(run["seconds"] for run in result["runs"]) for result in results.values())
+    table.add_row("slowest run", *(cell for seconds in slowest for cell in (f"{seconds:.0f} s", "")))
     Console(width=200 if len(results) > 2 else None).print(table)
 
 

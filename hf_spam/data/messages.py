@@ -67,13 +67,16 @@ def load_sms_spam(
     return DatasetDict({split: dataset.select(rows) for split, rows in zip(SPLITS, indices, strict=True)})
 
 
-def read_messages(source: str | os.PathLike, *, protocol: Literal["book", "full"] = "full") -> Dataset:
+def read_messages(
+    source: str | os.PathLike, *, protocol: Literal["book", "full"] = "full", one_label: bool = False
+) -> Dataset:
     """Read all messages of a source without splitting or balancing them.
 
     Args:
         source: as for `load_sms_spam`; all splits of a Hub dataset are joined.
         protocol: "book" reads a header-less TSV with pandas' default quoting as the book does, which merges a few
             lines of the UCI file into their neighbours (5,572 rows); "full" (the default) reads every line (5,574).
+        one_label: whether messages that are all of one label will do.
 
     Returns:
         One row per message in the source's order, with columns `text` (string) and `label` (0 "not spam", 1 "spam").
@@ -81,7 +84,25 @@ def read_messages(source: str | os.PathLike, *, protocol: Literal["book", "full"
     Raises:
         DataError: the source cannot be found, fetched or read.
     """
-    return _dataset(_joined(_read(source, protocol)))
+    return _dataset(_joined(_read(source, protocol, one_label=one_label)))
+
+
+def read_sets(source: str | os.PathLike) -> DatasetDict:
+    """Read all messages of a source as they are to be tested on: neither split nor balanced, be they of one label.
+
+    Args:
+        source: as for `load_sms_spam`.
+
+    Returns:
+        The splits of a Hub dataset; of any other source one, which is named after it. Columns as for `read_messages`.
+
+    Raises:
+        DataError: the source cannot be found, fetched or read.
+    """
+    parts = _read(source, "full", one_label=True)
+    if list(parts) == ["all"]:
+        parts = {Path(source).name: parts["all"]}
+    return DatasetDict({name: _dataset(part) for name, part in parts.items() if part})
 
 
 def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tuple[Dataset, Dataset]]:
@@ -123,6 +144,21 @@ def check_splits(data: DatasetDict) -> DatasetDict:
         if checked[split].features != FEATURES:
             checked[split] = checked[split].cast(FEATURES)
     return checked
+
+
+def standing_in(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which texts, (N,) bool, stand among others: word for word; and at least nearly, see `duplicate_key`."""
+    exact, near = set(others), set(map(duplicate_key, others))
+    return (
+        np.array([text in exact for text in texts], dtype=bool),
+        np.array([duplicate_key(text) in near for text in texts], dtype=bool),
+    )
+
+
+def duplicate_groups(texts: Sequence[str]) -> np.ndarray:
+    """The number of each text's group, (N,), from 0: those of one `duplicate_key` are in one."""
+    groups, _ = pd.factorize(np.array([duplicate_key(text) for text in texts], dtype=object))
+    return groups
 
 
 def duplicate_key(text: str) -> str:
@@ -167,7 +203,7 @@ def _folds(dataset: Dataset, k: int, seed: int) -> list[np.ndarray]:
     if k < 2:
         raise DataError(f"at least 2 folds are needed, not {k}")
     labels = np.array(dataset["label"][:])
-    groups, _ = pd.factorize(np.array([duplicate_key(text) for text in dataset["text"][:]], dtype=object))
+    groups = duplicate_groups(dataset["text"][:])
     for label, name in enumerate(LABEL_NAMES):
         if (distinct := len(np.unique(groups[labels == label]))) < k:
             raise DataError(f"{k} folds need {k} different messages of each label; {name!r} has {distinct}")
@@ -178,8 +214,8 @@ def _folds(dataset: Dataset, k: int, seed: int) -> list[np.ndarray]:
 # Reading
 
 
-def _read(source: str | os.PathLike, protocol: str) -> dict[str, list[Message]]:
-    """The messages of a source, by split for a Hub dataset and under one name for everything else."""
+def _read(source: str | os.PathLike, protocol: str, *, one_label: bool = False) -> dict[str, list[Message]]:
+    """The messages of a source, by split for a Hub dataset and as "all" for everything else."""
     if protocol not in ("book", "full"):
         raise DataError(f"unknown protocol {short(protocol)}: use 'book' or 'full'")
     name = os.fspath(source)
@@ -195,7 +231,7 @@ def _read(source: str | os.PathLike, protocol: str) -> dict[str, list[Message]]:
     classes = {label for _, label in _joined(parts)}
     if not classes:
         raise DataError(f"{name}: there are no messages in it")
-    if len(classes) == 1:
+    if len(classes) == 1 and not one_label:
         raise DataError(f"{name}: every message is {LABEL_NAMES[classes.pop()]!r}; both labels are needed")
     logger.info("%s: %d messages", name, len(_joined(parts)))
     return parts

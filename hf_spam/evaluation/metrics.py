@@ -6,19 +6,28 @@ import numpy as np
 from sklearn import metrics
 
 SPAM = 1  # index of the label "spam"
+LOW_RATE = 0.001  # a false-positive rate that a person may live with: one honest message in a thousand is lost
+BINS = 10  # of equal width, over the scores, for the calibration error
+PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that ask more of scores than their order
 
 
 class SpamMetrics(evaluate.Metric):
-    """Accuracy, precision, recall, F1, Matthews correlation (MCC), ROC AUC, average precision, false-positive rate.
+    """What a spam filter is measured by, from the accuracy to the calibration error.
 
     Spam (label 1) is the positive class. Used as any metric of `evaluate`, `add_batch` and `combine` included:
 
         SpamMetrics().compute(predictions=[1, 0], references=[1, 0], scores=[0.9, 0.2])
 
     `predictions` and `references` are class indices; `scores`, an option of `compute`, the probabilities of spam of
-    all of them. Without `scores`, and where the messages are all of one class, the two areas (`roc_auc`,
-    `average_precision`) are None; so is the `false_positive_rate` where nothing is ham. Precision, recall and F1 are 0
-    where nothing is, or is called, spam. The values are those of scikit-learn.
+    all of them. The values are those of scikit-learn: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`,
+    `mcc` (Matthews correlation), `roc_auc`, `average_precision`, `recall_at_fpr_0.001` (the highest at a score for
+    which no more than one ham in a thousand is called spam), `false_positive_rate`, `brier`, `log_loss`, and `ece`, the
+    expected calibration error: the mean, over ten bins of equal width and weighted by their messages, of the distance
+    between the mean score and the part that is spam.
+
+    Without `scores` all that is computed from them is None. Where the messages are all of one class, so are
+    `balanced_accuracy` and what depends on the order of the scores, and the `false_positive_rate` where nothing is ham.
+    Precision, recall and F1 are 0 where nothing is, or is called, spam.
     """
 
     def __init__(self, **kwargs):
@@ -35,17 +44,37 @@ class SpamMetrics(evaluate.Metric):
     def _compute(self, predictions, references, scores=None) -> dict[str, float | None]:
         predicted = np.asarray(predictions) == SPAM
         actual = np.asarray(references) == SPAM
-        areas = scores is not None and 0 < actual.sum() < len(actual)
-        one_class = len({*actual, *predicted}) == 1  # scikit-learn warns of it, and answers 0
         ham = ~actual
+        both = 0 < actual.sum() < len(actual)
+        one_class = len({*actual, *predicted}) == 1  # scikit-learn warns of it, and answers 0
         values = {
             "accuracy": metrics.accuracy_score(actual, predicted),
+            "balanced_accuracy": metrics.balanced_accuracy_score(actual, predicted) if both else None,
             "precision": metrics.precision_score(actual, predicted, zero_division=0),
             "recall": metrics.recall_score(actual, predicted, zero_division=0),
             "f1": metrics.f1_score(actual, predicted, zero_division=0),
             "mcc": 0.0 if one_class else metrics.matthews_corrcoef(actual, predicted),
-            "roc_auc": metrics.roc_auc_score(actual, scores) if areas else None,
-            "average_precision": metrics.average_precision_score(actual, scores) if areas else None,
+            "roc_auc": None,
+            "average_precision": None,
+            "recall_at_fpr_0.001": None,
             "false_positive_rate": predicted[ham].mean() if ham.any() else None,
+            "brier": None,
+            "log_loss": None,
+            "ece": None,
         }
+        if scores is not None and both:
+            values["roc_auc"] = metrics.roc_auc_score(actual, scores)
+            values["average_precision"] = metrics.average_precision_score(actual, scores)
+            rates, recalls, _ = metrics.roc_curve(actual, scores, drop_intermediate=False)
+            values["recall_at_fpr_0.001"] = recalls[rates <= LOW_RATE].max()
+        if scores is not None:
+            scores = np.asarray(scores, dtype=np.float64)
+            values["brier"] = metrics.brier_score_loss(actual, scores, pos_label=True)
+            values["log_loss"] = metrics.log_loss(actual, scores, labels=[False, True])
+            values["ece"] = np.abs(np.bincount(score_bins(scores), scores - actual)).sum() / len(actual)
         return {name: None if value is None else float(value) for name, value in values.items()}
+
+
+def score_bins(scores: np.ndarray) -> np.ndarray:
+    """The number of the bin of each score, 0 to `BINS` - 1; a score on an edge belongs to the bin above it."""
+    return np.minimum((scores * BINS).astype(np.int64), BINS - 1)

@@ -1,10 +1,41 @@
-"""Figures of a run, as the book draws them."""
+"""Figures: of a run, as the book draws them, and of a report."""
 
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from .intervals import wilson
+from .metrics import BINS, score_bins
+
+if TYPE_CHECKING:
+    from .report import Answers
+
+# What a report's figures are drawn in. In the page each stands for a colour of the page's, which is another on a dark
+# screen; blue and orange can be told apart by everyone (Okabe and Ito 2008).
+MODEL, BASELINE, INK, FAINT = "#010101", "#020202", "#030303", "#040404"
+COLOURS = {
+    MODEL: "var(--model, #0072b2)",
+    BASELINE: "var(--baseline, #c25400)",
+    INK: "currentColor",
+    FAINT: "var(--faint, #6b6b6b)",
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hf_spam",
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
 
 
 def plot_values(
@@ -36,3 +67,104 @@ def plot_values(
     above.set_xlabel("Examples seen")
     for suffix in ("pdf", "png"):
         figure.savefig(output_dir / f"{label}-plot.{suffix}", dpi=150)
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of a report: inline SVG in the colours of the page around it, and what it shows."""
+
+    svg: str
+    text: str
+
+
+def report_figures(model: "Answers", baseline: "Answers | None") -> list[ReportFigure]:
+    """ROC, precision-recall and calibration curve, and the scores of ham and spam.
+
+    Args:
+        model: the answers of the model. Of messages of one class there are the scores only.
+        baseline: those of the baseline to the same messages, which are drawn beside it.
+    """
+    with matplotlib.rc_context(STYLE):
+        drawn = [_draw_scores(model)]
+        if 0 < model.actual.sum() < len(model.actual):
+            drawn = [
+                _draw_roc(model, baseline),
+                _draw_precision_recall(model, baseline),
+                _draw_calibration(model),
+                *drawn,
+            ]
+    return drawn
+
+
+def _draw_roc(model: "Answers", baseline: "Answers | None") -> ReportFigure:
+    figure, axes = _new("ROC curve", "False-positive rate (part of ham called spam)", "Recall (part of spam found)")
+    for answers, style in _curves(model, baseline):
+        rates, recalls, _ = roc_curve(answers.actual, answers.scores)
+        axes.plot(rates, recalls, **style)
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="by chance")
+    at = model.predicted[~model.actual].mean(), model.predicted[model.actual].mean()
+    axes.plot(*at, "o", color=MODEL, label="the model, as it classifies", clip_on=False)
+    axes.legend(loc="lower right")
+    return ReportFigure(_svg(figure), "Spam that is found, and ham that is lost for it, from score to score.")
+
+
+def _draw_precision_recall(model: "Answers", baseline: "Answers | None") -> ReportFigure:
+    figure, axes = _new("Precision and recall", "Recall (part of spam found)", "Precision (part of finds that is spam)")
+    for answers, style in _curves(model, baseline):
+        precisions, recalls, _ = precision_recall_curve(answers.actual, answers.scores)
+        axes.plot(recalls, precisions, drawstyle="steps-post", **style)
+    axes.axhline(model.actual.mean(), color=FAINT, linestyle=":", label="by chance")
+    axes.legend(loc="lower left")
+    return ReportFigure(_svg(figure), "How much of what is called spam is spam, the more of it is found.")
+
+
+def _draw_calibration(model: "Answers") -> ReportFigure:
+    figure, axes = _new("Calibration", "Mean score of a bin (probability of spam)", "Part of the bin that is spam")
+    bins = score_bins(model.scores)
+    numbers, messages = np.unique(bins, return_counts=True)
+    spam = np.array([model.actual[bins == number].sum() for number in numbers])
+    mean = np.array([model.scores[bins == number].mean() for number in numbers])
+    low, high = np.array([wilson(*counts) for counts in zip(spam, messages, strict=True)]).T
+    part = spam / messages
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="scores are probabilities")
+    bars = np.maximum(0, [part - low, high - part])  # a rounding error below 0 is refused
+    axes.errorbar(mean, part, bars, color=MODEL, fmt="o", capsize=4, label="the model, 95 % intervals")
+    axes.legend(loc="lower right")
+    text = f"{BINS} bins of equal width. Below the dotted line scores are too high, above it too low."
+    return ReportFigure(_svg(figure), text)
+
+
+def _draw_scores(model: "Answers") -> ReportFigure:
+    figure, axes = _new("Scores", "Score (probability of spam)", "Messages (logarithmic)")
+    edges = np.linspace(0, 1, 2 * BINS + 1)
+    axes.hist(model.scores[model.actual], edges, color=MODEL, alpha=0.6, label="spam")
+    axes.hist(model.scores[~model.actual], edges, histtype="step", color=INK, linewidth=1.5, label="ham")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7, top=None)
+    axes.legend(loc="upper center")
+    return ReportFigure(_svg(figure), "Spam that has a low score is missed, ham that has a high one is a false alarm.")
+
+
+def _curves(model: "Answers", baseline: "Answers | None") -> list[tuple["Answers", dict[str, str]]]:
+    curves = [(model, {"color": MODEL, "label": "the model"})]
+    if baseline is not None:
+        curves.append((baseline, {"color": BASELINE, "linestyle": "--", "label": "baseline"}))
+    return curves
+
+
+def _new(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02))
+    if "logarithmic" not in y:
+        axes.set_ylim(-0.02, 1.04)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = file.getvalue()
+    for drawn, shown in COLOURS.items():
+        svg = svg.replace(drawn, shown)
+    return svg[svg.index("<svg") :]  # without the XML declaration, which an HTML page must not hold

@@ -1,32 +1,406 @@
-"""How good a classifier is on a set of messages."""
+"""How good a classifier is on a set of messages, how sure that is, and what it owes to messages that it has seen."""
 
 import json
 import os
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from datasets import DatasetDict
+import numpy as np
+from datasets import Dataset, DatasetDict
+from sklearn.metrics import roc_curve
+from sklearn.pipeline import Pipeline
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
 
+from ..data.formats import UCI_MEMBER
+from ..data.messages import (
+    LABEL_NAMES,
+    DataError,
+    duplicate_groups,
+    load_sms_spam,
+    read_messages,
+    read_sets,
+    standing_in,
+)
+from ..hub.card import public, versions
 from ..inference.classifier import SpamClassifier
-from .metrics import SPAM, SpamMetrics
+from .baseline import BASELINE, baseline_scores, fit_baseline
+from .intervals import HOW, Interval, bootstrap, percentiles, proportions, wilson
+from .metrics import BINS, PROBABILISTIC, SPAM, SpamMetrics, score_bins
+
+TARGETS = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is looked up
+LENGTHS = (40, 80, 120, 160)  # characters; a message of more than 160 does not fit into one SMS
+BUNDLED = "the bundled model (trained on the whole SMS Spam Collection)"
+TRAINING = "training"  # what the messages that a model was trained on are called beside the sets
+
+Estimate = dict[str, float | None]
+"""`value`, and `low` and `high`, the ends of its interval; all None where there is nothing to measure."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The messages that a model is to be measured on, and those that it was trained on."""
+
+    sets: DatasetDict
+    """By name; which is "train", "validation" and "test", or what the source is called."""
+    splits: str
+    """How they were drawn, in words."""
+    train: Dataset | None
+    """The messages of the training; None where nothing tells which these were."""
+    trained_on: str
+    """Where `train` is from, in words."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model makes of the messages of a set, and what they are; arrays are (N,)."""
+
+    texts: list[str]
+    actual: np.ndarray
+    """Whether a message is spam."""
+    predicted: np.ndarray
+    """Whether it is called spam."""
+    scores: np.ndarray
+    """Its probability of spam, in float64."""
+
+    def only(self, chosen: np.ndarray) -> "Answers":
+        """Those of some of the messages, of which `chosen`, (N,) bool, tells."""
+        texts = [text for text, is_chosen in zip(self.texts, chosen, strict=True) if is_chosen]
+        return Answers(texts, self.actual[chosen], self.predicted[chosen], self.scores[chosen])
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was measured (`values`, which JSON can hold), and the answers that the figures are drawn from."""
+
+    values: dict[str, Any]
+    model: Answers
+    baseline: Answers | None
 
 
 def trained_recipe(model: str | os.PathLike | None) -> dict[str, Any]:
-    """The recipe that a model folder was trained by, from its `history.json`; empty where it has none."""
-    path = Path(model or "", "history.json")
-    return json.loads(path.read_text(encoding="utf-8")).get("recipe", {}) if model and path.is_file() else {}
+    """The recipe that a model was trained by, from the `history.json` beside it; empty where there is none.
+
+    Args:
+        model: a folder or a Hub id; None for the bundled model, which is not that of a recorded run.
+    """
+    if model is None:
+        return {}
+    path = cached_file(
+        os.fspath(model),
+        "history.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return json.loads(Path(path).read_text(encoding="utf-8")).get("recipe", {}) if path else {}
 
 
-def evaluate_classifier(
-    classifier: SpamClassifier, data: DatasetDict, *, progress: bool = False
-) -> dict[str, dict[str, float | None]]:
-    """The metrics of a classifier on every split of `data` (columns `text` and `label`, 1 for spam)."""
-    results = {}
-    for split, messages in data.items():
-        probabilities = classifier.probabilities(messages["text"][:], progress=progress)
-        results[split] = SpamMetrics().compute(
-            predictions=probabilities.argmax(-1),
-            references=messages["label"][:],
-            scores=probabilities[:, SPAM].tolist(),
+def messages_for(
+    model: str | os.PathLike | None,
+    data: str | os.PathLike,
+    *,
+    protocol: Literal["book", "full"] | None = None,
+    seed: int | None = None,
+    train_data: str | os.PathLike | None = None,
+) -> Evaluated:
+    """The sets of messages that a model is to be measured on.
+
+    A model's own data, which its recipe names, are split as they were for its training. All other data are one set,
+    named after the source, or the splits that a Hub dataset has; a small file, and one of a single label, will do.
+
+    Args:
+        model: a folder or a Hub id; None for the bundled model.
+        data: a source as for `load_sms_spam`.
+        protocol: splits the data by it, whatever the model was trained on.
+        seed: splits them with it, whatever the model was trained on.
+        train_data: the source of the messages that it was trained on, for the baseline and to tell what it has seen;
+            where they are its own, its split `train`. None: of `data`.
+
+    Raises:
+        DataError: a source cannot be read, or not be split as is asked for.
+    """
+    recipe = trained_recipe(model)
+
+    def own_splits(source: str | os.PathLike) -> DatasetDict | None:
+        if not recipe or recipe["data"] != _source_name(source):
+            return None
+        return load_sms_spam(source, protocol=recipe["protocol"], seed=recipe["seed"])
+
+    own = own_splits(data)
+    drawn = f"protocol {recipe['protocol']}, seed {recipe['seed']}, as for the training of the model" if own else ""
+    sets = own
+    if (protocol, seed) != (None, None):
+        protocol = protocol or (recipe["protocol"] if own else "full")
+        seed = seed if seed is not None else (recipe["seed"] if own else 123)
+        if not own or (protocol, seed) != (recipe["protocol"], recipe["seed"]):
+            sets, drawn = load_sms_spam(data, protocol=protocol, seed=seed), f"protocol {protocol}, seed {seed}"
+    elif own is None:
+        sets = read_sets(data)
+        drawn = "none, all messages are one set" if len(sets) == 1 else "those of the data set"
+    known = "the messages that the model was trained on"
+    if train_data is not None:
+        theirs = own_splits(train_data)
+        train, trained_on = theirs["train"] if theirs else read_messages(train_data, one_label=True), known
+    elif own:
+        train, trained_on = own["train"], known
+    elif "train" in sets:
+        train, trained_on = (
+            sets["train"],
+            "the split train; what the model was trained on is not known",
         )
-    return results
+    else:
+        train, trained_on = None, "not known"
+    return Evaluated(sets, drawn, train, trained_on)
+
+
+def make_report(
+    classifier: SpamClassifier,
+    evaluated: Evaluated,
+    *,
+    split: str | None = None,
+    model: str | os.PathLike | None = None,
+    data: str | os.PathLike = "",
+    progress: bool = False,
+) -> Report:
+    """Measures a classifier, and beside it a linear baseline that is trained on the same messages.
+
+    Args:
+        classifier: the model. Of one with more than two labels, "spam" is held against all others.
+        evaluated: the messages.
+        split: the set that is scored and looked at closely. None: all are scored, and the closer look is at `test`, or
+            the last of them.
+        model: what the report calls the model, a folder by its name alone; None: the bundled model.
+        data: what it calls the data.
+        progress: whether to show a bar.
+
+    Raises:
+        DataError: there is no such split.
+        ValueError: none of the model's labels is spam.
+    """
+    sets, train = evaluated.sets, evaluated.train
+    if split is not None and split not in sets:
+        raise DataError(f"there is no split {split!r}; there is: {', '.join(sets)}")
+    closer = split or ("test" if "test" in sets else list(sets)[-1])
+    scored = [closer] if split else list(sets)
+    answers = {name: _ask(classifier, sets[name], progress) for name in scored}
+    baseline = None if train is None else fit_baseline(train)
+    baselines = {name: _ask_baseline(baseline, sets[name]) for name in scored} if baseline is not None else {}
+    seen = {name: standing_in(sets[name]["text"][:], train["text"][:]) for name in scored if train is not None}
+
+    measured = {}
+    for name in scored:
+        measured[name] = _measure_both(answers[name], baselines.get(name))
+        if name in seen and sets[name] is not train:
+            exact, near = seen[name]
+            measured[name]["without_exact"] = _without(exact, answers[name], baselines.get(name))
+            measured[name]["without_near"] = _without(near, answers[name], baselines.get(name))
+    values = {
+        "model": BUNDLED if model is None else public(os.fspath(model)),
+        "data": _source_name(data),
+        "splits": evaluated.splits,
+        "trained_on": evaluated.trained_on,
+        "training_messages": None if train is None else len(train),
+        "baseline": None if baseline is None else BASELINE,
+        "intervals": HOW,
+        "sets": measured,
+        "duplicates": _duplicates(sets, train),
+        "closer": closer_look(closer, answers[closer], seen.get(closer) if sets[closer] is not train else None),
+        "versions": versions(),
+    }
+    return Report(values, answers[closer], baselines.get(closer))
+
+
+def closer_look(name: str, answers: Answers, seen: tuple[np.ndarray, np.ndarray] | None) -> dict[str, Any]:
+    """What one set shows beyond its metrics.
+
+    Args:
+        name: the set's.
+        answers: of the model.
+        seen: which of its messages stand in the training messages, word for word and at least nearly. None: not known.
+    """
+    actual, predicted, scores = answers.actual, answers.predicted, answers.scores
+    lengths = np.array([len(text) for text in answers.texts])
+    edges = [0, *(length + 1 for length in LENGTHS), None]
+    by_length = {
+        f"{low} to {high - 1}" if high else f"{low} and more": ((lengths >= low) & (lengths < (high or np.inf)))
+        for low, high in pairwise(edges)
+    }
+    by_seen, places = None, np.full(len(lengths), None)
+    if seen is not None:
+        exact, near = seen
+        by_seen = {"word for word": exact, "nearly": near & ~exact, "no": ~near}
+        places = np.select([exact, near], ["word for word", "nearly"], "no")
+    wrong = np.flatnonzero(actual != predicted)
+    worst_first = wrong[np.argsort(-np.abs(scores - actual)[wrong], kind="stable")]
+    return {
+        "set": name,
+        "confusion": {
+            LABEL_NAMES[label]: {
+                LABEL_NAMES[called]: int(((actual == label) & (predicted == called)).sum())
+                for called in (SPAM, 1 - SPAM)
+            }
+            for label in (SPAM, 1 - SPAM)
+        },
+        "thresholds": _thresholds(answers),
+        "calibration": _calibration(answers),
+        "by_length": _by(answers, by_length),
+        "by_standing_in_training": None if by_seen is None else _by(answers, by_seen),
+        "errors": [
+            {
+                "text": answers.texts[i],
+                "label": LABEL_NAMES[int(actual[i])],
+                "score": float(scores[i]),
+                "in_training": places[i] if places[i] is None else str(places[i]),
+            }
+            for i in worst_first
+        ],
+    }
+
+
+def _source_name(source: str | os.PathLike) -> str:
+    """What a recipe calls a source; the collection's own file is the collection, wherever it lies."""
+    name = public(os.fspath(source))
+    return "uci" if name == UCI_MEMBER else name
+
+
+def spam_index(config: PreTrainedConfig) -> int:
+    """The class of a model that is spam: the one of that name, or the second of two.
+
+    Raises:
+        ValueError: there are more than two, and none of that name.
+    """
+    names = list(config.id2label.values())
+    if "spam" in names:
+        return names.index("spam")
+    if len(names) != 2:
+        raise ValueError(f"None of the model's labels is 'spam': {', '.join(map(repr, names))}.")
+    return SPAM
+
+
+def _ask(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Answers:
+    texts = messages["text"][:]
+    spam = spam_index(classifier.model.config)
+    probabilities = classifier.probabilities(texts, progress=progress).double().numpy()
+    actual = np.array(messages["label"][:]) == SPAM
+    return Answers(texts, actual, probabilities.argmax(-1) == spam, probabilities[:, spam])
+
+
+def _ask_baseline(baseline: Pipeline, messages: Dataset) -> Answers:
+    scores = baseline_scores(baseline, messages)
+    return Answers(messages["text"][:], np.array(messages["label"][:]) == SPAM, scores > 0.5, scores)
+
+
+def _measure_both(model: Answers, baseline: Answers | None) -> dict[str, Any]:
+    """The metrics of a set, of the model and of the baseline, and by how much they differ in F1."""
+    groups = duplicate_groups(model.texts)
+    ours, our_samples = _measure(model, groups)
+    theirs = difference = None
+    if baseline is not None:
+        theirs, their_samples = _measure(baseline, groups)
+        theirs |= {name: _estimate(None, None) for name in PROBABILISTIC}
+        if ours["f1"]["value"] is not None:
+            value = ours["f1"]["value"] - theirs["f1"]["value"]
+            difference = _estimate(value, percentiles(our_samples["f1"] - their_samples["f1"]))
+    counts = {"messages": len(model.texts), "spam": int(model.actual.sum())}
+    return {**counts, "model": ours, "baseline": theirs, "f1_difference": difference}
+
+
+def _measure(answers: Answers, groups: np.ndarray) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
+    """Every metric with its interval, and the bootstrapped ones in each sample."""
+    actual, predicted, scores = answers.actual, answers.predicted, answers.scores
+    values = SpamMetrics().compute(
+        predictions=predicted.astype(int), references=actual.astype(int), scores=scores.tolist()
+    )
+    samples = bootstrap(actual, predicted, scores, groups)
+    intervals = proportions(actual, predicted) | {name: percentiles(sample) for name, sample in samples.items()}
+    return {name: _estimate(value, intervals[name]) for name, value in values.items()}, samples
+
+
+def _estimate(value: float | None, interval: Interval | None) -> Estimate:
+    """A metric without an interval is one of nothing, such as the recall where nothing is spam."""
+    if value is None or interval is None:
+        return {"value": None, "low": None, "high": None}
+    return {"value": float(value), "low": interval[0], "high": interval[1]}
+
+
+def _without(left_out: np.ndarray, model: Answers, baseline: Answers | None) -> dict[str, Any] | None:
+    """The metrics without some messages; None where these are none, or all."""
+    if not left_out.any() or left_out.all():
+        return None
+    return _measure_both(model.only(~left_out), None if baseline is None else baseline.only(~left_out))
+
+
+def _duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dict[str, dict[str, int]]]:
+    """Of each set, how many messages stand in the training messages, and in the sets before it, exactly and nearly."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    before = {} if train is None else {TRAINING: train["text"][:]}
+    for name, messages in sets.items():
+        if messages is train:
+            continue
+        texts = messages["text"][:]
+        pairs = {other: standing_in(texts, others) for other, others in before.items()}
+        counts[name] = {
+            other: {"exact": int(exact.sum()), "near": int(near.sum())} for other, (exact, near) in pairs.items()
+        }
+        before[name] = texts
+    return counts
+
+
+def _thresholds(answers: Answers) -> list[dict[str, Any]]:
+    """The lowest score from which on messages may be called spam, for each of `TARGETS`, and what comes of it."""
+    actual, scores = answers.actual, answers.scores
+    rows = [{"false_positive_rate": None, "threshold": None, **_counts(actual, answers.predicted)}]
+    if actual.all() or not actual.any():
+        return rows
+    rates, _, thresholds = roc_curve(actual, scores, drop_intermediate=False)
+    for target in TARGETS:
+        threshold = thresholds[np.flatnonzero(rates <= target)[-1]]
+        found = np.isfinite(threshold)  # else the highest score of all is that of a ham
+        row = {"false_positive_rate": target, "threshold": float(threshold) if found else None}
+        rows.append(row | _counts(actual, scores >= threshold))
+    return rows
+
+
+def _by(answers: Answers, parts: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {"part": name, **_counts(answers.actual[chosen], answers.predicted[chosen])}
+        for name, chosen in parts.items()
+        if chosen.any()
+    ]
+
+
+def _counts(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """What becomes of a number of messages."""
+    missed, false_alarms = int((actual & ~predicted).sum()), int((~actual & predicted).sum())
+    spam, hits = int(actual.sum()), int((actual & predicted).sum())
+    parts = proportions(actual, predicted)
+    return {
+        "messages": len(actual),
+        "spam": spam,
+        "missed": missed,
+        "false_alarms": false_alarms,
+        "accuracy": _estimate(1 - (missed + false_alarms) / len(actual), parts["accuracy"]),
+        "precision": _estimate(hits / max(1, hits + false_alarms), parts["precision"]),
+        "recall": _estimate(hits / max(1, spam), parts["recall"]),
+    }
+
+
+def _calibration(answers: Answers) -> list[dict[str, Any]]:
+    """Of each bin of scores that is not empty, the mean score and the part that is spam."""
+    bins = score_bins(answers.scores)
+    rows = []
+    for number in np.unique(bins):
+        chosen = bins == number
+        spam, messages = int(answers.actual[chosen].sum()), int(chosen.sum())
+        rows.append(
+            {
+                "from": number / BINS,
+                "to": (number + 1) / BINS,
+                "messages": messages,
+                "mean_score": float(answers.scores[chosen].mean()),
+                "spam": _estimate(spam / messages, wilson(spam, messages)),
+            }
+        )
+    return rows

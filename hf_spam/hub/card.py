@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.messages import OWN_DATA
+from ..evaluation.baseline import ahead
 
 if TYPE_CHECKING:
     from ..training.loop import Run
@@ -71,6 +72,7 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         datasets=HUB_ID.get(recipe.data),
         eval_results=results or None,
     )
+    compared = [name for name in run.metrics if name in run.baseline]
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in run.model.parameters()]
     card = ModelCard.from_template(
         card_data,
@@ -81,7 +83,8 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         recipe=recipe,
         protocol="" if own else PROTOCOLS[recipe.protocol],
         metric_names=list(CARD_METRICS),
-        metrics=run.metrics,
+        metrics=_beside(run.metrics, run.baseline),
+        verdicts=[f"On {name}, {ahead(run.metrics[name]['f1'], run.baseline[name]['f1'])}." for name in compared],
         data=DATA.get(recipe.data, f"`{public(recipe.data)}`"),
         base="random" if recipe.base == "random" else f"`{public(recipe.base)}`",
         parameters=f"{sum(size for size, _ in sizes):,}",
@@ -92,6 +95,16 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
     return str(card)
+
+
+def _beside(metrics: dict[str, dict], baseline: dict[str, dict]) -> dict[str, dict]:
+    """The rows of the table of results: each split's, and below it those of the baseline."""
+    rows = {}
+    for split, values in metrics.items():
+        rows[split] = values
+        if split in baseline:
+            rows[f"{split}, baseline"] = baseline[split]
+    return rows
 
 
 def public(value: Any) -> Any:

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 
 from .. import __version__
 from ..data.formats import suffix_of
-from ..data.messages import LABEL_NAMES, duplicate_key, load_sms_spam
+from ..data.messages import LABEL_NAMES, load_sms_spam, standing_in
 from .errors import explained
 from .merging import merge_card
 from .repository import fetch_card, prepare_repository
@@ -169,16 +169,17 @@ def _source(source: str | os.PathLike) -> Source:
 
 def _statistics(data: DatasetDict) -> dict[str, dict[str, int]]:
     """Of each split: messages, spam, and messages that are (nearly) in the training split as well."""
-    texts, keys = set(data["train"]["text"][:]), set(map(duplicate_key, data["train"]["text"][:]))
-    return {
-        split: {
+    train = data["train"]["text"][:]
+    counts = {}
+    for split, rows in data.items():
+        exact, near = standing_in(rows["text"][:], train if split != "train" else [])
+        counts[split] = {
             "messages": len(rows),
             "spam": sum(rows["label"][:]),
-            "exact": sum(text in texts for text in rows["text"][:]) if split != "train" else 0,
-            "near": sum(duplicate_key(text) in keys for text in rows["text"][:]) if split != "train" else 0,
+            "exact": int(exact.sum()),
+            "near": int(near.sum()),
         }
-        for split, rows in data.items()
-    }
+    return counts
 
 
 def _size_category(total: int) -> str:

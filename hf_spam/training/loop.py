@@ -9,7 +9,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from ..data.messages import OWN_DATA, check_splits, load_sms_spam
 from ..data.tokenization import load_tokenizer
+from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
 from ..hub.settings import PushSettings
 from ..hub.uploader import Uploader
@@ -53,6 +54,8 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     history: History
     metrics: dict[str, dict[str, float | None]]
+    baseline: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """The metrics of a linear model of the same messages, for the card; of runs that are saved only."""
 
 
 def finetune(
@@ -160,6 +163,7 @@ def finetune(
         with logging_redirect_tqdm():
             run, progress = _train(accelerator, recipe, model, tokenizer, data, saving, interruption)
         if output_dir is not None and accelerator.is_main_process:
+            run.baseline = measure_baseline(data)
             save_run(run, output_dir)
             interruption.postpones = False
             if uploader is not None:

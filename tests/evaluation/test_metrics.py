@@ -1,17 +1,21 @@
 """The metrics are scikit-learn's and work as any metric of `evaluate` does, without a network."""
 
+import math
 import os
 from pathlib import Path
 
 import evaluate
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
-from hf_spam.evaluation.metrics import SpamMetrics
+from hf_spam.evaluation.metrics import BINS, SpamMetrics
 
+OF_BOTH_CLASSES = ("balanced_accuracy", "roc_auc", "average_precision", "recall_at_fpr_0.001")
 ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=30)
 
 
@@ -23,13 +27,18 @@ def test_by_hand():
     assert values == pytest.approx(
         {
             "accuracy": 4 / 6,
+            "balanced_accuracy": (1 / 2 + 3 / 4) / 2,
             "precision": 1 / 2,
             "recall": 1 / 2,
             "f1": 1 / 2,
             "mcc": 1 / 4,
             "roc_auc": 7 / 8,
             "average_precision": (1 + 2 / 3) / 2,
+            "recall_at_fpr_0.001": 1 / 2,
             "false_positive_rate": 1 / 4,
+            "brier": (0.1**2 + 0.6**2 + 0.6**2 + 0.1**2 + 0.2**2 + 0.3**2) / 6,
+            "log_loss": -sum(map(math.log, (0.9, 0.4, 0.4, 0.9, 0.8, 0.7))) / 6,
+            "ece": (0.1 + 0.6 + 0.6 + 0.1 + 0.2 + 0.3) / 6,  # each message is in a bin of its own
         }
     )
 
@@ -44,8 +53,16 @@ def test_parity_with_scikit_learn(rows):
     if len(set(actual)) == 2:
         assert values["roc_auc"] == pytest.approx(sk.roc_auc_score(actual, scores))
         assert values["false_positive_rate"] == pytest.approx(1 - sk.recall_score(actual, predicted, pos_label=0))
+        assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(actual, predicted))
     else:
-        assert values["roc_auc"] is None and values["average_precision"] is None
+        assert {values[name] for name in OF_BOTH_CLASSES} == {None}
+    assert values["brier"] == pytest.approx(sk.mean_squared_error(actual, scores))
+    assert values["log_loss"] == pytest.approx(sk.log_loss(actual, scores, labels=[0, 1]))
+    edges = np.linspace(0, 1, BINS + 1)
+    if not set(scores) & set(edges):  # an edge is in the bin above it; scikit-learn has it in the one below
+        part, mean = calibration_curve(actual, scores, n_bins=BINS)
+        counts = np.histogram(scores, edges)[0]
+        assert values["ece"] == pytest.approx(np.abs(part - mean) @ counts[counts > 0] / len(scores))
 
 
 def test_batches_combination_and_evaluator():

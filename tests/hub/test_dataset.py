@@ -242,10 +242,11 @@ def push(*arguments: str) -> str:
 
 
 def evaluated(monkeypatch, capsys, *arguments: str) -> dict:
+    """The figures of the bundled model on every split."""
     monkeypatch.setattr(sys, "argv", ["hf-spam", "evaluate", *arguments, "--json"])
     with pytest.raises(SystemExit):
         main()
-    return json.loads(capsys.readouterr().out)
+    return json.loads(capsys.readouterr().out)["sets"]
 
 
 def test_push_and_read_back_on_the_command_line(hub, source, monkeypatch, capsys):
