@@ -107,7 +107,8 @@ def finetune(
             raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
         recipe = RECIPES[recipe]
     if data is not None:
-        settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else os.fspath(data)
+        settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else data
+    settings = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     recipe = replace(recipe, **settings)
     if output_dir is not None:
         resume = resume_from_checkpoint is not None

@@ -1,0 +1,286 @@
+"""Damages model folders and data files at random and gives them to the command line: what comes must be clear.
+
+    python scripts/fuzz_files.py --cases 500
+
+So many model folders (weights, configuration or tokenizer changed: bits, bytes, lengths, or values of their JSON) go
+through `classify`, and so many data files through `evaluate`. A case fails where there is a traceback, a crash, more
+than 3 GiB or a minute taken, an error that is not one line of at most 1,000 characters, an answer that is none, or
+messages other than those that a plain reader finds in the file.
+
+What is refused, what changes no answer, and what is a whole model of other answers, is counted. The last cannot be told
+from a model that is meant: a weight has any value, and a folder, unlike a checkpoint, has no checksums.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import math
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import struct
+import sys
+import tempfile
+import traceback
+import zipfile
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import click
+
+MESSAGES = ["Free entry! Txt WIN to 10010 now", "see you at home tonight", "", "call 0800 for your prize"]
+MODEL_FILES = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+DATA_FILES = ["mine.csv", "mine.tsv", "mine.jsonl", "mine.parquet", "mine.zip"]
+ODD = [None, True, 0, -1, 3, 10**9, 10**18, -(10**30), 0.5, 1e308, math.nan, "", "x", "0", "é" * 300, [], [[]], {}]
+SECONDS, MEMORY, LONGEST_LINE = 60, 3 * 2**30, 1000
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@click.command()
+@click.option("--cases", default=500, show_default=True, help="Of each of the two kinds.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--only", type=int, help="A single case, by its number.")
+def main(cases: int, seed: int, only: int | None) -> None:
+    """Ends with an error where a case fails; --only looks at that one again."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    CONTEXT.set_forkserver_preload(["hf_spam.inference.classifier", "hf_spam.data.messages"])
+    counts, failed = Counter(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        worker = Worker(Path(folder), seed)
+        for number in range(2 * cases) if only is None else [only]:
+            outcome, detail = worker.run(number)
+            what = detail.split(":")[0]
+            counts[what, outcome] += 1
+            if outcome not in ("refused", "same", "another"):
+                failed += 1
+                click.echo(f"case {number}, {detail}: {outcome}")
+            elif only is not None:
+                click.echo(f"case {number}, {detail}: {outcome}")
+        worker.stop()
+    for (what, outcome), count in sorted(counts.items()):
+        click.echo(f"{what}: {count} {outcome}")
+    if failed:
+        raise click.ClickException(f"{failed} of {2 * cases} cases failed.")
+    click.echo(f"{sum(counts.values())} cases, none failed.")
+
+
+class Worker:
+    """A process that goes through cases, started anew where one kills it."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.seed = folder, seed
+        self.process: Any = None
+
+    def run(self, number: int) -> tuple[str, str]:
+        """What becomes of a case, and what it was."""
+        if self.process is None:
+            self.connection, end = CONTEXT.Pipe()
+            self.process = CONTEXT.Process(target=work, args=(end, self.folder, self.seed))
+            self.process.start()
+            end.close()
+        self.connection.send(number)
+        try:
+            if self.connection.poll(SECONDS + 60 * (number == 0)):
+                return self.connection.recv()
+            outcome = f"more than {SECONDS} s"
+        except EOFError:
+            self.process.join()
+            outcome = f"crash, exit code {self.process.exitcode}"
+        self.stop()
+        return outcome, "crash or hang"
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.join()
+        self.process = None
+
+
+def work(connection: Connection, folder: Path, seed: int) -> None:
+    """The process of a worker."""
+    import torch
+
+    torch.set_num_threads(1)
+    originals = folder / "originals"
+    if not originals.exists():
+        write_originals(originals)
+    answers = run("classify", "--json", "--model", str(originals / "model"), *MESSAGES)[1]
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+    while True:
+        number = connection.recv()
+        rng = random.Random(f"{seed} {number}")
+        case = folder / "case"
+        shutil.rmtree(case, ignore_errors=True)
+        if number % 2:
+            name = rng.choice(DATA_FILES)
+            shutil.copytree(originals / "data", case)
+            detail = f"{name}: {damage(case / name, rng)}"
+            outcome = data_case(case / name, originals / "model")
+        else:
+            name = rng.choice(MODEL_FILES)
+            shutil.copytree(originals / "model", case)
+            detail = f"{name}: {damage(case / name, rng)}"
+            outcome = model_case(case, answers)
+        connection.send((outcome, detail))
+
+
+def model_case(folder: Path, answers: str) -> str:
+    """What `classify` makes of a model."""
+    code, out, err = run("classify", "--json", "--model", str(folder), *MESSAGES)
+    if code:
+        return refusal(code, out, err)
+    found = [json.loads(line) for line in out.splitlines()]
+    if [answer["text"] for answer in found] != MESSAGES or not all(0 < answer["score"] <= 1 for answer in found):
+        return f"no answer: {out}"
+    return "same" if out == answers else "another"
+
+
+def data_case(path: Path, model: Path) -> str:
+    """What `evaluate` makes of a file."""
+    code, out, err = run("evaluate", str(model), "--json", "--data", str(path), "--protocol", "full")
+    if code:
+        return refusal(code, out, err)
+    values = [value for metrics in json.loads(out).values() for value in metrics.values() if value is not None]
+    if not all(-1 <= value <= 1 for value in values):
+        return f"no answer: {out}"
+    from hf_spam.data.messages import read_messages
+
+    messages = read_messages(str(path))
+    ours = list(zip(messages["text"][:], messages["label"][:], strict=True))
+    return "same" if ours == plain_messages(path) else "other messages than in the file"
+
+
+def refusal(code: int, out: str, err: str) -> str:
+    """Whether an error is as it should be."""
+    lines = [line for line in err.splitlines() if line.strip()]
+    if code == 1 and not out and len(lines) == 1 and lines[0].startswith("hf-spam: ") and len(err) <= LONGEST_LINE:
+        return "refused"
+    return f"exit code {code}, {len(lines)} lines: {err[-3000:]}"
+
+
+def run(*arguments: str) -> tuple[int | str, str, str]:
+    """Exit code, standard output and standard error of `hf-spam`, in this process."""
+    from hf_spam.cli import main
+
+    sys.argv = ["hf-spam", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = "traceback"
+            err.write(traceback.format_exc())
+    return code, out.getvalue(), err.getvalue()
+
+
+def damage(path: Path, rng: random.Random) -> str:
+    """Changes a file; says how."""
+    data = path.read_bytes()
+    if path.suffix == ".json" and rng.random() < 0.6:
+        values = json.loads(data)
+        how = change_json(values, rng)
+        path.write_text(json.dumps(values))
+        return how
+    # Most of a file of weights is numbers: its head is what can be read in a wrong way.
+    end = len(data)
+    if path.suffix == ".safetensors" and rng.random() < 0.8:
+        end = 8 + struct.unpack("<Q", data[:8])[0]
+    at, length = rng.randrange(end), rng.choice([1, 1, 2, 8, 100])
+    how = rng.choice(["bit", "bytes", "zeros", "cut", "removed", "inserted", "repeated", "swapped"])
+    changed = bytearray(data)
+    match how:
+        case "bit":
+            changed[at] ^= 1 << rng.randrange(8)
+        case "bytes":
+            changed[at : at + length] = rng.randbytes(length)
+        case "zeros":
+            changed[at : at + length] = bytes(length)
+        case "cut":
+            del changed[at:]
+        case "removed":
+            del changed[at : at + length]
+        case "inserted":
+            changed[at:at] = rng.choice([b'"', b",", b"\t", b"\n", b"\r", b"\0", b"{", b"[", b"\xff", b"spam,", b"9"])
+        case "repeated":
+            changed[at:at] = data[at : at + length]
+        case "swapped":
+            other = rng.randrange(end)
+            changed[at], changed[other] = data[other], data[at]
+    path.write_bytes(changed)
+    return f"{how} at {at}"
+
+
+def change_json(values: Any, rng: random.Random) -> str:
+    """Changes a value, or the name of one, somewhere in a document."""
+    path = []
+    while True:
+        keys = list(values) if isinstance(values, dict) else range(len(values))
+        key = rng.choice(keys)
+        path.append(key)
+        if not (isinstance(values[key], dict | list) and values[key]) or rng.random() < 0.2:
+            break
+        values = values[key]
+    how = rng.choice(["value", "value", "value", "removed", "renamed"])
+    if how == "value":
+        values[key] = rng.choice(ODD)
+        how = f"= {values[key]!r:.40}"
+    elif how == "removed" or isinstance(values, list):
+        del values[key]
+    else:
+        values[f"{key}_"] = values.pop(key)
+    return f"{path} {how}"
+
+
+def plain_messages(path: Path) -> list[tuple[str, int]]:
+    """The messages of a file, as one reads it who trusts it."""
+    import pyarrow.parquet as pq
+
+    data = path.read_bytes()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            data = archive.read(next(name for name in archive.namelist() if name.endswith(".tsv")))
+    if path.suffix == ".parquet":
+        rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    elif path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in data.decode().rstrip("\r\n").split("\n")]
+    else:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode().rstrip("\r\n")
+        if path.suffix == ".csv":
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        else:
+            lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            rows = [dict(zip(("label", "text"), line.split("\t"), strict=True)) for line in lines]
+    spelled = [{key.strip().lower(): value for key, value in row.items()} for row in rows]
+    return [(row["text"], int(str(row["label"]).strip().lower() in ("spam", "1", "true"))) for row in spelled]
+
+
+def write_originals(folder: Path) -> None:
+    """A model, and the same few messages in every format."""
+    from hf_spam import load_sms_spam
+    from hf_spam.inference.classifier import POCKET
+
+    shutil.copytree(POCKET, folder / "model")
+    data = folder / "data"
+    data.mkdir()
+    rows = load_sms_spam("sample", protocol="book")["train"].select(range(60)).to_pandas()
+    rows["label"] = rows["label"].map({0: "ham", 1: "spam"})
+    rows[["label", "text"]].to_csv(data / "mine.csv", index=False)
+    lines = "".join(f"{label}\t{text}\n" for label, text in zip(rows["label"], rows["text"], strict=True))
+    (data / "mine.tsv").write_text(lines, encoding="utf-8")
+    rows.to_json(data / "mine.jsonl", orient="records", lines=True, force_ascii=False)
+    rows.to_parquet(data / "mine.parquet")
+    with zipfile.ZipFile(data / "mine.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mine.tsv", lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Kills small runs at random moments with signal 9, resumes them, and compares what they leave with an unbroken run.
+
+    python scripts/kill_runs.py --kills 60
+
+Runs of one process and of two, with and without dropout, gradient accumulation, frozen blocks and BPE dropout, take
+turns. A moment is drawn from the whole of a run: its start, its steps, the writing of checkpoints and of the end.
+Weights, tokenizer, history and metrics are compared byte by byte, but for the seconds that the training took.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import socket
+import tempfile
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import click
+
+MESSAGES = {"train": 100, "validation": 20}
+SMALL = {"eval_freq": 5, "max_steps": 20, "learning_rate": 1e-3}
+POCKET = {**SMALL, "recipe": "pocket", "n_embd": 16, "vocab_size": 300, "per_device_train_batch_size": 8}
+STILL = {"dropout": 0.0, "case_augmentation": 0.0, "digit_augmentation": 0.0, "bpe_dropout": 0.0, "weight_average": 0.0}
+RUNS: dict[str, dict[str, Any]] = {
+    "nothing random": {**POCKET, **STILL},
+    "dropout": {**POCKET, **STILL, "dropout": 0.2, "attention_dropout": 0.2},
+    "accumulation": {**POCKET, "gradient_accumulation_steps": 3, "max_steps": 9},
+    "frozen blocks": {**SMALL, "recipe": "book", "per_device_train_batch_size": 8},
+    "BPE dropout": {**POCKET, "bpe_dropout": 0.3},
+}
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@click.command()
+@click.option("--kills", default=60, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(kills: int, seed: int) -> None:
+    """Ends with an error where a resumed run has left anything else."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "1"}
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # who is killed leaves locks
+    CONTEXT.set_forkserver_preload(["hf_spam.training.loop"])
+    moments = random.Random(seed)
+    turns = [(name, processes) for processes in (1, 2) for name in RUNS]
+    turns = turns[::2] + turns[1::2]
+    different = started_anew = 0
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder, "base")
+        wait(start(make_base, base))
+        whole: dict[tuple[str, int], tuple[dict, float]] = {}
+        for i in range(kills):
+            name, processes = turn = turns[i % len(turns)]
+            if turn not in whole:
+                begin = time.monotonic()
+                out = Path(folder, f"{name}, {processes}")
+                wait(*train(out, processes, {**RUNS[name], "base": str(base)}))
+                whole[turn] = left_by(out), time.monotonic() - begin
+            expected, seconds = whole[turn]
+            out = Path(folder, f"{i}")
+            settings = {**RUNS[name], "base": str(base), "save_steps": moments.choice([1, 2, 5]), "save_total_limit": 2}
+            moment = kill(out, processes, settings, seconds, moments)
+            steps = sorted(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
+            wait(*train(out, processes, settings))
+            rest = [path.name for path in out.iterdir() if path.name.startswith(".")]
+            same = left_by(out) == expected and not rest
+            different += not same
+            started_anew += not steps
+            place = f"{name}, {processes} {'process' if processes == 1 else 'processes'}"
+            when = f"killed after {moment:.2f} s, checkpoints {steps or 'none'}"
+            click.echo(f"{i + 1}: {place}: {when}: {'same' if same else 'DIFFERENT'}")
+    if different:
+        raise click.ClickException(f"{different} of {kills} resumed runs are not the same.")
+    click.echo(f"{kills} kills, {kills} resumed runs the same to the bit; {started_anew} had no checkpoint yet.")
+
+
+def kill(out: Path, processes: int, settings: dict[str, Any], seconds: float, moments: random.Random) -> float:
+    """Starts a run and kills its processes, one shortly after the other; once more where it had ended before."""
+    while True:
+        running, moment = train(out, processes, settings), moments.uniform(0, seconds)
+        running[0].join(moment)
+        moments.shuffle(running)
+        alive = all(process.is_alive() for process in running)
+        for process in running:
+            process.kill()
+            time.sleep(moments.choice([0, 0.01]))
+        for process in running:
+            process.join()
+        if alive:
+            return moment
+
+
+def train(out: Path, processes: int, settings: dict[str, Any]) -> list[BaseProcess]:
+    """Starts or resumes a run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    batch = settings["per_device_train_batch_size"] // processes
+    settings = {**settings, "per_device_train_batch_size": batch, "output_dir": out}
+    if settings["recipe"] == "pocket":
+        del settings["base"]
+    return [start(finetune_on, rank, processes, port, settings) for rank in range(processes)]
+
+
+def start(function: Any, *arguments: Any) -> BaseProcess:
+    """Starts a process that has imported everything already."""
+    process = CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def wait(*processes: BaseProcess) -> None:
+    """Waits for the end of processes."""
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise click.ClickException(f"A process ended with {process.exitcode}.")
+
+
+def finetune_on(rank: int, processes: int, port: int, settings: dict[str, Any]) -> None:
+    """One process of a run."""
+    import torch
+    import transformers
+
+    from hf_spam import finetune
+
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    if processes > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        os.environ |= {name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()}
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+    finetune(data=messages(), resume_from_checkpoint="auto", **settings)
+
+
+def messages() -> Any:
+    """A few messages, which train in a second."""
+    from datasets import DatasetDict
+
+    from hf_spam import load_sms_spam
+
+    data = load_sms_spam("sample", protocol="book")
+    return DatasetDict({split: data[split].select(range(size)) for split, size in MESSAGES.items()})
+
+
+def make_base(folder: Path) -> None:
+    """A model for the recipe `book`, with blocks to freeze."""
+    import torch
+
+    from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification
+    from hf_spam.data.tokenization import train_tokenizer
+
+    tokenizer = train_tokenizer(messages()["train"]["text"], 300)
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    torch.manual_seed(1)
+    config = SpamGPTConfig(vocab_size=300, n_positions=64, n_embd=16, n_layer=3, n_head=2, **ids)
+    SpamGPTForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def left_by(out: Path) -> dict[str, Any]:
+    """What a run has left, but for the time that it took."""
+    files = {name: (out / name).read_bytes() for name in ("model.safetensors", "tokenizer.json", "metrics.json")}
+    return {**files, "history": {**json.loads((out / "history.json").read_text()), "seconds": 0}}
+
+
+if __name__ == "__main__":
+    main()
