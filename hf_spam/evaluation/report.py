@@ -186,13 +186,14 @@ def make_report(
     scored = [closer] if split else list(sets)
     answers = {name: _ask(classifier, sets[name], progress) for name in scored}
     baseline = None if train is None else fit_baseline(train)
-    baselines = {name: _ask_baseline(baseline, sets[name]) for name in scored} if baseline is not None else {}
-    seen = {name: standing_in(sets[name]["text"][:], train["text"][:]) for name in scored if train is not None}
+    others = [name for name in scored if train is not None and sets[name] is not train]
+    baselines = {name: _ask_baseline(baseline, sets[name]) for name in others if baseline is not None}
+    seen = {name: standing_in(sets[name]["text"][:], train["text"][:]) for name in others}
 
     measured = {}
     for name in scored:
         measured[name] = _measure_both(answers[name], baselines.get(name))
-        if name in seen and sets[name] is not train:
+        if name in seen:
             exact, near = seen[name]
             measured[name]["without_exact"] = _without(exact, answers[name], baselines.get(name))
             measured[name]["without_near"] = _without(near, answers[name], baselines.get(name))
@@ -206,7 +207,7 @@ def make_report(
         "intervals": HOW,
         "sets": measured,
         "duplicates": _duplicates(sets, train),
-        "closer": closer_look(closer, answers[closer], seen.get(closer) if sets[closer] is not train else None),
+        "closer": closer_look(closer, answers[closer], seen.get(closer)),
         "versions": versions(),
     }
     return Report(values, answers[closer], baselines.get(closer))

@@ -1,0 +1,334 @@
+"""The report of an evaluation: its figures are right, it leaves no leak unsaid, and its page runs nobody's script."""
+
+import json
+from collections import Counter
+from html.parser import HTMLParser
+from operator import itemgetter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, f1_score
+
+from hf_spam import SpamClassifier, SpamMetrics, load_sms_spam
+from hf_spam.data.formats import DataError
+from hf_spam.data.messages import FEATURES, duplicate_key, read_messages
+from hf_spam.evaluation.baseline import fit_baseline, measure_baseline
+from hf_spam.evaluation.page import render_page, report_tables, write_report
+from hf_spam.evaluation.report import Evaluated, make_report, messages_for, spam_index, trained_recipe
+
+POCKET = SpamClassifier.from_pretrained()
+
+
+class Scorer:
+    """A classifier that knows the score of each text."""
+
+    def __init__(self, scores: dict[str, float], config=POCKET.model.config):
+        self.scores, self.model = scores, SimpleNamespace(config=config)
+
+    def probabilities(self, texts, *, progress=False):
+        spam = torch.tensor([self.scores[text] for text in texts])
+        return torch.stack([1 - spam, spam], -1)
+
+
+def messages(rows) -> Dataset:
+    texts, labels = [text for text, _ in rows], [int(label) for _, label in rows]
+    return Dataset.from_dict({"text": texts, "label": labels}, features=FEATURES)
+
+
+def report_of(rows, train=None, **options) -> dict:
+    """The report of messages with their labels and scores."""
+    sets = DatasetDict(test=messages([(text, label) for text, label, _ in rows]))
+    evaluated = Evaluated(sets, "by hand", None if train is None else messages(train), "by hand")
+    return make_report(Scorer({text: score for text, _, score in rows}), evaluated, **options).values
+
+
+def points(measured: dict, kind: str = "model") -> dict:
+    return {name: estimate["value"] for name, estimate in measured[kind].items()}
+
+
+TRAIN = [("win a prize now", 1), ("win 100 pounds", 1), ("see you at home", 0), ("are you at work", 0)]
+ROWS = [
+    ("win a prize now", 1, 0.99),  # word for word in training
+    ("WIN 500 pounds!", 1, 0.9),  # nearly
+    ("free ringtone " * 12, 1, 0.3),  # missed
+    ("see you at home", 0, 0.1),  # word for word
+    ("lunch?", 0, 0.7),  # a false alarm
+    ("running late", 0, 0.2),
+    ("call me", 0, 0.05),
+    ("good night", 0, 0.01),
+]
+
+
+def test_by_hand():
+    """Confusion, thresholds, duplicates, lengths and errors of eight messages."""
+    values = report_of(ROWS, TRAIN)
+    closer = values["closer"]
+    assert closer["confusion"] == {"spam": {"spam": 2, "not spam": 1}, "not spam": {"spam": 1, "not spam": 4}}
+    assert [(row["threshold"], row["false_alarms"], row["missed"]) for row in closer["thresholds"]] == [
+        (None, 1, 1),
+        *[(pytest.approx(0.9), 0, 1)] * 3,
+    ]
+    assert values["duplicates"] == {"test": {"training": {"exact": 2, "near": 3}}}
+    assert [(row["part"], row["messages"], row["missed"], row["false_alarms"]) for row in closer["by_length"]] == [
+        ("0 to 40", 7, 0, 1),
+        ("161 and more", 1, 1, 0),
+    ]
+    assert [(row["part"], row["messages"]) for row in closer["by_standing_in_training"]] == [
+        ("word for word", 2),
+        ("nearly", 1),
+        ("no", 5),
+    ]
+    assert [(error["text"], error["label"], error["in_training"]) for error in closer["errors"]] == [
+        ("free ringtone " * 12, "spam", "no"),
+        ("lunch?", "not spam", "no"),
+    ]
+    test = values["sets"]["test"]
+    assert (test["messages"], test["without_exact"]["messages"], test["without_near"]["messages"]) == (8, 6, 5)
+    assert test["model"]["recall"]["value"] == pytest.approx(2 / 3)
+    assert test["without_near"]["model"]["recall"]["value"] == 0
+    filled = [(row["messages"], round(row["spam"]["value"], 2)) for row in closer["calibration"]]
+    assert filled == [(2, 0), (1, 0), (1, 0), (1, 1), (1, 0), (1, 1), (1, 1)]
+
+
+SCORES = st.floats(0, 1, width=32)
+ANY_ROWS = st.lists(
+    st.tuples(st.text("ab1 !", max_size=4), st.integers(0, 1), SCORES),
+    min_size=1,
+    max_size=20,
+    unique_by=itemgetter(0),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(ANY_ROWS, st.randoms())
+def test_the_order_of_the_messages_does_not_matter(rows, random):
+    """Figures are of a set; only the bootstrap draws by position, and moves a little."""
+    shuffled = random.sample(rows, len(rows))
+    one, two = (report_of(each, TRAIN) for each in (rows, shuffled))
+    assert points(one["sets"]["test"]) == pytest.approx(points(two["sets"]["test"]))
+    for part in ("confusion", "thresholds", "by_length", "by_standing_in_training"):
+        assert one["closer"][part] == two["closer"][part]
+    assert Counter(error["text"] for error in one["closer"]["errors"]) == Counter(
+        text for text, label, score in rows if (score > 0.5) != label
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(ANY_ROWS, st.data())
+def test_without_duplicates_is_as_if_they_had_not_been_there(rows, data):
+    """Against the metrics of the filtered messages, computed apart."""
+    train = [(text.upper() if near else text, label) for text, label, _ in rows if (near := data.draw(st.booleans()))]
+    train = [*TRAIN, *train, *[(row[0], row[1]) for row in rows[:2]]]
+    test = report_of(rows, train)["sets"]["test"]
+    exact, near = {text for text, _ in train}, {duplicate_key(text) for text, _ in train}
+    for part, left in (
+        ("without_exact", [row for row in rows if row[0] not in exact]),
+        ("without_near", [row for row in rows if duplicate_key(row[0]) not in near]),
+    ):
+        if not left:
+            assert test[part] is None
+            continue
+        _, actual, scores = zip(*left, strict=True)
+        predicted = [int(score > 0.5) for score in scores]
+        expected = SpamMetrics().compute(predictions=predicted, references=actual, scores=scores)
+        found = points(test[part])
+        assert {k: v for k, v in found.items() if v is not None} == pytest.approx(
+            {k: v for k, v in expected.items() if found[k] is not None}
+        )
+        assert found["accuracy"] is not None and test[part]["messages"] == len(left)
+
+
+@pytest.mark.parametrize(("exact", "split", "total"), [(37, "test", 300), (13, "validation", 149)])
+def test_the_books_split_leaks(sms_collection, exact, split, total):
+    """What the README tells of it, found by the report, and scikit-learn's figures without those messages."""
+    evaluated = messages_for(None, sms_collection, protocol="book")
+    report = make_report(POCKET, evaluated, split=split, data=sms_collection)
+    measured = report.values["sets"][split]
+    assert report.values["duplicates"][split]["training"]["exact"] == exact and measured["messages"] == total
+    assert measured["without_exact"]["messages"] == total - exact
+    seen = set(evaluated.train["text"][:])
+    left = np.array([text not in seen for text in evaluated.sets[split]["text"][:]])
+    actual = np.array(evaluated.sets[split]["label"][:])
+    predicted = POCKET.probabilities(evaluated.sets[split]["text"][:]).argmax(-1).numpy()
+    assert points(measured["without_exact"])["f1"] == pytest.approx(f1_score(actual[left], predicted[left]))
+    table = confusion_matrix(actual, predicted)
+    assert report.values["closer"]["confusion"]["spam"] == {"spam": table[1, 1], "not spam": table[1, 0]}
+
+
+def test_the_baseline_of_the_books_split(sms_collection):
+    """97.67 % of the test split, whoever measures it."""
+    data = load_sms_spam(sms_collection, protocol="book")
+    assert measure_baseline(data)["test"]["accuracy"] == pytest.approx(293 / 300)
+    values = make_report(POCKET, messages_for(None, sms_collection, protocol="book"), split="test").values
+    test = values["sets"]["test"]
+    assert points(test, "baseline") == pytest.approx(measure_baseline(data)["test"])
+    assert test["baseline"]["brier"]["value"] is None
+    difference = points(test)["f1"] - points(test, "baseline")["f1"]
+    assert test["f1_difference"]["value"] == pytest.approx(difference)
+    assert test["f1_difference"]["low"] <= difference <= test["f1_difference"]["high"]
+
+
+def test_no_baseline_is_no_error(caplog):
+    """Messages of one label, or without a word; the report says so in the place of the figures."""
+    for train in ([("hello there", 0), ("see you", 0)], [("", 0), ("", 1)]):
+        assert fit_baseline(messages(train)) is None
+        assert measure_baseline(DatasetDict(train=messages(train), test=messages(TRAIN))) == {}
+        values = report_of(ROWS, train)
+        assert values["baseline"] is None and values["sets"]["test"]["baseline"] is None
+        assert all(len(set(map(len, [table.columns, *table.rows]))) == 1 for table in report_tables(values))
+    assert "No baseline: " in caplog.text
+    assert report_of(ROWS)["duplicates"] == {"test": {}}
+
+
+def test_messages_of_one_label():
+    """What compares the two is left out; what is left has its interval."""
+    for label, there in ((0, {"accuracy", "false_positive_rate"}), (1, {"accuracy", "recall", "precision"})):
+        rows = [(text, label, 0.9 if i else 0.2) for i, (text, _, _) in enumerate(ROWS)]
+        report = report_of(rows, TRAIN)
+        found = {name for name, value in points(report["sets"]["test"]).items() if value is not None}
+        assert found - {"precision"} == (there | {"brier", "log_loss", "ece"}) - {"precision"}
+        assert len(report["closer"]["thresholds"]) == 1
+
+
+# Which messages
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model's folder that tells how it was trained."""
+    recipe = {"data": "sample", "protocol": "book", "seed": 7}
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "history.json").write_text(json.dumps({"recipe": recipe}))
+    return tmp_path
+
+
+def test_a_models_own_data_are_split_as_for_its_training(folder):
+    own = load_sms_spam("sample", protocol="book", seed=7)
+    evaluated = messages_for(folder, "sample")
+    assert {name: part.to_list() for name, part in evaluated.sets.items()} == {
+        name: part.to_list() for name, part in own.items()
+    }
+    assert evaluated.train is evaluated.sets["train"]
+    other = messages_for(folder, "sample", seed=8)  # its training messages are what they were
+    assert other.sets["test"].to_list() == load_sms_spam("sample", protocol="book", seed=8)["test"].to_list()
+    assert other.train.to_list() == own["train"].to_list()
+
+
+def test_a_file_is_one_set_and_may_be_small_and_of_one_label(folder, tmp_path):
+    path = tmp_path / "mine.tsv"
+    path.write_text("ham\tone\nham\ttwo\n")
+    evaluated = messages_for(folder, path, train_data="sample")
+    assert {name: part["text"][:] for name, part in evaluated.sets.items()} == {"mine.tsv": ["one", "two"]}
+    assert evaluated.train.to_list() == load_sms_spam("sample", protocol="book", seed=7)["train"].to_list()
+    assert messages_for(folder, path).train is None
+    assert messages_for(folder, path, train_data=path).train.to_list() == evaluated.sets["mine.tsv"].to_list()
+    assert list(messages_for(None, "sample").sets) == ["sample"]
+    assert len(messages_for(None, "sample", protocol="full").sets["train"]) == 700
+    with pytest.raises(DataError, match=r"there is no split 'tset'; there is: mine\.tsv"):
+        make_report(POCKET, evaluated, split="tset")
+    with pytest.raises(DataError, match="both labels are needed"):
+        read_messages(path)
+
+
+def test_the_collection_is_the_same_by_any_name(folder, sms_collection):
+    """Trained on uci, measured on its file: not as one set, of which most has been seen."""
+    (folder / "history.json").write_text(json.dumps({"recipe": {"data": "uci", "protocol": "book", "seed": 123}}))
+    assert len(messages_for(folder, sms_collection).sets["test"]) == 300
+
+
+def test_a_model_on_the_hub_tells_how_it_was_trained(folder, hub):
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo("alice/spam")
+    HfApi().upload_folder(repo_id="alice/spam", folder_path=folder)
+    assert trained_recipe("alice/spam")["seed"] == 7
+    (folder / "history.json").unlink()
+    assert trained_recipe(folder) == {} and trained_recipe(None) == {}
+
+
+def test_labels_of_other_models():
+    """Of many labels, spam is held against the rest; without a spam among them there is nothing to measure."""
+    config = type(POCKET.model.config)
+    three = config(id2label={0: "ham", 1: "ad", 2: "spam"}, label2id={"ham": 0, "ad": 1, "spam": 2})
+    assert spam_index(three) == 2
+    assert spam_index(config(id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})) == 1
+    with pytest.raises(ValueError, match="None of the model's labels is 'spam': 'a', 'b', 'c'"):
+        spam_index(config(id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2}))
+
+    class Three(Scorer):
+        def probabilities(self, texts, *, progress=False):
+            spam = torch.tensor([self.scores[text] for text in texts])
+            return torch.stack([0.6 * (1 - spam), 0.4 * (1 - spam), spam], -1)
+
+    rows = [("a", 1, 0.45), ("b", 0, 0.3)]  # spam with the highest of three, which is below one half
+    sets = DatasetDict(test=messages([(text, label) for text, label, _ in rows]))
+    scorer = Three({text: score for text, _, score in rows}, three)
+    assert make_report(scorer, Evaluated(sets, "", None, "")).values["sets"]["test"]["model"]["accuracy"]["value"] == 1
+
+
+# The page
+
+
+class Page(HTMLParser):
+    """What a browser would see of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.text = Counter(), [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags[tag] += 1
+        self.attributes += attributes
+        if tag not in ("meta", "link", "img", "br", "hr", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags[tag] += 1
+        self.attributes += attributes
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)> \"' & {{ 7 * 7 }} \x1b[31m\x00"
+
+
+def test_the_page_runs_nothing_and_fetches_nothing(tmp_path):
+    """A message is text, whatever stands in it; so is the name of a file."""
+    rows = [(NASTY, 1, 0.1), *ROWS]
+    sets = DatasetDict({"<b>.csv": messages([(text, label) for text, label, _ in rows])})
+    evaluated = Evaluated(sets, "by hand", messages(TRAIN), "by hand")
+    scorer = Scorer({text: score for text, _, score in rows})
+    report = make_report(scorer, evaluated, model="<i>model", data="<b>.csv")
+    page = Page(render_page(report))
+    assert page.open == [] and not {"script", "img", "b", "i", "iframe", "link", "object"} & set(page.tags)
+    assert page.tags["svg"] == 4 and page.tags["table"] == len(report_tables(report.values))
+    assert any(NASTY.replace("\x1b", "\ufffd").replace("\x00", "\ufffd") == text for text in page.text)
+    assert not any("\x1b" in text or "\x00" in text for text in page.text)
+    fetched = [v for k, v in page.attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+    assert fetched == [] and not any(k.startswith("on") for k, _ in page.attributes)
+    assert "url(" not in "".join(v or "" for _, v in page.attributes).replace("url(#", "")
+    write_report(report, tmp_path / "new" / "folder")
+    left = {path.name: path.read_text() for path in (tmp_path / "new" / "folder").iterdir()}
+    assert set(left) == {"report.html", "report.json"} and json.loads(left["report.json"]) == report.values
+
+
+def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
+    report = make_report(Scorer({"a": 0.2}), Evaluated(DatasetDict(mine=messages([("a", 0)])), "", None, ""))
+    (tmp_path / "model.safetensors").write_text("kept")
+    (tmp_path / "report.html").write_text("old")
+    write_report(report, tmp_path)
+    assert (tmp_path / "model.safetensors").read_text() == "kept" and (tmp_path / "report.html").read_text() != "old"
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(NotADirectoryError, match="is a file: give another --output-dir"):
+        write_report(report, tmp_path / "report.html")
