@@ -92,15 +92,16 @@ def main(minutes: float, rows: int, seed: int) -> None:
     rounds, end = 0, time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        expected = {}
-        for source in write_inputs(folder, rows):
-            output = folder / f"expected{source.suffix}"
-            if start(source, output, 1).wait() != 0:
-                raise click.ClickException(f"{source.name} cannot be scored at all.")
-            expected[source] = (source.read_bytes(), output.read_bytes())
-        names = {path.name for path in folder.iterdir()}
+        sources = write_inputs(folder, rows)
+        expected: dict[Path, bytes] = {}
         while time.monotonic() < end or not rounds:
-            source, (whole, right) = random.choice(list(expected.items()))
+            source = random.choice(sources)
+            whole, undisturbed = source.read_bytes(), folder / f"expected{source.suffix}"
+            if source not in expected:
+                if start(source, undisturbed, 1).wait() != 0:
+                    raise click.ClickException(f"{source.name} cannot be scored at all.")
+                expected[source] = undisturbed.read_bytes()
+            right, names = expected[source], {path.name for path in folder.iterdir()}
             output, code, attempts = folder / f"out{source.suffix}", 1, 0
             while code != 0:
                 fault, code, said = attempt(source, whole, output, random.randint(1, 3), -(-rows // WINDOW))

@@ -393,6 +393,15 @@ def test_a_run_killed_before_any_change_on_the_disk_goes_on(tmp_path, monkeypatc
     assert step > 18
 
 
+def test_the_soak_finds_nothing():
+    """One round of `scripts/soak_scoring.py`, which goes on for minutes by hand."""
+    script = Path(__file__).parents[2] / "scripts" / "soak_scoring.py"
+    soak = [sys.executable, str(script), "--minutes", "0", "--rows", "200", "--seed", "3"]
+    done = subprocess.run(soak, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.startswith("1 rounds of 200 rows, "), done.stderr
+    assert done.stdout.endswith("no row lost, doubled or changed.\n")
+
+
 # Going on
 
 
