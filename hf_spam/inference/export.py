@@ -76,6 +76,7 @@ def export_onnx(
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     origin = Path(cached_file(source, "config.json")).parent
+    history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
     expected = SpamClassifier(model, tokenizer).probabilities(texts, progress=progress)
     report = {
         "precision": "int8" if int8 else "fp32",
@@ -88,8 +89,8 @@ def export_onnx(
     def fill(folder: Path) -> None:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        if (origin / HISTORY).is_file():
-            shutil.copyfile(origin / HISTORY, folder / HISTORY)
+        if history is not None:
+            shutil.copyfile(history, folder / HISTORY)
         with _quiet():
             if int8:
                 with tempfile.TemporaryDirectory(dir=folder) as temporary:
