@@ -3,7 +3,8 @@
     python scripts/kill_runs.py --kills 60
 
 Runs of one process and of two, with and without dropout, gradient accumulation, frozen blocks and BPE dropout, take
-turns. A moment is drawn from the whole of a run: its start, its steps, the writing of checkpoints and of the end.
+turns. One moment in five is drawn from the time before the first checkpoint, the others from that after it: steps,
+evaluations, the writing of checkpoints and of the end.
 Weights, tokenizer, history and metrics are compared byte by byte, but for the seconds that the training took.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 import click
 
 MESSAGES = {"train": 100, "validation": 20}
-SMALL = {"eval_freq": 5, "max_steps": 20, "learning_rate": 1e-3}
+SMALL = {"eval_freq": 5, "max_steps": 30, "learning_rate": 1e-3}
 POCKET = {**SMALL, "recipe": "pocket", "n_embd": 16, "vocab_size": 300, "per_device_train_batch_size": 8}
 STILL = {"dropout": 0.0, "case_augmentation": 0.0, "digit_augmentation": 0.0, "bpe_dropout": 0.0, "weight_average": 0.0}
 RUNS: dict[str, dict[str, Any]] = {
@@ -49,18 +50,20 @@ def main(kills: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder, "base")
         wait(start(make_base, base))
-        whole: dict[tuple[str, int], tuple[dict, float]] = {}
+        whole: dict[tuple[str, int], tuple[dict, float, float]] = {}
         for i in range(kills):
             name, processes = turn = turns[i % len(turns)]
             if turn not in whole:
-                begin = time.monotonic()
-                out = Path(folder, f"{name}, {processes}")
-                wait(*train(out, processes, {**RUNS[name], "base": str(base)}))
-                whole[turn] = left_by(out), time.monotonic() - begin
-            expected, seconds = whole[turn]
+                out, begin = Path(folder, f"{name}, {processes}"), time.monotonic()
+                running = train(out, processes, {**RUNS[name], "base": str(base), "save_steps": 2})
+                wait_for_checkpoint(out, running)
+                first = time.monotonic()
+                wait(*running)
+                whole[turn] = left_by(out), first - begin, time.monotonic() - first
+            expected, *seconds = whole[turn]
             out = Path(folder, f"{i}")
             settings = {**RUNS[name], "base": str(base), "save_steps": moments.choice([1, 2, 5]), "save_total_limit": 2}
-            moment = kill(out, processes, settings, seconds, moments)
+            when = kill(out, processes, settings, *seconds, moments)
             steps = sorted(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
             wait(*train(out, processes, settings))
             rest = [path.name for path in out.iterdir() if path.name.startswith(".")]
@@ -68,17 +71,21 @@ def main(kills: int, seed: int) -> None:
             different += not same
             started_anew += not steps
             place = f"{name}, {processes} {'process' if processes == 1 else 'processes'}"
-            when = f"killed after {moment:.2f} s, checkpoints {steps or 'none'}"
-            click.echo(f"{i + 1}: {place}: {when}: {'same' if same else 'DIFFERENT'}")
+            click.echo(f"{i + 1}: {place}: {when}, checkpoints {steps or 'none'}: {'same' if same else 'DIFFERENT'}")
     if different:
         raise click.ClickException(f"{different} of {kills} resumed runs are not the same.")
     click.echo(f"{kills} kills, {kills} resumed runs the same to the bit; {started_anew} had no checkpoint yet.")
 
 
-def kill(out: Path, processes: int, settings: dict[str, Any], seconds: float, moments: random.Random) -> float:
+def kill(
+    out: Path, processes: int, settings: dict[str, Any], before: float, after: float, moments: random.Random
+) -> str:
     """Starts a run and kills its processes, one shortly after the other; once more where it had ended before."""
     while True:
-        running, moment = train(out, processes, settings), moments.uniform(0, seconds)
+        running, early = train(out, processes, settings), moments.random() < 0.2
+        if not early:
+            wait_for_checkpoint(out, running)
+        moment = moments.uniform(0, before if early else after)
         running[0].join(moment)
         moments.shuffle(running)
         alive = all(process.is_alive() for process in running)
@@ -88,7 +95,13 @@ def kill(out: Path, processes: int, settings: dict[str, Any], seconds: float, mo
         for process in running:
             process.join()
         if alive:
-            return moment
+            return f"killed {moment:.2f} s after its {'start' if early else 'first checkpoint'}"
+
+
+def wait_for_checkpoint(out: Path, running: list[BaseProcess]) -> None:
+    """Waits until the first checkpoint of a run is being written."""
+    while running[0].is_alive() and not (list(out.glob("checkpoint-*")) or list(out.glob(".writing-*"))):
+        time.sleep(0.01)
 
 
 def train(out: Path, processes: int, settings: dict[str, Any]) -> list[BaseProcess]:

@@ -53,6 +53,8 @@ def load_sms_spam(
     Raises:
         DataError: the source cannot be found, fetched or read, or holds too few messages to split.
     """
+    if not 0 <= seed < 2**32:
+        raise DataError(f"the seed must lie between 0 and 2**32 - 1, got {seed}")
     parts = _read(source, protocol)
     if all(split in parts for split in SPLITS):
         if protocol == "full":
@@ -219,6 +221,8 @@ def _read(source: str | os.PathLike, protocol: str, *, one_label: bool = False) 
     if protocol not in ("book", "full"):
         raise DataError(f"unknown protocol {short(protocol)}: use 'book' or 'full'")
     name = os.fspath(source)
+    if not name:
+        raise DataError("the name of the data is empty")
     if source == "sample":
         data = importlib.resources.files("hf_spam.data").joinpath("sample_messages.csv").read_bytes()
         parts = {"all": parse(name, ".csv", data, protocol)}

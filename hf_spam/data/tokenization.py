@@ -30,7 +30,9 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
             reads = bool(tokenizer("a")["input_ids"])
-        except Exception as error:  # what a stranger wrote makes the library and its tokenizers raise nearly anything
+        except BaseException as error:  # what a stranger wrote makes the tokenizers raise anything, and Rust panic
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             where = "the folder" if folder.is_dir() else "a local folder or a Hub repository named"
             raise ValueError(
                 f"No tokenizer in {where} {str(source)!r} (tokenizer.json, or vocab.json and merges.txt): name one "

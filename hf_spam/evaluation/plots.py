@@ -66,7 +66,9 @@ def plot_values(
     above = below.secondary_xaxis("top", functions=(lambda e: e * per_epoch, lambda n: n / per_epoch))
     above.set_xlabel("Examples seen")
     for suffix in ("pdf", "png"):
-        figure.savefig(output_dir / f"{label}-plot.{suffix}", dpi=150)
+        image = io.BytesIO()  # written in one piece: on a full disk Matplotlib stumbles over its own half of a file
+        figure.savefig(image, format=suffix, dpi=150)
+        (output_dir / f"{label}-plot.{suffix}").write_bytes(image.getvalue())
 
 
 @dataclass(frozen=True)

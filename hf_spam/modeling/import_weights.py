@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import GPT2Config, PreTrainedModel
 
 from .configuration_spam_gpt import SpamGPTConfig
@@ -149,7 +150,10 @@ def _write(model: PreTrainedModel, output: Path, tokenizer_folder: Path | None) 
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         folder = Path(scratch) / "model"  # not `scratch` itself, which only its owner may read
-        model.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:
+            raise OSError(f"The model was not written to {output}: {error}.") from error
         for file in folder.glob("*.safetensors"):  # safetensors makes its files private to the user
             file.chmod((folder / "config.json").stat().st_mode)
         files = [tokenizer_folder / name for name in TOKENIZER_FILES] if tokenizer_folder else []

@@ -25,6 +25,7 @@ WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.sa
 FLOATING = ("F16", "BF16", "F32", "F64")  # as safetensors names them
 # Names of code that the library would fetch and run, or convert the weights with.
 CHOICES_OF_CODE = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
+TOO_LARGE = 1e9  # no training ends there; a weight whose exponent was damaged does, and makes answers that are none
 MOST_LABELS = 10_000  # which a configuration may ask for in a single number
 
 
@@ -95,8 +96,8 @@ def load_classifier(
         weights = {key: entry[:] for key, entry in entries.items()}
         # Given no folder, the library looks for nothing else in it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
-    if broken := [key for key, value in model.named_parameters() if not value.isfinite().all()]:
-        raise ValueError(f"{name} has weights that are no numbers: {_some(broken)}.")
+    if broken := [key for key, value in model.named_parameters() if not (value.abs() < TOO_LARGE).all()]:
+        raise ValueError(f"{name} has weights that are no numbers, or beyond all measure: {_some(broken)}.")
     return model
 
 

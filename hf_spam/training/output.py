@@ -122,13 +122,20 @@ class Saving:
 
 
 def save_run(run: "Run", output_dir: Path) -> None:
-    """Writes model, tokenizer, card, history, metrics and plots, each file whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as folder:
-        temporary = Path(folder)
-        _plot(run.history, temporary)
-        write_model(run, temporary)
-        for file in sorted(temporary.iterdir()):
-            os.replace(file, output_dir / file.name)
+    """Writes model, tokenizer, card, history, metrics and plots, each file whole or not at all.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as folder:
+            temporary = Path(folder)
+            _plot(run.history, temporary)
+            write_model(run, temporary)
+            for file in sorted(temporary.iterdir()):
+                os.replace(file, output_dir / file.name)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"The model was not written to {output_dir}: {error}.") from error
 
 
 def write_model(run: "Run", folder: Path) -> None:

@@ -1,7 +1,11 @@
 """Recipes: every setting of a run, by name. Imports no library, so that the command line can list them at once."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args, get_origin
+
+# Beyond these, building a network or learning a tokenizer would take all the memory there is before it failed.
+MOST = {"n_layer": 1000, "n_embd": 100_000, "n_positions": 1_000_000, "vocab_size": 1_000_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,11 @@ class Recipe:
         tokens = self.train_batch_tokens
         check(tokens is None or tokens >= 1, f"train_batch_tokens must be at least 1, got {tokens}")
         check(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
+        for field, most in MOST.items():
+            check((getattr(self, field) or 0) <= most, f"{field} must be at most {most}, got {getattr(self, field)}")
+        check(0 <= self.seed < 2**32, f"seed must lie between 0 and 2**32 - 1, got {self.seed}")
+        for field in ("learning_rate", "weight_decay"):
+            check(math.isfinite(getattr(self, field)), f"{field} must be a number, got {getattr(self, field)}")
         check(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive, or none")

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.tokenization import encode, load_tokenizer, train_tokenizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.import_weights import import_weights
-from ..modeling.loading import load_classifier, load_config, model_type
+from ..modeling.loading import load_classifier, load_config, model_type, one_line
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .recipes import Recipe
 
@@ -66,7 +66,10 @@ def start_from(
         config.validate_architecture()
         torch.manual_seed(recipe.seed)
         if base is None:
-            model = SpamGPTForSequenceClassification(config)
+            try:
+                model = SpamGPTForSequenceClassification(config)
+            except RuntimeError as error:
+                raise ValueError(f"The network cannot be built: {one_line(error)}") from error
         else:
             model = load_classifier(base, fresh_head=True, config=config, dtype=torch.float32)
     _freeze(model, recipe.trainable)

@@ -102,7 +102,11 @@ STRANGE = {
     "a tensor too many": (weights(lambda w: w.update(extra=torch.ones(1))), f"{UNFIT}: extra is unexpected"),
     "another shape": (weights(lambda w: w.update({"out_head.bias": torch.ones(3)})), rf"{UNFIT}: out_head\.bias is of"),
     "whole numbers": (header(lambda h: lie(h, dtype="I32")), rf"{UNFIT}: out_head\.bias is of type I32"),
-    "no numbers": (weights(lambda w: w["out_head.bias"].fill_(float("nan"))), r"are no numbers: out_head\.bias"),
+    "no numbers": (weights(lambda w: w["out_head.bias"].fill_(float("nan"))), r"are no numbers, .*: out_head\.bias"),
+    "a damaged exponent": (
+        weights(lambda w: w["gpt.tok_emb.weight"][0, 0].fill_(1e36)),
+        r"beyond all measure: gpt\.tok_emb\.weight",
+    ),
     "a header of 2^60 bytes": (raw("model.safetensors", struct.pack("<Q", 2**60) + b"{}"), f"{DAMAGED}: .*header"),
     "a shape that lies": (header(lambda h: lie(h, shape=[HUGE])), f"{DAMAGED}: .*header"),
     "offsets beyond the end": (header(lambda h: lie(h, data_offsets=[0, 8 * HUGE])), f"{DAMAGED}: .*header"),
@@ -129,6 +133,10 @@ STRANGE = {
     "a tokenizer without a model": (
         tokenizer(lambda t: t["model"].pop("vocab")),
         "No tokenizer .*Missing",
+    ),
+    "a tokenizer that panics": (
+        tokenizer(lambda t: t["model"].update(continuing_subword_prefix="#" * 300)),
+        "No tokenizer .*out of range",
     ),
     "a limit in words": (
         tokenizer(lambda t: t.update(model_max_length="x"), "tokenizer_config.json"),
