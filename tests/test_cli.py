@@ -45,9 +45,37 @@ def test_evaluate_agrees_with_training(trained):
     """The same splits, the same metrics, from the saved files alone."""
     out, _ = trained
     saved = json.loads((out / "metrics.json").read_text())
-    values = json.loads(hf_spam("evaluate", out, "--data", "sample", "--json").stdout)
-    assert values == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
-    assert f"{saved['test']['mcc']:.4f}" in hf_spam("evaluate", out, "--data", "sample").stdout
+    report = json.loads(hf_spam("evaluate", out, "--data", "sample", "--json").stdout)
+    found = {
+        split: {name: estimate["value"] for name, estimate in measured["model"].items()}
+        for split, measured in report["sets"].items()
+    }
+    assert found == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
+    assert report["closer"]["set"] == "test" and report["training_messages"] == 700
+
+
+def test_evaluate_writes_a_report_of_any_file(trained, tmp_path):
+    """Two messages of one label, of which one stands in training; nothing is written that is not asked for."""
+    out, _ = trained
+    text = load_sms_spam("sample")["train"]["text"][0]
+    path = tmp_path / "mine.tsv"
+    path.write_text(f"ham\t{text}\nham\t\x1b[31m<script>\n")
+    done = hf_spam("evaluate", out, "--data", path, "--train-data", "sample", "--output-dir", tmp_path / "report")
+    assert "word for word" in done.stdout and "\x1b" not in done.stdout and "report.html" in done.stdout
+    values = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert values["duplicates"] == {"mine.tsv": {"training": {"exact": 1, "near": 1}}}
+    assert "<script>" not in (tmp_path / "report" / "report.html").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.tsv", "report"]
+
+
+def test_the_card_of_a_run_names_the_winner(trained):
+    """As `evaluate` finds it with the same baseline."""
+    out, _ = trained
+    report = json.loads(hf_spam("evaluate", out, "--data", "sample", "--split", "test", "--json").stdout)
+    baseline = report["sets"]["test"]["baseline"]["f1"]["value"]
+    card = (out / "README.md").read_text()
+    assert f"On test, the baseline is ahead of the model, F1 {baseline:.4f} against " in card
+    assert any(line.startswith("| test, baseline |") and f"{baseline:.4f}" in line for line in card.splitlines())
 
 
 def test_train_json_and_overrides(tmp_path):
@@ -115,6 +143,13 @@ def test_import_weights_and_train_on_them(tmp_path, gpt2_tokenizer_dir):
         (["classify", "hi", "--model", "."], "config.json"),
         (["evaluate", "--data", "none.csv"], "none.csv: no such file"),
         (["evaluate"], "Missing option '--data'."),
+        (
+            ["evaluate", "no/where", "--data", "sample"],
+            "No model in a local folder or a Hub repository named 'no/where'",
+        ),
+        (["evaluate", "--data", "sample", "--split", "test"], "there is no split 'test'; there is: sample"),
+        (["crossval", "--data", "sample", "--folds", "1"], "at least 2 folds are needed, not 1"),
+        (["crossval", "--repeats", "0"], "repeats must be at least 1, got 0."),
         (["import-weights", "none.pth", "out"], "none.pth"),
         (["nonesuch"], "No such command 'nonesuch'."),
     ],
@@ -141,7 +176,7 @@ def test_output_of_an_earlier_run_is_not_overwritten(trained):
 
 def test_only_one_process_of_two_speaks_and_writes(tmp_path):
     done = run_processes(2, "-m", "hf_spam", "train", *SMALL, "--output-dir", tmp_path / "out")
-    assert done.stderr.count("Before training:") == 1 and done.stdout.count("accuracy") == 1
+    assert done.stderr.count("Before training:") == 1 and done.stdout.count("  accuracy ") == 1
     assert (tmp_path / "out" / "metrics.json").exists()
 
 

@@ -57,6 +57,19 @@ def test_a_checkpoint_shows_its_validation_split(run):
     assert ModelCard(render_card(run({}))).data.eval_results is None
 
 
+def test_the_baseline_stands_below_the_model(run):
+    """On each split that it was measured on, with the winner named, be it which it may."""
+    made = run()
+    made.baseline = {"validation": {**VALUES, "f1": 0.9512}, "test": {**VALUES, "f1": 0.9301, "mcc": None}}
+    card = ModelCard(render_card(made))
+    rows = [line.split("|")[1].strip() for line in card.text.splitlines() if line.count("|") == len(CARD_METRICS) + 2]
+    assert rows[2:] == ["train", "validation", "validation, baseline", "test", "test, baseline"]
+    assert "On validation, the baseline is ahead of the model, F1 0.9512 against 0.9500." in card.text
+    assert "On test, the model is ahead of the baseline, F1 0.9400 against 0.9301." in card.text
+    assert {result.metric_value for result in card.data.eval_results if result.metric_type == "f1"} == {0.94}
+    assert "baseline" not in render_card(run())
+
+
 def test_the_book_s_run(run):
     """Base model, data set and its licence, settings, versions, use."""
     card = ModelCard(render_card(run(), plots=["loss", "accuracy"]))

@@ -1,0 +1,59 @@
+"""Cross-validation: each message is tested on once, by a model that has not seen it, and the figures are those."""
+
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+from datasets import DatasetDict
+
+from hf_spam import finetune
+from hf_spam.data.messages import grouped_folds, read_messages
+from hf_spam.evaluation.baseline import measure_baseline
+from hf_spam.training.crossval import cross_validate, summary
+
+SMALL = {"data": "sample", "max_steps": 20, "n_embd": 16, "vocab_size": 300}
+FLAGS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Two repeats of two folds, as the command line prints them."""
+    command = [sys.executable, "-m", "hf_spam", "crossval", "--recipe", "pocket", *FLAGS, "--seed", "5", "--folds", "2"]
+    done = subprocess.run([*command, "--repeats", "2", "--json"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the baseline 0.") == 4 and "Epoch" not in done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_run_is_that_of_finetune_on_its_fold(results):
+    """Folds and training of the second repeat are drawn with the next seed."""
+    assert [run["seed"] for run in results["runs"]] == [5, 5, 6, 6] and results["recipe"]["max_steps"] == 20
+    train, test = list(grouped_folds(read_messages("sample"), 2, seed=6))[1]
+    data = DatasetDict(train=train, test=test)
+    alone = finetune("pocket", data=data, seed=6, **{name: SMALL[name] for name in list(SMALL)[1:]})
+    assert results["runs"][3]["model"] == pytest.approx(alone.metrics["test"])
+    assert results["runs"][3]["baseline"] == measure_baseline(data)["test"]
+
+
+def test_mean_and_spread(results):
+    values = [run["model"]["f1"] for run in results["runs"]]
+    assert results["mean"]["model"]["f1"] == pytest.approx(sum(values) / 4)
+    assert results["spread"]["model"]["f1"] == pytest.approx(statistics.stdev(values))
+    assert results["mean"]["baseline"]["ece"] is None and results["mean"]["baseline"]["f1"] > 0.5
+
+
+def test_runs_without_a_spread_or_a_baseline():
+    only = {"model": {"f1": 0.5, "roc_auc": None}, "baseline": None}
+    assert summary([only]) == {
+        "mean": {"model": {"f1": 0.5, "roc_auc": None}, "baseline": None},
+        "spread": {"model": {"f1": None, "roc_auc": None}, "baseline": None},
+    }
+
+
+def test_what_cannot_be_meant():
+    with pytest.raises(ValueError, match="Unknown recipe 'nonesuch'"):
+        cross_validate("nonesuch")
+    with pytest.raises(ValueError, match="folds need 600 different messages of each label"):
+        cross_validate("pocket", folds=600, **SMALL)
