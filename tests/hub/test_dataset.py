@@ -178,6 +178,7 @@ def test_words_of_a_person_at_the_same_moment_are_not_lost(hub, source, monkeypa
 def test_own_splits_are_split_anew_by_the_book_only_and_said(hub, source, caplog):
     """A model would be tested on what it has seen if its data were published split and then split again."""
     push_dataset(source, REPO, protocol="book")
+    caplog.clear()
     with caplog.at_level(logging.WARNING, logger="hf_spam"):
         assert same(load_sms_spam(REPO), load_sms_spam(source, protocol="book")) and caplog.text == ""
         assert not same(load_sms_spam(REPO, protocol="book"), load_sms_spam(REPO))
