@@ -6,6 +6,7 @@ The only Hub within reach is a `LocalHub` of this process: empty, unless a test 
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ os.environ |= {
 }
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_XET"):
     os.environ.pop(name, None)
+
+# What a shell starts in the background ignores Ctrl-C, and hands that on; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tiny models: a second thread costs more than it brings, and sums stay in one order.
 torch.set_num_threads(1)

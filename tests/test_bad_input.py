@@ -21,6 +21,7 @@ from hf_spam.inference.classifier import POCKET
 TRAIN = ["train", "--recipe", "pocket", "--data", "good.csv", "--protocol", "book", "--n-embd", "16"]
 TRAIN += ["--vocab-size", "300", "--max-steps", "4", "--eval-freq", "9", "--output-dir", "out"]
 EVALUATE = ["evaluate", "--data"]
+TRAIN_ON = ["train", "--recipe", "pocket", "--output-dir", "out", "--data"]
 NAMES = "sample', 'uci' or a Hub dataset id 'owner/name'"
 KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true"
 
@@ -87,9 +88,9 @@ MISTAKES = {
     ),
     "UTF-16": ([*EVALUATE, "utf16.csv"], "utf16.csv, line 1: not UTF-8 (byte 0xff)", 1),
     "an unknown label": ([*EVALUATE, "labels.csv"], f"labels.csv, line 3: unknown label 'maybe'; {KNOWN}", 1),
-    "one class": ([*EVALUATE, "ham.csv"], "ham.csv: every message is 'not spam'; both labels are needed", 1),
+    "one class": ([*TRAIN_ON, "ham.csv"], "ham.csv: every message is 'not spam'; both labels are needed", 1),
     "too few": (
-        [*EVALUATE, "few.csv"],
+        [*TRAIN_ON, "few.csv"],
         "few.csv: 10 folds need 10 different messages of each label; 'not spam' has 1",
         1,
     ),
@@ -280,7 +281,7 @@ def test_a_member_of_a_zip_stays_in_it(prepared, monkeypatch, capfd):
     """Whatever its name says, it is read and not unpacked."""
     monkeypatch.chdir(prepared)
     before = {path for path in prepared.parent.rglob("*")}
-    assert hf_spam(monkeypatch, *EVALUATE, "slip.zip") == 1
+    assert hf_spam(monkeypatch, *TRAIN_ON, "slip.zip") == 1
     assert "slip.zip: 10 folds need 10 different messages" in capfd.readouterr().err
     assert {path for path in prepared.parent.rglob("*")} == before
 

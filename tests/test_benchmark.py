@@ -10,7 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
 
-@pytest.mark.parametrize("table", ["fine-tuning", "scoring, pocket"])
+@pytest.mark.parametrize("table", ["fine-tuning", pytest.param("scoring, pocket", marks=pytest.mark.slow)])
 def test_short_form(table, gpt2_tokenizer_dir, tmp_path):
     """Not the times, which a test cannot judge, but that they are there, and that the numbers agree."""
     small = ("--shape", "tiny", "--messages", "60", "--epochs", "1", "--repeats", "1", "--only", table)

@@ -393,6 +393,7 @@ def test_a_run_killed_before_any_change_on_the_disk_goes_on(tmp_path, monkeypatc
     assert step > 18
 
 
+@pytest.mark.slow
 def test_the_soak_finds_nothing():
     """One round of `scripts/soak_scoring.py`, which goes on for minutes by hand."""
     script = Path(__file__).parents[2] / "scripts" / "soak_scoring.py"
@@ -731,6 +732,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux, which counts the peak anew")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     """Ten windows, then two hundred: the peak grows by less than half of what the input does."""
     names = [str(tmp_path / f"{count}.txt") for count in (1_000, 20_000)]

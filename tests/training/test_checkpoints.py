@@ -80,6 +80,7 @@ def test_two_processes_resume_exactly(data, tmp_path):
         finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SMALL)
 
 
+@pytest.mark.slow
 def test_from_two_processes_to_one(data, tmp_path):
     """At the same global batch, and without dropout, the other number of processes is no difference but rounding."""
     data.save_to_disk(tmp_path / "data")

@@ -7,6 +7,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_runs.py"
 
 
+@pytest.mark.slow
 def test_runs_that_are_killed_and_resumed():
     """Five of one process and one of two; the script makes sixty, half of them of two."""
     command = [sys.executable, str(SCRIPT), "--kills", "6", "--seed", "1"]
