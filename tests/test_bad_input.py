@@ -308,6 +308,23 @@ def test_a_disk_that_is_full(size, reason, prepared, monkeypatch, capfd, tmp_pat
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+    ],
+)
+def test_weights_in_shards(variable, name, prepared, monkeypatch, capfd):
+    """As `accelerate launch` asks for them; what was saved would not be the model."""
+    monkeypatch.chdir(prepared)
+    monkeypatch.setenv(variable, "true")
+    assert hf_spam(monkeypatch, *TRAIN) == 1
+    what = "is not supported: launch without it, each process then holds the whole model."
+    assert capfd.readouterr().err == f"hf-spam: {name} {what}\n"
+
+
 def test_a_disk_that_is_read_only(prepared, monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(prepared)
 

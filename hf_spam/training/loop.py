@@ -43,6 +43,12 @@ from .start import start_from
 logger = logging.getLogger(__name__)
 
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
+# How Accelerate says that the weights are to be in shards, of which neither a checkpoint nor a model would be whole.
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
 
 
 @dataclass
@@ -129,6 +135,9 @@ def finetune(
     bf16 = "bf16" in (recipe.mixed_precision, recipe.prefix_precision)
     if bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
         logger.warning("This processor has no instructions for bfloat16, which is slower on it than float32.")
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ValueError(f"{name} is not supported: launch without it, each process then holds the whole model.")
     AcceleratorState._reset_state()  # else the first run's precision would be that of every later one
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
