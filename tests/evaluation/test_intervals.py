@@ -60,7 +60,7 @@ def test_the_bootstrap_spreads_as_the_theory_says():
     alone = bootstrap(actual, scores > 0.5, scores, np.arange(400))
     assert len(alone["brier"]) == RESAMPLES
     assert alone["brier"].std() == pytest.approx(errors.std() / np.sqrt(400), rel=0.1)
-    twice = bootstrap(*(np.tile(each, 2) for each in (actual, scores > 0.5, scores, np.arange(400))))
+    twice = bootstrap(*(np.repeat(each, 2) for each in (actual, scores > 0.5, scores, np.arange(400))))
     assert twice["brier"] == pytest.approx(alone["brier"])  # copies of messages make nothing surer
     low, high = percentiles(alone["brier"])
     assert high - low == pytest.approx(2 * 1.96 * errors.std() / np.sqrt(400), rel=0.1)
