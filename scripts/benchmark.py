@@ -243,6 +243,8 @@ def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
     )
     refused = []
     for name, contender in (("onnx", "hf_spam, ONNX Runtime"), ("int8", "hf_spam, ONNX Runtime, int8")):
+        if contender in work["without"]:
+            continue
         try:
             export_onnx(folder / "ours", folder / name, int8=name == "int8")
         except ValueError as error:
@@ -335,7 +337,7 @@ def main(
     report = {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability(), "tables": {}}
     for table in only or TABLES:
         work = {"shape": "pocket" if table == "scoring, pocket" else shape, "messages": messages, "epochs": epochs}
-        work |= {"data": data, "tokenizer": tokenizer}
+        work |= {"data": data, "tokenizer": tokenizer, "without": without}
         contenders = [name for name in TABLES[table] if name not in without]
         if report["cpu"] == "AVX2":  # bfloat16 takes eight times as long as float32 there
             contenders = [name for name in contenders if "bf16" not in name]

@@ -147,8 +147,9 @@ def data_case(path: Path, model: Path) -> str:
     code, out, err = run("evaluate", str(model), "--json", "--data", str(path), "--protocol", "full")
     if code:
         return refusal(code, out, err)
-    values = [value for metrics in json.loads(out).values() for value in metrics.values() if value is not None]
-    if not all(-1 <= value <= 1 for value in values):
+    sets = json.loads(out)["sets"].values()
+    values = [figure["value"] for one in sets for figure in one["model"].values() if figure["value"] is not None]
+    if not all(map(math.isfinite, values)):
         return f"no answer: {out}"
     from hf_spam.data.messages import read_messages
 
