@@ -86,6 +86,7 @@ def test_the_graph_reads_a_message_as_the_model_does(tmp_path, messages, pooling
     assert torch.allclose(exported.probabilities(TEXTS), original.probabilities(TEXTS), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_in_a_file_of_their_own_more_classes_and_what_goes_with_a_model(tmp_path, messages, monkeypatch):
     """As for a large model; `history.json` says how the data were split, `evaluate` asks it."""
     monkeypatch.setattr(export, "INLINE", 0)

@@ -302,6 +302,7 @@ def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch,
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
+@pytest.mark.slow
 def test_under_torchrun_each_process_takes_its_share(tmp_path, inbox):
     done = run_processes(2, "-m", "hf_spam", "score", inbox[0], tmp_path / "out.csv", "--window-size", 16, "--json")
     assert (tmp_path / "out.csv").read_bytes() == inbox[1]
