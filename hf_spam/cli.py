@@ -5,75 +5,21 @@ import logging
 import os
 import signal
 import sys
-import types
-from collections.abc import Callable
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn
 
 import click
-from docstring_parser import parse_from_object
 
 from .hub.settings import PushSettings
 from .interruption import Interrupted, stopping_at_signals
+from .options import options_of
 from .printable import printable
 from .training.recipes import RECIPES, Recipe
 
 ROWS_SHOWN = 20  # of a table of errors
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-
-
-class Setting(click.ParamType):
-    """A value of the type of a recipe's field, such as `int | Literal["longest"] | None`."""
-
-    name = "setting"
-
-    def __init__(self, annotation: Any):
-        kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-        self.words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        self.words += ["none"] * (type(None) in kinds)
-        self.types = [kind for kind in kinds if kind in (int, float, str)]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "|".join([*(kind.__name__.upper() for kind in self.types), *self.words])
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value in self.words:
-            return None if value == "none" else value
-        for kind in self.types:
-            try:
-                return kind(value)
-            except ValueError:
-                continue
-        self.fail(f"{value!r} is not {self.get_metavar(param, ctx)}.", param, ctx)
-
-
-def options_of(settings: type, prefix: str = "") -> Callable[[Callable], Callable]:
-    """Adds an option for each field of a dataclass of settings, explained by the field's docstring.
-
-    Args:
-        settings: `Recipe`, whose defaults are those of the recipe that is chosen, or another, whose defaults are shown.
-        prefix: what the options' names begin with.
-    """
-    help_of = {param.arg_name: " ".join(param.description.split()) for param in parse_from_object(settings).params}
-
-    def decorate(command: Callable) -> Callable:
-        for field in reversed(fields(settings)):
-            if field.name in ("name", "summary"):
-                continue
-            name, text = prefix + field.name, help_of[field.name]
-            if settings is not Recipe and field.default not in (MISSING, False):
-                text += f"  [default: {field.default}]"
-            flag = f"--{name.replace('_', '-')}"
-            if field.type is bool:
-                option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
-            else:
-                option = click.option(flag, name, type=Setting(field.type), help=text)
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @click.group(context_settings=CONTEXT)

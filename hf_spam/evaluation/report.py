@@ -24,8 +24,8 @@ from ..data.messages import (
     read_sets,
     standing_in,
 )
-from ..hub.card import public, versions
 from ..inference.classifier import SpamClassifier
+from ..provenance import public, versions
 from .baseline import BASELINE, baseline_scores, fit_baseline
 from .intervals import HOW, Interval, bootstrap, percentiles, proportions, wilson
 from .metrics import BINS, PROBABILISTIC, SPAM, SpamMetrics, score_bins

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.messages import OWN_DATA
 from ..evaluation.baseline import ahead
+from ..provenance import is_path, public, versions
 
 if TYPE_CHECKING:
     from ..training.loop import Run
@@ -67,7 +67,7 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["spam-detection", "sms", "hf_spam"],
-        base_model=None if recipe.base == "random" or _is_path(recipe.base) else recipe.base,
+        base_model=None if recipe.base == "random" or is_path(recipe.base) else recipe.base,
         model_name=MODEL_NAME,
         datasets=HUB_ID.get(recipe.data),
         eval_results=results or None,
@@ -105,20 +105,3 @@ def _beside(metrics: dict[str, dict], baseline: dict[str, dict]) -> dict[str, di
         if split in baseline:
             rows[f"{split}, baseline"] = baseline[split]
     return rows
-
-
-def public(value: Any) -> Any:
-    """A setting without the path to it on the machine that it was used on, which is nobody else's business."""
-    return Path(value).name if _is_path(value) else value
-
-
-def _is_path(value: Any) -> bool:
-    """Whether a setting names something on this machine, be it there still or not."""
-    if not isinstance(value, str):
-        return False
-    return Path(value).exists() or value.count("/") > 1 or value.startswith((".", "~", "/"))
-
-
-def versions() -> dict[str, str]:
-    """The versions of this package and of those that its numbers depend on."""
-    return {name: version(name) for name in ("hf-spam", "torch", "transformers", "accelerate", "tokenizers")}

@@ -22,9 +22,9 @@ from ..data.collation import PadRight, batch_tokens_for, token_batches
 from ..data.messages import read_messages
 from ..data.tokenization import encode, load_tokenizer
 from ..files import fingerprint, write_folder
-from ..hub.card import public, versions
 from ..modeling.loading import load_classifier
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from ..provenance import public, versions
 from .classifier import SpamClassifier
 from .onnx import GRAPH, OnnxModel, require
 

@@ -12,8 +12,6 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import GPT2Config, PreTrainedModel
 
 from .configuration_spam_gpt import SpamGPTConfig
-from .loading import WEIGHT_FILES, one_line, open_tensors
+from .loading import WEIGHT_FILES, errors_as, open_tensors
 from .modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
 logger = logging.getLogger(__name__)
@@ -120,7 +118,8 @@ def import_weights(
         raise ImportWeightsError(f"{output_dir} exists already, and is not an empty folder.")
     folder = None if path.is_file() else path if path.is_dir() else _download(str(source), revision)
     model_class, fields, entries, problems = _open_book(path, n_head) if folder is None else _open_gpt2(folder, n_head)
-    with _errors_as(f"{source} has a shape that cannot be built"), torch.device("meta"):  # names and shapes, no memory
+    # Names and shapes, no memory.
+    with errors_as(f"{source} has a shape that cannot be built", ImportWeightsError), torch.device("meta"):
         model = model_class(SpamGPTConfig(**fields))
     prefix = "transformer." if "transformer.wte.weight" in entries else ""
     plan = {name: _book_source(name) if folder is None else _gpt2_source(name, prefix) for name in model.state_dict()}
@@ -218,7 +217,7 @@ def _open_gpt2(folder: Path, n_head: int | None) -> _Opened:
     raw = _read_json(folder / "config.json")
     if raw.get("model_type") != "gpt2":
         raise ImportWeightsError(f"{folder} holds a model of type {raw.get('model_type')!r}, not 'gpt2'.")
-    with _errors_as(f"{folder / 'config.json'} is not valid"):
+    with errors_as(f"{folder / 'config.json'} is not valid", ImportWeightsError):
         config = GPT2Config.from_dict(raw)
     problems = [
         f"config.json: {name} is {getattr(config, name)!r}, SpamGPT has {' or '.join(map(repr, values))}"
@@ -245,14 +244,14 @@ def _open_gpt2(folder: Path, n_head: int | None) -> _Opened:
 
 
 def _lazy_tensors(folder: Path) -> dict[str, Any]:
-    with _errors_as(f"the safetensors files of {folder} cannot be read"):
+    with errors_as(f"the safetensors files of {folder} cannot be read", ImportWeightsError):
         entries = open_tensors(folder)
     return {name: entry for name, entry in entries.items() if not re.fullmatch(GPT2_IGNORED, name)}
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
     files = ["config.json", *WEIGHT_FILES, *TOKENIZER_FILES]
-    with _errors_as(f"{repo_id} is no file or folder, and cannot be fetched from the Hub"):
+    with errors_as(f"{repo_id} is no file or folder, and cannot be fetched from the Hub", ImportWeightsError):
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
 
 
@@ -277,16 +276,5 @@ def _shape(entry: Any) -> tuple[int, ...]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    with _errors_as(f"{path} cannot be read"):
+    with errors_as(f"{path} cannot be read", ImportWeightsError):
         return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-@contextmanager
-def _errors_as(message: str) -> Iterator[None]:
-    """What others wrote, or send, can go wrong in any way; each becomes one line."""
-    try:
-        yield
-    except ImportWeightsError:
-        raise
-    except Exception as error:
-        raise ImportWeightsError(f"{message}: {one_line(error)}") from error

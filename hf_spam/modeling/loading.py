@@ -48,7 +48,7 @@ def load_config(source: str | os.PathLike, *, revision: str | None = None) -> Sp
     name, settings = repr(os.fspath(source)), _settings(source, revision)
     if settings["model_type"] != SpamGPTConfig.model_type:
         raise ValueError(f"{name} holds a {settings['model_type']!r} model, not a SpamGPT classifier.")
-    with _errors_as(f"{name} has a config.json that describes no SpamGPT"):
+    with errors_as(f"{name} has a config.json that describes no SpamGPT"):
         if settings.get("num_labels", 2) > MOST_LABELS:  # each of them would be given a name
             raise ValueError(f"num_labels is {settings['num_labels']}")
         return SpamGPTConfig.from_dict({key: value for key, value in settings.items() if key not in CHOICES_OF_CODE})
@@ -80,19 +80,19 @@ def load_classifier(
         folder = Path(source)
     else:
         folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=WEIGHT_FILES))
-    with _errors_as(f"{name} cannot be loaded"):
+    with errors_as(f"{name} cannot be loaded"):
         if (folder / MANIFEST).exists():  # a checkpoint, which is as it was written, or no checkpoint
             read_manifest(folder)
         entries = open_tensors(folder)
     if entries and not any(key.startswith("gpt.") for key in entries):  # a base model
         entries = {f"gpt.{key}": entry for key, entry in entries.items()}
-    with _errors_as(f"{name} cannot be loaded"):
+    with errors_as(f"{name} cannot be loaded"):
         missing, misfits = _compare(config, entries, fresh_head)
     if misfits:
         raise ValueError(f"{name} does not fit its config.json: {misfits}.")
     if missing:
         raise ValueError(f"{name} is not a whole classifier, train it first: it lacks {_some(missing)}.")
-    with _errors_as(f"{name} cannot be loaded"):
+    with errors_as(f"{name} cannot be loaded"):
         weights = {key: entry[:] for key, entry in entries.items()}
         # Given no folder, the library looks for nothing else in it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
@@ -161,12 +161,14 @@ def _some(names: Iterable[str]) -> str:
 
 
 @contextmanager
-def _errors_as(message: str) -> Iterator[None]:
-    """What a stranger wrote can go wrong in any way; each becomes one line."""
+def errors_as(message: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """What others wrote, or send, can go wrong in any way; each becomes one line, and an error of one kind."""
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{message}: {one_line(error)}") from error
+        if kind is not ValueError and isinstance(error, kind):  # says what it has to say already
+            raise
+        raise kind(f"{message}: {one_line(error)}") from error
 
 
 def one_line(error: BaseException) -> str:

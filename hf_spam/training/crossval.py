@@ -4,16 +4,16 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from datasets import DatasetDict
 
 from ..data.messages import grouped_folds, read_messages
 from ..evaluation.baseline import BASELINE, measure_baseline
-from ..hub.card import public
+from ..provenance import public
 from .loop import finetune
-from .recipes import RECIPES, Recipe
+from .recipes import Recipe, get_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,7 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
-        recipe = RECIPES[recipe]
-    recipe = replace(recipe, **settings)
+    recipe = get_recipe(recipe, **settings)
     messages = read_messages(recipe.data, protocol=recipe.protocol)
     jobs = (
         (DatasetDict(train=train, test=test), recipe.seed + repeat)

@@ -90,11 +90,9 @@ class AfterPrefix(nn.Module):
             ),
         )
 
-    def forward(
-        self, hidden_states: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> SequenceClassifierOutput:
+    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> SequenceClassifierOutput:
         """As that of the model, for the hidden states (B, L, C) that enter the block."""
-        return self.classifier.read(hidden_states, lengths, labels)
+        return self.classifier.read(hidden_states, lengths)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from datasets import DatasetDict
+from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -37,7 +38,7 @@ from .checkpoints import STATE, Checkpoints, Progress, TrainingState, difference
 from .history import History
 from .measuring import DIVERGED, SPLITS, Measuring
 from .output import TRACKERS, Saving, check_output_dir, save_run
-from .recipes import RECIPES, Recipe
+from .recipes import Recipe, get_recipe
 from .start import start_from
 
 logger = logging.getLogger(__name__)
@@ -108,14 +109,9 @@ def finetune(
             step is ended and a checkpoint written before, from which the run goes on; after the last one the run is
             finished all the same. A second one stops at once.
     """
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
-        recipe = RECIPES[recipe]
     if data is not None:
         settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else data
-    settings = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
-    recipe = replace(recipe, **settings)
+    recipe = get_recipe(recipe, **settings)
     if output_dir is not None:
         resume = resume_from_checkpoint is not None
         output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir, resume=resume)
@@ -263,7 +259,8 @@ def _train(
         for batch in batches.epoch(epoch, steps_left, progress.batch, restore_random):
             prepared.train()
             with accelerator.accumulate(prepared):
-                loss = prepared(**batch).loss
+                labels = batch.pop("labels")
+                loss = cross_entropy(prepared(**batch).logits.float(), labels)
                 if not loss.isfinite() and accelerator.scaler is None:  # with fp16 such a step is left out
                     where = f"in epoch {epoch}, batch {progress.batch + 1}, after step {progress.step}"
                     raise ValueError(f"The loss is {loss.item()} {where}. {DIVERGED}")
@@ -272,7 +269,7 @@ def _train(
                     accelerator.clip_grad_norm_(prepared.parameters(), recipe.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            history.examples_seen += int(accelerator.reduce(torch.tensor(len(batch["labels"]), device=loss.device)))
+            history.examples_seen += int(accelerator.reduce(torch.tensor(len(labels), device=loss.device)))
             progress.batch += 1
             if not accelerator.sync_gradients:
                 continue

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 
 from ..evaluation.plots import plot_values
 from ..files import write_folder
-from ..hub.card import public, render_card, versions
+from ..hub.card import render_card
 from ..hub.snapshots import QUEUE
 from ..hub.uploader import LOG, Uploader
+from ..provenance import public, versions
 from .checkpoints import STATE, Checkpoints, TrainingState
 from .history import History
 

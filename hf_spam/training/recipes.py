@@ -1,8 +1,9 @@
 """Recipes: every setting of a run, by name. Imports no library, so that the command line can list them at once."""
 
 import math
+import os
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 # Beyond these, building a network or learning a tokenizer would take all the memory there is before it failed.
 MOST = {"n_layer": 1000, "n_embd": 100_000, "n_positions": 1_000_000, "vocab_size": 1_000_000}
@@ -183,3 +184,17 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+
+def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
+    """A recipe, or the one of a name, with some of its fields set; paths may be given as such.
+
+    Raises:
+        ValueError: there is none of that name, or the settings cannot be meant.
+    """
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
+        recipe = RECIPES[recipe]
+    paths = {name: os.fspath(value) for name, value in settings.items() if isinstance(value, os.PathLike)}
+    return replace(recipe, **{**settings, **paths})

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from hf_spam import RECIPES, SpamGPTConfig, SpamGPTForSequenceClassification
 from hf_spam.data.messages import OWN_DATA
-from hf_spam.hub.card import CARD_METRICS, PLACEHOLDER, public, render_card
+from hf_spam.hub.card import CARD_METRICS, PLACEHOLDER, render_card
 from hf_spam.training.history import History
 from hf_spam.training.loop import Run
 
@@ -92,20 +92,3 @@ def test_what_is_nobodys_business_stays_out(run, tmp_path):
     assert "/gone/away" not in render_card(run(base="/gone/away/base"))
     own = ModelCard(render_card(run(data=OWN_DATA)))
     assert own.data.datasets is None and "word for word" not in own.text
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("/home/me/data.csv", "data.csv"),
-        ("../data.csv", "data.csv"),
-        ("~/data.csv", "data.csv"),
-        ("a/b/c.csv", "c.csv"),
-        ("owner/name", "owner/name"),
-        ("uci", "uci"),
-        (5, 5),
-        (None, None),
-    ],
-)
-def test_public(value, shown):
-    assert public(value) == shown

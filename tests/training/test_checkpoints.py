@@ -9,9 +9,10 @@ import pytest
 import torch
 from datasets import DatasetDict
 from processes import finetune_on
+from runs import first_messages, result
 from safetensors.torch import load_file, save_file
 
-from hf_spam import SpamClassifier, finetune, load_sms_spam
+from hf_spam import SpamClassifier, finetune
 from hf_spam.training.checkpoints import Checkpoints, Progress
 
 SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 25, "eval_freq": 6, "save_steps": 4}
@@ -19,15 +20,7 @@ SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 25, "eval_freq": 6, "save
 
 @pytest.fixture(scope="module")
 def data():
-    data = load_sms_spam("sample", protocol="book")
-    return DatasetDict({split: data[split].select(range(size)) for split, size in (("train", 100), ("validation", 20))})
-
-
-def result(folder) -> tuple:
-    """All that a run leaves, but for the time that it took."""
-    history = json.loads((folder / "history.json").read_text())
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return (folder / "model.safetensors").read_bytes(), {**history, "seconds": 0}, metrics
+    return first_messages(train=100, validation=20)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from dataclasses import asdict
 import pytest
 import torch
 from datasets import DatasetDict
+from runs import first_messages
 
-from hf_spam import Recipe, SpamGPTConfig, SpamGPTForSequenceClassification, finetune, load_sms_spam
+from hf_spam import Recipe, SpamGPTConfig, SpamGPTForSequenceClassification, finetune
 from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.training import batches, frozen_prefix
 from hf_spam.training.frozen_prefix import compute_prefix
@@ -15,8 +16,7 @@ from hf_spam.training.start import start_from
 
 @pytest.fixture(scope="module")
 def data():
-    data = load_sms_spam("sample", protocol="book")
-    return DatasetDict({split: data[split].select(range(size)) for split, size in (("train", 60), ("validation", 21))})
+    return first_messages(train=60, validation=21)
 
 
 @pytest.fixture(scope="module")

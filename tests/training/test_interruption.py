@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
-from datasets import DatasetDict
 from processes import run_processes
+from runs import first_messages, result
 
 from hf_spam import finetune, load_sms_spam
 from hf_spam.interruption import RunInterrupted
@@ -25,15 +25,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.fixture(scope="module")
 def data():
-    data = load_sms_spam("sample", protocol="book")
-    return DatasetDict({split: data[split].select(range(size)) for split, size in (("train", 100), ("validation", 20))})
-
-
-def result(folder) -> tuple:
-    """All that a run leaves, but for the time that it took."""
-    history = json.loads((folder / "history.json").read_text())
-    metrics = json.loads((folder / "metrics.json").read_text())
-    return (folder / "model.safetensors").read_bytes(), {**history, "seconds": 0}, metrics
+    return first_messages(train=100, validation=20)
 
 
 def at_call(count: int, function, number: int):

@@ -11,18 +11,13 @@ import torch
 from book_oracle import GPTModel, fine_tune, loader_accuracy, make_loaders
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from processes import finetune_on
+from runs import first_messages
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
 from hf_spam.training.batches import SeededShuffle, SeededTokenBatches
-
-
-def first_messages(**sizes: int) -> DatasetDict:
-    """The first messages of each split of the sample: enough to train on in a second."""
-    data = load_sms_spam("sample", protocol="book")
-    return DatasetDict({split: data[split].select(range(size)) for split, size in sizes.items()})
 
 
 @pytest.fixture(scope="module")
