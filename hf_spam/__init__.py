@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .modeling.import_weights import import_weights as import_weights
     from .modeling.modeling_spam_gpt import SpamGPTForSequenceClassification as SpamGPTForSequenceClassification
     from .modeling.modeling_spam_gpt import SpamGPTModel as SpamGPTModel
+    from .modeling.pipeline_spam_gpt import SpamPipeline as SpamPipeline
     from .training.loop import finetune as finetune
     from .training.recipes import RECIPES as RECIPES
     from .training.recipes import Recipe as Recipe
@@ -30,6 +31,7 @@ _HOMES = {
     "SpamGPTForSequenceClassification": "modeling.modeling_spam_gpt",
     "SpamGPTModel": "modeling.modeling_spam_gpt",
     "SpamMetrics": "evaluation.metrics",
+    "SpamPipeline": "modeling.pipeline_spam_gpt",
     "classify_text": "inference.classifier",
     "finetune": "training.loop",
     "import_weights": "modeling.import_weights",
@@ -82,3 +84,21 @@ def _register_models(modeling: Any) -> None:
         (AutoModelForSequenceClassification, modeling.SpamGPTForSequenceClassification),
     ):
         auto.register(model.config_class, model, exist_ok=True)
+
+
+# Our pipeline imports the library's, and either may come first.
+
+
+@wrapt.when_imported("transformers.pipelines")
+def _load_pipeline(_: Any) -> None:
+    importlib.import_module("hf_spam.modeling.pipeline_spam_gpt")
+
+
+@wrapt.when_imported("hf_spam.modeling.pipeline_spam_gpt")
+def _register_pipeline(ours: Any) -> None:
+    from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    PIPELINE_REGISTRY.register_pipeline(
+        "spam-classification", pipeline_class=ours.SpamPipeline, pt_model=AutoModelForSequenceClassification
+    )

@@ -75,6 +75,25 @@ class SpamMetrics(evaluate.Metric):
         return {name: None if value is None else float(value) for name, value in values.items()}
 
 
+def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
+    """The score from which on messages may be called spam, so that of the ham no more than a part is.
+
+    Of the scores for which that holds it is the lowest, or rather the middle between it and the next one below: so
+    neither rounding nor the last digit of a score decides.
+
+    Args:
+        actual: whether each message is spam, (N,) bool; both kinds are among them.
+        scores: their probabilities of spam, (N,), in float64.
+        rate: the part of the ham that may be called spam, from 0 to below 1.
+
+    Returns:
+        None where even the highest score is that of too many ham.
+    """
+    rates, _, thresholds = metrics.roc_curve(actual, scores, drop_intermediate=False)
+    last = np.flatnonzero(rates <= rate)[-1]  # the first, above all scores, always is among them
+    return float(thresholds[last] + thresholds[last + 1]) / 2 if last else None
+
+
 def score_bins(scores: np.ndarray) -> np.ndarray:
     """The number of the bin of each score, 0 to `BINS` - 1; a score on an edge belongs to the bin above it."""
     return np.minimum((scores * BINS).astype(np.int64), BINS - 1)

@@ -75,6 +75,10 @@ def headline(values: dict[str, Any]) -> list[str]:
     """What a report is of, and what it says about the baseline, in sentences."""
     closer = values["sets"][values["closer"]["set"]]
     lines = [f"Model: {values['model']}. Data: {values['data']}. Splits: {values['splits']}."]
+    if values["threshold"] is not None:
+        lines.append(f"It calls spam what has a score of at least {values['threshold']:.7f}, and is measured so.")
+    if values["temperature"] != 1:
+        lines.append(f"Scores are calibrated: temperature {values['temperature']:.4f}.")
     if values["baseline"] is None:
         why = "" if values["training_messages"] else ": the messages of the training are not known (see --train-data)"
         lines.append(f"No baseline{why}.")

@@ -9,9 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from sklearn.metrics import roc_curve
 from sklearn.pipeline import Pipeline
-from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from ..data.formats import UCI_MEMBER
@@ -25,10 +23,11 @@ from ..data.messages import (
     standing_in,
 )
 from ..inference.classifier import SpamClassifier
+from ..modeling.configuration_spam_gpt import decide, spam_index
 from ..provenance import public, versions
 from .baseline import BASELINE, baseline_scores, fit_baseline
 from .intervals import HOW, Interval, bootstrap, percentiles, proportions, wilson
-from .metrics import BINS, PROBABILISTIC, SPAM, SpamMetrics, score_bins
+from .metrics import BINS, PROBABILISTIC, SPAM, SpamMetrics, lowest_threshold, score_bins
 
 TARGETS = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is looked up
 LENGTHS = (40, 80, 120, 160)  # characters; a message of more than 160 does not fit into one SMS
@@ -190,6 +189,8 @@ def make_report(
     baselines = {name: _ask_baseline(baseline, sets[name]) for name in others if baseline is not None}
     seen = {name: standing_in(sets[name]["text"][:], train["text"][:]) for name in others}
 
+    config = classifier.model.config
+    threshold = getattr(config, "threshold", None)
     measured = {}
     for name in scored:
         measured[name] = _measure_both(answers[name], baselines.get(name))
@@ -205,21 +206,26 @@ def make_report(
         "training_messages": None if train is None else len(train),
         "baseline": None if baseline is None else BASELINE,
         "intervals": HOW,
+        "temperature": getattr(config, "temperature", 1.0),
+        "threshold": threshold,
         "sets": measured,
         "duplicates": _duplicates(sets, train),
-        "closer": closer_look(closer, answers[closer], seen.get(closer)),
+        "closer": closer_look(closer, answers[closer], seen.get(closer), threshold),
         "versions": versions(),
     }
     return Report(values, answers[closer], baselines.get(closer))
 
 
-def closer_look(name: str, answers: Answers, seen: tuple[np.ndarray, np.ndarray] | None) -> dict[str, Any]:
+def closer_look(
+    name: str, answers: Answers, seen: tuple[np.ndarray, np.ndarray] | None, threshold: float | None = None
+) -> dict[str, Any]:
     """What one set shows beyond its metrics.
 
     Args:
         name: the set's.
         answers: of the model.
         seen: which of its messages stand in the training messages, word for word and at least nearly. None: not known.
+        threshold: the model's own. None: it calls spam what is most likely spam.
     """
     actual, predicted, scores = answers.actual, answers.predicted, answers.scores
     lengths = np.array([len(text) for text in answers.texts])
@@ -244,7 +250,7 @@ def closer_look(name: str, answers: Answers, seen: tuple[np.ndarray, np.ndarray]
             }
             for label in (SPAM, 1 - SPAM)
         },
-        "thresholds": _thresholds(answers),
+        "thresholds": _thresholds(answers, threshold),
         "calibration": _calibration(answers),
         "by_length": _by(answers, by_length),
         "by_standing_in_training": None if by_seen is None else _by(answers, by_seen),
@@ -266,26 +272,13 @@ def _source_name(source: str | os.PathLike) -> str:
     return "uci" if name == UCI_MEMBER else name
 
 
-def spam_index(config: PreTrainedConfig) -> int:
-    """The class of a model that is spam: the one of that name, or the second of two.
-
-    Raises:
-        ValueError: there are more than two, and none of that name.
-    """
-    names = list(config.id2label.values())
-    if "spam" in names:
-        return names.index("spam")
-    if len(names) != 2:
-        raise ValueError(f"None of the model's labels is 'spam': {', '.join(map(repr, names))}.")
-    return SPAM
-
-
 def _ask(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Answers:
-    texts = messages["text"][:]
-    spam = spam_index(classifier.model.config)
-    probabilities = classifier.probabilities(texts, progress=progress).double().numpy()
+    texts, config = messages["text"][:], classifier.model.config
+    spam = spam_index(config)
+    probabilities = classifier.probabilities(texts, progress=progress)
     actual = np.array(messages["label"][:]) == SPAM
-    return Answers(texts, actual, probabilities.argmax(-1) == spam, probabilities[:, spam])
+    called = (decide(config, probabilities) == spam).numpy()
+    return Answers(texts, actual, called, probabilities[:, spam].double().numpy())
 
 
 def _ask_baseline(baseline: Pipeline, messages: Dataset) -> Answers:
@@ -349,18 +342,16 @@ def _duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dict[str,
     return counts
 
 
-def _thresholds(answers: Answers) -> list[dict[str, Any]]:
-    """The lowest score from which on messages may be called spam, for each of `TARGETS`, and what comes of it."""
+def _thresholds(answers: Answers, own: float | None) -> list[dict[str, Any]]:
+    """What comes of the model's own threshold, and of the lowest that there is for each of `TARGETS`."""
     actual, scores = answers.actual, answers.scores
-    rows = [{"false_positive_rate": None, "threshold": None, **_counts(actual, answers.predicted)}]
+    rows = [{"false_positive_rate": None, "threshold": own, **_counts(actual, answers.predicted)}]
     if actual.all() or not actual.any():
         return rows
-    rates, _, thresholds = roc_curve(actual, scores, drop_intermediate=False)
     for target in TARGETS:
-        threshold = thresholds[np.flatnonzero(rates <= target)[-1]]
-        found = np.isfinite(threshold)  # else the highest score of all is that of a ham
-        row = {"false_positive_rate": target, "threshold": float(threshold) if found else None}
-        rows.append(row | _counts(actual, scores >= threshold))
+        threshold = lowest_threshold(actual, scores, target)
+        row = {"false_positive_rate": target, "threshold": threshold}
+        rows.append(row | _counts(actual, scores >= (np.inf if threshold is None else threshold)))
     return rows
 
 

@@ -20,6 +20,7 @@ QUEUE = "hub-queue"
 # What of a model's folder is published; nothing else that lies there is.
 PUBLISHED = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "configuration_*.py", "modeling_*.py"),
+    "pipeline_*.py",
     *("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
 )

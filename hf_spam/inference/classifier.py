@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collation import PadRight, batch_tokens_for, token_batches
 from ..data.tokenization import encode, load_tokenizer
+from ..modeling.configuration_spam_gpt import decide
 from ..modeling.loading import load_classifier
 from .onnx import OnnxModel, is_onnx
 
@@ -18,7 +19,7 @@ POCKET = Path(__file__).parent.parent / "pocket"  # the trained model that comes
 
 
 class Classification(TypedDict):
-    """What `transformers`' pipeline answers: the likeliest label, and its probability."""
+    """What a pipeline of `transformers` answers: a label, and its probability."""
 
     label: str
     score: float
@@ -30,8 +31,9 @@ class SpamClassifier:
         classify = SpamClassifier.from_pretrained()  # the bundled model
         classify(["Free entry! Txt WIN to 10010", "Running late, start without me"])
 
-    A message's answer does not depend on those beside it. Empty messages have an answer, and of long ones the first
-    tokens count (as in the book's `classify_review`).
+    The label is the likeliest one, or where the model's configuration has a `threshold`, the one by that (see
+    `decide`). A message's answer does not depend on those beside it. Empty messages have an answer, and of long ones
+    the first tokens count (as in the book's `classify_review`).
 
     Args:
         model: any sequence classifier; it is put into evaluation mode.
@@ -78,18 +80,26 @@ class SpamClassifier:
         Raises:
             TypeError: `texts` is a single string, or holds something that is not one.
         """
-        names = self.model.config.id2label
-        best = self.probabilities(texts, progress=progress).max(-1)
-        return [
-            {"label": names[label], "score": score}
-            for label, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        labels, scores = self.decide(self.probabilities(texts, progress=progress))
+        return [{"label": label, "score": score} for label, score in zip(labels, scores.tolist(), strict=True)]
 
-    @torch.inference_mode()
+    def decide(self, probabilities: torch.Tensor) -> tuple[list[str], torch.Tensor]:
+        """The label of each message and its probability, (N,), for the probabilities of all labels (N, num_labels)."""
+        names, classes = self.model.config.id2label, decide(self.model.config, probabilities)
+        return [names[i] for i in classes.tolist()], probabilities.gather(-1, classes[:, None])[:, 0]
+
     def probabilities(
         self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = False
     ) -> torch.Tensor:
         """The probability of each class for each message, (N, num_labels) in float32 on the CPU.
+
+        Arguments and errors are those of `logits`.
+        """
+        return self.logits(texts, batch_tokens=batch_tokens, progress=progress).softmax(-1)
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = False) -> torch.Tensor:
+        """The logits of each message, (N, num_labels) in float32 on the CPU.
 
         Args:
             texts: the messages.
@@ -112,7 +122,7 @@ class SpamClassifier:
             for chosen in token_batches(lengths, batch_tokens or batch_tokens_for(config, device)):
                 batch = collate([{"input_ids": ids[i]} for i in chosen])
                 logits = self.model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-                result[chosen] = logits.float().softmax(-1).cpu()
+                result[chosen] = logits.float().cpu()
                 bar.update(len(chosen))
         return result
 
@@ -120,7 +130,8 @@ class SpamClassifier:
 def classify_text(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """The label of one message, "spam" or "not spam": the book's `classify_review` (chapter 6).
 
-    How the message is padded and read is the model's business (`padded_length`, `pooling`), not the caller's.
+    How the message is padded and read, and from which score on it is spam, is the model's business (`padded_length`,
+    `pooling`, `threshold`), not the caller's.
 
     Raises:
         TypeError: `text` is not a string.

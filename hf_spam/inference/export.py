@@ -22,6 +22,7 @@ from ..data.collation import PadRight, batch_tokens_for, token_batches
 from ..data.messages import read_messages
 from ..data.tokenization import encode, load_tokenizer
 from ..files import fingerprint, write_folder
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from ..modeling.loading import load_classifier
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..provenance import public, versions
@@ -99,7 +100,7 @@ def export_onnx(
             else:
                 _write_graph(model, folder / GRAPH)
         answers = SpamClassifier(OnnxModel(folder), tokenizer).probabilities(texts, progress=progress)
-        report.update(_agreement(expected, answers))
+        report.update(_agreement(model.config, expected, answers))
         if report["labels_differ"] > TOLERANCE * len(texts):
             differ = f"{report['labels_differ']} of {len(texts)} messages, more than {TOLERANCE:.1%},"
             raise ValueError(f"Not exported: in {report['precision']} {differ} get another label than from the model.")
@@ -109,11 +110,11 @@ def export_onnx(
     return report
 
 
-def _agreement(expected: torch.Tensor, answers: torch.Tensor) -> dict[str, Any]:
+def _agreement(config: SpamGPTConfig, expected: torch.Tensor, answers: torch.Tensor) -> dict[str, Any]:
     """How far two sets of probabilities (N, num_labels) are from one another."""
     difference = (answers - expected).abs()
     return {
-        "labels_differ": int((answers.argmax(-1) != expected.argmax(-1)).sum()),
+        "labels_differ": int((decide(config, answers) != decide(config, expected)).sum()),
         "largest_score_difference": difference.max().item(),
         "mean_score_difference": difference.mean().item(),
     }

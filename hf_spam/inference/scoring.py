@@ -478,9 +478,8 @@ def _piece(
     """The labels of a window whose first row has this number, and its rows as they are written."""
     labels, scores = [], np.zeros(0, np.float32)
     if texts:
-        best = classifier.probabilities(texts).max(-1)
-        names = classifier.model.config.id2label
-        labels, scores = [names[label] for label in best.indices.tolist()], best.values.numpy()
+        labels, answered = classifier.decide(classifier.probabilities(texts))
+        scores = answered.numpy()
     if not np.isfinite(scores).all():
         raise ValueError("The model's answers are not numbers: its weights are damaged.")
     where = f"{source.name}, rows {first + 1} to {first + len(texts)}"

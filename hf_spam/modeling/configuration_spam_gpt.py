@@ -1,11 +1,13 @@
-"""Configuration of SpamGPT.
+"""Configuration of SpamGPT, and which class it gives a message to.
 
-This file and `modeling_spam_gpt.py` travel to the Hub: they import nothing else of the package.
+This file, `modeling_spam_gpt.py` and `pipeline_spam_gpt.py` travel to the Hub: they import nothing else of the package.
 """
 
+import math
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -32,6 +34,14 @@ class SpamGPTConfig(PreTrainedConfig):
       like any token (120 in the book). `None`: no padding; the pads a batch needs are masked and count for nothing.
     - `causal` (`True`): whether a position sees only itself and those before it.
     - `id2label`, `label2id` (0 "not spam", 1 "spam"): the classes; either of the two gives the other.
+
+    What is said of it (calibration, on messages that the weights were not trained on):
+
+    - `temperature` (1.0): the model divides its logits by it (Guo et al. 2017, *On Calibration of Modern Neural
+      Networks*), whoever asks it.
+    - `threshold` (`None`): the probability of spam from which on a message is called spam, above 0 and at most 1.
+      `None`: it is given the likeliest class. See `decide`, by which all of this package names classes; the library's
+      own "text-classification" pipeline knows nothing of it.
 
     Raises `huggingface_hub.errors.StrictDataclassError` for a type or a shape that cannot be built.
     """
@@ -65,6 +75,8 @@ class SpamGPTConfig(PreTrainedConfig):
     pooling: Literal["last", "last_token", "first", "mean"] = "last"
     padded_length: int | None = None
     causal: bool = True
+    temperature: float | int = 1.0
+    threshold: float | int | None = None
     # Saving a model names only its own class here; all three are wanted, whichever was saved.
     auto_map: dict[str, str] | None = field(
         default_factory=lambda: {
@@ -103,6 +115,43 @@ class SpamGPTConfig(PreTrainedConfig):
             raise ValueError(f"padded_length ({self.padded_length}) must lie in 1..n_positions ({self.n_positions}).")
         if not self.id2label or sorted(map(int, self.id2label)) != list(range(self.num_labels)):
             raise ValueError(f"id2label must name the classes 0, 1, ..., got {self.id2label}.")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0, and a number, got {self.temperature}.")
+        if self.threshold is not None:
+            if not 0 < self.threshold <= 1:
+                raise ValueError(f"threshold must be above 0 and at most 1, or None, got {self.threshold}.")
+            spam_index(self)
+
+
+def spam_index(config: PreTrainedConfig) -> int:
+    """The class of a model that is spam: the one of that name, or the second of two.
+
+    Raises:
+        ValueError: there are more than two, or only one, and none of that name.
+    """
+    names = {int(index): name for index, name in config.id2label.items()}
+    for index, name in names.items():
+        if name == "spam":
+            return index
+    if len(names) != 2:
+        raise ValueError(f"None of the model's labels is 'spam': {', '.join(map(repr, names.values()))}.")
+    return 1
+
+
+def decide(config: PreTrainedConfig, probabilities: torch.Tensor) -> torch.Tensor:
+    """The class that each message is given, (N,), for the probabilities of all classes, (N, num_labels).
+
+    With a `threshold` in the configuration, it is spam if the probability of spam is at least that, and else the
+    likeliest of the other classes; without one, the likeliest.
+    """
+    threshold = getattr(config, "threshold", None)
+    if threshold is None:
+        return probabilities.argmax(-1)
+    spam = spam_index(config)
+    others = probabilities.clone()
+    others[:, spam] = -1
+    # In float64, as the threshold is: rounded to float32 it could fall on a score that it is to leave out.
+    return torch.where(probabilities[:, spam].double() >= threshold, spam, others.argmax(-1))
 
 
 __all__ = ["SpamGPTConfig"]

@@ -320,6 +320,8 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         else:
             pooled = hidden[:, 0] if reads_one else _at(hidden, position)
         logits = self.out_head(pooled)  # (B, C) -> (B, num_labels)
+        if self.config.temperature != 1:
+            logits = logits / self.config.temperature
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -8,12 +8,12 @@ import evaluate
 import numpy as np
 import pytest
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from hf_spam.evaluation.metrics import BINS, SpamMetrics
+from hf_spam.evaluation.metrics import BINS, SpamMetrics, lowest_threshold
 
 OF_BOTH_CLASSES = ("balanced_accuracy", "roc_auc", "average_precision", "recall_at_fpr_0.001")
 ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=30)
@@ -95,3 +95,20 @@ def test_the_evaluator_takes_a_saved_model(tmp_path):
         label_mapping={"not spam": 0, "spam": 1},
     )
     assert values["accuracy"] == pytest.approx(run.metrics["validation"]["accuracy"])
+
+
+@given(ROWS, st.floats(0, 0.99), st.randoms())
+def test_the_threshold_keeps_the_rate_and_is_the_lowest_that_does(rows, rate, random):
+    """From any lower score on, too much ham would be called spam; where none will do, not even the highest does."""
+    actual, scores = (np.array(column) for column in zip(*rows, strict=True))
+    assume(0 < actual.sum() < len(actual))
+    threshold = lowest_threshold(actual, scores, rate)
+    rates = {score: (scores[~actual] >= score).mean() for score in scores}
+    if threshold is None:
+        assert rates[scores.max()] > rate
+    else:
+        assert (scores[~actual] >= threshold).mean() <= rate and (scores >= threshold).any() and 0 < threshold <= 1
+        assert all(rates[score] > rate for score in scores if score < threshold)
+        assert threshold not in scores  # so that no rounding can decide
+    order = random.sample(range(len(rows)), len(rows))
+    assert lowest_threshold(actual[order], scores[order], rate) == threshold

@@ -18,8 +18,9 @@ from hf_spam import SpamClassifier, SpamMetrics, load_sms_spam
 from hf_spam.data.formats import DataError
 from hf_spam.data.messages import FEATURES, duplicate_key, read_messages
 from hf_spam.evaluation.baseline import fit_baseline, measure_baseline
-from hf_spam.evaluation.page import render_page, report_tables, write_report
-from hf_spam.evaluation.report import Evaluated, make_report, messages_for, spam_index, trained_recipe
+from hf_spam.evaluation.page import headline, render_page, report_tables, write_report
+from hf_spam.evaluation.report import Evaluated, make_report, messages_for, trained_recipe
+from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, spam_index
 
 POCKET = SpamClassifier.from_pretrained()
 
@@ -40,11 +41,11 @@ def messages(rows) -> Dataset:
     return Dataset.from_dict({"text": texts, "label": labels}, features=FEATURES)
 
 
-def report_of(rows, train=None, **options) -> dict:
+def report_of(rows, train=None, config=POCKET.model.config, **options) -> dict:
     """The report of messages with their labels and scores."""
     sets = DatasetDict(test=messages([(text, label) for text, label, _ in rows]))
     evaluated = Evaluated(sets, "by hand", None if train is None else messages(train), "by hand")
-    return make_report(Scorer({text: score for text, _, score in rows}), evaluated, **options).values
+    return make_report(Scorer({text: score for text, _, score in rows}, config), evaluated, **options).values
 
 
 def points(measured: dict, kind: str = "model") -> dict:
@@ -71,7 +72,7 @@ def test_by_hand():
     assert closer["confusion"] == {"spam": {"spam": 2, "not spam": 1}, "not spam": {"spam": 1, "not spam": 4}}
     assert [(row["threshold"], row["false_alarms"], row["missed"]) for row in closer["thresholds"]] == [
         (None, 1, 1),
-        *[(pytest.approx(0.9), 0, 1)] * 3,
+        *[(pytest.approx(0.8), 0, 1)] * 3,  # between the lowest that will do and the ham below it
     ]
     assert values["duplicates"] == {"test": {"training": {"exact": 2, "near": 3}}}
     assert [(row["part"], row["messages"], row["missed"], row["false_alarms"]) for row in closer["by_length"]] == [
@@ -93,6 +94,27 @@ def test_by_hand():
     assert test["without_near"]["model"]["recall"]["value"] == 0
     filled = [(row["messages"], round(row["spam"]["value"], 2)) for row in closer["calibration"]]
     assert filled == [(2, 0), (1, 0), (1, 0), (1, 1), (1, 0), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("threshold", "alarms", "missed"), [(0.15, 2, 0), (0.8, 0, 1), (0.95, 0, 2)])
+def test_a_models_own_threshold(threshold, alarms, missed):
+    """All that counts labels counts them by it, and the report says so; scores and their order are what they were."""
+    rows = [(text, label, score) for text, label, score in ROWS]
+    plain, values = report_of(rows, TRAIN), report_of(rows, TRAIN, config=SpamGPTConfig(threshold=threshold))
+    closer, test = values["closer"], values["sets"]["test"]
+    assert closer["confusion"] == {
+        "spam": {"spam": 3 - missed, "not spam": missed},
+        "not spam": {"spam": alarms, "not spam": 5 - alarms},
+    }
+    assert closer["thresholds"][0]["threshold"] == values["threshold"] == threshold
+    assert closer["thresholds"][1:] == plain["closer"]["thresholds"][1:] and closer["calibration"]
+    assert len(closer["errors"]) == alarms + missed
+    assert points(test)["accuracy"] == pytest.approx(1 - (alarms + missed) / 8)
+    assert points(test)["roc_auc"] == points(plain["sets"]["test"])["roc_auc"]
+    assert test["baseline"] == plain["sets"]["test"]["baseline"]
+    said = [line for line in headline(values) if "score of at least" in line]
+    assert said == [f"It calls spam what has a score of at least {threshold:.7f}, and is measured so."]
+    assert not [line for line in headline(plain) if "score" in line] and plain["threshold"] is None
 
 
 SCORES = st.floats(0, 1, width=32)

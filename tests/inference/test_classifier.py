@@ -88,6 +88,8 @@ def test_auto_classes_and_the_stock_pipeline_agree_with_ours():
         "import hf_spam, transformers.models.gpt2.modeling_gpt2",
         "import transformers.models.gpt2.modeling_gpt2, hf_spam",
         "import hf_spam; hf_spam.SpamGPTForSequenceClassification",
+        "import hf_spam; hf_spam.SpamPipeline",
+        "import transformers.pipelines, hf_spam",
     ],
 )
 def test_registration_whatever_is_imported_first(first):
@@ -95,10 +97,12 @@ def test_registration_whatever_is_imported_first(first):
     code = (
         f"{first}; from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification as Classifier;"
         "c = AutoConfig.for_model('spam_gpt', n_layer=1, n_embd=8, n_head=2);"
-        "print(type(AutoModel.from_config(c)).__name__, type(Classifier.from_config(c)).__name__)"
+        "from transformers.pipelines import check_task;"
+        "print(type(AutoModel.from_config(c)).__name__, type(Classifier.from_config(c)).__name__);"
+        "print(check_task('spam-classification')[1]['impl'].__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["SpamGPTModel", "SpamGPTForSequenceClassification"], done.stderr
+    assert done.stdout.split() == ["SpamGPTModel", "SpamGPTForSequenceClassification", "SpamPipeline"], done.stderr
 
 
 def test_importing_the_package_loads_no_heavy_library():

@@ -482,6 +482,16 @@ def test_mixed_precision_answers_like_full_precision():
         ({"initializer_range": -1.0}, "initializer_range must be above 0"),
         ({"id2label": {}}, "id2label must name the classes 0, 1, ..."),
         ({"id2label": {1: "ham", 2: "spam"}}, "id2label must name the classes"),
+        ({"temperature": 0}, "temperature must be above 0, and a number, got 0"),
+        ({"temperature": float("nan")}, "temperature must be above 0, and a number, got nan"),
+        ({"temperature": float("inf")}, "temperature must be above 0, and a number, got inf"),
+        ({"threshold": 0.0}, "threshold must be above 0 and at most 1, or None, got 0.0"),
+        ({"threshold": 1.01}, "threshold must be above 0 and at most 1"),
+        ({"threshold": float("nan")}, "threshold must be above 0 and at most 1"),
+        (
+            {"threshold": 0.5, "id2label": {0: "a", 1: "b", 2: "c"}},
+            "None of the model's labels is 'spam': 'a', 'b', 'c'",
+        ),
         # and what the types refuse
         ({"pooling": "max"}, "expected one of .*'last', 'last_token', 'first', 'mean'.*got max"),
         ({"vocab_size": "64"}, "vocab_size' expected int, got str"),
@@ -491,6 +501,8 @@ def test_mixed_precision_answers_like_full_precision():
         ({"pad_token_id": None}, "pad_token_id' expected int"),
         ({"padded_length": True}, "padded_length' with value True"),
         ({"embd_pdrop": "0.1"}, "embd_pdrop' with value '0.1'"),
+        ({"temperature": None}, "temperature' with value None"),
+        ({"threshold": "0.5"}, "threshold' with value '0.5'"),
     ],
     ids=str,
 )
