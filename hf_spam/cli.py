@@ -361,6 +361,30 @@ def export(model: str, output_dir: str, onnx: bool, int8: bool, data: str, as_js
     _print(f"The export is in {output_dir}")
 
 
+@cli.command()
+@click.argument("output_dir", metavar="OUT", type=click.Path())
+@click.option("--model", help="Folder or Hub id.  [default: the bundled model]")
+@click.option("--data", required=True, help="Messages that it was not trained on: a source as for evaluate.")
+@click.option("--target-fpr", type=float, help="False-positive rate that is allowed.  [default: no threshold]")
+@as_json
+def calibrate(output_dir: str, model: str | None, data: str, target_fpr: float | None, as_json: bool) -> None:
+    """Copy a model to the new folder OUT with scores that are probabilities, on messages of your own.
+
+    With --target-fpr it also gets a threshold: of the messages' ham no more than that part is called spam. Of data that
+    the model was trained on only the validation split is looked at. Its card and metrics are not copied.
+    """
+    from .training.recalibration import WHERE, calibrated_copy
+
+    _quiet_libraries()
+    calibration = calibrated_copy(model, output_dir, data=data, target_fpr=target_fpr, progress=sys.stderr.isatty())
+    if as_json:
+        click.echo(json.dumps(asdict(calibration)))
+        return
+    for line in calibration.in_words(WHERE):
+        _print(line)
+    _print(f"The model is in {output_dir}")
+
+
 def main() -> NoReturn:
     """Runs the command line; what a user can get wrong is one line on standard error."""
     try:

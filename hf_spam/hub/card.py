@@ -91,6 +91,9 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         trained=f"{sum(size for size, trained in sizes if trained):,}",
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
+        calibration=run.calibration.in_words("of the validation split") if run.calibration else [],
+        threshold=run.model.config.threshold,
+        is_calibrated=run.model.config.temperature != 1,
         settings={name: public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )

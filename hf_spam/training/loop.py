@@ -34,6 +34,7 @@ from ..hub.uploader import Uploader
 from ..interruption import Interruption, RunInterrupted, listening
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .batches import Batches
+from .calibration import Calibration, check_validation, uncalibrate
 from .checkpoints import STATE, Checkpoints, Progress, TrainingState, differences, identity
 from .history import History
 from .measuring import DIVERGED, SPLITS, Measuring
@@ -63,6 +64,8 @@ class Run:
     metrics: dict[str, dict[str, float | None]]
     baseline: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """The metrics of a linear model of the same messages, for the card; of runs that are saved only."""
+    calibration: Calibration | None = None
+    """What was fitted to the validation split."""
 
 
 def finetune(
@@ -99,7 +102,8 @@ def finetune(
         settings: fields of the recipe that are to differ.
 
     Returns:
-        The `Run`. Metrics are those of the final weights on the whole of each split.
+        The `Run`. Metrics are those of the final weights on the whole of each split, calibrated if the recipe says so;
+        losses and accuracies of the history never are.
 
     Raises:
         ValueError: a setting, message or tracker that cannot be used, a checkpoint of another run, a token or a
@@ -159,6 +163,7 @@ def finetune(
             # With other messages another one could be learned, which is not that of the weights.
             tokenizer = load_tokenizer(checkpoint) if checkpoint and allow_differences else None
             model, tokenizer = start_from(recipe, data["train"]["text"][:], tokenizer)
+            check_validation(recipe, data, model.config)
         if report_to is not None:
             config = {key: value for key, value in asdict(recipe).items() if value is not None}
             accelerator.init_trackers("hf_spam", config)
@@ -218,7 +223,7 @@ def _train(
         num_warmup_steps=_warmup_steps(recipe.warmup_steps, total_steps),
         num_training_steps=total_steps,
     )
-    measure = Measuring(accelerator, prepared, batches)
+    measure = Measuring(accelerator, prepared, batches, model.config)
     state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, batches.rng)
     this_run = identity(recipe, data, batches.encoded, accelerator.num_processes)
     restore_random = None
@@ -295,9 +300,11 @@ def _train(
                 if not all(parameter.isfinite().all() for parameter in model.parameters()):
                     raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
                 with state.kept_weights():
-                    metrics, loss = measure.whole(["validation"])
+                    metrics, loss, calibration = measure.whole(["validation"])
                     progress.compare(loss)
-                    saving.save(accelerator, state, Run(recipe, model, tokenizer, history, metrics), this_run)
+                    checkpoint = Run(recipe, model, tokenizer, history, metrics, calibration=calibration)
+                    saving.save(accelerator, state, checkpoint, this_run)
+                    uncalibrate(model.config)  # training goes on as it would have without a checkpoint
             if signal:
                 way_on = saving.way_on(progress.step) if saving else "nothing is saved without an output_dir"
                 raise RunInterrupted(f"interrupted after step {progress.step}; {way_on}", signal)
@@ -311,13 +318,16 @@ def _train(
 
     if average is not None:
         model.load_state_dict(average.module.state_dict())
-    metrics, loss = measure.whole(SPLITS)
+    metrics, loss, calibration = measure.whole(SPLITS)
     progress.compare(loss)
+    if calibration is not None:
+        for line in calibration.in_words("of the validation split"):
+            logger.log(logging.INFO if calibration.is_met else logging.WARNING, line)
     final = {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}
     accelerator.log(final, step=progress.step)
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)  # Accelerate's autocast, put on the instance: the class's own is back
-    return Run(recipe, model.eval(), tokenizer, history, metrics), progress
+    return Run(recipe, model.eval(), tokenizer, history, metrics, calibration=calibration), progress
 
 
 def _signal(accelerator: Accelerator, interruption: Interruption) -> int:

@@ -9,7 +9,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from ..evaluation.metrics import SPAM, SpamMetrics
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from .batches import Batches, first
+from .calibration import Calibration, calibrate, is_calibrated
 
 # The splits by their names in the data and in the book's lists.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -19,11 +21,12 @@ DIVERGED = "Training diverged: lower learning_rate or set max_grad_norm."
 
 @dataclass(frozen=True)
 class Measuring:
-    """Measures a prepared model on the splits of a run."""
+    """Measures a prepared model, whose configuration is `config`, on the splits of a run."""
 
     accelerator: Accelerator
     model: torch.nn.Module
     batches: Batches
+    config: SpamGPTConfig
 
     def first(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
         """`{split}_{what}`, `loss` or `acc`, over the first batches of a pass over each split that there is."""
@@ -34,21 +37,39 @@ class Measuring:
             if split in loaders
         }
 
-    def whole(self, splits: Iterable[str]) -> tuple[dict[str, dict[str, float | None]], float | None]:
-        """All metrics on the whole of each split that there is, and the loss on the validation split, if it is one."""
-        loaders = self.batches.whole
+    def whole(
+        self, splits: Iterable[str]
+    ) -> tuple[dict[str, dict[str, float | None]], float | None, Calibration | None]:
+        """All metrics on the whole of each split that there is.
+
+        If the recipe wants it, the model is calibrated on the validation split before, which is put into its
+        configuration; metrics are then those of the calibrated model.
+
+        Returns:
+            The metrics of each split; the loss on the validation split, before it is calibrated, if that is one of
+            them; and what was fitted to it.
+        """
+        loaders, recipe, calibration = self.batches.whole, self.batches.recipe, None
         results = {
             split: evaluate(self.accelerator, self.model, loaders[split]) for split in splits if split in loaders
         }
-        metrics = {
-            split: SpamMetrics().compute(
-                predictions=result.probabilities.argmax(-1),
-                references=result.labels,
-                scores=result.probabilities[:, SPAM].tolist(),
+        if is_calibrated(recipe):
+            calibration = calibrate(
+                self.config,
+                results["validation"].logits,
+                results["validation"].labels,
+                temperature_scaling=recipe.temperature_scaling,
+                target_fpr=recipe.target_fpr,
             )
-            for split, result in results.items()
-        }
-        return metrics, results["validation"].loss if "validation" in results else None
+        metrics = {}
+        for split, result in results.items():
+            probabilities = (result.logits / self.config.temperature).softmax(-1)
+            metrics[split] = SpamMetrics().compute(
+                predictions=decide(self.config, probabilities),
+                references=result.labels,
+                scores=probabilities[:, SPAM].tolist(),
+            )
+        return metrics, results["validation"].loss if "validation" in results else None, calibration
 
 
 @dataclass(frozen=True)
@@ -58,7 +79,7 @@ class Evaluation:
     loss: float
     acc: float
     labels: torch.Tensor  # (N,)
-    probabilities: torch.Tensor  # (N, num_labels)
+    logits: torch.Tensor  # (N, num_labels), in float32
 
 
 @torch.inference_mode()
@@ -79,4 +100,4 @@ def evaluate(
     if not logits.isfinite().all():
         raise ValueError(f"The loss is no longer a number. {DIVERGED}")
     correct = (logits.argmax(-1) == labels).sum().item()
-    return Evaluation(sum(losses) / len(losses), correct / len(labels), labels, logits.softmax(-1))
+    return Evaluation(sum(losses) / len(losses), correct / len(labels), labels, logits)

@@ -93,6 +93,11 @@ class Recipe:
     """Precision of the matrix products."""
     prefix_precision: Literal["no", "bf16"] = "no"
     """Precision of the frozen blocks that are computed once."""
+    temperature_scaling: bool = False
+    """Whether scores are made probabilities, by a temperature that is fitted to the validation split at the end."""
+    target_fpr: float | None = None
+    """False-positive rate that is allowed: of the validation split no more ham than that part has a score from which on
+    messages are called spam. None: they are given the likeliest class."""
 
     eval_freq: int = 50
     """Optimizer steps between two evaluations of the losses."""
@@ -130,6 +135,8 @@ class Recipe:
         check(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
         for field, most in MOST.items():
             check((getattr(self, field) or 0) <= most, f"{field} must be at most {most}, got {getattr(self, field)}")
+        rate = self.target_fpr
+        check(rate is None or 0 <= rate < 1, f"target_fpr must lie in [0, 1), got {rate}")
         check(0 <= self.seed < 2**32, f"seed must lie between 0 and 2**32 - 1, got {self.seed}")
         for field in ("learning_rate", "weight_decay"):
             check(math.isfinite(getattr(self, field)), f"{field} must be a number, got {getattr(self, field)}")

@@ -13,6 +13,7 @@ from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.import_weights import import_weights
 from ..modeling.loading import load_classifier, load_config, model_type, one_line
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .calibration import uncalibrate
 from .recipes import Recipe
 
 
@@ -62,6 +63,7 @@ def start_from(
         config.pooling, config.causal = recipe.pooling, recipe.causal
         config.embd_pdrop = config.resid_pdrop = recipe.dropout
         config.attn_pdrop = recipe.attention_dropout
+        uncalibrate(config)  # what the base has was fitted to weights that these will not be
         config.pad_token_id = tokenizer.pad_token_id
         config.validate_architecture()
         torch.manual_seed(recipe.seed)

@@ -1,0 +1,85 @@
+"""Copies of finished models that are calibrated on other messages."""
+
+import copy
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from transformers.utils import cached_file
+
+from ..data.tokenization import load_tokenizer
+from ..evaluation.report import messages_for
+from ..files import write_folder
+from ..inference.classifier import POCKET, SpamClassifier
+from ..modeling.loading import load_classifier
+from .calibration import Calibration, calibrate, uncalibrate
+
+HISTORY = "history.json"  # says how the model's data were split, which `evaluate` asks
+REPORT = "calibration.json"
+WHERE = "of the data"
+
+
+def calibrated_copy(
+    model: str | os.PathLike | None,
+    output_dir: str | os.PathLike,
+    *,
+    data: str | os.PathLike,
+    target_fpr: float | None = None,
+    progress: bool = False,
+) -> Calibration:
+    """Writes a copy of a classifier that is calibrated on messages that it has not been trained on.
+
+    The weights are the same. Card and metrics of the model stay behind, since they are of the model as it was.
+
+    Args:
+        model: its folder or Hub id; None: the bundled model.
+        output_dir: the folder to make.
+        data: a source as for `load_sms_spam`. Of the data that the model was trained on, and of any that have one, it
+            is the validation split, of others all messages.
+        target_fpr: the part of the ham that may be called spam, for a threshold. None: none is set.
+        progress: whether to show a bar.
+
+    Returns:
+        What was fitted, which is in the folder too (`calibration.json`).
+
+    Raises:
+        FileExistsError: there is something at `output_dir`.
+        OSError: there is nothing at `model`, or the folder cannot be written.
+        ValueError: the model or the messages cannot be used, or no threshold will do. Nothing is written.
+    """
+    output_dir = Path(output_dir).absolute()
+    if output_dir.exists():
+        raise FileExistsError(f"{output_dir} exists: name a folder that does not.")
+    if target_fpr is not None and not 0 <= target_fpr < 1:
+        raise ValueError(f"target_fpr must lie in [0, 1), got {target_fpr}.")
+    source = POCKET if model is None else model
+    kept, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
+    uncalibrate(kept.config)
+    history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
+    messages = _messages(model, data)
+    classifier = SpamClassifier(copy.deepcopy(kept).float(), tokenizer)
+    logits = classifier.logits(messages["text"][:], progress=progress)
+    labels = torch.tensor(messages["label"][:])
+    calibration = calibrate(kept.config, logits, labels, temperature_scaling=True, target_fpr=target_fpr)
+    if not calibration.is_met:
+        raise ValueError(calibration.in_words(WHERE)[-1])
+
+    def fill(folder: Path) -> None:
+        kept.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
+        if history is not None:
+            shutil.copyfile(history, folder / HISTORY)
+        (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
+
+    write_folder(output_dir, fill)
+    return calibration
+
+
+def _messages(model: str | os.PathLike | None, data: str | os.PathLike) -> Dataset:
+    sets = messages_for(model, data).sets
+    return sets["validation"] if "validation" in sets else concatenate_datasets(list(sets.values()))
