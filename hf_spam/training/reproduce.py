@@ -64,7 +64,7 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
                 result = _run(recipe, Path(output_dir, recipe.name))
             except OSError as error:
                 problem = str(error)
-                logger.warning("Not run: %s. %s", where, problem)
+                logger.info("Not run: %s. %s", where, problem)
         yield {
             "recipe": recipe.name,
             "row": PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None,

@@ -7,7 +7,7 @@ import torch
 from book_oracle import GPTModel, fine_tune, make_loaders
 from runs import first_messages
 
-from hf_spam import RECIPES, SpamGPTConfig, SpamGPTForSequenceClassification, finetune
+from hf_spam import RECIPES, SpamGPTConfig, SpamGPTModel, finetune
 from hf_spam.data.tokenization import encode, train_tokenizer
 from hf_spam.training.recipes import PUBLISHED, get_recipe
 
@@ -55,7 +55,7 @@ def tokenizer(data, tmp_path_factory):
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), tokenizer.pad_token_id)
     shape = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 1024}
     torch.manual_seed(7)
-    SpamGPTForSequenceClassification(SpamGPTConfig(**shape, **ids)).gpt.save_pretrained(folder)
+    SpamGPTModel(SpamGPTConfig(**shape, **ids)).save_pretrained(folder)
     return folder
 
 
@@ -97,27 +97,22 @@ def test_a_claim_is_not_carried_to_other_settings():
 def test_every_recipe_trains(name, data, tokenizer):
     """Two steps of each, at a small size; what is to be trained moves, and the network reads as the recipe says."""
     given = {"n_embd": 16, "n_layer": 3, "n_head": 2} if name == "random-weights" else {"base": tokenizer}
-    settings = {"tokenizer": tokenizer, "max_steps": 2, "eval_freq": 1, "eval_iter": 1, "learning_rate": 1e-2}
-    recipe, (before, after) = (
-        get_recipe(name),
-        (finetune(name, data=data, **given, **{**settings, "max_steps": steps}) for steps in (1, 2)),
-    )
-    assert after.history.steps == [0, 1] and after.history.examples_seen == 2 * (
-        recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
-    )
-    config = after.model.config
+    settings = {"tokenizer": tokenizer, "max_steps": 2, "eval_freq": 1, "eval_iter": 1}
+    recipe = get_recipe(name)
+    run = finetune(name, data=data, **given, **settings)
+    messages = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
+    assert run.history.steps == [0, 1] and run.history.examples_seen == 2 * messages
+    config, longest = run.model.config, recipe.padded_length == "longest"
     assert (config.pooling, config.causal, config.n_layer) == (recipe.pooling, recipe.causal, 3)
-    assert (
-        (config.padded_length or 0) > 100
-        if recipe.padded_length == "longest"
-        else recipe.padded_length == config.padded_length
-    )
-    old, new = before.model.state_dict(), after.model.state_dict()
-    moved = {key for key in new if not torch.equal(old[key], new[key])}
-    assert {"out_head.weight", "out_head.bias"} <= moved
-    assert ("gpt.trf_blocks.1.ff.layers.0.weight" in moved) == (
-        recipe.trainable in ("all", "last_two_blocks") or recipe.lora_r is not None
-    )
+    assert config.padded_length > 100 if longest else config.padded_length == recipe.padded_length
+    if name != "random-weights":
+        old, new = SpamGPTModel.from_pretrained(tokenizer).state_dict(), run.model.gpt.state_dict()
+        moved = [
+            not torch.equal(old[f"trf_blocks.{i}.ff.layers.0.weight"], new[f"trf_blocks.{i}.ff.layers.0.weight"])
+            for i in range(3)
+        ]
+        trained = {"head": 0, "last_block": 1, "last_two_blocks": 2, "all": 3}[recipe.trainable]
+        assert moved == [recipe.lora_r is not None or i >= 3 - trained for i in range(3)]
 
 
 def test_the_pads_index_is_no_label(data, tokenizer):
