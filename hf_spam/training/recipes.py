@@ -76,7 +76,7 @@ class Recipe:
     trainable: Literal["all", "last_two_blocks", "last_block", "head"] = "last_block"
     """What is trained; blocks include the final norm and the head."""
     lora_r: int | None = None
-    """Rank of the adapters (LoRA) that are trained on every linear layer, and then merged into it; with "head" alone.
+    """Rank of adapters (LoRA) that are trained on every linear layer beside the head, and merged in what is saved.
     None: no adapters."""
     lora_alpha: int = 16
     """What adapters add to a layer is multiplied by lora_alpha / lora_r."""

@@ -35,8 +35,8 @@ Row = dict[str, Any]
 def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **settings: Any) -> Iterator[Row]:
     """Runs experiments one after the other, each in a folder of its recipe's name, and says what came of each.
 
-    One that is finished is not run again, and one that was killed goes on from its last checkpoint. What cannot be
-    reached, such as GPT-2's weights, is named, and the others are run.
+    One that is finished is not run again, and one that was killed goes on from its last checkpoint. One that cannot be
+    run, for want of GPT-2's weights, say, is named with the reason, and the others are run.
 
     Args:
         rows: numbers of the published table, or names of recipes. None: all of the table.
@@ -50,7 +50,7 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
         experiment: where a setting, the size of the network or the test messages are others.
 
     Raises:
-        ValueError: an experiment that there is none of, or as `finetune` does.
+        ValueError: an experiment or a setting that there is none of, or a result of other settings in `output_dir`.
         RunInterrupted: Ctrl-C or SIGTERM.
     """
     recipes = [get_recipe(name, **settings) for name in map(_name, rows or PUBLISHED)]
@@ -62,7 +62,7 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
             logger.info("Running %s ...", where)
             try:
                 result = _run(recipe, Path(output_dir, recipe.name))
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 problem = str(error)
                 logger.info("Not run: %s. %s", where, problem)
         yield {
