@@ -15,8 +15,9 @@ from .hub.settings import PushSettings
 from .interruption import Interrupted, stopping_at_signals
 from .options import options_of
 from .printable import printable
-from .training.recipes import RECIPES, Recipe
+from .training.recipes import PUBLISHED_IN, RECIPES, Recipe
 
+SPLITS = ("train", "validation", "test")
 ROWS_SHOWN = 20  # of a table of errors
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
@@ -29,17 +30,33 @@ def cli() -> None:
 
 
 @cli.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(list(RECIPES)))
 @as_json
-def recipes(as_json: bool) -> None:
-    """List the recipes with all their settings."""
+def recipes(names: tuple[str, ...], as_json: bool) -> None:
+    """List the recipes, or show all settings of those that are named, beside the book's."""
     if as_json:
-        click.echo(json.dumps([asdict(recipe) for recipe in RECIPES.values()], indent=2))
+        chosen = [RECIPES[name] for name in names or RECIPES]
+        published = (recipe.published and asdict(recipe.published) for recipe in chosen)
+        pairs = zip(chosen, published, strict=True)
+        click.echo(json.dumps([{**asdict(recipe), "published": numbers} for recipe, numbers in pairs], indent=2))
         return
-    table = _table("", *RECIPES)
+    if not names:
+        table = _table("recipe", "row", "what it is", "published")
+        for recipe in RECIPES.values():
+            published = asdict(recipe.published) if recipe.published else {"row": "-"}
+            table.add_row(recipe.name, str(published["row"]), recipe.summary, _accuracies(published))
+        _print(table)
+        _print(f"Accuracies on train, validation and test in percent. {PUBLISHED_IN}")
+        return
+    others = [name for name in names if name != "book"]
+    table = _table("", "book", *others)
     for field in fields(Recipe):
-        if field.name != "name":
-            table.add_row(field.name, *(_plain(getattr(recipe, field.name)) for recipe in RECIPES.values()))
+        book, *values = (_plain(getattr(RECIPES[name], field.name)) for name in ("book", *others))
+        if field.name not in ("name", "summary"):
+            table.add_row(field.name, book, *("·" if value == book else value for value in values))
     _print(table)
+    if others:
+        _print("·  as in the book")
 
 
 @cli.command()
@@ -140,6 +157,49 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
     _print(table)
     seconds = max(run["seconds"] for run in results["runs"])
     _print(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
+
+
+@cli.command()
+@click.option("--rows", default="", help="Numbers of the table or recipes, separated by commas.  [default: all 19]")
+@click.option("--output-dir", type=click.Path(), default="runs/reproduce", show_default=True, help="Where they go.")
+@as_json
+@click.pass_context
+@options_of(Recipe)
+def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **settings: Any) -> None:
+    """Run the book's additional experiments and show what comes out beside what was published.
+
+    Each has a recipe and a folder. What was killed goes on when the same command is given again, and what is finished
+    is not run again. Every setting has a flag; with another than the experiment's nothing is shown as published.
+    """
+    given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    from .training.reproduce import reproduce
+
+    _quiet_libraries()
+    _show_log()
+    found = list(reproduce([row.strip() for row in rows.split(",") if row.strip()], output_dir=output_dir, **given))
+    if not _is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        table = _table("experiment", "published", "obtained", "95 %", "in it")
+        for row in found:
+            within = row["published"] and row["interval"] and row["published"]["test"]
+            table.add_row(
+                f"{row['row'] or '-':>2} {row['recipe']}",
+                _accuracies(row["published"]),
+                "not run" if row["problem"] else _accuracies(row["obtained"]),
+                "-".join(f"{bound:.1f}" for bound in row["interval"] or ()),
+                "" if not within else "yes" if row["interval"][0] <= within <= row["interval"][1] else "no",
+            )
+        _print(table)
+        _print(
+            "Accuracies on train, validation and test in percent. 95 %: what the number of test messages allows, by "
+            "Wilson's interval, around what was obtained on them; in it: whether the published figure is. "
+            f"{PUBLISHED_IN}"
+        )
+    if all(row["problem"] for row in found):
+        raise ValueError("None of the experiments could be run.")
 
 
 @cli.command()
@@ -446,6 +506,12 @@ def _show_log() -> None:
 def _shown(text: str) -> str:
     """A message as a terminal may show it: not too long, and without control characters, which could drive it."""
     return printable(text if len(text) <= 200 else text[:200] + "…")
+
+
+def _accuracies(of: dict[str, float | None] | None) -> str:
+    """Those of train, validation and test, in percent."""
+    values = [(of or {}).get(split) for split in SPLITS]
+    return " ".join("-" if value is None else f"{value:.2f}" for value in values)
 
 
 def _plain(value: Any) -> str:

@@ -122,6 +122,12 @@ def loader_accuracy(model, loader, batches=None):
     return correct / seen
 
 
+def unfreeze_last_block(model):
+    for module in (model.trf_blocks[-1], model.final_norm):
+        for parameter in module.parameters():
+            parameter.requires_grad = True
+
+
 def fine_tune(
     model,
     loaders,
@@ -134,20 +140,20 @@ def fine_tune(
     eval_iter=5,
     accumulation=1,
     clip=None,
+    unfreeze=None,
 ):
     """Replaces the head, freezes all but the last block, the final norm and the head, and trains.
 
-    Returns the measurements by the names of `history.json`. `accumulation` and `clip` are the only things here that
-    the article does not have; their defaults leave it as it is.
+    Returns the measurements by the names of `history.json`. `accumulation`, `clip` and `unfreeze`, which is given the
+    model with all but its head frozen, are the only things here that the article does not have; their defaults leave
+    it as it is.
     """
     train, validation, _ = loaders
     for parameter in model.parameters():
         parameter.requires_grad = False
     torch.manual_seed(seed)
     model.out_head = nn.Linear(model.tok_emb.weight.shape[1], 2)
-    for module in (model.trf_blocks[-1], model.final_norm):
-        for parameter in module.parameters():
-            parameter.requires_grad = True
+    (unfreeze or unfreeze_last_block)(model)
 
     torch.manual_seed(seed)
     initial = {f"{name}_acc": loader_accuracy(model, loader, 10) for name, loader in _named(loaders)}

@@ -115,7 +115,25 @@ def test_recipes():
     listed = json.loads(hf_spam("recipes", "--json").stdout)
     assert {recipe["name"] for recipe in listed} == set(RECIPES)
     assert listed[0]["learning_rate"] == 5e-5 and listed[0]["padded_length"] == "longest"
-    assert "learning_rate" in hf_spam("recipes").stdout
+    published = {recipe["name"]: recipe["published"] for recipe in listed}
+    assert published["xl"] == {"row": 8, "train": 99.81, "validation": None, "test": 98.33}
+    assert published["pocket"] is None
+    lines = hf_spam("recipes").stdout.splitlines()
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in RECIPES)
+    assert any("2  " in line and "first-token" in line and "78.46 80.54 75.00" in line for line in lines)
+    assert any("shuffle the messages once more" in line for line in lines)
+
+
+def test_recipes_side_by_side():
+    """The book's settings first; of another recipe only what differs is spelled out."""
+    lines = [line.split() for line in hf_spam("recipes", "accumulation", "book", "head-only").stdout.splitlines()]
+    assert ["book", "accumulation", "head-only"] in lines
+    assert ["trainable", "last_block", "·", "head"] in lines and ["padded_length", "longest", "none", "·"] in lines
+    assert ["learning_rate", "5e-05", "·", "·"] in lines
+    settings = {line[0] for line in lines if len(line) == 4}
+    assert settings >= set(RECIPES["book"].__dataclass_fields__) - {"name", "summary", "base"}
+    listed = json.loads(hf_spam("recipes", "lora", "--json").stdout)
+    assert [recipe["name"] for recipe in listed] == ["lora"] and listed[0]["lora_r"] == 16
 
 
 def test_import_weights_and_train_on_them(tmp_path, gpt2_tokenizer_dir):

@@ -73,7 +73,6 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         eval_results=results or None,
     )
     compared = [name for name in run.metrics if name in run.baseline]
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in run.model.parameters()]
     card = ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
@@ -87,8 +86,8 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         verdicts=[f"On {name}, {ahead(run.metrics[name]['f1'], run.baseline[name]['f1'])}." for name in compared],
         data=DATA.get(recipe.data, f"`{public(recipe.data)}`"),
         base="random" if recipe.base == "random" else f"`{public(recipe.base)}`",
-        parameters=f"{sum(size for size, _ in sizes):,}",
-        trained=f"{sum(size for size, trained in sizes if trained):,}",
+        parameters=f"{run.model.num_parameters():,}",
+        trained=f"{run.trained:,}",
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
         calibration=run.calibration.in_words("of the validation split") if run.calibration else [],

@@ -30,7 +30,8 @@ from torch.optim.swa_utils import AveragedModel
 from ..data.collation import EncodedMessages
 from ..files import MANIFEST, read_manifest
 from .history import History
-from .recipes import Recipe
+from .lora import has_adapters
+from .recipes import SOURCES, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ class TrainingState:
 
     `order` is the generator of all orders and `epoch_order` its state at the start of the epoch, from which the order
     of the epoch's batches can be drawn again; the global generator, which dropout draws from, is torch's own.
-    `raw_weights` are those that are trained, while the averaged ones stand in their place.
+    `raw_weights` are those that are trained, while the averaged ones stand in their place. Of a model with adapters a
+    checkpoint has the merged weights, from which the others could not be told again, and the state those.
     """
 
     model: torch.nn.Module
@@ -119,8 +121,9 @@ class TrainingState:
         names, moments = self._trained(), self.optimizer.state_dict()["state"]
         tensors = {f"{key} of {names[i]}": value for i, values in moments.items() for key, value in values.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "optimizer.safetensors")
-        if self.raw_weights is not None:
-            save_file(self.raw_weights, folder / "weights.safetensors")
+        raw = self.model.state_dict() if has_adapters(self.model) else self.raw_weights
+        if raw is not None:
+            save_file(raw, folder / "weights.safetensors")
         state = {
             "progress": asdict(self.progress),
             "scheduled": self.scheduler.last_epoch,
@@ -151,8 +154,10 @@ class TrainingState:
             if self.average is not None:
                 self.average.module.load_state_dict(kept)
                 self.average.n_averaged.fill_(saved["averaged"] or 0)
-            if saved["averaged"] is not None:
+            if (folder / "weights.safetensors").exists():
                 kept = load_file(folder / "weights.safetensors")
+            if has_adapters(self.model) != any(".lora_" in name for name in kept):
+                raise ValueError("one of the two has adapters (lora_r), the other has none")
             self.model.load_state_dict(kept)
             self._load_optimizer(load_file(folder / "optimizer.safetensors"), saved["scheduled"])
             if self.scaler is not None and saved["scaler"] is not None:
@@ -206,8 +211,7 @@ def identity(
         for row in zip(messages["text"][:], messages["label"][:], encoded[split].input_ids, strict=True):
             digest.update(f"{row}\n".encode("utf-8", "surrogatepass"))
         digests[split] = digest.hexdigest()
-    elsewhere = ("name", "summary", "data", "base", "tokenizer")
-    settings = {name: value for name, value in asdict(recipe).items() if name not in elsewhere}
+    settings = {name: value for name, value in asdict(recipe).items() if name not in ("name", "summary", *SOURCES)}
     return {"recipe": settings, "data": digests, "num_processes": num_processes}
 
 

@@ -37,6 +37,7 @@ from .batches import Batches
 from .calibration import Calibration, check_validation, uncalibrate
 from .checkpoints import STATE, Checkpoints, Progress, TrainingState, differences, identity
 from .history import History
+from .lora import merged
 from .measuring import DIVERGED, SPLITS, Measuring
 from .output import TRACKERS, Saving, check_output_dir, save_run
 from .recipes import Recipe, get_recipe
@@ -62,6 +63,8 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     history: History
     metrics: dict[str, dict[str, float | None]]
+    trained: int
+    """How many parameters were trained, those of adapters included, which are merged into others at the end."""
     baseline: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """The metrics of a linear model of the same messages, for the card; of runs that are saved only."""
     calibration: Calibration | None = None
@@ -206,12 +209,9 @@ def _train(
 ) -> tuple[Run, Progress]:
     batches = Batches(accelerator, recipe, model, tokenizer, data)
     total_steps = recipe.max_steps or batches.steps_per_epoch * recipe.num_train_epochs
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    trained_parameters = sum(parameter.numel() for parameter in trained)
     average = None
     if recipe.weight_average:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.weight_average))
@@ -265,7 +265,7 @@ def _train(
             prepared.train()
             with accelerator.accumulate(prepared):
                 labels = batch.pop("labels")
-                loss = cross_entropy(prepared(**batch).logits.float(), labels)
+                loss = cross_entropy(prepared(**batch).logits.float(), labels, ignore_index=recipe.ignore_index)
                 if not loss.isfinite() and accelerator.scaler is None:  # with fp16 such a step is left out
                     where = f"in epoch {epoch}, batch {progress.batch + 1}, after step {progress.step}"
                     raise ValueError(f"The loss is {loss.item()} {where}. {DIVERGED}")
@@ -302,7 +302,9 @@ def _train(
                 with state.kept_weights():
                     metrics, loss, calibration = measure.whole(["validation"])
                     progress.compare(loss)
-                    checkpoint = Run(recipe, model, tokenizer, history, metrics, calibration=calibration)
+                    checkpoint = Run(
+                        recipe, model, tokenizer, history, metrics, trained_parameters, calibration=calibration
+                    )
                     saving.save(accelerator, state, checkpoint, this_run)
                     uncalibrate(model.config)  # training goes on as it would have without a checkpoint
             if signal:
@@ -327,7 +329,9 @@ def _train(
     accelerator.log(final, step=progress.step)
     for name in ("forward", "_original_forward"):
         model.__dict__.pop(name, None)  # Accelerate's autocast, put on the instance: the class's own is back
-    return Run(recipe, model.eval(), tokenizer, history, metrics, calibration=calibration), progress
+    model = merged(model).eval()
+    run = Run(recipe, model, tokenizer, history, metrics, trained_parameters, calibration=calibration)
+    return run, progress
 
 
 def _signal(accelerator: Accelerator, interruption: Interruption) -> int:

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ..hub.uploader import LOG, Uploader
 from ..provenance import public, versions
 from .checkpoints import STATE, Checkpoints, TrainingState
 from .history import History
+from .lora import merged
 
 if TYPE_CHECKING:
     from .loop import Run
@@ -141,6 +142,7 @@ def save_run(run: "Run", output_dir: Path) -> None:
 
 def write_model(run: "Run", folder: Path) -> None:
     """Writes what anyone needs to use the model, and to know what it is, into a folder."""
+    run = replace(run, model=merged(run.model))
     run.model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
     recipe = {name: public(value) for name, value in asdict(run.recipe).items()}

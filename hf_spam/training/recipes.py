@@ -5,8 +5,28 @@ import os
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
+PUBLISHED_IN = (
+    "Published: Raschka, LLMs-from-scratch, ch06/02_bonus_additional-experiments. Those scripts shuffle the messages "
+    "once more than the book does: their test split is another part of the same messages."
+)
+# Where the same messages, weights and tokenizer are read from may differ from machine to machine.
+SOURCES = ("data", "base", "tokenizer")
 # Beyond these, building a network or learning a tokenizer would take all the memory there is before it failed.
 MOST = {"n_layer": 1000, "n_embd": 100_000, "n_positions": 1_000_000, "vocab_size": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published for one of the book's additional experiments, accuracies in percent. None: nothing was.
+
+    Where, and on what, stands in `PUBLISHED_IN`.
+    """
+
+    row: int
+    """Number of the experiment in that table."""
+    train: float | None
+    validation: float | None
+    test: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +63,8 @@ class Recipe:
     """Positions, for base "random"."""
     qkv_bias: bool = True
     """Bias in the query, key and value projections, for base "random"."""
+    initialization: Literal["gpt2", "pytorch"] = "gpt2"
+    """How weights are drawn, for base "random": as GPT-2's were, or as PyTorch's layers draw theirs (the book's)."""
 
     pooling: Literal["last", "last_token", "first", "mean"] = "last"
     """Position that is classified: the last, pads included; the last real token; the first; or the mean of all."""
@@ -53,6 +75,11 @@ class Recipe:
 
     trainable: Literal["all", "last_two_blocks", "last_block", "head"] = "last_block"
     """What is trained; blocks include the final norm and the head."""
+    lora_r: int | None = None
+    """Rank of adapters (LoRA) that are trained on every linear layer beside the head, and merged in what is saved.
+    None: no adapters."""
+    lora_alpha: int = 16
+    """What adapters add to a layer is multiplied by lora_alpha / lora_r."""
     dropout: float = 0.0
     """Dropout after the embeddings and on what each block adds."""
     attention_dropout: float = 0.0
@@ -87,6 +114,8 @@ class Recipe:
     """Steps over which the learning rate rises from 0; below 1, the part of all steps."""
     max_grad_norm: float | None = None
     """Norm to which gradients are clipped. None: no clipping."""
+    ignore_index: int = -100
+    """Label that the loss leaves out; none of the classes may be it."""
     weight_average: float = 0.0
     """Decay of a running average of the weights, taken at every step, that is kept in their place. 0: none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -113,7 +142,7 @@ class Recipe:
 
         for field in (
             *("n_layer", "n_embd", "n_head", "n_positions", "num_train_epochs", "per_device_train_batch_size"),
-            *("gradient_accumulation_steps", "eval_freq", "eval_iter"),
+            *("gradient_accumulation_steps", "eval_freq", "eval_iter", "lora_alpha"),
         ):
             check(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
         for field in (
@@ -132,6 +161,10 @@ class Recipe:
                 check(value in known, f"{field.name} must be one of {', '.join(known)}, got {value!r}")
         tokens = self.train_batch_tokens
         check(tokens is None or tokens >= 1, f"train_batch_tokens must be at least 1, got {tokens}")
+        if self.lora_r is not None:
+            check(self.lora_r >= 1, f"lora_r must be at least 1, or none, got {self.lora_r}")
+            check(self.trainable == "head", f"with lora_r, trainable must be head, got {self.trainable}")
+            check(not self.weight_average, "with lora_r there is no weight_average")
         check(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
         for field, most in MOST.items():
             check((getattr(self, field) or 0) <= most, f"{field} must be at most {most}, got {getattr(self, field)}")
@@ -154,13 +187,78 @@ class Recipe:
         elif self.base == "random":
             check(self.tokenizer is not None, "base random needs a tokenizer, or a vocab_size to learn one")
 
+    @property
+    def published(self) -> Published | None:
+        """What was published for these settings, wherever their sources are. None: nothing, or a setting is another."""
+        named = RECIPES.get(self.name)
+        settings = [field.name for field in fields(self) if field.name not in SOURCES]
+        same = named is not None and all(getattr(self, name) == getattr(named, name) for name in settings)
+        fresh = named is not None and (self.base == "random") == (named.base == "random")
+        return PUBLISHED.get(self.name) if same and fresh else None
+
 
 _BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, its numbers to the digit")
+_MEDIUM = {"base": "openai-community/gpt2-medium", "n_layer": 24, "n_embd": 1024, "n_head": 16}
+_LARGE = {"base": "openai-community/gpt2-large", "n_layer": 36, "n_embd": 1280, "n_head": 20}
+_XL = {"base": "openai-community/gpt2-xl", "n_layer": 48, "n_embd": 1600, "n_head": 25}
+# The book's LoRA multiplies the product of rank 16 by 16, which here, and for PEFT, is lora_alpha / lora_r.
+_LORA = {"trainable": "head", "lora_r": 16, "lora_alpha": 256}
+
+
+def _experiment(
+    row: int, published: tuple[float, float | None, float], name: str, summary: str, **settings: Any
+) -> tuple[Recipe, Published]:
+    return replace(_BOOK, name=name, summary=summary, **settings), Published(row, *published)
+
+
+_EXPERIMENTS = (
+    (_BOOK, Published(1, 96.63, 99.33, 95.00)),
+    _experiment(2, (78.46, 80.54, 75.00), "first-token", "the first token classified", pooling="first"),
+    _experiment(3, (78.65, 79.87, 72.00), "head-only", "the head alone trained", trainable="head"),
+    _experiment(
+        4, (98.85, 98.66, 98.33), "last-two-blocks", "the last two blocks trained", trainable="last_two_blocks"
+    ),
+    _experiment(5, (99.62, 96.64, 96.67), "all-layers", "everything trained", trainable="all"),
+    _experiment(6, (87.50, 91.28, 84.67), "medium", "GPT-2 355M, last block trained", **_MEDIUM),
+    _experiment(7, (99.52, 98.66, 96.67), "large", "GPT-2 774M, last block trained", **_LARGE),
+    _experiment(8, (99.81, None, 98.33), "xl", "GPT-2 1.6B, last block trained", **_XL),
+    _experiment(9, (100.00, 98.66, 98.67), "xl-all-layers", "GPT-2 1.6B, everything trained", **_XL, trainable="all"),
+    _experiment(
+        *(10, (100.00, 96.64, 93.67), "random-weights", "a GPT-2 124M from random weights, everything trained"),
+        base="random",
+        tokenizer="openai-community/gpt2",
+        initialization="pytorch",
+        trainable="all",
+    ),
+    _experiment(11, (100.00, 97.32, 96.67), "lora", "adapters on every linear layer, and the head, trained", **_LORA),
+    _experiment(12, (100.00, 98.66, 98.33), "xl-lora", "GPT-2 1.6B, adapters and the head trained", **_XL, **_LORA),
+    _experiment(13, (83.08, 87.92, 78.33), "full-context", "messages padded to all positions", padded_length=1024),
+    _experiment(
+        *(14, (100.00, 98.66, 98.00), "no-padding", "messages one by one, not padded"),
+        padded_length=None,
+        per_device_train_batch_size=1,
+    ),
+    _experiment(
+        *(15, (99.33, 98.66, 98.33), "accumulation", "messages one by one, not padded, eight to a step"),
+        padded_length=None,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=8,
+    ),
+    _experiment(
+        16, (99.42, 98.66, 98.33), "last-real-token", "the last token before the pads classified", pooling="last_token"
+    ),
+    _experiment(17, (99.23, 98.66, 95.33), "no-causal-mask", "every position sees all others", causal=False),
+    _experiment(
+        18, (96.63, 99.33, 95.00), "ignore-index", "the pads' id ignored as a label, which none is", ignore_index=50256
+    ),
+    _experiment(19, (97.79, 99.33, 96.33), "mean-pooling", "the mean of all positions classified", pooling="mean"),
+)
+PUBLISHED: dict[str, Published] = {recipe.name: published for recipe, published in _EXPERIMENTS}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        _BOOK,
+        *(recipe for recipe, _ in _EXPERIMENTS),
         replace(
             _BOOK,
             name="pocket",

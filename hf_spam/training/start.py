@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..data.tokenization import encode, load_tokenizer, train_tokenizer
@@ -14,6 +15,7 @@ from ..modeling.import_weights import import_weights
 from ..modeling.loading import load_classifier, load_config, model_type, one_line
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .calibration import uncalibrate
+from .lora import add_adapters
 from .recipes import Recipe
 
 
@@ -66,15 +68,21 @@ def start_from(
         uncalibrate(config)  # what the base has was fitted to weights that these will not be
         config.pad_token_id = tokenizer.pad_token_id
         config.validate_architecture()
+        if 0 <= recipe.ignore_index < config.num_labels:
+            raise ValueError(f"ignore_index ({recipe.ignore_index}) is a class: nothing would be learned about it.")
         torch.manual_seed(recipe.seed)
         if base is None:
             try:
                 model = SpamGPTForSequenceClassification(config)
             except RuntimeError as error:
                 raise ValueError(f"The network cannot be built: {one_line(error)}") from error
+            if recipe.initialization == "pytorch":
+                _draw_as_pytorch(model, recipe.seed)
         else:
             model = load_classifier(base, fresh_head=True, config=config, dtype=torch.float32)
     _freeze(model, recipe.trainable)
+    if recipe.lora_r is not None:
+        add_adapters(model, recipe.lora_r, recipe.lora_alpha)
     return model, tokenizer
 
 
@@ -97,6 +105,18 @@ def _padded_length(
     if recipe.padded_length == "longest":
         return max([1, *map(len, encode(tokenizer, texts, config.n_positions))])
     return recipe.padded_length
+
+
+def _draw_as_pytorch(model: SpamGPTForSequenceClassification, seed: int) -> None:
+    """Draws all weights as PyTorch's layers do, the network's and then the head's from the same seed.
+
+    They are those of the book, which builds the network and then gives it another head.
+    """
+    for part in (model.gpt, model.out_head):
+        torch.manual_seed(seed)
+        for module in part.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | nn.LayerNorm):
+                module.reset_parameters()
 
 
 def _freeze(model: SpamGPTForSequenceClassification, trainable: str) -> None:

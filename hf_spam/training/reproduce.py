@@ -1,0 +1,146 @@
+"""The book's additional experiments once more: what comes out of them here, beside what was published."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ..data.messages import load_sms_spam
+from ..evaluation.intervals import wilson
+from ..files import write_file
+from ..interruption import RunInterrupted
+from ..provenance import public
+from .checkpoints import Checkpoints
+from .loop import finetune
+from .measuring import SPLITS
+from .recipes import PUBLISHED, Recipe, get_recipe
+
+logger = logging.getLogger(__name__)
+
+RESULT = "result.json"  # in the folder of an experiment once it is finished
+BOOK_TEST = (
+    "be3a08e1a72e62a89660063748f89ca13300a0a681f42f857e70e48af406ed94"  # the book's test messages, see `_digest`
+)
+
+Row = dict[str, Any]
+
+
+def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **settings: Any) -> Iterator[Row]:
+    """Runs experiments one after the other, each in a folder of its recipe's name, and says what came of each.
+
+    One that is finished is not run again, and one that was killed goes on from its last checkpoint. One that cannot be
+    run, for want of GPT-2's weights, say, is named with the reason, and the others are run.
+
+    Args:
+        rows: numbers of the published table, or names of recipes. None: all of the table.
+        output_dir: where the folders are.
+        settings: fields of all recipes that are to differ.
+
+    Yields:
+        Of each experiment its `recipe` and `row`; `published` and `obtained`, the accuracies of `train`, `validation`
+        and `test` in percent; `interval`, Wilson's at 95 % around the accuracy obtained on the test split; `seconds`
+        of training; and `problem`, why it was not run, or None. `published` is None where the run is not the
+        experiment: where a setting, the size of the network or the test messages are others.
+
+    Raises:
+        ValueError: an experiment or a setting that there is none of, or a result of other settings in `output_dir`.
+        RunInterrupted: Ctrl-C or SIGTERM.
+    """
+    recipes = [get_recipe(name, **settings) for name in map(_name, rows or PUBLISHED)]
+    earlier = {recipe.name: _earlier(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
+    for recipe in recipes:
+        where = f"{recipe.name}, row {PUBLISHED[recipe.name].row}" if recipe.name in PUBLISHED else recipe.name
+        result, problem = earlier[recipe.name], None
+        if result is None:
+            logger.info("Running %s ...", where)
+            try:
+                result = _run(recipe, Path(output_dir, recipe.name))
+            except (OSError, ValueError) as error:
+                problem = str(error)
+                logger.info("Not run: %s. %s", where, problem)
+        yield {
+            "recipe": recipe.name,
+            "row": PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None,
+            "published": _published(recipe, result),
+            **{name: (result or {}).get(name) for name in ("obtained", "interval", "seconds")},
+            "problem": problem,
+        }
+
+
+def _name(row: str) -> str:
+    """The recipe of a row that is named by its number, or by that very name."""
+    names = {str(published.row): name for name, published in PUBLISHED.items()}
+    if row.isdecimal() and row not in names:
+        raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
+    return names.get(row, row)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    return {name: public(value) for name, value in asdict(recipe).items()}
+
+
+def _earlier(recipe: Recipe, folder: Path) -> Row | None:
+    """The result of an experiment that is finished."""
+    if not (folder / RESULT).exists():
+        return None
+    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    others = [name for name, value in _settings(recipe).items() if result["recipe"].get(name) != value]
+    if others:
+        raise ValueError(f"{folder} has a result of another {', '.join(others)}: give another --output-dir.")
+    return result
+
+
+def _run(recipe: Recipe, folder: Path) -> Row:
+    """Runs an experiment, from its last checkpoint on, and writes its result."""
+    try:
+        run = finetune(
+            recipe,
+            output_dir=folder,
+            save_steps=recipe.eval_freq,
+            save_total_limit=1,
+            resume_from_checkpoint="auto",
+        )
+    except RunInterrupted as interruption:
+        number = interruption.number
+        raise RunInterrupted(f"interrupted in {recipe.name}; the same command goes on", number) from None
+    test = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed)["test"]
+    accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
+    interval = wilson(round(accuracies["test"] * len(test)), len(test))
+    result = {
+        "recipe": _settings(recipe),
+        "network": {name: getattr(run.model.config, name) for name in ("n_layer", "n_embd")},
+        "test_messages": _digest(test["text"][:], test["label"][:]),
+        "obtained": {split: round(100 * accuracy, 2) for split, accuracy in accuracies.items()},
+        "interval": [round(100 * bound, 2) for bound in interval],
+        "seconds": round(run.history.seconds, 1),
+    }
+    if PartialState().is_main_process:
+        write_file(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+        for step in Checkpoints(folder).steps():  # three times the size of the model each
+            shutil.rmtree(Checkpoints(folder).path(step))
+    return result
+
+
+def _published(recipe: Recipe, result: Row | None) -> dict[str, float | None] | None:
+    """The published accuracies, if the run is, or is to be, what they were measured on."""
+    published = recipe.published
+    if published is None:
+        return None
+    if result is not None:
+        same_network = all(getattr(recipe, name) == value for name, value in result["network"].items())
+        if not same_network or result["test_messages"] != BOOK_TEST:
+            return None
+    return {split: getattr(published, split) for split in SPLITS}
+
+
+def _digest(texts: Sequence[str], labels: Sequence[int]) -> str:
+    """The sha256 of messages, a line each: the label, 0 or 1, a tab and the text."""
+    lines = (f"{label}\t{text}" for label, text in zip(labels, texts, strict=True))
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
