@@ -19,6 +19,7 @@ from ..data.collation import EncodedMessages, PadRight, token_batches
 from ..data.tokenization import encode
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .frozen_prefix import AfterPrefix, collate_prefixed, compute_prefix, frozen_blocks
+from .language_model import WithLanguageModel
 from .recipes import Recipe
 
 Batch = dict[str, torch.Tensor]
@@ -29,7 +30,7 @@ class Batches:
 
     Attributes:
         rng: the generator of all orders.
-        network: what the batches are for: the model, or what follows its frozen blocks.
+        network: what the batches are for: the model, what follows its frozen blocks, or the model with a second task.
         encoded: the messages of each split as ids.
         evaluation: a loader for each split, of the training's batch size; the training messages are shuffled.
         whole: a loader for each split that goes through all of it, in an order of its own, and draws no number.
@@ -78,6 +79,8 @@ class Batches:
                 split: compute_prefix(accelerator, model, blocks, part, split, dtype) for split, part in parts.items()
             }
             train_part = parts["train"]
+        if recipe.language_model_weight:
+            self.network = WithLanguageModel(model)
         lengths = [config.padded_length or len(ids) for ids in self.encoded["train"].input_ids]
 
         def prepared(messages: Dataset, **settings: Any) -> DataLoader:

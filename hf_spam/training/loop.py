@@ -265,7 +265,10 @@ def _train(
             prepared.train()
             with accelerator.accumulate(prepared):
                 labels = batch.pop("labels")
-                loss = cross_entropy(prepared(**batch).logits.float(), labels, ignore_index=recipe.ignore_index)
+                outputs = prepared(**batch)
+                loss = cross_entropy(outputs.logits.float(), labels, ignore_index=recipe.ignore_index)
+                if recipe.language_model_weight:
+                    loss = loss + recipe.language_model_weight * outputs.loss
                 if not loss.isfinite() and accelerator.scaler is None:  # with fp16 such a step is left out
                     where = f"in epoch {epoch}, batch {progress.batch + 1}, after step {progress.step}"
                     raise ValueError(f"The loss is {loss.item()} {where}. {DIVERGED}")
