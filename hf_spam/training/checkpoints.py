@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.collation import EncodedMessages
+from ..data.messages import label_names
 from ..files import MANIFEST, read_manifest
 from .history import History
 from .recipes import Recipe
@@ -203,10 +204,11 @@ def identity(
     digests = {}
     for split, messages in data.items():
         digest = hashlib.sha256()
+        digest.update(f"{label_names(messages)}\n".encode("utf-8", "surrogatepass"))
         for row in zip(messages["text"][:], messages["label"][:], encoded[split].input_ids, strict=True):
             digest.update(f"{row}\n".encode("utf-8", "surrogatepass"))
         digests[split] = digest.hexdigest()
-    elsewhere = ("name", "summary", "data", "base", "tokenizer")
+    elsewhere = ("name", "summary", "data", "text_column", "label_column", "base", "tokenizer")
     settings = {name: value for name, value in asdict(recipe).items() if name not in elsewhere}
     return {"recipe": settings, "data": digests, "num_processes": num_processes}
 

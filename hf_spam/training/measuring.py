@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from ..evaluation.metrics import SPAM, SpamMetrics
+from ..evaluation.metrics import SpamMetrics
 from .batches import Batches, first
 
 # The splits by their names in the data and in the book's lists.
@@ -41,10 +41,10 @@ class Measuring:
             split: evaluate(self.accelerator, self.model, loaders[split]) for split in splits if split in loaders
         }
         metrics = {
-            split: SpamMetrics().compute(
+            split: SpamMetrics(self.batches.names).compute(
                 predictions=result.probabilities.argmax(-1),
                 references=result.labels,
-                scores=result.probabilities[:, SPAM].tolist(),
+                scores=result.probabilities.numpy(),
             )
             for split, result in results.items()
         }

@@ -26,6 +26,13 @@ class Recipe:
     """Messages: sample, uci, a local file (.tsv .csv .jsonl .parquet .zip), or a Hub dataset id."""
     protocol: Literal["book", "full"] = "book"
     """Reading and splits: the book's balanced ones, or every message with duplicates kept on one side."""
+    text_column: str | None = None
+    """Column of the texts. None: text, message, sms or v2."""
+    label_column: str | None = None
+    """Column of the labels, which are then classes under their own names, unless they say ham or spam. None: label,
+    category, class or v1, for ham and spam."""
+    undersample: bool = False
+    """Whether so many training messages of the commoner labels are left out that each has as many as the rarest."""
 
     base: str = "openai-community/gpt2"
     """Weights to start from: a Hub id, a local folder, or "random"."""
@@ -77,6 +84,12 @@ class Recipe:
     as many as fill it, pads included."""
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
     """Order of the messages: at random, or with messages of like length in a batch, which saves padding."""
+    balanced_sampling: bool = False
+    """Whether each label is drawn equally often. An epoch still has as many messages as there are to train on: those
+    of a rare label come several times, and not all of a common one."""
+    class_weights: Literal["balanced"] | None = None
+    """Weights of the labels in the training loss: "balanced" (the rarer a label, the more its messages count; 1 in the
+    mean over all messages), or None."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
@@ -125,7 +138,12 @@ class Recipe:
             if get_origin(field.type) is Literal:
                 value, known = getattr(self, field.name), get_args(field.type)
                 check(value in known, f"{field.name} must be one of {', '.join(known)}, got {value!r}")
+        weights = self.class_weights
+        check(weights in (None, "balanced"), f"class_weights must be balanced or none, got {weights!r}")
+        both = self.balanced_sampling and weights is not None
+        check(not both, "class_weights and balanced_sampling do the same twice: give one of them")
         tokens = self.train_batch_tokens
+        check(not (tokens and self.balanced_sampling), "balanced_sampling has no batches of train_batch_tokens")
         check(tokens is None or tokens >= 1, f"train_batch_tokens must be at least 1, got {tokens}")
         check(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
         for field, most in MOST.items():
