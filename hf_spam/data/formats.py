@@ -83,7 +83,9 @@ def parse(name: str, suffix: str, data: bytes, protocol: str, columns: Columns =
     header = columns != KNOWN_COLUMNS or _has_header(text, delimiter)
     messages = _messages(_delimited_rows(name, text, delimiter, header, columns))
     if messages.texts and protocol == "book" and suffix == ".tsv" and not header:
-        return _messages(_book_rows(name, text))
+        book = _messages(_book_rows(name, text))
+        book.places |= messages.places  # lines, which a person finds again, rather than rows
+        return book
     return messages
 
 

@@ -321,7 +321,8 @@ def _read(
     labels = {label: place for part in reversed(parts.values()) for label, place in part.places.items()}
     names = _label_names(name, labels, total, next(iter(parts.values())).names, columns, classes)
     ids = {label: names.index(label) if label in names else LABELS[label.lower()] for label in labels}
-    if len(found := set(ids.values())) == 1 and not one_label:
+    found = {ids[label] for part in parts.values() for label in part.labels}
+    if len(found) == 1 and not one_label:
         needed = "both labels" if names == LABEL_NAMES else "two labels or more"
         raise DataError(f"{name}: every message is {names[found.pop()]!r}; {needed} are needed")
     logger.info("%s: %d messages%s", name, total, "" if names == LABEL_NAMES else f", labelled {', '.join(names)}")

@@ -215,7 +215,7 @@ BAD_FILES = {
     "ClassLabel without label": (
         "a.parquet",
         parquet({"category": [-1], "sms": ["a"]}, CLASSES),
-        f", row 1: unknown label -1; {KNOWN}",
+        ", row 1: unknown label -1; known: Spam, Ham",
     ),
     "empty": ("a.csv", b"", ": there are no messages in it"),
     "empty json": ("a.jsonl", b"\n", ": there are no messages in it"),

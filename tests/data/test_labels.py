@@ -49,7 +49,7 @@ def write(path, rows) -> None:
 
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-names = st.text(characters, max_size=6).map(str.strip).filter(None)
+names = st.text(characters, max_size=6).map(str.strip).filter(bool)
 
 
 @quick
