@@ -29,6 +29,7 @@ def probabilities(predicted) -> np.ndarray:
     return table[np.asarray(predicted)]
 
 
+@settings(max_examples=40, deadline=None)
 @given(ROWS)
 def test_parity_with_scikit_learn(rows):
     """Means over the classes that occur; the fast bootstrap has the same of messages that are written out."""
