@@ -122,6 +122,8 @@ def test_a_classlabel_keeps_its_order_and_the_classes_that_do_not_occur(tmp_path
     """In a Parquet file, on the Hub and handed over; it needs no flag."""
     topics(60).to_parquet(tmp_path / "a.parquet")
     assert read_messages(tmp_path / "a.parquet").features == TOPICS
+    for protocol in ("book", "full"):
+        assert sum(map(len, load_sms_spam(tmp_path / "a.parquet", protocol=protocol).values())) == 60
     splits = DatasetDict(train=topics(60), validation=topics(9, 60), test=topics(9, 70))
     monkeypatch.setattr(messages, "load_dataset", lambda name: splits)
     loaded = load_sms_spam("owner/name")
