@@ -72,6 +72,7 @@ def test_every_label_and_each_of_its_messages_is_drawn_equally_often(grouped, si
             times = [of_message[i] for i in range(size) if labels[i] == label]
             assert max(times) - min(times) <= 1
     assert passes[0] != passes[1] != passes[2]
+    assert [labels[i] for i in passes[0]] != [labels[i] for i in passes[1]]  # the labels do not come in turn
     assert len({frozenset(i for i in order if labels[i] == 0) for order in passes}) == 3  # others are left out
     rng.set_state(state)
     assert list(sampler) == passes[0]
@@ -97,6 +98,8 @@ def test_balanced_batches_reach_the_training_and_not_the_evaluation(data, monkey
         run = finetune("pocket", data=data, **{**settings, "max_steps": 30})
         assert seen["training"] == {0: 60, 1: 60}
         assert run.history.examples_seen == 120 and run.history.epochs == 2
+    plain = finetune("pocket", data=data, **small(per_device_train_batch_size=4, max_steps=1))
+    assert run.history.initial == plain.history.initial
     plain = finetune("pocket", data=data, **small())
     weighted = finetune("pocket", data=data, **small(class_weights="balanced"))
     # Before the first step both are the same network, and its losses are not weighted.
