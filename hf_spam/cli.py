@@ -21,6 +21,10 @@ SPLITS = ("train", "validation", "test")
 ROWS_SHOWN = 20  # of a table of errors
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+text_column = click.option("--text-column", help="Where the texts are.  [default: text, message, sms or v2]")
+label_column = click.option(
+    "--label-column", help="Where the labels are, which may be any.  [default: label, category, class or v1]"
+)
 
 
 @click.group(context_settings=CONTEXT)
@@ -211,6 +215,8 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @click.option(
     "--train-data", help="What MODEL was trained on, for baseline and duplicates.  [default: known of its own]"
 )
+@click.option("--text-column", help="Where the texts are.  [default: as for the model's own data, or known names]")
+@click.option("--label-column", help="Where the labels are, which the model is to know.  [default: the same]")
 @click.option("--output-dir", type=click.Path(), help="Where report.html and report.json go.  [default: nowhere]")
 @as_json
 def evaluate(
@@ -220,6 +226,8 @@ def evaluate(
     seed: int | None,
     split: str | None,
     train_data: str | None,
+    text_column: str | None,
+    label_column: str | None,
     output_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -234,7 +242,16 @@ def evaluate(
 
     _quiet_libraries()
     classifier = SpamClassifier.from_pretrained(model)
-    evaluated = messages_for(model, data, protocol=protocol, seed=seed, train_data=train_data)
+    evaluated = messages_for(
+        model,
+        data,
+        protocol=protocol,
+        seed=seed,
+        train_data=train_data,
+        text_column=text_column,
+        label_column=label_column,
+        classes=list(classifier.model.config.id2label.values()),
+    )
     report = make_report(classifier, evaluated, split=split, model=model, data=data, progress=sys.stderr.isatty())
     if output_dir:
         write_report(report, output_dir)
@@ -244,7 +261,7 @@ def evaluate(
     for line in headline(report.values):
         _print(printable(line))
     for table in report_tables(report.values):
-        shown = _table(*table.columns)
+        shown = _table(*map(_shown, table.columns))
         for row in table.rows[:ROWS_SHOWN]:
             shown.add_row(*map(_shown, row))
         shown.title = table.title
@@ -276,7 +293,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
         return
     table = _table("label", "score", "text")
     for text, answer in zip(texts, answers, strict=True):
-        table.add_row(answer["label"], f"{answer['score']:.4f}", _shown(text))
+        table.add_row(_shown(answer["label"]), f"{answer['score']:.4f}", _shown(text))
     _print(table)
 
 
@@ -352,6 +369,8 @@ def data() -> None:
 @click.argument("repo_id", metavar="REPO")
 @click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed of the splits.")
+@text_column
+@label_column
 @click.option("--private", is_flag=True, help="Make the repository a private one, if it is created.")
 @click.option("--revision", help="Branch, created if there is none.  [default: main]")
 @as_json
@@ -360,6 +379,8 @@ def push_data(
     repo_id: str,
     protocol: Literal["book", "full"],
     seed: int,
+    text_column: str | None,
+    label_column: str | None,
     private: bool,
     revision: str | None,
     as_json: bool,
@@ -374,7 +395,16 @@ def push_data(
 
     _quiet_libraries()
     disable_progress_bars()
-    url = push_dataset(source, repo_id, protocol=protocol, seed=seed, private=private or None, revision=revision)
+    url = push_dataset(
+        source,
+        repo_id,
+        protocol=protocol,
+        seed=seed,
+        text_column=text_column,
+        label_column=label_column,
+        private=private or None,
+        revision=revision,
+    )
     click.echo(json.dumps({"commit_url": url}) if as_json else f"The splits and their card are at {url}")
 
 
@@ -398,8 +428,19 @@ def import_weights(source: str, output_dir: str, n_head: int | None, revision: s
 @click.option("--onnx", is_flag=True, required=True, help="As an ONNX graph, for ONNX Runtime.")
 @click.option("--int8", is_flag=True, help="With 8-bit weights: faster, and half the size or less.")
 @click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source as for evaluate.")
+@text_column
+@label_column
 @as_json
-def export(model: str, output_dir: str, onnx: bool, int8: bool, data: str, as_json: bool) -> None:
+def export(
+    model: str,
+    output_dir: str,
+    onnx: bool,
+    int8: bool,
+    data: str,
+    text_column: str | None,
+    label_column: str | None,
+    as_json: bool,
+) -> None:
     """Export MODEL (a folder or Hub id) to the new folder OUT, which the other commands take for a model too.
 
     Model and export classify the messages of --data. Where more than one label in a thousand differs, nothing is
@@ -408,7 +449,15 @@ def export(model: str, output_dir: str, onnx: bool, int8: bool, data: str, as_js
     from .inference.export import export_onnx
 
     _quiet_libraries()
-    report = export_onnx(model, output_dir, int8=int8, data=data, progress=sys.stderr.isatty())
+    report = export_onnx(
+        model,
+        output_dir,
+        int8=int8,
+        data=data,
+        text_column=text_column,
+        label_column=label_column,
+        progress=sys.stderr.isatty(),
+    )
     if as_json:
         click.echo(json.dumps(report))
         return

@@ -10,6 +10,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -27,14 +28,37 @@ SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".zip")
 UCI_MEMBER = "SMSSpamCollection"  # the UCI collection's file, in its zip and out of it
 
 Row = tuple[str, Any, Any]  # where it stands, label and text as they stand there
-Message = tuple[str, int]  # text, and 0 (not spam) or 1 (spam)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that are read. None: those that are known, `TEXT_COLUMNS` and `LABEL_COLUMNS`."""
+
+    text: str | None = None
+    label: str | None = None
+
+
+KNOWN_COLUMNS = Columns()
+
+
+@dataclass
+class Messages:
+    """Texts, and their labels as they stand in a file but for blanks around them."""
+
+    texts: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    """"" where there is none."""
+    places: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    """Where each label stands first, and the value there."""
+    names: list[str] | None = None
+    """Those of the label column's ClassLabel, if it is one."""
 
 
 class DataError(ValueError):
     """Data that cannot be used, in one line that names the file, the place in it and the offending value."""
 
 
-def parse(name: str, suffix: str, data: bytes, protocol: str) -> list[Message]:
+def parse(name: str, suffix: str, data: bytes, protocol: str, columns: Columns = KNOWN_COLUMNS) -> Messages:
     """The messages in the bytes of a file.
 
     Args:
@@ -42,27 +66,42 @@ def parse(name: str, suffix: str, data: bytes, protocol: str) -> list[Message]:
         suffix: its format, one of `SUFFIXES`.
         data: its bytes.
         protocol: "book" reads a header-less TSV with pandas' default quoting; under "full" quotes mean nothing in it.
+        columns: those that are read; of a CSV or TSV where one is named, the first line names all.
 
     Raises:
-        DataError: a line or row of it is not a labelled message, or the file is broken.
+        DataError: a line or row of it holds no text, there is no such column, or the file is broken.
     """
     if suffix == ".zip":
         member, data = unzip(name, data)
         name, suffix = f"{name}/{member}", suffix_of(member)
     if suffix == ".parquet":
-        return table_messages(*_parquet_table(name, data))
+        return table_messages(*_parquet_table(name, data), columns)
     text = _decode(name, suffix, data)
     if suffix in (".jsonl", ".json"):
-        return _messages(_json_rows(name, text))
-    messages = _messages(_delimited_rows(name, text, "," if suffix == ".csv" else "\t"))
-    if messages and protocol == "book" and suffix == ".tsv" and not _has_header(text, "\t"):
-        return _messages(_book_rows(name, text))
+        return _messages(_json_rows(name, text, columns))
+    delimiter = "," if suffix == ".csv" else "\t"
+    header = columns != KNOWN_COLUMNS or _has_header(text, delimiter)
+    messages = _messages(_delimited_rows(name, text, delimiter, header, columns))
+    if messages.texts and protocol == "book" and suffix == ".tsv" and not header:
+        book = _messages(_book_rows(name, text))
+        book.places |= messages.places  # lines, which a person finds again, rather than rows
+        return book
     return messages
 
 
-def table_messages(name: str, table: pa.Table, features: Features | None) -> list[Message]:
+def table_messages(name: str, table: pa.Table, features: Features | None, columns: Columns = KNOWN_COLUMNS) -> Messages:
     """The messages in a table; its label column's ClassLabel in `features`, if any, says what the integers mean."""
-    return _messages(_table_rows(name, table, features))
+    label_column, text_column = _find_columns(name, table.column_names, columns)
+    # By position: a Parquet file may hold a column name twice.
+    labels, texts = (table[table.column_names.index(column)].to_pylist() for column in (label_column, text_column))
+    feature = (features or {}).get(label_column)
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    named = dict(enumerate(names or []))
+    rows = zip(labels, texts, strict=True)
+    return _messages(
+        ((f"{name}, row {number}", named.get(label, label), text) for number, (label, text) in enumerate(rows, 1)),
+        names,
+    )
 
 
 def suffix_of(name: str) -> str:
@@ -106,23 +145,22 @@ def _has_header(text: str, delimiter: str) -> bool:
     return cells[0] not in LABELS and any(cell in TEXT_COLUMNS + LABEL_COLUMNS for cell in cells)
 
 
-def _delimited_rows(name: str, text: str, delimiter: str) -> Iterator[Row]:
+def _delimited_rows(name: str, text: str, delimiter: str, header: bool, columns: Columns) -> Iterator[Row]:
     """Rows of a CSV or TSV. A header-less TSV is the UCI's: one message a line, quotes mean nothing."""
-    header = _has_header(text, delimiter)
     quoting = csv.QUOTE_MINIMAL if header or delimiter == "," else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    columns, label_at, text_at, line = ["label", "text"], 0, 1, 1
+    names, label_at, text_at, line = ["label", "text"], 0, 1, 1
     try:
         if header:
-            columns = next(reader)
-            label_at, text_at = map(columns.index, _find_columns(f"{name}, line 1", columns))
+            names = next(reader, [])
+            label_at, text_at = map(names.index, _find_columns(f"{name}, line 1", names, columns))
             line = reader.line_num + 1
         # Kaggle's copy cut some texts at their commas, the pieces went into columns without a name: put them together.
-        cut = not any(column.strip() for column in columns[text_at + 1 :])
+        cut = not any(column.strip() for column in names[text_at + 1 :])
         for cells in reader:
-            if len(cells) != len(columns):
+            if len(cells) != len(names):
                 value = short(delimiter.join(cells))
-                raise DataError(f"{name}, line {line}: {len(columns)} fields expected, {len(cells)} found: {value}")
+                raise DataError(f"{name}, line {line}: {len(names)} fields expected, {len(cells)} found: {value}")
             pieces = cells[text_at:] if cut else [cells[text_at]]
             while len(pieces) > 1 and not pieces[-1]:
                 pieces.pop()
@@ -144,7 +182,7 @@ def _book_rows(name: str, text: str) -> Iterator[Row]:
     return ((f"{name}, row {number}", label, text) for number, (label, text) in enumerate(table.to_numpy(), 1))
 
 
-def _json_rows(name: str, text: str) -> Iterator[Row]:
+def _json_rows(name: str, text: str, columns: Columns) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n") if text else [], 1):
         where = f"{name}, line {number}"
         try:
@@ -153,7 +191,7 @@ def _json_rows(name: str, text: str) -> Iterator[Row]:
             raise DataError(f"{where}: broken JSON: {short(line)}") from None
         if not isinstance(values, dict):
             raise DataError(f"{where}: not a JSON object: {short(line)}")
-        label_column, text_column = _find_columns(where, values)
+        label_column, text_column = _find_columns(where, values, columns)
         yield where, values[label_column], values[text_column]
 
 
@@ -168,46 +206,39 @@ def _parquet_table(name: str, data: bytes) -> tuple[str, pa.Table, Features | No
         raise DataError(f"{name}: broken Parquet file ({first_line(error)})") from error
 
 
-def _table_rows(name: str, table: pa.Table, features: Features | None) -> Iterator[Row]:
-    label_column, text_column = _find_columns(name, table.column_names)
-    # By position: a Parquet file may hold a column name twice.
-    labels, texts = (table[table.column_names.index(column)].to_pylist() for column in (label_column, text_column))
-    feature = (features or {}).get(label_column)
-    names = dict(enumerate(feature.names)) if isinstance(feature, ClassLabel) else {}
-    for number, (label, text) in enumerate(zip(labels, texts, strict=True), 1):
-        yield f"{name}, row {number}", names.get(label, label), text
-
-
-def _find_columns(where: str, names: Iterable[str]) -> tuple[str, str]:
+def _find_columns(where: str, names: Iterable[str], columns: Columns) -> tuple[str, str]:
     """The names of the label and the text column as they are spelled here."""
     names = list(names)
     spelled = {name.strip().lower(): name for name in reversed(names)}
     found = []
-    for kind, accepted in (("label", LABEL_COLUMNS), ("text", TEXT_COLUMNS)):
-        column = next((spelled[name] for name in accepted if name in spelled), None)
+    for kind, named, accepted in (("label", columns.label, LABEL_COLUMNS), ("text", columns.text, TEXT_COLUMNS)):
+        if named is not None:
+            column, accepted = named if named in names else None, (named,)
+        else:
+            column = next((spelled[name] for name in accepted if name in spelled), None)
         if column is None:
             raise DataError(f"{where}: no {kind} column ({', '.join(accepted)}); found: {short(names)}")
         found.append(column)
     return found[0], found[1]
 
 
-def _messages(rows: Iterable[Row]) -> list[Message]:
-    return [_message(*row) for row in rows]
-
-
-def _message(where: str, label: Any, text: Any) -> Message:
-    value = LABELS.get(str(label).strip().lower())
-    if value is None:
-        raise DataError(f"{where}: unknown label {short(label)}; known: {', '.join(LABELS)}")
-    if text is None or (isinstance(text, str) and not text.strip()):
-        raise DataError(f"{where}: empty or missing text: {short(text)}")
-    if not isinstance(text, str):
-        raise DataError(f"{where}: the text is not a string: {short(text)}")
-    try:
-        text.encode()  # JSON can hold half a surrogate pair, Arrow cannot
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: the text is not valid Unicode: {short(text)}") from None
-    return text, value
+def _messages(rows: Iterable[Row], names: list[str] | None = None) -> Messages:
+    messages = Messages(names=names)
+    for where, value, text in rows:
+        if text is None or (isinstance(text, str) and not text.strip()):
+            raise DataError(f"{where}: empty or missing text: {short(text)}")
+        if not isinstance(text, str):
+            raise DataError(f"{where}: the text is not a string: {short(text)}")
+        label = "" if value is None or value != value else str(value).strip()  # what is no number is not itself
+        for kind, string in (("text", text), ("label", label)):
+            try:
+                string.encode()  # JSON can hold half a surrogate pair, Arrow cannot
+            except UnicodeEncodeError:
+                raise DataError(f"{where}: the {kind} is not valid Unicode: {short(string)}") from None
+        messages.texts.append(text)
+        messages.labels.append(label)
+        messages.places.setdefault(label, (where, value))
+    return messages
 
 
 def short(value: Any) -> str:

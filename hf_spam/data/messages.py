@@ -9,19 +9,21 @@ import importlib.resources
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetsError
 from sklearn.model_selection import StratifiedGroupKFold
 
-from .formats import SUFFIXES, DataError, Message, first_line, parse, short, suffix_of, table_messages
+from .formats import LABELS, SUFFIXES, Columns, DataError, first_line, parse, short, suffix_of, table_messages
 from .uci import uci_file
 
 logger = logging.getLogger(__name__)
@@ -29,39 +31,62 @@ logger = logging.getLogger(__name__)
 LABEL_NAMES = ["not spam", "spam"]
 OWN_DATA = "a DatasetDict"  # the source that is named for data that were handed over, not read
 SPLITS = ("train", "validation", "test")
-FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=LABEL_NAMES)})
+MOST_LABELS = 1000  # more than that are no classes, but a column of something else
+
+
+def features_of(names: Sequence[str]) -> Features:
+    """The features of messages whose classes have these names, in the order of their indices."""
+    return Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
+
+
+FEATURES = features_of(LABEL_NAMES)
 
 
 def load_sms_spam(
-    source: str | os.PathLike, *, protocol: Literal["book", "full"] = "full", seed: int = 123
+    source: str | os.PathLike,
+    *,
+    protocol: Literal["book", "full"] = "full",
+    seed: int = 123,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> DatasetDict:
     """Read labelled messages and split them 70/10/20.
+
+    Labels that say ham or spam, as words, 0 and 1, or booleans, are read as "not spam" and "spam", and any other is an
+    error. Where `label_column` is named, or the column is a `ClassLabel`, other labels are classes under their own
+    names: of a `ClassLabel` in its order, else sorted, as numbers where all of them are whole numbers.
 
     Args:
         source: "sample" (the messages embedded in the package), "uci" (the SMS Spam Collection, downloaded once), the
             path of a .tsv, .csv, .jsonl, .json (JSON lines), .parquet or .zip file, or a Hub dataset id "owner/name".
         protocol: "full" keeps every message, stratifies by label and keeps duplicates (see `duplicate_key`) in one
             split; a Hub dataset's own train, validation and test splits are used as they are. "book" samples the larger
-            class down to the smaller one and splits without regard to duplicates: on the UCI file, the book's very
-            rows (1,045, 149 and 300). A Hub dataset's own splits are mixed and split anew, and a warning says so:
-            those that `push_dataset` put there under "book" are read back under "full".
+            class (of more than two, every one) down to the smallest and splits without regard to duplicates: on the
+            UCI file, the book's very rows (1,045, 149 and 300). A Hub dataset's own splits are mixed and split anew,
+            and a warning says so: those that `push_dataset` put there under "book" are read back under "full".
         seed: of the sampling and the shuffling, from 0 to 2**32 - 1.
+        text_column: where the texts are. None (the default): in "text", "message", "sms" or "v2".
+        label_column: where the labels are. None (the default): in "label", "category", "class" or "v1".
+        classes: the labels that a model knows, which all labels are then to be among, unless they say ham or spam.
 
     Returns:
-        Splits "train", "validation" and "test" with columns `text` (string) and `label` (0 "not spam", 1 "spam").
+        Splits "train", "validation" and "test" with columns `text` (string) and `label` (a `ClassLabel`; 0 "not spam"
+        and 1 "spam", unless the classes are others).
 
     Raises:
-        DataError: the source cannot be found, fetched or read, or holds too few messages to split.
+        DataError: the source cannot be found, fetched or read, holds too few messages to split, or labels that are
+            none.
     """
     if not 0 <= seed < 2**32:
         raise DataError(f"the seed must lie between 0 and 2**32 - 1, got {seed}")
-    parts = _read(source, protocol)
+    parts = _read(source, protocol, Columns(text_column, label_column), classes)
     if all(split in parts for split in SPLITS):
         if protocol == "full":
-            return DatasetDict({split: _dataset(parts[split]) for split in SPLITS})
+            return DatasetDict({split: parts[split] for split in SPLITS})
         # Not an error, or no Hub dataset could be balanced. But what others have published is measured on its splits.
         logger.warning("%s: its own splits are mixed and split anew; protocol 'full' uses them as they are", source)
-    dataset = _dataset(_joined(parts))
+    dataset = concatenate_datasets(list(parts.values()))
     try:
         indices = _book_split(dataset["label"][:], seed) if protocol == "book" else _full_split(dataset, seed)
     except DataError as error:
@@ -70,7 +95,13 @@ def load_sms_spam(
 
 
 def read_messages(
-    source: str | os.PathLike, *, protocol: Literal["book", "full"] = "full", one_label: bool = False
+    source: str | os.PathLike,
+    *,
+    protocol: Literal["book", "full"] = "full",
+    one_label: bool = False,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
     """Read all messages of a source without splitting or balancing them.
 
@@ -79,21 +110,29 @@ def read_messages(
         protocol: "book" reads a header-less TSV with pandas' default quoting as the book does, which merges a few
             lines of the UCI file into their neighbours (5,572 rows); "full" (the default) reads every line (5,574).
         one_label: whether messages that are all of one label will do.
+        text_column, label_column, classes: as for `load_sms_spam`.
 
     Returns:
-        One row per message in the source's order, with columns `text` (string) and `label` (0 "not spam", 1 "spam").
+        One row per message in the source's order, with columns as `load_sms_spam` has them.
 
     Raises:
         DataError: the source cannot be found, fetched or read.
     """
-    return _dataset(_joined(_read(source, protocol, one_label=one_label)))
+    parts = _read(source, protocol, Columns(text_column, label_column), classes, one_label=one_label)
+    return concatenate_datasets(list(parts.values()))
 
 
-def read_sets(source: str | os.PathLike) -> DatasetDict:
+def read_sets(
+    source: str | os.PathLike,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> DatasetDict:
     """Read all messages of a source as they are to be tested on: neither split nor balanced, be they of one label.
 
     Args:
-        source: as for `load_sms_spam`.
+        source, text_column, label_column, classes: as for `load_sms_spam`.
 
     Returns:
         The splits of a Hub dataset; of any other source one, which is named after it. Columns as for `read_messages`.
@@ -101,10 +140,15 @@ def read_sets(source: str | os.PathLike) -> DatasetDict:
     Raises:
         DataError: the source cannot be found, fetched or read.
     """
-    parts = _read(source, "full", one_label=True)
+    parts = _read(source, "full", Columns(text_column, label_column), classes, one_label=True)
     if list(parts) == ["all"]:
         parts = {Path(source).name: parts["all"]}
-    return DatasetDict({name: _dataset(part) for name, part in parts.items() if part})
+    return DatasetDict({name: part for name, part in parts.items() if len(part)})
+
+
+def label_names(messages: Dataset) -> list[str]:
+    """The names of the classes, in the order of their indices."""
+    return list(messages.features["label"].names)
 
 
 def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tuple[Dataset, Dataset]]:
@@ -122,30 +166,46 @@ def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tup
 
 
 def check_splits(data: DatasetDict) -> DatasetDict:
-    """`data` as this package reads it, whatever else it holds: columns `text` and `label` (0 not spam, 1 spam).
+    """`data` as this package reads it, whatever else it holds: columns `text` and `label`.
+
+    A `ClassLabel` says what the labels mean, as for `load_sms_spam`; integers without one are 0 not spam, 1 spam.
 
     Raises:
-        DataError: there is no split `train`, a split is empty, or a column is missing or of another kind.
+        DataError: there is no split `train`, a split is empty, a column is missing or of another kind, or the splits
+            do not have the same classes.
     """
     if "train" not in data:
         raise DataError(f"a split named 'train' is needed; found: {', '.join(map(repr, data)) or 'none'}")
-    checked = DatasetDict()
+    checked, first = DatasetDict(), None
     for split in (name for name in SPLITS if name in data):
         messages = data[split]
         if not {"text", "label"} <= set(messages.column_names):
             raise DataError(f"{split}: columns 'text' and 'label' are needed; found: {messages.column_names}")
         names = getattr(messages.features["label"], "names", LABEL_NAMES)
-        if names != LABEL_NAMES:
-            raise DataError(f"{split}: the labels must be {LABEL_NAMES} in that order, not {names}")
+        first = first or names
+        if names != first:
+            raise DataError(f"{split}: the labels must be those of train, {short(first)}, not {short(names)}")
+        if len(names) < 2:
+            raise DataError(f"{split}: two labels or more are needed, not {names}")
         if not len(messages):
             raise DataError(f"{split}: there are no messages in it")
         labels = set(messages["label"][:])
-        if not labels <= {0, 1}:
-            raise DataError(f"{split}: every label must be 0 or 1, found {short(labels)}")
+        if not labels <= set(range(len(names))):
+            known = "0 or 1" if len(names) == 2 else f"one of 0 to {len(names) - 1}"
+            raise DataError(f"{split}: every label must be {known}, found {short(labels)}")
+        if all(name.strip().lower() in LABELS for name in names) and names != LABEL_NAMES:
+            ids = [LABELS[name.strip().lower()] for name in names]
+            texts, labels = messages["text"][:], [ids[label] for label in messages["label"][:]]
+            messages, names = Dataset.from_dict({"text": texts, "label": labels}, features=FEATURES), LABEL_NAMES
         checked[split] = messages.select_columns(["text", "label"])
-        if checked[split].features != FEATURES:
-            checked[split] = checked[split].cast(FEATURES)
+        if checked[split].features != features_of(names):
+            checked[split] = checked[split].cast(features_of(names))
     return checked
+
+
+def undersample(messages: Dataset, seed: int) -> Dataset:
+    """As many messages of each class as the rarest has, drawn as the book draws them, in the order they stand in."""
+    return messages.select(np.sort(_as_many_of_each(messages["label"][:], seed).to_numpy()))
 
 
 def standing_in(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,25 +232,40 @@ def duplicate_key(text: str) -> str:
     """
     if not any(map(str.isalpha, text)):
         return text
-    return re.sub(r"[\W_]+", " ", re.sub(r"\d+", "0", text.lower())).strip()
+    between_words = r"[\W_]+" if text.isascii() else _between_words()
+    return re.sub(between_words, " ", re.sub(r"\d+", "0", text.lower())).strip()
+
+
+@cache
+def _between_words() -> re.Pattern[str]:
+    """What is no letter or digit, nor a mark on one: the vowels of Hindi and Thai are marks, and tell words apart."""
+    marks = (chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M"))
+    selectors = "\ufe00-\ufe0f"  # which ask for another look of an emoji, no more
+    return re.compile(rf"(?:[^\w{''.join(marks)}]|[_{selectors}])+")
 
 
 # Splitting
 
 
+def _as_many_of_each(labels: Sequence[int], seed: int) -> pd.Series:
+    """Row numbers of as many messages of each class as the rarest has, class by class."""
+    labels = pd.Series(labels)
+    # The order (larger classes first, the rarest as it is) and the call of pandas decide which rows come out: for two
+    # classes they are the book's.
+    counts = labels.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    *larger, rarest = (pd.Series(np.flatnonzero(labels == label)) for label in counts.index)
+    return pd.concat([*(rows.sample(len(rarest), random_state=seed) for rows in larger), rarest])
+
+
 def _book_split(labels: Sequence[int], seed: int) -> list[np.ndarray]:
-    """Row numbers of the book's three splits: sample the larger class down, shuffle, cut."""
-    rows, is_spam = pd.Series(range(len(labels))), pd.Series(labels) == 1
-    larger, smaller = rows[~is_spam], rows[is_spam]
-    if len(larger) < len(smaller):
-        larger, smaller = smaller, larger
-    # The order (larger class first) and the two pandas calls decide which rows come out: they are the book's.
-    balanced = pd.concat([larger.sample(len(smaller), random_state=seed), smaller])
-    shuffled = balanced.sample(frac=1, random_state=seed).to_numpy()
+    """Row numbers of the book's three splits: sample the larger classes down, shuffle, cut."""
+    shuffled = _as_many_of_each(labels, seed).sample(frac=1, random_state=seed).to_numpy()
     train_end = int(0.7 * len(shuffled))
     validation_end = train_end + int(0.1 * len(shuffled))
     if validation_end == train_end:
-        raise DataError(f"the book's split needs 5 messages of each label; the rarer one has {len(smaller)}")
+        classes = len(set(labels))
+        needed, rarest = -(-10 // classes), len(shuffled) // classes
+        raise DataError(f"the book's split needs {needed} messages of each label; the rarest one has {rarest}")
     return [shuffled[:train_end], shuffled[train_end:validation_end], shuffled[validation_end:]]
 
 
@@ -206,8 +281,9 @@ def _folds(dataset: Dataset, k: int, seed: int) -> list[np.ndarray]:
         raise DataError(f"at least 2 folds are needed, not {k}")
     labels = np.array(dataset["label"][:])
     groups = duplicate_groups(dataset["text"][:])
-    for label, name in enumerate(LABEL_NAMES):
-        if (distinct := len(np.unique(groups[labels == label]))) < k:
+    for label, name in enumerate(label_names(dataset)):
+        # A ClassLabel may know classes of which there are no messages.
+        if (distinct := len(np.unique(groups[labels == label]))) < k and (labels == label).any():
             raise DataError(f"{k} folds need {k} different messages of each label; {name!r} has {distinct}")
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     return [fold for _, fold in splitter.split(labels, labels, groups)]
@@ -216,7 +292,14 @@ def _folds(dataset: Dataset, k: int, seed: int) -> list[np.ndarray]:
 # Reading
 
 
-def _read(source: str | os.PathLike, protocol: str, *, one_label: bool = False) -> dict[str, list[Message]]:
+def _read(
+    source: str | os.PathLike,
+    protocol: str,
+    columns: Columns,
+    classes: Sequence[str] | None,
+    *,
+    one_label: bool = False,
+) -> dict[str, Dataset]:
     """The messages of a source, by split for a Hub dataset and as "all" for everything else."""
     if protocol not in ("book", "full"):
         raise DataError(f"unknown protocol {short(protocol)}: use 'book' or 'full'")
@@ -225,20 +308,79 @@ def _read(source: str | os.PathLike, protocol: str, *, one_label: bool = False) 
         raise DataError("the name of the data is empty")
     if source == "sample":
         data = importlib.resources.files("hf_spam.data").joinpath("sample_messages.csv").read_bytes()
-        parts = {"all": parse(name, ".csv", data, protocol)}
+        parts = {"all": parse(name, ".csv", data, protocol, columns)}
     elif source == "uci":
-        parts = {"all": parse(name, ".tsv", uci_file(), protocol)}
+        parts = {"all": parse(name, ".tsv", uci_file(), protocol, columns)}
     elif isinstance(source, str) and _is_hub_id(source):
-        parts = {split: table_messages(*part) for split, part in _hub_tables(name).items()}
+        parts = {split: table_messages(*part, columns) for split, part in _hub_tables(name).items()}
     else:
-        parts = {"all": parse(name, suffix_of(name), _file_bytes(name), protocol)}
-    classes = {label for _, label in _joined(parts)}
-    if not classes:
+        parts = {"all": parse(name, suffix_of(name), _file_bytes(name), protocol, columns)}
+    total = sum(len(part.texts) for part in parts.values())
+    if not total:
         raise DataError(f"{name}: there are no messages in it")
-    if len(classes) == 1 and not one_label:
-        raise DataError(f"{name}: every message is {LABEL_NAMES[classes.pop()]!r}; both labels are needed")
-    logger.info("%s: %d messages", name, len(_joined(parts)))
-    return parts
+    labels = {label: place for part in reversed(parts.values()) for label, place in part.places.items()}
+    names = _label_names(name, labels, total, next(iter(parts.values())).names, columns, classes)
+    ids = {label: names.index(label) if label in names else LABELS[label.lower()] for label in labels}
+    found = {ids[label] for part in parts.values() for label in part.labels}
+    if len(found) == 1 and not one_label:
+        needed = "both labels" if names == LABEL_NAMES else "two labels or more"
+        raise DataError(f"{name}: every message is {names[found.pop()]!r}; {needed} are needed")
+    logger.info("%s: %d messages%s", name, total, "" if names == LABEL_NAMES else f", labelled {', '.join(names)}")
+    return {
+        split: Dataset.from_dict(
+            {"text": part.texts, "label": [ids[label] for label in part.labels]}, features=features_of(names)
+        )
+        for split, part in parts.items()
+    }
+
+
+def _label_names(
+    name: str,
+    labels: dict[str, tuple[str, Any]],
+    messages: int,
+    declared: list[str] | None,
+    columns: Columns,
+    classes: Sequence[str] | None,
+) -> list[str]:
+    """The classes of messages.
+
+    Args:
+        name: of the source.
+        labels: each label that there is, where it stands first, and the value there.
+        messages: how many there are.
+        declared: the names of the column's ClassLabel, if it is one.
+        columns: as they were named.
+        classes: those that are to be found there. None: any.
+
+    Raises:
+        DataError: a label is none of them, or the labels are not those of classes.
+    """
+    if classes is not None and labels.keys() <= set(classes):
+        return list(classes)
+    if all(label.lower() in LABELS for label in (*labels, *(declared or ()))):
+        return LABEL_NAMES
+    own = classes is None and (declared is not None or columns.label is not None)
+    if own and len(labels) > min(MOST_LABELS, max(20, messages // 2)):
+        column = "this" if columns.label is None else repr(columns.label)
+        raise DataError(
+            f"{name}: {len(labels):,} different labels in {messages:,} messages: {column} looks like no column of "
+            "labels (--label-column names another)"
+        )
+    known = None if own and declared is None else list(classes or declared or LABEL_NAMES)
+    for label, (where, value) in labels.items():
+        if known is not None:
+            accepted = LABELS if known == LABEL_NAMES else known
+            if (label.lower() if known == LABEL_NAMES else label) not in accepted:
+                hint = "; others need --label-column" if classes is None and accepted is LABELS else ""
+                raise DataError(f"{where}: unknown label {short(value)}; known: {', '.join(accepted)}{hint}")
+        elif not label:
+            raise DataError(f"{where}: empty or missing label: {short(value)}")
+        elif not isinstance(value, str | int | float):
+            raise DataError(f"{where}: the label is not a string, a number or a boolean: {short(value)}")
+    if known is not None:
+        return known
+    whole = all(re.fullmatch("-?[0-9]{1,18}", label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label) if whole else 0, label))
 
 
 def _is_hub_id(source: str) -> bool:
@@ -264,12 +406,3 @@ def _hub_tables(name: str) -> dict[str, tuple[str, pa.Table, Features | None]]:
         reason = f"no such file, and not loaded from the Hub ({first_line(error)})"
         raise DataError(f"{name}: {reason}; check the id, the network and your login, or use 'sample'") from error
     return {split: (f"{name}, {split}", data.with_format("arrow")[:], data.features) for split, data in splits.items()}
-
-
-def _joined(parts: dict[str, list[Message]]) -> list[Message]:
-    return [message for part in parts.values() for message in part]
-
-
-def _dataset(messages: list[Message]) -> Dataset:
-    texts, labels = [text for text, _ in messages], [label for _, label in messages]
-    return Dataset.from_dict({"text": texts, "label": labels}, features=FEATURES)

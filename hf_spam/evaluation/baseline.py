@@ -9,7 +9,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
-from .metrics import PROBABILISTIC, SpamMetrics
+from ..data.messages import label_names
+from .metrics import PROBABILISTIC, SpamMetrics, positive_class
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
     """Fits TF-IDF of words (1 to 2) and characters (2 to 5) with a linear SVM, as it comes: nothing of it is tuned.
 
     Args:
-        train: messages with columns `text` and `label` (1 for spam).
+        train: messages with columns `text` and `label`.
 
     Returns:
         None where nothing can be learned, since the messages are of one label or have no words, and where they are more
@@ -38,22 +39,34 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
         LinearSVC(),
     )
     try:
-        return baseline.fit(train["text"][:], train["label"][:])
+        return baseline.fit(train["text"][:], _targets(train))
     except ValueError as error:
         logger.warning("No baseline: %s", str(error).splitlines()[0])
         return None
 
 
+def _targets(messages: Dataset) -> np.ndarray:
+    """What the baseline learns, (N,): of two classes whether a message is of the positive one, else its class."""
+    names, labels = label_names(messages), np.array(messages["label"][:])
+    return labels if len(names) > 2 else (labels == positive_class(names)).astype(int)
+
+
 def baseline_scores(baseline: Pipeline, messages: Dataset) -> np.ndarray:
-    """The scores of the messages, (N,) in (0, 1), above 0.5 for spam: they rank messages, but are no probabilities."""
+    """The scores of messages of two classes, (N,) in (0, 1), above 0.5 for the positive one, such as spam.
+
+    They rank messages, but are no probabilities.
+    """
     return expit(baseline.decision_function(messages["text"][:]))
 
 
-def baseline_metrics(messages: Dataset, scores: np.ndarray) -> dict[str, float | None]:
-    """The metrics of a baseline's scores; those that ask for probabilities are None."""
-    values = SpamMetrics().compute(
-        predictions=(scores > 0.5).astype(int), references=messages["label"][:], scores=scores.tolist()
-    )
+def baseline_metrics(baseline: Pipeline, messages: Dataset) -> dict[str, float | None]:
+    """The metrics of a baseline; those that ask for probabilities are None."""
+    names, actual = label_names(messages), _targets(messages)
+    if len(names) > 2:
+        predicted = baseline.predict(messages["text"][:])
+        return SpamMetrics(names).compute(predictions=predicted, references=actual)
+    scores = baseline_scores(baseline, messages)
+    values = SpamMetrics().compute(predictions=(scores > 0.5).astype(int), references=actual, scores=scores.tolist())
     return values | dict.fromkeys(PROBABILISTIC)
 
 
@@ -71,6 +84,4 @@ def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
     baseline = fit_baseline(data["train"]) if others else None
     if baseline is None:
         return {}
-    return {
-        split: baseline_metrics(messages, baseline_scores(baseline, messages)) for split, messages in others.items()
-    }
+    return {split: baseline_metrics(baseline, messages) for split, messages in others.items()}

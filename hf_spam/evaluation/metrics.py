@@ -1,11 +1,14 @@
 """The metrics of a spam filter as an `evaluate.Metric` that needs no network."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
 from sklearn import metrics
 
 SPAM = 1  # index of the label "spam"
+NAMES = ("not spam", "spam")
 LOW_RATE = 0.001  # a false-positive rate that a person may live with: one honest message in a thousand is lost
 BINS = 10  # of equal width, over the scores, for the calibration error
 PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that ask more of scores than their order
@@ -19,19 +22,27 @@ class SpamMetrics(evaluate.Metric):
         SpamMetrics().compute(predictions=[1, 0], references=[1, 0], scores=[0.9, 0.2])
 
     `predictions` and `references` are class indices; `scores`, an option of `compute`, the probabilities of spam of
-    all of them. The values are those of scikit-learn: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`,
-    `mcc` (Matthews correlation), `roc_auc`, `average_precision`, `recall_at_fpr_0.001` (the highest at a score for
-    which no more than one ham in a thousand is called spam), `false_positive_rate`, `brier`, `log_loss`, and `ece`, the
-    expected calibration error: the mean, over ten bins of equal width and weighted by their messages, of the distance
-    between the mean score and the part that is spam.
+    all of them, (N,), or those of each class, (N, K). The values are those of scikit-learn: `accuracy`,
+    `balanced_accuracy`, `precision`, `recall`, `f1`, `mcc` (Matthews correlation), `roc_auc`, `average_precision`,
+    `recall_at_fpr_0.001` (the highest at a score for which no more than one ham in a thousand is called spam),
+    `false_positive_rate`, `brier`, `log_loss`, and `ece`, the expected calibration error: the mean, over ten bins of
+    equal width and weighted by their messages, of the distance between the mean score and the part that is spam.
 
     Without `scores` all that is computed from them is None. Where the messages are all of one class, so are
     `balanced_accuracy` and what depends on the order of the scores, and the `false_positive_rate` where nothing is ham.
     Precision, recall and F1 are 0 where nothing is, or is called, spam.
+
+    Of two other classes the positive one is that named "spam", or the second. Of more than two there are `accuracy`,
+    `balanced_accuracy`, `precision`, `recall` and `f1`, which are then the plain means over the classes that occur,
+    `mcc` and `log_loss`.
+
+    Args:
+        names: of the classes, in the order of their indices.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, names: Sequence[str] = NAMES, **kwargs):
         super().__init__(**{"keep_in_memory": True, **kwargs})  # no cache file is written
+        self.names = list(names)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -42,8 +53,13 @@ class SpamMetrics(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, scores=None) -> dict[str, float | None]:
-        predicted = np.asarray(predictions) == SPAM
-        actual = np.asarray(references) == SPAM
+        if len(self.names) > 2:
+            return self._of_several(np.asarray(predictions), np.asarray(references), scores)
+        positive = positive_class(self.names)
+        predicted = np.asarray(predictions) == positive
+        actual = np.asarray(references) == positive
+        if np.ndim(scores) == 2:
+            scores = np.asarray(scores)[:, positive]
         ham = ~actual
         both = 0 < actual.sum() < len(actual)
         one_class = len({*actual, *predicted}) == 1  # scikit-learn warns of it, and answers 0
@@ -73,6 +89,34 @@ class SpamMetrics(evaluate.Metric):
             values["log_loss"] = metrics.log_loss(actual, scores, labels=[False, True])
             values["ece"] = np.abs(np.bincount(score_bins(scores), scores - actual)).sum() / len(actual)
         return {name: None if value is None else float(value) for name, value in values.items()}
+
+    def _of_several(self, predicted: np.ndarray, actual: np.ndarray, scores) -> dict[str, float | None]:
+        mean = {"average": "macro", "zero_division": 0}
+        precision, recall, f1, _ = metrics.precision_recall_fscore_support(actual, predicted, **mean)
+        values = {
+            "accuracy": metrics.accuracy_score(actual, predicted),
+            # Not `balanced_accuracy_score`, which is the same, but warns where a class that is not there is predicted.
+            "balanced_accuracy": metrics.recall_score(actual, predicted, labels=np.unique(actual), **mean),
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "mcc": 0.0 if len({*actual, *predicted}) == 1 else metrics.matthews_corrcoef(actual, predicted),
+            "log_loss": None,
+        }
+        if scores is not None:
+            chances = np.asarray(scores, dtype=np.float64)[np.arange(len(actual)), actual]
+            values["log_loss"] = -np.log(clipped(chances)).mean()
+        return {name: None if value is None else float(value) for name, value in values.items()}
+
+
+def positive_class(names: Sequence[str]) -> int:
+    """Of two classes the one that is to be found: "spam", or the second."""
+    return list(names).index("spam") if "spam" in names else SPAM
+
+
+def clipped(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities whose logarithm is a number, as scikit-learn has it."""
+    return np.clip(probabilities, np.finfo(np.float64).eps, 1 - np.finfo(np.float64).eps)
 
 
 def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:

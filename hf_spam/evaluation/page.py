@@ -15,6 +15,7 @@ from .plots import report_figures
 from .report import TRAINING, Estimate, Report
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
+WIDEST, LONGEST = 10, 100  # labels up to which their confusion is a square; mistakes that are listed beyond
 LESS_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "ece")
 
 
@@ -31,12 +32,15 @@ class Table:
 def report_tables(values: dict[str, Any]) -> list[Table]:
     """The tables of a report, of which the last lists the errors."""
     closer = values["closer"]
-    tables = [_metrics_table(values), _confusion_table(closer), _thresholds_table(closer), _duplicates_table(values)]
-    tables += [_without_table(name, measured) for name, measured in values["sets"].items()]
+    positive = values["labels"][-1]
+    tables = [_metrics_table(values), _confusion_table(closer)]
+    tables.append(_classes_table(closer) if "classes" in closer else _thresholds_table(values))
+    tables.append(_duplicates_table(values))
+    tables += [_without_table(name, measured, positive) for name, measured in values["sets"].items()]
     if closer["by_standing_in_training"]:
-        tables.append(_parts_table("in training", closer, closer["by_standing_in_training"]))
-    tables.append(_parts_table("characters", closer, closer["by_length"]))
-    tables.append(_errors_table(closer))
+        tables.append(_parts_table("in training", values, closer["by_standing_in_training"]))
+    tables.append(_parts_table("characters", values, closer["by_length"]))
+    tables.append(_errors_table(values))
     return [table for table in tables if table.rows or table.note]
 
 
@@ -103,12 +107,19 @@ def _interval(estimate: Estimate) -> str:
     return "-" if estimate["value"] is None else f"{estimate['low']:.3f}\u2013{estimate['high']:.3f}"
 
 
-def _counted(columns: list[dict[str, Any] | None]) -> list[list[str]]:
-    """The last rows of a table of metrics: of how many messages each column is."""
+def _counted(columns: list[dict[str, Any] | None], positive: str) -> list[list[str]]:
+    """The last rows of a table of metrics: of how many messages, and of two classes how much spam, each column is."""
+    counts = {"messages": "messages", "spam": positive}
     return [
-        [count, *("" if column is None else f"{column[count]:,}" for column in columns)]
-        for count in ("messages", "spam")
+        [name, *("" if column is None else f"{column[count]:,}" for column in columns)]
+        for count, name in counts.items()
+        if count in next(column for column in columns if column)
     ]
+
+
+def _ham(values: dict[str, Any]) -> str:
+    """What messages of the other of two classes are called."""
+    return "ham" if values["labels"][0] == "not spam" else values["labels"][0]
 
 
 def _metrics_table(values: dict[str, Any]) -> Table:
@@ -124,17 +135,42 @@ def _metrics_table(values: dict[str, Any]) -> Table:
             row.append(_number(closer["baseline"][metric]["value"]))
         rows.append([metric, *row])
     counts = [values["sets"][other] for other in [*others, name]]
-    rows += _counted([*counts, *[None] * (len(columns) - 1 - len(counts))])
-    return Table("Metrics", columns, rows, f"Of {', '.join(LESS_IS_BETTER)}, less is better. {values['intervals']}")
+    rows += _counted([*counts, *[None] * (len(columns) - 1 - len(counts))], values["labels"][-1])
+    less = ", ".join(metric for metric in LESS_IS_BETTER if metric in closer["model"])
+    return Table("Metrics", columns, rows, f"Of {less}, less is better. {values['intervals']}")
 
 
 def _confusion_table(closer: dict[str, Any]) -> Table:
-    rows = [[label, *(f"{count:,}" for count in called.values())] for label, called in closer["confusion"].items()]
-    return Table(f"Confusion, {closer['set']}", ["label", "called spam", "called not spam"], rows)
+    confusion = closer["confusion"]
+    title = f"Confusion, {closer['set']}"
+    if len(confusion) <= WIDEST:
+        rows = [[label, *(f"{count:,}" for count in called.values())] for label, called in confusion.items()]
+        return Table(title, ["label", *(f"called {label}" for label in confusion)], rows)
+    mistakes = [
+        (count, label, other)
+        for label, called in confusion.items()
+        for other, count in called.items()
+        if count and label != other
+    ]
+    mistakes.sort(key=lambda mistake: -mistake[0])
+    rows = [[label, other, f"{count:,}"] for count, label, other in mistakes[:LONGEST]]
+    note = f"The {LONGEST} most frequent mistakes; report.json has all." if len(mistakes) > LONGEST else ""
+    return Table(title, ["label", "called", "messages"], rows, note)
 
 
-def _thresholds_table(closer: dict[str, Any]) -> Table:
+def _classes_table(closer: dict[str, Any]) -> Table:
     rows = []
+    for row in closer["classes"]:
+        cells = [row["label"], f"{row['messages']:,}", f"{row['called']:,}"]
+        for metric in ("precision", "recall"):
+            cells += [_number(row[metric]["value"]), _interval(row[metric])]
+        rows.append([*cells, _number(row["f1"])])
+    columns = ["label", "messages", "called so", "precision", "95 %", "recall", "95 %", "f1"]
+    return Table(f"Labels, {closer['set']}", columns, rows)
+
+
+def _thresholds_table(values: dict[str, Any]) -> Table:
+    closer, rows = values["closer"], []
     for row in closer["thresholds"]:
         target, threshold = row["false_positive_rate"], row["threshold"]
         asked = "as it classifies" if target is None else f"{target:.1%}"
@@ -142,8 +178,8 @@ def _thresholds_table(closer: dict[str, Any]) -> Table:
         recall = [_number(row["recall"]["value"]), _interval(row["recall"])]
         rows.append([*cells, f"{row['missed']:,}", *recall, _number(row["precision"]["value"])])
     note = (
-        "What is allowed is a false-positive rate; an alarm is a ham that is called spam. The scores were found on "
-        "these very messages: others may bring more alarms."
+        f"What is allowed is a false-positive rate; an alarm is a {_ham(values)} that is called {values['labels'][1]}. "
+        "The scores were found on these very messages: others may bring more alarms."
     )
     columns = ["allowed", "score from", "alarms", "missed", "recall", "95 %", "precision"]
     return Table(f"Thresholds, {closer['set']}", columns, rows, note)
@@ -162,7 +198,7 @@ def _duplicates_table(values: dict[str, Any]) -> Table:
     return Table("Duplicates", ["messages of", "that stand in", "word for word", "at least nearly"], rows, note)
 
 
-def _without_table(name: str, measured: dict[str, Any]) -> Table:
+def _without_table(name: str, measured: dict[str, Any], positive: str) -> Table:
     """Empty where nothing of the set stands in training."""
     columns = {"all": measured, "no exact": measured.get("without_exact"), "no near": measured.get("without_near")}
     columns = {title: column for title, column in columns.items() if column}
@@ -174,12 +210,25 @@ def _without_table(name: str, measured: dict[str, Any]) -> Table:
         [metric, *(_number(column[kind][metric]["value"]) for kind in kinds for column in columns.values())]
         for metric in measured["model"]
     ]
-    rows += _counted([*columns.values()] * len(kinds))
+    rows += _counted([*columns.values()] * len(kinds), positive)
     titles = [*columns, *(["baseline", *list(columns)[1:]] if len(kinds) == 2 else [])]
     return Table(title, ["metric", *titles], rows)
 
 
-def _parts_table(by: str, closer: dict[str, Any], parts: list[dict[str, Any]]) -> Table:
+def _parts_table(by: str, values: dict[str, Any], parts: list[dict[str, Any]]) -> Table:
+    title = f"{by.capitalize()}, {values['closer']['set']}"
+    if len(values["labels"]) > 2:
+        rows = [
+            [
+                row["part"],
+                f"{row['messages']:,}",
+                f"{row['wrong']:,}",
+                _number(row["accuracy"]["value"]),
+                _interval(row["accuracy"]),
+            ]
+            for row in parts
+        ]
+        return Table(title, [by, "messages", "wrong", "accuracy", "95 %"], rows)
     rows = [
         [
             row["part"],
@@ -190,14 +239,23 @@ def _parts_table(by: str, closer: dict[str, Any], parts: list[dict[str, Any]]) -
         ]
         for row in parts
     ]
-    columns = [by, "messages", "spam", "missed", "alarms", "accuracy", "95 %", "recall"]
-    return Table(f"{by.capitalize()}, {closer['set']}", columns, rows)
+    columns = [by, "messages", values["labels"][1], "missed", "alarms", "accuracy", "95 %", "recall"]
+    return Table(title, columns, rows)
 
 
-def _errors_table(closer: dict[str, Any]) -> Table:
+def _errors_table(values: dict[str, Any]) -> Table:
+    closer, several = values["closer"], len(values["labels"]) > 2
     rows = [
-        [error["label"], f"{error['score']:.4f}", error["in_training"] or "", error["text"]]
+        [
+            error["label"],
+            *([error["called"]] if several else []),
+            f"{error['score']:.4f}",
+            error["in_training"] or "",
+            error["text"],
+        ]
         for error in closer["errors"]
     ]
-    note = "The surest first; the score is that of spam." if rows else "No errors."
-    return Table(f"Errors, {closer['set']}", ["label", "score", "in training", "text"], rows, note)
+    of = "what it is called" if several else values["labels"][1]
+    note = f"The surest first; the score is that of {of}." if rows else "No errors."
+    columns = ["label", *(["called"] if several else []), "score", "in training", "text"]
+    return Table(f"Errors, {closer['set']}", columns, rows, note)

@@ -1,6 +1,7 @@
 """Figures: of a run, as the book draws them, and of a report."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from ..printable import printable
 from .intervals import wilson
 from .metrics import BINS, score_bins
 
@@ -80,12 +82,14 @@ class ReportFigure:
 
 
 def report_figures(model: "Answers", baseline: "Answers | None") -> list[ReportFigure]:
-    """ROC, precision-recall and calibration curve, and the scores of ham and spam.
+    """ROC, precision-recall and calibration curve, and the scores of ham and spam; of more than two classes none.
 
     Args:
         model: the answers of the model. Of messages of one class there are the scores only.
         baseline: those of the baseline to the same messages, which are drawn beside it.
     """
+    if model.several:
+        return []
     with matplotlib.rc_context(STYLE):
         drawn = [_draw_scores(model)]
         if 0 < model.actual.sum() < len(model.actual):
@@ -99,7 +103,9 @@ def report_figures(model: "Answers", baseline: "Answers | None") -> list[ReportF
 
 
 def _draw_roc(model: "Answers", baseline: "Answers | None") -> ReportFigure:
-    figure, axes = _new("ROC curve", "False-positive rate (part of ham called spam)", "Recall (part of spam found)")
+    ham, spam = _words(model)
+    x = f"False-positive rate (part of {ham} called {spam})"
+    figure, axes = _new("ROC curve", x, f"Recall (part of {spam} found)")
     for answers, style in _curves(model, baseline):
         rates, recalls, _ = roc_curve(answers.actual, answers.scores)
         axes.plot(rates, recalls, **style)
@@ -107,21 +113,26 @@ def _draw_roc(model: "Answers", baseline: "Answers | None") -> ReportFigure:
     at = model.predicted[~model.actual].mean(), model.predicted[model.actual].mean()
     axes.plot(*at, "o", color=MODEL, label="the model, as it classifies", clip_on=False)
     axes.legend(loc="lower right")
-    return ReportFigure(_svg(figure), "Spam that is found, and ham that is lost for it, from score to score.")
+    text = f"{spam[:1].upper()}{spam[1:]} that is found, and {ham} that is lost for it, from score to score."
+    return ReportFigure(_svg(figure), text)
 
 
 def _draw_precision_recall(model: "Answers", baseline: "Answers | None") -> ReportFigure:
-    figure, axes = _new("Precision and recall", "Recall (part of spam found)", "Precision (part of finds that is spam)")
+    _, spam = _words(model)
+    x, y = f"Recall (part of {spam} found)", f"Precision (part of finds that is {spam})"
+    figure, axes = _new("Precision and recall", x, y)
     for answers, style in _curves(model, baseline):
         precisions, recalls, _ = precision_recall_curve(answers.actual, answers.scores)
         axes.plot(recalls, precisions, drawstyle="steps-post", **style)
     axes.axhline(model.actual.mean(), color=FAINT, linestyle=":", label="by chance")
     axes.legend(loc="lower left")
-    return ReportFigure(_svg(figure), "How much of what is called spam is spam, the more of it is found.")
+    return ReportFigure(_svg(figure), f"How much of what is called {spam} is {spam}, the more of it is found.")
 
 
 def _draw_calibration(model: "Answers") -> ReportFigure:
-    figure, axes = _new("Calibration", "Mean score of a bin (probability of spam)", "Part of the bin that is spam")
+    name = _words(model)[1]
+    x, y = f"Mean score of a bin (probability of {name})", f"Part of the bin that is {name}"
+    figure, axes = _new("Calibration", x, y)
     bins = score_bins(model.scores)
     numbers, messages = np.unique(bins, return_counts=True)
     spam = np.array([model.actual[bins == number].sum() for number in numbers])
@@ -137,14 +148,22 @@ def _draw_calibration(model: "Answers") -> ReportFigure:
 
 
 def _draw_scores(model: "Answers") -> ReportFigure:
-    figure, axes = _new("Scores", "Score (probability of spam)", "Messages (logarithmic)")
+    ham, spam = _words(model)
+    figure, axes = _new("Scores", f"Score (probability of {spam})", "Messages (logarithmic)")
     edges = np.linspace(0, 1, 2 * BINS + 1)
-    axes.hist(model.scores[model.actual], edges, color=MODEL, alpha=0.6, label="spam")
-    axes.hist(model.scores[~model.actual], edges, histtype="step", color=INK, linewidth=1.5, label="ham")
+    axes.hist(model.scores[model.actual], edges, color=MODEL, alpha=0.6, label=spam)
+    axes.hist(model.scores[~model.actual], edges, histtype="step", color=INK, linewidth=1.5, label=ham)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7, top=None)
     axes.legend(loc="upper center")
-    return ReportFigure(_svg(figure), "Spam that has a low score is missed, ham that has a high one is a false alarm.")
+    text = f"{spam[:1].upper()}{spam[1:]} that has a low score is missed, {ham} that has a high one is a false alarm."
+    return ReportFigure(_svg(figure), text)
+
+
+def _words(answers: "Answers") -> list[str]:
+    """What messages of the negative and of the positive class are called, as Matplotlib writes it."""
+    names = ("ham" if name == "not spam" else name for name in answers.names)
+    return [printable(name).replace("$", r"\$") for name in names]
 
 
 def _curves(model: "Answers", baseline: "Answers | None") -> list[tuple["Answers", dict[str, str]]]:
@@ -165,7 +184,10 @@ def _new(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a label's name: what shows the page has other fonts
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     svg = file.getvalue()
     for drawn, shown in COLOURS.items():
         svg = svg.replace(drawn, shown)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 from transformers.utils import cached_file
 
@@ -17,17 +19,28 @@ from ..data.messages import (
     LABEL_NAMES,
     DataError,
     duplicate_groups,
+    label_names,
     load_sms_spam,
     read_messages,
     read_sets,
     standing_in,
+    undersample,
 )
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import decide, spam_index
 from ..provenance import public, versions
 from .baseline import BASELINE, baseline_scores, fit_baseline
-from .intervals import HOW, Interval, bootstrap, percentiles, proportions, wilson
-from .metrics import BINS, PROBABILISTIC, SPAM, SpamMetrics, lowest_threshold, score_bins
+from .intervals import (
+    HOW,
+    HOW_OF_SEVERAL,
+    Interval,
+    bootstrap,
+    bootstrap_classes,
+    percentiles,
+    proportions,
+    wilson,
+)
+from .metrics import BINS, PROBABILISTIC, SpamMetrics, lowest_threshold, positive_class, score_bins
 
 TARGETS = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is looked up
 LENGTHS = (40, 80, 120, 160)  # characters; a message of more than 160 does not fit into one SMS
@@ -54,20 +67,32 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model makes of the messages of a set, and what they are; arrays are (N,)."""
+    """What a model makes of the messages of a set, and what they are; arrays are (N,).
+
+    Of two classes the positive one, such as spam, is held against the other, and `actual` and `predicted` are bool. Of
+    more, they are class indices, and `scores` is (N, K).
+    """
 
     texts: list[str]
     actual: np.ndarray
     """Whether a message is spam."""
     predicted: np.ndarray
     """Whether it is called spam."""
-    scores: np.ndarray
-    """Its probability of spam, in float64."""
+    scores: np.ndarray | None
+    """Its probability of spam, in float64; None for a baseline of more than two classes, which has none."""
+    names: tuple[str, ...] = tuple(LABEL_NAMES)
+    """Of the classes; of two the positive one is the second."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there are more than two classes."""
+        return len(self.names) > 2
 
     def only(self, chosen: np.ndarray) -> "Answers":
         """Those of some of the messages, of which `chosen`, (N,) bool, tells."""
         texts = [text for text, is_chosen in zip(self.texts, chosen, strict=True) if is_chosen]
-        return Answers(texts, self.actual[chosen], self.predicted[chosen], self.scores[chosen])
+        scores = None if self.scores is None else self.scores[chosen]
+        return Answers(texts, self.actual[chosen], self.predicted[chosen], scores, self.names)
 
 
 @dataclass(frozen=True)
@@ -103,6 +128,9 @@ def messages_for(
     protocol: Literal["book", "full"] | None = None,
     seed: int | None = None,
     train_data: str | os.PathLike | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    classes: Sequence[str] = LABEL_NAMES,
 ) -> Evaluated:
     """The sets of messages that a model is to be measured on.
 
@@ -116,16 +144,32 @@ def messages_for(
         seed: splits them with it, whatever the model was trained on.
         train_data: the source of the messages that it was trained on, for the baseline and to tell what it has seen;
             where they are its own, its split `train`. None: of `data`.
+        text_column: where the texts are, also in `train_data`. None: where they were for its training, if the data are
+            its own, else as for `load_sms_spam`.
+        label_column: the same for the labels.
+        classes: the labels that the model knows, by which those of the data are read.
 
     Raises:
         DataError: a source cannot be read, or not be split as is asked for.
     """
     recipe = trained_recipe(model)
 
+    def is_own(source: str | os.PathLike) -> bool:
+        return bool(recipe) and recipe["data"] == _source_name(source)
+
+    def reading(source: str | os.PathLike) -> dict[str, Any]:
+        columns = {"text_column": text_column, "label_column": label_column}
+        if is_own(source):  # a model of an earlier version does not tell of columns
+            columns = {name: column or recipe.get(name) for name, column in columns.items()}
+        return {**columns, "classes": classes}
+
     def own_splits(source: str | os.PathLike) -> DatasetDict | None:
-        if not recipe or recipe["data"] != _source_name(source):
+        if not is_own(source):
             return None
-        return load_sms_spam(source, protocol=recipe["protocol"], seed=recipe["seed"])
+        splits = load_sms_spam(source, protocol=recipe["protocol"], seed=recipe["seed"], **reading(source))
+        if recipe.get("undersample"):
+            splits["train"] = undersample(splits["train"], recipe["seed"])
+        return splits
 
     own = own_splits(data)
     drawn = f"protocol {recipe['protocol']}, seed {recipe['seed']}, as for the training of the model" if own else ""
@@ -134,14 +178,16 @@ def messages_for(
         protocol = protocol or (recipe["protocol"] if own else "full")
         seed = seed if seed is not None else (recipe["seed"] if own else 123)
         if not own or (protocol, seed) != (recipe["protocol"], recipe["seed"]):
-            sets, drawn = load_sms_spam(data, protocol=protocol, seed=seed), f"protocol {protocol}, seed {seed}"
+            sets = load_sms_spam(data, protocol=protocol, seed=seed, **reading(data))
+            drawn = f"protocol {protocol}, seed {seed}"
     elif own is None:
-        sets = read_sets(data)
+        sets = read_sets(data, **reading(data))
         drawn = "none, all messages are one set" if len(sets) == 1 else "those of the data set"
     known = "the messages that the model was trained on"
     if train_data is not None:
         theirs = own_splits(train_data)
-        train, trained_on = theirs["train"] if theirs else read_messages(train_data, one_label=True), known
+        train = theirs["train"] if theirs else read_messages(train_data, one_label=True, **reading(train_data))
+        trained_on = known
     elif own:
         train, trained_on = own["train"], known
     elif "train" in sets:
@@ -166,7 +212,8 @@ def make_report(
     """Measures a classifier, and beside it a linear baseline that is trained on the same messages.
 
     Args:
-        classifier: the model. Of one with more than two labels, "spam" is held against all others.
+        classifier: the model. Where the messages are labelled spam and not spam, but the model knows more labels,
+            "spam" is held against all others.
         evaluated: the messages.
         split: the set that is scored and looked at closely. None: all are scored, and the closer look is at `test`, or
             the last of them.
@@ -175,10 +222,15 @@ def make_report(
         progress: whether to show a bar.
 
     Raises:
-        DataError: there is no such split.
+        DataError: there is no such split, or the messages have other labels than the model.
         ValueError: none of the model's labels is spam.
     """
     sets, train = evaluated.sets, evaluated.train
+    theirs = list(classifier.model.config.id2label.values())
+    for messages in (*sets.values(), *([] if train is None else [train])):
+        names = label_names(messages)
+        if names not in (theirs, LABEL_NAMES) or len(names) != len(label_names(next(iter(sets.values())))):
+            raise DataError(f"the messages are labelled {', '.join(names)}, but the model knows {', '.join(theirs)}")
     if split is not None and split not in sets:
         raise DataError(f"there is no split {split!r}; there is: {', '.join(sets)}")
     closer = split or ("test" if "test" in sets else list(sets)[-1])
@@ -205,7 +257,8 @@ def make_report(
         "trained_on": evaluated.trained_on,
         "training_messages": None if train is None else len(train),
         "baseline": None if baseline is None else BASELINE,
-        "intervals": HOW,
+        "labels": list(answers[closer].names),
+        "intervals": HOW_OF_SEVERAL if answers[closer].several else HOW,
         "temperature": getattr(config, "temperature", 1.0),
         "threshold": threshold,
         "sets": measured,
@@ -239,30 +292,30 @@ def closer_look(
         exact, near = seen
         by_seen = {"word for word": exact, "nearly": near & ~exact, "no": ~near}
         places = np.select([exact, near], ["word for word", "nearly"], "no")
+    names = answers.names
     wrong = np.flatnonzero(actual != predicted)
-    worst_first = wrong[np.argsort(-np.abs(scores - actual)[wrong], kind="stable")]
+    # How sure a model is of a label that is wrong: of two, by how far the score is from where it should be.
+    surety = scores[np.arange(len(lengths)), predicted] if answers.several else np.abs(scores - actual)
+    errors = []
+    for i in wrong[np.argsort(-surety[wrong], kind="stable")]:
+        error = {"text": answers.texts[i], "label": names[int(actual[i])]}
+        if answers.several:
+            error["called"] = names[int(predicted[i])]
+        error["score"] = float(surety[i] if answers.several else scores[i])
+        errors.append(error | {"in_training": places[i] if places[i] is None else str(places[i])})
+    order = range(len(names)) if answers.several else (1, 0)
+    table = confusion_matrix(actual.astype(int), predicted.astype(int), labels=range(len(names)))
+    if answers.several:
+        closer = {"classes": _classes(answers)}
+    else:
+        closer = {"thresholds": _thresholds(answers, threshold), "calibration": _calibration(answers)}
     return {
         "set": name,
-        "confusion": {
-            LABEL_NAMES[label]: {
-                LABEL_NAMES[called]: int(((actual == label) & (predicted == called)).sum())
-                for called in (SPAM, 1 - SPAM)
-            }
-            for label in (SPAM, 1 - SPAM)
-        },
-        "thresholds": _thresholds(answers, threshold),
-        "calibration": _calibration(answers),
+        "confusion": {names[label]: {names[called]: int(table[label, called]) for called in order} for label in order},
+        **closer,
         "by_length": _by(answers, by_length),
         "by_standing_in_training": None if by_seen is None else _by(answers, by_seen),
-        "errors": [
-            {
-                "text": answers.texts[i],
-                "label": LABEL_NAMES[int(actual[i])],
-                "score": float(scores[i]),
-                "in_training": places[i] if places[i] is None else str(places[i]),
-            }
-            for i in worst_first
-        ],
+        "errors": errors,
     }
 
 
@@ -273,17 +326,29 @@ def _source_name(source: str | os.PathLike) -> str:
 
 
 def _ask(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Answers:
-    texts, config = messages["text"][:], classifier.model.config
-    spam = spam_index(config)
+    texts, names, config = messages["text"][:], label_names(messages), classifier.model.config
+    labels = np.array(messages["label"][:])
     probabilities = classifier.probabilities(texts, progress=progress)
-    actual = np.array(messages["label"][:]) == SPAM
-    called = (decide(config, probabilities) == spam).numpy()
-    return Answers(texts, actual, called, probabilities[:, spam].double().numpy())
+    called, scores = decide(config, probabilities).numpy(), probabilities.double().numpy()
+    if len(names) > 2:
+        return Answers(texts, labels, called, scores, tuple(names))
+    spam = spam_index(config)
+    return Answers(texts, labels == positive_class(names), called == spam, scores[:, spam], _two(names))
 
 
 def _ask_baseline(baseline: Pipeline, messages: Dataset) -> Answers:
+    texts, names = messages["text"][:], label_names(messages)
+    labels = np.array(messages["label"][:])
+    if len(names) > 2:
+        return Answers(texts, labels, baseline.predict(texts), None, tuple(names))
     scores = baseline_scores(baseline, messages)
-    return Answers(messages["text"][:], np.array(messages["label"][:]) == SPAM, scores > 0.5, scores)
+    return Answers(texts, labels == positive_class(names), scores > 0.5, scores, _two(names))
+
+
+def _two(names: list[str]) -> tuple[str, str]:
+    """The names of two classes, that of the positive one last."""
+    positive = positive_class(names)
+    return names[1 - positive], names[positive]
 
 
 def _measure_both(model: Answers, baseline: Answers | None) -> dict[str, Any]:
@@ -293,23 +358,28 @@ def _measure_both(model: Answers, baseline: Answers | None) -> dict[str, Any]:
     theirs = difference = None
     if baseline is not None:
         theirs, their_samples = _measure(baseline, groups)
-        theirs |= {name: _estimate(None, None) for name in PROBABILISTIC}
+        theirs |= {name: _estimate(None, None) for name in PROBABILISTIC if name in theirs}
         if ours["f1"]["value"] is not None:
             value = ours["f1"]["value"] - theirs["f1"]["value"]
             difference = _estimate(value, percentiles(our_samples["f1"] - their_samples["f1"]))
-    counts = {"messages": len(model.texts), "spam": int(model.actual.sum())}
+    counts = {"messages": len(model.texts)} | ({} if model.several else {"spam": int(model.actual.sum())})
     return {**counts, "model": ours, "baseline": theirs, "f1_difference": difference}
 
 
 def _measure(answers: Answers, groups: np.ndarray) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
     """Every metric with its interval, and the bootstrapped ones in each sample."""
     actual, predicted, scores = answers.actual, answers.predicted, answers.scores
-    values = SpamMetrics().compute(
-        predictions=predicted.astype(int), references=actual.astype(int), scores=scores.tolist()
+    values = SpamMetrics(answers.names).compute(
+        predictions=predicted.astype(int), references=actual.astype(int), scores=scores
     )
-    samples = bootstrap(actual, predicted, scores, groups)
-    intervals = proportions(actual, predicted) | {name: percentiles(sample) for name, sample in samples.items()}
-    return {name: _estimate(value, intervals[name]) for name, value in values.items()}, samples
+    if answers.several:
+        samples = bootstrap_classes(actual, predicted, scores, groups)
+        parts = {"accuracy": wilson((actual == predicted).sum(), len(actual))}
+    else:
+        samples = bootstrap(actual, predicted, scores, groups)
+        parts = proportions(actual, predicted)
+    intervals = parts | {name: percentiles(sample) for name, sample in samples.items()}
+    return {name: _estimate(value, intervals.get(name)) for name, value in values.items()}, samples
 
 
 def _estimate(value: float | None, interval: Interval | None) -> Estimate:
@@ -356,11 +426,41 @@ def _thresholds(answers: Answers, own: float | None) -> list[dict[str, Any]]:
 
 
 def _by(answers: Answers, parts: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    counts = _right_and_wrong if answers.several else _counts
     return [
-        {"part": name, **_counts(answers.actual[chosen], answers.predicted[chosen])}
+        {"part": name, **counts(answers.actual[chosen], answers.predicted[chosen])}
         for name, chosen in parts.items()
         if chosen.any()
     ]
+
+
+def _classes(answers: Answers) -> list[dict[str, Any]]:
+    """What becomes of each of several classes, of those that occur or are named."""
+    labels = range(len(answers.names))
+    measured = precision_recall_fscore_support(answers.actual, answers.predicted, labels=labels, zero_division=0)
+    rows = []
+    for label, precision, recall, f1, messages in zip(labels, *measured, strict=True):
+        called = answers.predicted == label
+        hits = (called & (answers.actual == label)).sum()
+        if messages or called.any():
+            rows.append(
+                {
+                    "label": answers.names[label],
+                    "messages": int(messages),
+                    "called": int(called.sum()),
+                    "precision": _estimate(precision, wilson(hits, called.sum())),
+                    "recall": _estimate(recall, wilson(hits, messages)),
+                    "f1": float(f1),
+                }
+            )
+    return rows
+
+
+def _right_and_wrong(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """What becomes of a number of messages of several classes."""
+    right = int((actual == predicted).sum())
+    accuracy = _estimate(right / len(actual), wilson(right, len(actual)))
+    return {"messages": len(actual), "wrong": len(actual) - right, "accuracy": accuracy}
 
 
 def _counts(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..data.messages import OWN_DATA
+from ..data.messages import LABEL_NAMES, OWN_DATA
 from ..evaluation.baseline import ahead
+from ..printable import in_markdown
 from ..provenance import is_path, public, versions
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         plots: the figures that are beside it, "loss" and "accuracy".
     """
     recipe = run.recipe
+    names = list(run.model.config.id2label.values())
+    means = ("precision", "recall", "f1") if len(names) > 2 else ()
+    metric_names = [name for name in CARD_METRICS if all(name in values for values in run.metrics.values())]
     own = recipe.data == OWN_DATA
     split = next((name for name in ("test", "validation") if name in run.metrics), None)
     results = [
@@ -57,8 +61,9 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
             dataset_split=split,
             dataset_config=None if own else recipe.protocol,
             metric_type=name,
-            metric_name=CARD_METRICS[name],
+            metric_name=f"Macro {CARD_METRICS[name]}" if name in means else CARD_METRICS[name],
             metric_value=value,
+            metric_args={"average": "macro"} if name in means else None,
         )
         for name, value in run.metrics.get(split, {}).items()
         if name in CARD_METRICS and value is not None
@@ -66,7 +71,7 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
     card_data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["spam-detection", "sms", "hf_spam"],
+        tags=[*(["spam-detection", "sms"] if names == LABEL_NAMES else []), "hf_spam"],
         base_model=None if recipe.base == "random" or is_path(recipe.base) else recipe.base,
         model_name=MODEL_NAME,
         datasets=HUB_ID.get(recipe.data),
@@ -80,8 +85,9 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         repo_id=PLACEHOLDER,
         plots=plots,
         recipe=recipe,
+        names=None if names == LABEL_NAMES else [in_markdown(name) for name in names],
         protocol="" if own else PROTOCOLS[recipe.protocol],
-        metric_names=list(CARD_METRICS),
+        metric_names=metric_names,
         metrics=_beside(run.metrics, run.baseline),
         verdicts=[f"On {name}, {ahead(run.metrics[name]['f1'], run.baseline[name]['f1'])}." for name in compared],
         data=DATA.get(recipe.data, f"`{public(recipe.data)}`"),

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 
 from .. import __version__
 from ..data.formats import suffix_of
-from ..data.messages import LABEL_NAMES, load_sms_spam, standing_in
+from ..data.messages import label_names, load_sms_spam, standing_in
+from ..printable import in_markdown
 from .errors import explained
 from .merging import merge_card
 from .repository import fetch_card, prepare_repository
@@ -20,7 +22,7 @@ from .repository import fetch_card, prepare_repository
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # where and as push_to_hub of datasets puts them
 PROTOCOLS = {
-    "book": "As in the book: the larger class is sampled down to the size of the smaller one, then all is shuffled and "
+    "book": "As in the book: every class is sampled down to the size of the smallest one, then all is shuffled and "
     "cut 70/10/20, without regard to duplicates.",
     "full": "Every message is kept, 70/10/20, stratified by label; what differs in digits, case, punctuation or "
     "blanks only is in one split.",
@@ -65,6 +67,8 @@ def push_dataset(
     *,
     protocol: Literal["book", "full"] = "full",
     seed: int = 123,
+    text_column: str | None = None,
+    label_column: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
 ) -> str:
@@ -79,6 +83,7 @@ def push_dataset(
         protocol: how the splits are made, as for `load_sms_spam`. Read it back with "full", whichever it was: "full"
             takes the splits of a Hub dataset as they are.
         seed: of the splits.
+        text_column, label_column: as for `load_sms_spam`.
         private: whether the repository is to be private; None (the default) for as it is, or as the account makes
             new ones.
         revision: the branch, made if there is none; None (the default) for "main".
@@ -90,7 +95,8 @@ def push_dataset(
         DataError: the source cannot be read or split.
         HubError: the Hub cannot be reached or refuses; the message, one line, says what to do.
     """
-    data = load_sms_spam(source, protocol=protocol, seed=seed)
+    columns = {"text_column": text_column, "label_column": label_column}
+    data = load_sms_spam(source, protocol=protocol, seed=seed, **columns)
     with explained(repo_id, "dataset"):
         api = HfApi()
         repo_id = prepare_repository(api, repo_id, revision, repo_type="dataset", private=private)
@@ -114,7 +120,7 @@ def render_dataset_card(
     data: DatasetDict, source: str | os.PathLike, repo_id: str, *, protocol: str = "full", seed: int = 123
 ) -> str:
     """The card of a dataset, with what it says of duplicates counted in `data`."""
-    about = _source(source)
+    about, names = _source(source), label_names(data["train"])
     total = sum(map(len, data.values()))
     metadata = DatasetCardData(
         pretty_name=f"{about.name}, split by hf_spam",
@@ -122,7 +128,7 @@ def render_dataset_card(
         language=about.language,
         task_categories=["text-classification"],
         size_categories=_size_category(total),
-        tags=["spam-detection", "sms", "hf_spam"],
+        tags=[*(["spam-detection", "sms"] if "spam" in names else []), "hf_spam"],
         configs=[
             {
                 "config_name": "default",
@@ -134,7 +140,7 @@ def render_dataset_card(
                 {"name": "text", "dtype": "string"},
                 {
                     "name": "label",
-                    "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(LABEL_NAMES)}}},
+                    "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}},
                 },
             ]
         },
@@ -145,6 +151,7 @@ def render_dataset_card(
         title=metadata.pretty_name,
         source=about.text,
         repo_id=repo_id,
+        names=[in_markdown(name) for name in names],
         splits=_statistics(data),
         total=total,
         protocol=protocol,
@@ -168,14 +175,14 @@ def _source(source: str | os.PathLike) -> Source:
 
 
 def _statistics(data: DatasetDict) -> dict[str, dict[str, int]]:
-    """Of each split: messages, spam, and messages that are (nearly) in the training split as well."""
-    train = data["train"]["text"][:]
+    """Of each split: messages, those of each label, and those that are (nearly) in the training split as well."""
+    train, names = data["train"]["text"][:], label_names(data["train"])
     counts = {}
     for split, rows in data.items():
         exact, near = standing_in(rows["text"][:], train if split != "train" else [])
         counts[split] = {
             "messages": len(rows),
-            "spam": sum(rows["label"][:]),
+            "labels": np.bincount(rows["label"][:], minlength=len(names)).tolist(),
             "exact": int(exact.sum()),
             "near": int(near.sum()),
         }

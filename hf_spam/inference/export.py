@@ -42,6 +42,8 @@ def export_onnx(
     *,
     int8: bool = False,
     data: str | os.PathLike = "sample",
+    text_column: str | None = None,
+    label_column: str | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Writes a classifier as an ONNX graph, if the graph answers as the model does.
@@ -55,6 +57,7 @@ def export_onnx(
         int8: whether to multiply by 8-bit weights (see `_quantise`).
         data: the messages that both classify, a source as for `load_sms_spam`. With `int8` the ranges of the
             activations are taken from them as well.
+        text_column, label_column: where they are, as for `load_sms_spam`.
         progress: whether to show bars.
 
     Returns:
@@ -73,7 +76,8 @@ def export_onnx(
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
         raise FileExistsError(f"{output_dir} exists: name a folder that does not.")
-    texts = read_messages(data)["text"][:]
+    columns = {"text_column": text_column, "label_column": label_column}
+    texts = read_messages(data, one_label=True, **columns)["text"][:]
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     origin = Path(cached_file(source, "config.json")).parent

@@ -5,12 +5,13 @@ what the configuration describes: what either of them claims costs no memory, an
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -20,6 +21,8 @@ from transformers import PreTrainedConfig
 from ..files import MANIFEST, read_manifest
 from .configuration_spam_gpt import SpamGPTConfig
 from .modeling_spam_gpt import SpamGPTForSequenceClassification
+
+logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 FLOATING = ("F16", "BF16", "F32", "F64")  # as safetensors names them
@@ -58,7 +61,7 @@ def load_classifier(
     source: str | os.PathLike,
     *,
     revision: str | None = None,
-    fresh_head: bool = False,
+    fresh_head: bool | Literal["always"] = False,
     config: SpamGPTConfig | None = None,
     **kwargs: Any,
 ) -> SpamGPTForSequenceClassification:
@@ -67,7 +70,7 @@ def load_classifier(
     Args:
         source: a local folder or a Hub id.
         revision: branch, tag or commit on the Hub.
-        fresh_head: whether a base without a head is accepted, and given one.
+        fresh_head: whether a base without a head is accepted, and given one; "always": also one that has a head.
         config: what is to be loaded. None: the configuration of the source.
         kwargs: as for `from_pretrained`.
 
@@ -86,8 +89,12 @@ def load_classifier(
         entries = open_tensors(folder)
     if entries and not any(key.startswith("gpt.") for key in entries):  # a base model
         entries = {f"gpt.{key}": entry for key, entry in entries.items()}
+    if fresh_head == "always" and (theirs := [key for key in entries if key.startswith("out_head.")]):
+        logger.info("%s classifies by other labels: its head is not used, training begins with a fresh one.", name)
+        for key in theirs:
+            del entries[key]
     with errors_as(f"{name} cannot be loaded"):
-        missing, misfits = _compare(config, entries, fresh_head)
+        missing, misfits = _compare(config, entries, bool(fresh_head))
     if misfits:
         raise ValueError(f"{name} does not fit its config.json: {misfits}.")
     if missing:

@@ -31,6 +31,7 @@ class Batches:
     Attributes:
         rng: the generator of all orders.
         network: what the batches are for: the model, what follows its frozen blocks, or the model with a second task.
+        names: of the classes.
         encoded: the messages of each split as ids.
         evaluation: a loader for each split, of the training's batch size; the training messages are shuffled.
         whole: a loader for each split that goes through all of it, in an order of its own, and draws no number.
@@ -50,6 +51,7 @@ class Batches:
     ):
         config = model.config
         self.recipe = recipe
+        self.names = [config.id2label[i] for i in range(config.num_labels)]
         self.max_length = config.padded_length or config.n_positions
         # Columns are taken as lists: read one by one, each value would be formatted anew.
         self.texts = data["train"]["text"][:]
@@ -87,9 +89,9 @@ class Batches:
             # The loader is given the generator too, since it draws a number from it at the start of each pass.
             return accelerator.prepare(DataLoader(messages, collate_fn=collate, **{"generator": self.rng, **settings}))
 
-        def loader(messages: Dataset, shuffle: bool) -> DataLoader:
+        def loader(messages: Dataset, shuffle: bool, labels: Sequence[int] | None = None) -> DataLoader:
             grouped = lengths if recipe.train_sampling_strategy == "group_by_length" else None
-            sampler = SeededShuffle(len(messages), global_batch_size, self.rng, grouped) if shuffle else None
+            sampler = SeededShuffle(len(messages), global_batch_size, self.rng, grouped, labels) if shuffle else None
             return prepared(messages, batch_size=recipe.per_device_train_batch_size, sampler=sampler, drop_last=shuffle)
 
         def whole(split: str, messages: Dataset) -> DataLoader:
@@ -100,7 +102,7 @@ class Batches:
             return prepared(Subset(messages, order), batch_size=32, generator=torch.Generator())
 
         if recipe.train_batch_tokens is None:
-            self._train = loader(train_part, shuffle=True)
+            self._train = loader(train_part, True, parts["train"].labels if recipe.balanced_sampling else None)
         else:
             sampler = SeededTokenBatches(lengths, recipe.train_batch_tokens, self.rng)
             self._train = prepared(train_part, batch_sampler=sampler)
@@ -138,20 +140,31 @@ class SeededShuffle(Sampler[int]):
     """A new order at each pass, drawn from `rng` as `DataLoader(shuffle=True)` draws it from the global generator.
 
     With `lengths`, batches hold messages of like length: windows of `WINDOW` batches are sorted, and the batches
-    shuffled.
+    shuffled. With `labels`, each of them is drawn equally often, and so is each message of a label, in both cases but
+    for one.
     """
 
     WINDOW = 16
 
-    def __init__(self, size: int, batch_size: int, rng: torch.Generator, lengths: Sequence[int] | None = None):
-        self.size, self.batch_size, self.rng, self.lengths = size, batch_size, rng, lengths
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        rng: torch.Generator,
+        lengths: Sequence[int] | None = None,
+        labels: Sequence[int] | None = None,
+    ):
+        self.size, self.batch_size, self.rng, self.lengths, self.labels = size, batch_size, rng, lengths, labels
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(_draw_seed(self.rng))
-        order = torch.randperm(self.size, generator=generator).tolist()
+        order = torch.randperm(self.size, generator=generator)
+        if self.labels is not None:
+            order = _equally_often(torch.tensor(self.labels), generator)[order]
+        order = order.tolist()
         if self.lengths is None:
             yield from order
             return
@@ -190,6 +203,19 @@ class SeededTokenBatches(Sampler[list[int]]):
         batches = list(token_batches([self.lengths[i] for i in order], self.batch_tokens))
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield [order[place] for place in batches[i]]
+
+
+def _equally_often(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Indices of messages, (N,), label by label in turn: those of each come in whole rounds, in new orders, cut off."""
+    classes = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    share = -(-len(labels) // len(classes))
+    drawn = [
+        torch.cat(
+            [members[torch.randperm(len(members), generator=generator)] for _ in range(-(-share // len(members)))]
+        )[:share]
+        for members in classes
+    ]
+    return torch.stack(drawn, 1).flatten()[: len(labels)]
 
 
 def _draw_seed(rng: torch.Generator) -> int:

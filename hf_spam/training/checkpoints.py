@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from ..data.collation import EncodedMessages
+from ..data.messages import label_names
 from ..files import MANIFEST, read_manifest
 from .history import History
 from .lora import has_adapters
@@ -208,6 +209,7 @@ def identity(
     digests = {}
     for split, messages in data.items():
         digest = hashlib.sha256()
+        digest.update(f"{label_names(messages)}\n".encode("utf-8", "surrogatepass"))
         for row in zip(messages["text"][:], messages["label"][:], encoded[split].input_ids, strict=True):
             digest.update(f"{row}\n".encode("utf-8", "surrogatepass"))
         digests[split] = digest.hexdigest()

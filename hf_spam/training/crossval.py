@@ -45,7 +45,8 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
     recipe = get_recipe(recipe, **settings)
-    messages = read_messages(recipe.data, protocol=recipe.protocol)
+    columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
+    messages = read_messages(recipe.data, protocol=recipe.protocol, **columns)
     jobs = (
         (DatasetDict(train=train, test=test), recipe.seed + repeat)
         for repeat in range(repeats)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from ..data.messages import OWN_DATA, check_splits, load_sms_spam
+from ..data.messages import OWN_DATA, check_splits, label_names, load_sms_spam, undersample
 from ..data.tokenization import load_tokenizer
 from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
@@ -91,7 +92,7 @@ def finetune(
         recipe: a `Recipe` or the name of one.
         output_dir: where the model, its tokenizer, card, `history.json`, `metrics.json` and plots go. None: nowhere.
         data: messages in place of the recipe's: a source as for `load_sms_spam`, or a `DatasetDict` with columns
-            `text` and `label` (0 not spam, 1 spam); only its split `train` must be there.
+            `text` and `label` (a `ClassLabel`, or 0 not spam, 1 spam); only its split `train` must be there.
         report_to: a tracker of Accelerate's ("tensorboard", "wandb", ...), which must be installed.
         overwrite_output_dir: whether files of an earlier run in `output_dir` are replaced.
         save_steps: optimizer steps between two checkpoints, `output_dir/checkpoint-{step}`. None: no checkpoints.
@@ -162,10 +163,14 @@ def finetune(
             if isinstance(data, DatasetDict):
                 data = check_splits(data)
             else:
-                data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed)
+                columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
+                data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **columns)
+            if recipe.undersample:
+                data["train"] = undersample(data["train"], recipe.seed)
             # With other messages another one could be learned, which is not that of the weights.
             tokenizer = load_tokenizer(checkpoint) if checkpoint and allow_differences else None
-            model, tokenizer = start_from(recipe, data["train"]["text"][:], tokenizer)
+            train = data["train"]
+            model, tokenizer = start_from(recipe, train["text"][:], tokenizer, label_names(train))
             check_validation(recipe, data, model.config)
         if report_to is not None:
             config = {key: value for key, value in asdict(recipe).items() if value is not None}
@@ -223,6 +228,9 @@ def _train(
         num_warmup_steps=_warmup_steps(recipe.warmup_steps, total_steps),
         num_training_steps=total_steps,
     )
+    weights = None
+    if recipe.class_weights is not None:
+        weights = balanced_weights(data["train"]["label"][:], len(batches.names)).to(accelerator.device)
     measure = Measuring(accelerator, prepared, batches, model.config)
     state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, batches.rng)
     this_run = identity(recipe, data, batches.encoded, accelerator.num_processes)
@@ -266,7 +274,7 @@ def _train(
             with accelerator.accumulate(prepared):
                 labels = batch.pop("labels")
                 outputs = prepared(**batch)
-                loss = cross_entropy(outputs.logits.float(), labels, ignore_index=recipe.ignore_index)
+                loss = _training_loss(outputs.logits.float(), labels, weights, recipe.ignore_index)
                 if recipe.language_model_weight:
                     loss = loss + recipe.language_model_weight * outputs.loss
                 if not loss.isfinite() and accelerator.scaler is None:  # with fp16 such a step is left out
@@ -335,6 +343,23 @@ def _train(
     model = merged(model).eval()
     run = Run(recipe, model, tokenizer, history, metrics, trained_parameters, calibration=calibration)
     return run, progress
+
+
+def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
+    """What the messages of each class count for, (K,): all of a class as much as all of another, 1 in the mean."""
+    counts = torch.bincount(torch.tensor(labels), minlength=classes)
+    return len(labels) / (counts.count_nonzero() * counts.clamp(min=1).float())
+
+
+def _training_loss(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, ignore_index: int
+) -> torch.Tensor:
+    """The mean cross-entropy of a batch: of logits (B, K) and labels (B,), with weights of the classes, (K,)."""
+    if weights is None:
+        return cross_entropy(logits, labels, ignore_index=ignore_index)
+    # Divided by the messages, not by their weights, which differ from batch to batch: so it does not matter into how
+    # many batches and processes those of a step are cut.
+    return cross_entropy(logits, labels, weight=weights, ignore_index=ignore_index, reduction="sum") / len(labels)
 
 
 def _signal(accelerator: Accelerator, interruption: Interruption) -> int:

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from ..evaluation.metrics import SPAM, SpamMetrics
+from ..evaluation.metrics import SpamMetrics
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from .batches import Batches, first
 from .calibration import Calibration, calibrate, is_calibrated
@@ -64,10 +64,10 @@ class Measuring:
         metrics = {}
         for split, result in results.items():
             probabilities = (result.logits / self.config.temperature).softmax(-1)
-            metrics[split] = SpamMetrics().compute(
+            metrics[split] = SpamMetrics(self.batches.names).compute(
                 predictions=decide(self.config, probabilities),
                 references=result.labels,
-                scores=probabilities[:, SPAM].tolist(),
+                scores=probabilities.numpy(),
             )
         return metrics, results["validation"].loss if "validation" in results else None, calibration
 

@@ -10,7 +10,7 @@ PUBLISHED_IN = (
     "once more than the book does: their test split is another part of the same messages."
 )
 # Where the same messages, weights and tokenizer are read from may differ from machine to machine.
-SOURCES = ("data", "base", "tokenizer")
+SOURCES = ("data", "text_column", "label_column", "base", "tokenizer")
 # Beyond these, building a network or learning a tokenizer would take all the memory there is before it failed.
 MOST = {"n_layer": 1000, "n_embd": 100_000, "n_positions": 1_000_000, "vocab_size": 1_000_000}
 
@@ -46,6 +46,13 @@ class Recipe:
     """Messages: sample, uci, a local file (.tsv .csv .jsonl .parquet .zip), or a Hub dataset id."""
     protocol: Literal["book", "full"] = "book"
     """Reading and splits: the book's balanced ones, or every message with duplicates kept on one side."""
+    text_column: str | None = None
+    """Column of the texts. None: text, message, sms or v2."""
+    label_column: str | None = None
+    """Column of the labels, which are then classes under their own names, unless they say ham or spam. None: label,
+    category, class or v1, for ham and spam."""
+    undersample: bool = False
+    """Whether so many training messages of the commoner labels are left out that each has as many as the rarest."""
 
     base: str = "openai-community/gpt2"
     """Weights to start from: a Hub id, a local folder, or "random"."""
@@ -104,6 +111,12 @@ class Recipe:
     as many as fill it, pads included."""
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
     """Order of the messages: at random, or with messages of like length in a batch, which saves padding."""
+    balanced_sampling: bool = False
+    """Whether each label is drawn equally often. An epoch still has as many messages as there are to train on: those
+    of a rare label come several times, and not all of a common one."""
+    class_weights: Literal["balanced"] | None = None
+    """Weights of the labels in the training loss: "balanced" (the rarer a label, the more its messages count; 1 in the
+    mean over all messages), or None."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
@@ -161,7 +174,12 @@ class Recipe:
             if get_origin(field.type) is Literal:
                 value, known = getattr(self, field.name), get_args(field.type)
                 check(value in known, f"{field.name} must be one of {', '.join(known)}, got {value!r}")
+        weights = self.class_weights
+        check(weights in (None, "balanced"), f"class_weights must be balanced or none, got {weights!r}")
+        both = self.balanced_sampling and weights is not None
+        check(not both, "class_weights and balanced_sampling do the same twice: give one of them")
         tokens = self.train_batch_tokens
+        check(not (tokens and self.balanced_sampling), "balanced_sampling has no batches of train_batch_tokens")
         check(tokens is None or tokens >= 1, f"train_batch_tokens must be at least 1, got {tokens}")
         if self.lora_r is not None:
             check(self.lora_r >= 1, f"lora_r must be at least 1, or none, got {self.lora_r}")

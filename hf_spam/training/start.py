@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from ..data.messages import LABEL_NAMES
 from ..data.tokenization import encode, load_tokenizer, train_tokenizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.import_weights import import_weights
@@ -20,16 +21,21 @@ from .recipes import Recipe
 
 
 def start_from(
-    recipe: Recipe, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+    recipe: Recipe,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    names: Sequence[str] = LABEL_NAMES,
 ) -> tuple[SpamGPTForSequenceClassification, PreTrainedTokenizerBase]:
     """Loads or makes the tokenizer and the model of a recipe, with all but what it trains frozen.
 
-    A head that the base lacks is initialised as `torch.nn.Linear` is under `torch.manual_seed(recipe.seed)`.
+    A head that the base lacks, or in the place of one for other labels, is initialised as `torch.nn.Linear` is under
+    `torch.manual_seed(recipe.seed)`.
 
     Args:
         recipe: the settings.
         texts: the training messages, from which a tokenizer may be learned and the longest message is known.
         tokenizer: one in place of the recipe's.
+        names: of the classes.
 
     Raises:
         ValueError: base and tokenizer do not fit each other, or the recipe.
@@ -67,6 +73,8 @@ def start_from(
         config.attn_pdrop = recipe.attention_dropout
         uncalibrate(config)  # what the base has was fitted to weights that these will not be
         config.pad_token_id = tokenizer.pad_token_id
+        theirs, config.id2label = config.id2label, dict(enumerate(names))
+        config.label2id = {name: label for label, name in config.id2label.items()}
         config.validate_architecture()
         if 0 <= recipe.ignore_index < config.num_labels:
             raise ValueError(f"ignore_index ({recipe.ignore_index}) is a class: nothing would be learned about it.")
@@ -79,7 +87,8 @@ def start_from(
             if recipe.initialization == "pytorch":
                 _draw_as_pytorch(model, recipe.seed)
         else:
-            model = load_classifier(base, fresh_head=True, config=config, dtype=torch.float32)
+            fresh_head = True if config.id2label == theirs else "always"
+            model = load_classifier(base, fresh_head=fresh_head, config=config, dtype=torch.float32)
     _freeze(model, recipe.trainable)
     if recipe.lora_r is not None:
         add_adapters(model, recipe.lora_r, recipe.lora_alpha)

@@ -154,7 +154,7 @@ def test_the_books_reading_keeps_texts_that_pandas_takes_for_missing_or_numbers(
 
 # Bad files: one line that names the file, the place and the value
 
-KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true"
+KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true; others need --label-column"
 BAD_FILES = {
     "no tab": ("a.tsv", b"ham\ta\nspam b\n", ", line 2: 2 fields expected, 1 found: 'spam b'"),
     "two tabs": ("a.tsv", b"ham\ta\tb\n", ", line 1: 2 fields expected, 3 found: 'ham\\ta\\tb'"),
@@ -215,7 +215,7 @@ BAD_FILES = {
     "ClassLabel without label": (
         "a.parquet",
         parquet({"category": [-1], "sms": ["a"]}, CLASSES),
-        f", row 1: unknown label -1; {KNOWN}",
+        ", row 1: unknown label -1; known: Spam, Ham",
     ),
     "empty": ("a.csv", b"", ": there are no messages in it"),
     "empty json": ("a.jsonl", b"\n", ": there are no messages in it"),

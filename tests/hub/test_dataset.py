@@ -98,8 +98,12 @@ def test_the_card_counts_what_it_says(hub, source):
     for protocol in ("full", "book"):
         push_dataset(source, REPO, protocol=protocol)
         data, text = load_sms_spam(REPO), card(hub)
-        for split, rows in data.items():
-            assert f"| {split} | {len(rows)} | {sum(rows['label'][:])} |\n" in text
+        assert "| label | train | validation | test |\n|---|---|---|---|\n| `not spam` |" in text
+        for name, counts in (
+            ("`spam`", [sum(rows["label"][:]) for rows in data.values()]),
+            ("all", map(len, data.values())),
+        ):
+            assert f"| {name} | {' | '.join(map(str, counts))} |\n" in text
         train = data["train"]["text"][:]
         for split in ("validation", "test"):
             exact = sum(t in train for t in data[split]["text"][:])
@@ -116,6 +120,27 @@ def test_the_card_counts_what_it_says(hub, source):
     about = metadata(text)
     assert about["size_categories"] == "n<1K" and about["task_categories"] == ["text-classification"]
     assert "license" not in about and "language" not in about
+
+
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
+def test_labels_of_any_name_come_back_in_their_order(hub, tmp_path, monkeypatch, capsys):
+    """Of columns of any name, by the command line; the card counts each label, and none breaks its table."""
+    path, labels = tmp_path / "mine.jsonl", ["a | b", "家 `x`", "<!-- hf_spam: end -->"]
+    rows = [{"body": f"{'xyz'[i % 3]} {chr(97 + i % 26) * (1 + i // 26)}", "kind": labels[i % 3]} for i in range(90)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ["--text-column", "body", "--label-column", "kind"]
+    monkeypatch.setattr(sys, "argv", ["hf-spam", "data", "push", str(path), REPO, *columns])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 0, capsys.readouterr().err
+    expected = load_sms_spam(path, text_column="body", label_column="kind")
+    found = load_sms_spam(REPO)
+    assert same(found, expected) and found["train"].features == expected["train"].features
+    assert load_dataset(REPO)["test"].features["label"].names == sorted(labels)
+    table = [line for line in card(hub).splitlines() if line.startswith("|")]
+    assert all(line.count("|") == 5 for line in table) and len(table) == 6
+    text = card(hub).split("---\n", 2)[2]  # without the metadata, which a merge of cards does not search for marks
+    assert text.count("<!-- hf_spam: end -->") == 1 and "spam-detection" not in metadata(card(hub))["tags"]
 
 
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)

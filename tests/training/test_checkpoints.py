@@ -32,8 +32,9 @@ def data():
         {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random", "max_steps": None},
         {"mixed_precision": "bf16", "attention_dropout": 0.2},
         {"train_batch_tokens": 200},
+        {"balanced_sampling": True},
     ],
-    ids=["plain", "averaged", "accumulation", "cosine", "bf16", "tokens"],
+    ids=["plain", "averaged", "accumulation", "cosine", "bf16", "tokens", "balanced"],
 )
 def test_resuming_is_exact(settings, data, tmp_path):
     """From every checkpoint, in an epoch or at its end: the same weights to the bit, the same history and metrics."""

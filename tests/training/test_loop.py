@@ -381,12 +381,13 @@ def test_messages_handed_over_that_do_not_fit(splits, message):
         finetune("pocket", data=DatasetDict({name: Dataset.from_dict(rows) for name, rows in splits.items()}))
 
 
-def test_labels_in_another_order_are_refused():
-    """Their index 1 is not spam: the metrics would be those of the other class."""
+def test_labels_in_another_order_are_read_by_name():
+    """Their index 1 is not spam: taken as it is, the metrics would be those of the other class."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=["spam", "ham"])})
-    rows = Dataset.from_dict(OWN, features=features)
-    with pytest.raises(ValueError, match=r"the labels must be \['not spam', 'spam'\] in that order"):
-        finetune("pocket", data=DatasetDict(train=rows))
+    turned = {**OWN, "label": [1 - label for label in OWN["label"]]}
+    rows = [Dataset.from_dict(OWN), Dataset.from_dict(turned, features=features)]
+    runs = [finetune("pocket", data=DatasetDict(train=part), **small(vocab_size=260)) for part in rows]
+    assert runs[1].model.config.id2label == {0: "not spam", 1: "spam"} and runs[1].metrics == runs[0].metrics
 
 
 def hf_spam(*arguments) -> str:

@@ -1,0 +1,69 @@
+"""Compares what can be done about labels of which some are rare: nothing, weights, balanced sampling, undersampling.
+
+    python scripts/compare_imbalance.py --data ../shared/data/SMSSpamCollection
+
+Each is measured on the same folds without shared duplicates, none of which is balanced. Of more than two labels there
+are the metrics that make sense for them.
+"""
+
+import json
+
+import click
+from datasets import DatasetDict
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from hf_spam.data.messages import grouped_folds, read_messages
+from hf_spam.evaluation.baseline import BASELINE
+from hf_spam.training.crossval import in_words, measure_runs, summary
+from hf_spam.training.recipes import get_recipe
+
+MEANS = {
+    "nothing": {},
+    "class weights": {"class_weights": "balanced"},
+    "balanced sampling": {"balanced_sampling": True},
+    "undersampling": {"undersample": True},
+}
+METRICS = ("precision", "recall", "f1", "mcc", "roc_auc", "recall_at_fpr_0.001", "false_positive_rate")
+
+
+@click.command()
+@click.option("--data", default="uci", show_default=True, help="Messages: a source as for hf-spam train.")
+@click.option("--recipe", default="pocket", show_default=True, help="Settings.")
+@click.option("--folds", default=5, show_default=True, help="Parts, each of which is tested on in turn.")
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=JSON", help="A setting that is to differ.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def main(data: str, recipe: str, folds: int, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Compares the means against imbalance."""
+    changed = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in overrides)}
+    base = get_recipe(recipe, data=data, **changed)
+    messages = read_messages(data, text_column=base.text_column, label_column=base.label_column)
+    results = {}
+    for name, settings in MEANS.items():
+        jobs = (
+            (DatasetDict(train=train, test=test), base.seed)
+            for train, test in grouped_folds(messages, folds, seed=base.seed)
+        )
+        runs = []
+        for run in measure_runs(base, jobs, **settings):
+            runs.append(run)
+            click.echo(f"{name}, fold {len(runs)}: {in_words(run)}", err=True)
+        results[name] = {"runs": runs, **summary(runs)}
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    columns = {name: (result, "model") for name, result in results.items()}
+    columns[f"{BASELINE}, nothing"] = (results["nothing"], "baseline")
+    table = Table("metric", *columns, box=box.SIMPLE)
+    for metric in METRICS:
+        cells = []
+        for result, kind in columns.values():
+            mean, spread = ((result[what][kind] or {}).get(metric) for what in ("mean", "spread"))
+            cells.append("-" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
+        table.add_row(metric, *cells)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()
