@@ -2,11 +2,14 @@
 
 import json
 import logging
+import runpy
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from datasets import DatasetDict
 from processes import finetune_on
 from runs import first_messages
@@ -172,3 +175,17 @@ def _class_label(names):
     from datasets import ClassLabel
 
     return ClassLabel(names=names)
+
+
+def test_the_comparison_measures_each_on_the_same_folds(data, tmp_path):
+    """The script, as it is run: the baseline, which none of the means concerns, is the same beside each."""
+    data["train"].to_csv(tmp_path / "mine.csv", index=False)
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "compare_imbalance.py"))
+    tiny = ["max_steps=2", "n_embd=16", "vocab_size=300", "per_device_train_batch_size=4"]
+    flags = ["--data", str(tmp_path / "mine.csv"), "--folds", "2", *(word for one in tiny for word in ("--set", one))]
+    results = json.loads(CliRunner().invoke(script["main"], [*flags, "--json"]).stdout)
+    assert list(results) == ["nothing", "class weights", "balanced sampling", "undersampling"]
+    baselines = [[run["baseline"] for run in result["runs"]] for result in results.values()]
+    assert baselines == baselines[:1] * 4 and len(baselines[0]) == 2
+    models = [result["runs"][0]["model"]["log_loss"] for result in results.values()]
+    assert len(set(models)) == 4
