@@ -180,6 +180,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 
     _quiet_libraries()
     _show_log()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its attempts would bury what cannot be reached
     found = list(reproduce([row.strip() for row in rows.split(",") if row.strip()], output_dir=output_dir, **given))
     if not _is_main_process():
         return

@@ -13,9 +13,11 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.messages import load_sms_spam
+from ..data.tokenization import load_tokenizer
 from ..evaluation.intervals import wilson
 from ..files import write_file
 from ..interruption import RunInterrupted
+from ..modeling.loading import model_type
 from ..provenance import public
 from .checkpoints import Checkpoints
 from .loop import finetune
@@ -55,15 +57,21 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     """
     recipes = [get_recipe(name, **settings) for name in map(_name, rows or PUBLISHED)]
     earlier = {recipe.name: _earlier(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
+    missing: dict[tuple[str | int | None, ...], str | None] = {}
     for recipe in recipes:
         where = f"{recipe.name}, row {PUBLISHED[recipe.name].row}" if recipe.name in PUBLISHED else recipe.name
         result, problem = earlier[recipe.name], None
         if result is None:
             logger.info("Running %s ...", where)
+            sources = recipe.base, recipe.tokenizer, recipe.vocab_size
+            if sources not in missing:  # asked once: without a network, it takes a minute to be told so
+                missing[sources] = _missing(recipe)
+            problem = missing[sources]
             try:
-                result = _run(recipe, Path(output_dir, recipe.name))
+                result = None if problem else _run(recipe, Path(output_dir, recipe.name))
             except (OSError, ValueError) as error:
                 problem = str(error)
+            if problem:
                 logger.info("Not run: %s. %s", where, problem)
         yield {
             "recipe": recipe.name,
@@ -80,6 +88,18 @@ def _name(row: str) -> str:
     if row.isdecimal() and row not in names:
         raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
     return names.get(row, row)
+
+
+def _missing(recipe: Recipe) -> str | None:
+    """Why the tokenizer or the weights of a recipe cannot be had; None where they can."""
+    try:
+        if recipe.vocab_size is None:
+            load_tokenizer(recipe.tokenizer or recipe.base)
+        if recipe.base != "random" and not Path(recipe.base).is_file():
+            model_type(recipe.base)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

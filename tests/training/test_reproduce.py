@@ -15,9 +15,11 @@ from runs import result
 
 from hf_spam import RECIPES, load_sms_spam
 from hf_spam.cli import main
-from hf_spam.data.tokenization import train_tokenizer
+from hf_spam.data.tokenization import load_tokenizer, train_tokenizer
 from hf_spam.evaluation.intervals import wilson
 from hf_spam.interruption import RunInterrupted
+from hf_spam.modeling.loading import model_type
+from hf_spam.training import reproduce as module
 from hf_spam.training.reproduce import reproduce
 
 TINY = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 256, "padded_length": 64, "max_steps": 12}
@@ -44,10 +46,18 @@ def flags(tokenizer: str, **settings) -> list[str]:
     return [part for name, value in pairs for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def test_on_the_command_line(tokenizer, tmp_path, monkeypatch, capsys):
+def test_on_the_command_line(tokenizer, tmp_path, monkeypatch, capsys, caplog):
     """What can be run is, the rest is named; a second time nothing is run again, and the table says it all."""
     out = tmp_path / "out"
-    command = ["hf-spam", "reproduce", "--rows", "1, random-weights,12", "--output-dir", str(out), *flags(tokenizer)]
+    command = [
+        "hf-spam",
+        "reproduce",
+        "--rows",
+        "1, random-weights,12,lora",
+        "--output-dir",
+        str(out),
+        *flags(tokenizer),
+    ]
 
     def run(*more: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [*command, *more])
@@ -55,10 +65,16 @@ def test_on_the_command_line(tokenizer, tmp_path, monkeypatch, capsys):
             main()
         return exit.value.code, *capsys.readouterr()
 
+    asked = []
+    monkeypatch.setattr(module, "load_tokenizer", lambda source: asked.append(source) or load_tokenizer(source))
+    monkeypatch.setattr(module, "model_type", lambda source: asked.append(source) or model_type(source))
     code, printed, _ = run("--json")
-    book, random, lora = json.loads(printed)
-    assert code == 0 and [book["row"], random["row"], lora["row"]] == [1, 10, 12]
-    assert book["obtained"] is None and "openai-community/gpt2" in book["problem"] and "gpt2-xl" in lora["problem"]
+    book, random, xl, lora = json.loads(printed)
+    assert code == 0 and [row["row"] for row in (book, random, xl, lora)] == [1, 10, 12, 11]
+    # The second row on GPT-2 124M does not wait for the network to be missing once more.
+    assert asked == [tokenizer, "openai-community/gpt2", tokenizer, tokenizer, "openai-community/gpt2-xl"]
+    assert lora["problem"] == book["problem"] and f"Not run: book, row 1. {book['problem']}" in caplog.text
+    assert book["obtained"] is None and "openai-community/gpt2" in book["problem"] and "gpt2-xl" in xl["problem"]
     metrics = json.loads((out / "random-weights/metrics.json").read_text())
     assert random["obtained"] == {split: round(100 * metrics[split]["accuracy"], 2) for split in metrics}
     size = len(load_sms_spam("sample", protocol="book")["test"])
