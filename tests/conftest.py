@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import settings
 from local_hub import LocalHub
 
 HOME = Path(tempfile.mkdtemp(prefix="hf-spam-tests-"))
@@ -38,6 +39,10 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "H
 
 # What a shell starts in the background ignores Ctrl-C, and hands that on; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test fails for being slow on a busy machine.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Tiny models: a second thread costs more than it brings, and sums stay in one order.
 torch.set_num_threads(1)

@@ -179,5 +179,6 @@ def errors_as(message: str, kind: type[ValueError] = ValueError) -> Iterator[Non
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of an error without its line breaks, cut to what a person reads: it may quote what a file holds."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= 500 else f"{message[:500]}…"

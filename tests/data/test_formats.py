@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hf_spam.data.formats import DataError
 from hf_spam.data.messages import FEATURES, load_sms_spam, read_messages
 
-quick = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 
 # What tempts a reader to change a text: quotes, commas, blanks at the ends, separators that only Unicode has.
 MESSAGES = [

@@ -25,7 +25,7 @@ from hf_spam.data.messages import (
     undersample,
 )
 
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], database=None)
 COLUMNS = {"text_column": "body", "label_column": "kind"}
 
 

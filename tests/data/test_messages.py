@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hf_spam.data import messages
 from hf_spam.data.messages import DataError, duplicate_key, grouped_folds, load_sms_spam, read_messages
 
-quick = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 
 
 def rows(dataset: Dataset) -> list[tuple[int, str]]:

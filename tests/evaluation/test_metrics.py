@@ -8,7 +8,7 @@ import evaluate
 import numpy as np
 import pytest
 from datasets import Dataset
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
@@ -43,7 +43,6 @@ def test_by_hand():
     )
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_parity_with_scikit_learn(rows):
     actual, scores = [int(spam) for spam, _ in rows], [score for _, score in rows]
@@ -98,7 +97,6 @@ def test_the_evaluator_takes_a_saved_model(tmp_path):
     assert values["accuracy"] == pytest.approx(run.metrics["validation"]["accuracy"])
 
 
-@settings(deadline=None)
 @given(ROWS, st.floats(0, 0.99), st.randoms())
 def test_the_threshold_keeps_the_rate_and_is_the_lowest_that_does(rows, rate, random):
     """From any lower score on, too much ham would be called spam; where none will do, not even the highest does."""

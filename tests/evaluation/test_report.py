@@ -126,7 +126,7 @@ ANY_ROWS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(ANY_ROWS, st.randoms())
 def test_the_order_of_the_messages_does_not_matter(rows, random):
     """Figures are of a set; only the bootstrap draws by position, and moves a little."""
@@ -140,7 +140,7 @@ def test_the_order_of_the_messages_does_not_matter(rows, random):
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(ANY_ROWS, st.data())
 def test_without_duplicates_is_as_if_they_had_not_been_there(rows, data):
     """Against the metrics of the filtered messages, computed apart."""

@@ -29,7 +29,7 @@ def probabilities(predicted) -> np.ndarray:
     return table[np.asarray(predicted)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ROWS)
 def test_parity_with_scikit_learn(rows):
     """Means over the classes that occur; the fast bootstrap has the same of messages that are written out."""
@@ -197,7 +197,7 @@ def test_messages_with_other_labels_than_the_model_are_refused():
         make_report(Scorer({}), Evaluated(sets, "", None, ""))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12))
 def test_any_answers_can_be_reported(rows):
     """One label only, none called, all wrong: never an error, and JSON without a number that is none."""

@@ -43,7 +43,7 @@ def test_the_bundled_model_is_small_and_says_what_it_is():
     assert config["id2label"] == {"0": "not spam", "1": "spam"} and config["model_type"] == "spam_gpt"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=12), st.randoms(), st.integers(1, 200))
 def test_scores_depend_on_the_message_only(texts, random, batch_tokens):
     """Alone, among others, in another order, in batches of another size."""

@@ -108,7 +108,7 @@ def same_answers(found: list[tuple[str, float]], texts: list[str]) -> bool:
 # Values
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rows=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=9),
     size=st.integers(1, 4),
@@ -132,7 +132,7 @@ VALUE = st.recursive(
 KEY = st.text(max_size=4).filter(lambda key: key not in ("label", "score"))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.lists(st.tuples(ANY_TEXT, st.dictionaries(KEY, VALUE, max_size=3), st.booleans()), max_size=9))
 def test_a_json_line_comes_back_character_for_character(tmp_path_factory, rows):
     """Order of keys, numbers of any length, nulls, absent keys, escapes (halves of surrogate pairs, too)."""
@@ -189,7 +189,7 @@ def test_parquet_of_a_dataset_is_one_again_and_can_be_json_lines(tmp_path):
     assert [dict(row, score=pytest.approx(row["score"])) for row in read_lines(tmp_path / "out.jsonl")] == rows
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(LINE, max_size=9),
     st.sampled_from(["\n", "\r\n"]),

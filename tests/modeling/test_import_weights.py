@@ -50,7 +50,7 @@ def edit_tensors(folder: Path, edit) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@settings(max_examples=8, derandomize=True, database=None)
 @given(
     n_head=st.integers(1, 4),
     head_dim=st.integers(1, 9),

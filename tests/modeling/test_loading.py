@@ -96,6 +96,7 @@ STRANGE = {
     "labels that are none": (config(id2label="spam"), NO_CONFIG),
     "an unknown type of numbers": (config(dtype="float99"), NO_CONFIG),
     "text for a number": (config(n_embd="128"), f"{NO_CONFIG}: Validation error for field 'n_embd'"),
+    "a text that is no length": (config(padded_length="é" * 999), f"{NO_CONFIG}: .{{500}}…$"),
     "deep nesting": (raw("config.json", b"[" * 10**5), "No model in the folder .*: maximum recursion depth exceeded"),
     "a list": (raw("config.json", b"[]"), "there is no config.json that names a model_type"),
     "a missing tensor": (weights(lambda w: w.pop("gpt.final_norm.bias")), r"it lacks gpt\.final_norm\.bias"),

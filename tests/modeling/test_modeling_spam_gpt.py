@@ -158,7 +158,7 @@ def test_a_message_has_the_oracle_s_logits_however_it_is_laid_out(pooling, padde
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=str)
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(data=st.data())
 def test_no_neighbour_padding_or_order_changes_a_message(reading, data):
     """Protects the same contract against the layouts nobody thought of."""

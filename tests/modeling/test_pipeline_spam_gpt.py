@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -57,7 +57,6 @@ PROBABILITIES = st.integers(2, 4).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(PROBABILITIES, st.floats(0.01, 1), st.data())
 def test_what_is_spam_by_the_threshold(rows, threshold, data):
     """Of any number of classes: spam from the threshold on, else the likeliest other one; without one the likeliest.

@@ -74,7 +74,7 @@ def test_the_temperature_is_found_and_is_that_of_another_minimiser(temperature, 
     assert calibration.loss == pytest.approx(other.fun) and calibration.loss_before == pytest.approx(loss(np.ones(1)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.5, 4), st.integers(0, 2**16), st.sampled_from([0, 0.02, 0.2]))
 def test_invariances(factor, seed, rate):
     """Logits of another scale give the same scores in the end; the order of the messages is nothing."""
