@@ -352,7 +352,7 @@ def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
 
 
 def _training_loss(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, ignore_index: int
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, ignore_index: int = -100
 ) -> torch.Tensor:
     """The mean cross-entropy of a batch: of logits (B, K) and labels (B,), with weights of the classes, (K,)."""
     if weights is None:

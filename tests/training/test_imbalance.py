@@ -90,9 +90,9 @@ def test_balanced_batches_reach_the_training_and_not_the_evaluation(data, monkey
     seen = {"training": Counter(), "evaluation": 0.0}
     original = loop._training_loss
 
-    def counted(logits, labels, weights):
+    def counted(logits, labels, weights, *rest):
         seen["training"].update(labels.tolist())
-        return original(logits, labels, weights)
+        return original(logits, labels, weights, *rest)
 
     monkeypatch.setattr(loop, "_training_loss", counted)
     for strategy in ("random", "group_by_length"):
