@@ -240,6 +240,7 @@ def evaluate(
     from .evaluation.page import headline, report_tables, write_report
     from .evaluation.report import make_report, messages_for
     from .inference.classifier import SpamClassifier
+    from .modeling.configuration_spam_gpt import class_names
 
     _quiet_libraries()
     classifier = SpamClassifier.from_pretrained(model)
@@ -251,7 +252,7 @@ def evaluate(
         train_data=train_data,
         text_column=text_column,
         label_column=label_column,
-        classes=list(classifier.model.config.id2label.values()),
+        classes=class_names(classifier.model.config),
     )
     report = make_report(classifier, evaluated, split=split, model=model, data=data, progress=sys.stderr.isatty())
     if output_dir:
@@ -476,8 +477,10 @@ def export(
 @click.option("--model", help="Folder or Hub id.  [default: the bundled model]")
 @click.option("--data", required=True, help="Messages that it was not trained on: a source as for evaluate.")
 @click.option("--target-fpr", type=float, help="False-positive rate that is allowed.  [default: no threshold]")
+@click.option("--text-column", help="Where the texts are.  [default: as for the model's own data, or known names]")
+@click.option("--label-column", help="Where the labels are, which are to be the model's.  [default: the same]")
 @as_json
-def calibrate(output_dir: str, model: str | None, data: str, target_fpr: float | None, as_json: bool) -> None:
+def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """Copy a model to the new folder OUT with scores that are probabilities, on messages of your own.
 
     With --target-fpr it also gets a threshold: of the messages' ham no more than that part is called spam. Of data that
@@ -486,7 +489,7 @@ def calibrate(output_dir: str, model: str | None, data: str, target_fpr: float |
     from .training.recalibration import WHERE, calibrated_copy
 
     _quiet_libraries()
-    calibration = calibrated_copy(model, output_dir, data=data, target_fpr=target_fpr, progress=sys.stderr.isatty())
+    calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
     if as_json:
         click.echo(json.dumps(asdict(calibration)))
         return

@@ -139,3 +139,72 @@ def test_a_column_of_another_name_with_ham_and_spam_is_the_ordinary_task(tmp_pat
     other = finetune("pocket", data=tmp_path / "own.csv", text_column="body", label_column="kind", **settings)
     assert other.metrics == known.metrics and other.model.config.id2label == {0: "not spam", 1: "spam"}
     assert all(torch.equal(a, b) for a, b in zip(known.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_a_copy_is_calibrated_by_own_labels(trained, source, tmp_path):
+    """On the model's own validation split without a flag, on other files with them, and on no other labels."""
+    found = json.loads(hf_spam("calibrate", tmp_path / "own", "--model", trained, "--data", source, "--json"))
+    splits = load_sms_spam(source, text_column="body", label_column="kind")
+    assert found["messages"] == len(splits["validation"]) and found["spam"] is None
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    assert list(config["id2label"].values()) == LABELS and config["temperature"] == found["temperature"]
+    other = tmp_path / "other.csv"
+    other.write_bytes(source.read_bytes())
+    found = json.loads(hf_spam("calibrate", tmp_path / "all", "--model", trained, "--data", other, *COLUMNS, "--json"))
+    assert found["messages"] == 240
+    refused = f"the messages are labelled not spam, spam, but the model knows {', '.join(LABELS)}"
+    for arguments in (["calibrate", tmp_path / "none", "--model", trained], ["evaluate", trained]):
+        with pytest.raises(DataError, match=refused):
+            cli.main([str(argument) for argument in (*arguments, "--data", "sample")], standalone_mode=False)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("spam", "other"), [("Spam", "work"), ("work", "home")])
+def test_the_threshold_of_two_own_labels(spam, other, tmp_path):
+    """It is for the one called spam, wherever that sorts, else for the second; reports and card name it.
+
+    What says ham and spam itself is held against a label called spam alone, and is nothing to fit another one to.
+    """
+    rows = [
+        (f"{WORDS[LABELS[i % 2]][i // 2 % 4]} {chr(97 + i % 26) * (1 + i // 26)}", (spam, other)[i % 2])
+        for i in range(160)
+    ]
+    with (tmp_path / "mine.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("body", "kind"), *rows])
+    flags = ["--data", tmp_path / "mine.csv", *COLUMNS, "--max-steps", "20", "--target-fpr", "0.2"]
+    hf_spam("train", *SMALL, *flags, "--temperature-scaling", "--output-dir", tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    report = json.loads(hf_spam("evaluate", tmp_path / "out", "--data", tmp_path / "mine.csv", "--json"))
+    assert report["labels"] == [other, spam]
+    for split, measured in report["sets"].items():
+        assert {name: one["value"] for name, one in measured["model"].items()} == pytest.approx(saved[split], abs=1e-5)
+    assert saved["validation"]["false_positive_rate"] <= 0.2
+    shown = hf_spam("evaluate", tmp_path / "out", "--data", tmp_path / "mine.csv")
+    assert f"It calls {spam} what has a score of at least" in shown
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"`hf_spam` calls a message `{spam}` from the threshold on" in card
+    assert (" ham of the validation split" in card) == (spam == "Spam") and f"are called `{spam}`, of" in card
+    calibrated = CliRunner().invoke(
+        cli, ["calibrate", str(tmp_path / "no"), "--model", str(tmp_path / "out"), "--data", "sample"]
+    )
+    assert "the messages are labelled not spam, spam, but the model" in str(calibrated.exception)
+    done = CliRunner().invoke(cli, ["evaluate", str(tmp_path / "out"), "--data", "sample", "--json"])
+    assert (done.exit_code == 0) == (spam == "Spam"), done.output
+
+
+def test_a_checkpoint_of_other_labels_is_none_to_go_on_from(source, tmp_path):
+    """Not even with --allow-differences, whose head would stand for other labels than it was trained on."""
+    train = ["train", *SMALL, *COLUMNS, "--max-steps", "6", "--save-steps", "3"]
+    hf_spam(*train, "--data", source, "--output-dir", tmp_path / "out")
+    other = tmp_path / "other.csv"
+    other.write_text(source.read_text(encoding="utf-8").replace("home", "work"), encoding="utf-8")
+    flags = ["--resume-from-checkpoint", tmp_path / "out" / "checkpoint-3", "--allow-differences"]
+    arguments = [*train, "--data", other, "--output-dir", tmp_path / "next", *flags]
+    done = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert str(done.exception).endswith(f"does not fit this run: its labels are {', '.join(LABELS)}")
+
+
+def test_experiments_on_own_columns(source, tmp_path):
+    flags = [*SMALL[2:], "--max-steps", "3", "--data", source, *COLUMNS, "--output-dir", tmp_path, "--json"]
+    (found,) = json.loads(hf_spam("reproduce", "--rows", "pocket", *flags))
+    assert found["problem"] is None and found["obtained"]

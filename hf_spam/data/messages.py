@@ -23,6 +23,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concaten
 from datasets.exceptions import DatasetsError
 from sklearn.model_selection import StratifiedGroupKFold
 
+from ..printable import printable
 from .formats import LABELS, SUFFIXES, Columns, DataError, first_line, parse, short, suffix_of, table_messages
 from .uci import uci_file
 
@@ -325,7 +326,8 @@ def _read(
     if len(found) == 1 and not one_label:
         needed = "both labels" if names == LABEL_NAMES else "two labels or more"
         raise DataError(f"{name}: every message is {names[found.pop()]!r}; {needed} are needed")
-    logger.info("%s: %d messages%s", name, total, "" if names == LABEL_NAMES else f", labelled {', '.join(names)}")
+    labelled = "" if names == LABEL_NAMES else f", labelled {printable(', '.join(names))}"
+    logger.info("%s: %d messages%s", name, total, labelled)
     return {
         split: Dataset.from_dict(
             {"text": part.texts, "label": [ids[label] for label in part.labels]}, features=features_of(names)

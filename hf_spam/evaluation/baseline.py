@@ -10,7 +10,8 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
 from ..data.messages import label_names
-from .metrics import PROBABILISTIC, SpamMetrics, positive_class
+from ..modeling.configuration_spam_gpt import spam_index
+from .metrics import PROBABILISTIC, SpamMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
 def _targets(messages: Dataset) -> np.ndarray:
     """What the baseline learns, (N,): of two classes whether a message is of the positive one, else its class."""
     names, labels = label_names(messages), np.array(messages["label"][:])
-    return labels if len(names) > 2 else (labels == positive_class(names)).astype(int)
+    return labels if len(names) > 2 else (labels == spam_index(names)).astype(int)
 
 
 def baseline_scores(baseline: Pipeline, messages: Dataset) -> np.ndarray:

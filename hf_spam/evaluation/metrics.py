@@ -7,8 +7,9 @@ import evaluate
 import numpy as np
 from sklearn import metrics
 
-SPAM = 1  # index of the label "spam"
-NAMES = ("not spam", "spam")
+from ..data.messages import LABEL_NAMES
+from ..modeling.configuration_spam_gpt import spam_index
+
 LOW_RATE = 0.001  # a false-positive rate that a person may live with: one honest message in a thousand is lost
 BINS = 10  # of equal width, over the scores, for the calibration error
 PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that ask more of scores than their order
@@ -40,7 +41,7 @@ class SpamMetrics(evaluate.Metric):
         names: of the classes, in the order of their indices.
     """
 
-    def __init__(self, names: Sequence[str] = NAMES, **kwargs):
+    def __init__(self, names: Sequence[str] = LABEL_NAMES, **kwargs):
         super().__init__(**{"keep_in_memory": True, **kwargs})  # no cache file is written
         self.names = list(names)
 
@@ -55,7 +56,7 @@ class SpamMetrics(evaluate.Metric):
     def _compute(self, predictions, references, scores=None) -> dict[str, float | None]:
         if len(self.names) > 2:
             return self._of_several(np.asarray(predictions), np.asarray(references), scores)
-        positive = positive_class(self.names)
+        positive = spam_index(self.names)
         predicted = np.asarray(predictions) == positive
         actual = np.asarray(references) == positive
         if np.ndim(scores) == 2:
@@ -107,11 +108,6 @@ class SpamMetrics(evaluate.Metric):
             chances = np.asarray(scores, dtype=np.float64)[np.arange(len(actual)), actual]
             values["log_loss"] = -np.log(clipped(chances)).mean()
         return {name: None if value is None else float(value) for name, value in values.items()}
-
-
-def positive_class(names: Sequence[str]) -> int:
-    """Of two classes the one that is to be found: "spam", or the second."""
-    return list(names).index("spam") if "spam" in names else SPAM
 
 
 def clipped(probabilities: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from ..modeling.configuration_spam_gpt import spam_index
 from ..printable import printable
 from .baseline import ahead
 from .plots import report_figures
@@ -80,7 +81,8 @@ def headline(values: dict[str, Any]) -> list[str]:
     closer = values["sets"][values["closer"]["set"]]
     lines = [f"Model: {values['model']}. Data: {values['data']}. Splits: {values['splits']}."]
     if values["threshold"] is not None:
-        lines.append(f"It calls spam what has a score of at least {values['threshold']:.7f}, and is measured so.")
+        spam = values["labels"][spam_index(values["labels"])]
+        lines.append(f"It calls {spam} what has a score of at least {values['threshold']:.7f}, and is measured so.")
     if values["temperature"] != 1:
         lines.append(f"Scores are calibrated: temperature {values['temperature']:.4f}.")
     if values["baseline"] is None:

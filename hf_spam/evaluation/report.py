@@ -27,7 +27,7 @@ from ..data.messages import (
     undersample,
 )
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import decide, spam_index
+from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..provenance import public, versions
 from .baseline import BASELINE, baseline_scores, fit_baseline
 from .intervals import (
@@ -40,7 +40,7 @@ from .intervals import (
     proportions,
     wilson,
 )
-from .metrics import BINS, PROBABILISTIC, SpamMetrics, lowest_threshold, positive_class, score_bins
+from .metrics import BINS, PROBABILISTIC, SpamMetrics, lowest_threshold, score_bins
 
 TARGETS = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is looked up
 LENGTHS = (40, 80, 120, 160)  # characters; a message of more than 160 does not fit into one SMS
@@ -213,7 +213,7 @@ def make_report(
 
     Args:
         classifier: the model. Where the messages are labelled spam and not spam, but the model knows more labels,
-            "spam" is held against all others.
+            or others, "spam" is held against all others.
         evaluated: the messages.
         split: the set that is scored and looked at closely. None: all are scored, and the closer look is at `test`, or
             the last of them.
@@ -223,13 +223,13 @@ def make_report(
 
     Raises:
         DataError: there is no such split, or the messages have other labels than the model.
-        ValueError: none of the model's labels is spam.
     """
     sets, train = evaluated.sets, evaluated.train
-    theirs = list(classifier.model.config.id2label.values())
+    theirs = class_names(classifier.model.config)
+    known = [theirs, LABEL_NAMES] if "spam" in map(str.lower, theirs) else [theirs]
     for messages in (*sets.values(), *([] if train is None else [train])):
         names = label_names(messages)
-        if names not in (theirs, LABEL_NAMES) or len(names) != len(label_names(next(iter(sets.values())))):
+        if names not in known or len(names) != len(label_names(next(iter(sets.values())))):
             raise DataError(f"the messages are labelled {', '.join(names)}, but the model knows {', '.join(theirs)}")
     if split is not None and split not in sets:
         raise DataError(f"there is no split {split!r}; there is: {', '.join(sets)}")
@@ -332,8 +332,8 @@ def _ask(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Answe
     called, scores = decide(config, probabilities).numpy(), probabilities.double().numpy()
     if len(names) > 2:
         return Answers(texts, labels, called, scores, tuple(names))
-    spam = spam_index(config)
-    return Answers(texts, labels == positive_class(names), called == spam, scores[:, spam], _two(names))
+    spam = spam_index(class_names(config))
+    return Answers(texts, labels == spam_index(names), called == spam, scores[:, spam], _two(names))
 
 
 def _ask_baseline(baseline: Pipeline, messages: Dataset) -> Answers:
@@ -342,12 +342,12 @@ def _ask_baseline(baseline: Pipeline, messages: Dataset) -> Answers:
     if len(names) > 2:
         return Answers(texts, labels, baseline.predict(texts), None, tuple(names))
     scores = baseline_scores(baseline, messages)
-    return Answers(texts, labels == positive_class(names), scores > 0.5, scores, _two(names))
+    return Answers(texts, labels == spam_index(names), scores > 0.5, scores, _two(names))
 
 
 def _two(names: list[str]) -> tuple[str, str]:
     """The names of two classes, that of the positive one last."""
-    positive = positive_class(names)
+    positive = spam_index(names)
     return names[1 - positive], names[positive]
 
 

@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.messages import LABEL_NAMES, OWN_DATA
 from ..evaluation.baseline import ahead
+from ..modeling.configuration_spam_gpt import class_names
 from ..printable import in_markdown
 from ..provenance import is_path, public, versions
 
@@ -48,7 +49,7 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         plots: the figures that are beside it, "loss" and "accuracy".
     """
     recipe = run.recipe
-    names = list(run.model.config.id2label.values())
+    names = class_names(run.model.config)
     means = ("precision", "recall", "f1") if len(names) > 2 else ()
     metric_names = [name for name in CARD_METRICS if all(name in values for values in run.metrics.values())]
     own = recipe.data == OWN_DATA
@@ -96,8 +97,9 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         trained=f"{run.trained:,}",
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
-        calibration=run.calibration.in_words("of the validation split") if run.calibration else [],
+        calibration=run.calibration.in_words("of the validation split", in_markdown) if run.calibration else [],
         threshold=run.model.config.threshold,
+        spam=in_markdown(run.calibration.spam) if run.calibration and run.calibration.spam else None,
         is_calibrated=run.model.config.temperature != 1,
         settings={name: public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),

@@ -79,6 +79,7 @@ class SpamClassifier:
 
         Raises:
             TypeError: `texts` is a single string, or holds something that is not one.
+            ValueError: an answer is not a number, since the weights are damaged.
         """
         labels, scores = self.decide(self.probabilities(texts, progress=progress))
         return [{"label": label, "score": score} for label, score in zip(labels, scores.tolist(), strict=True)]
@@ -109,6 +110,7 @@ class SpamClassifier:
 
         Raises:
             TypeError: as for a call.
+            ValueError: an answer is not a number.
         """
         if isinstance(texts, str):
             raise TypeError("Give a list of messages, not a single string.")
@@ -124,6 +126,8 @@ class SpamClassifier:
                 logits = self.model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
                 result[chosen] = logits.float().cpu()
                 bar.update(len(chosen))
+        if not result.isfinite().all():
+            raise ValueError("The model's answers are not numbers: its weights are damaged.")
         return result
 
 

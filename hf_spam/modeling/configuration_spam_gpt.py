@@ -4,6 +4,7 @@ This file, `modeling_spam_gpt.py` and `pipeline_spam_gpt.py` travel to the Hub: 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
@@ -120,21 +121,25 @@ class SpamGPTConfig(PreTrainedConfig):
         if self.threshold is not None:
             if not 0 < self.threshold <= 1:
                 raise ValueError(f"threshold must be above 0 and at most 1, or None, got {self.threshold}.")
-            spam_index(self)
+            spam_index(class_names(self))
 
 
-def spam_index(config: PreTrainedConfig) -> int:
-    """The class of a model that is spam: the one of that name, or the second of two.
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """The names of a model's classes, in the order of their indices, in which `id2label` need not have them."""
+    return [name for _, name in sorted((int(index), name) for index, name in config.id2label.items())]
+
+
+def spam_index(names: Sequence[str]) -> int:
+    """The class that is spam, and the positive one: the one of that name, in any case, or the second of two.
 
     Raises:
         ValueError: there are more than two, or only one, and none of that name.
     """
-    names = {int(index): name for index, name in config.id2label.items()}
-    for index, name in names.items():
-        if name == "spam":
+    for index, name in enumerate(names):
+        if name.lower() == "spam":
             return index
     if len(names) != 2:
-        raise ValueError(f"None of the model's labels is 'spam': {', '.join(map(repr, names.values()))}.")
+        raise ValueError(f"None of the model's labels is 'spam': {', '.join(map(repr, names))}.")
     return 1
 
 
@@ -147,7 +152,7 @@ def decide(config: PreTrainedConfig, probabilities: torch.Tensor) -> torch.Tenso
     threshold = getattr(config, "threshold", None)
     if threshold is None:
         return probabilities.argmax(-1)
-    spam = spam_index(config)
+    spam = spam_index(class_names(config))
     others = probabilities.clone()
     others[:, spam] = -1
     # In float64, as the threshold is: rounded to float32 it could fall on a score that it is to leave out.

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.augmentation import Augmentation
 from ..data.collation import EncodedMessages, PadRight, token_batches
 from ..data.tokenization import encode
+from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .frozen_prefix import AfterPrefix, collate_prefixed, compute_prefix, frozen_blocks
 from .language_model import WithLanguageModel
@@ -51,7 +52,7 @@ class Batches:
     ):
         config = model.config
         self.recipe = recipe
-        self.names = [config.id2label[i] for i in range(config.num_labels)]
+        self.names = class_names(config)
         self.max_length = config.padded_length or config.n_positions
         # Columns are taken as lists: read one by one, each value would be formatted anew.
         self.texts = data["train"]["text"][:]

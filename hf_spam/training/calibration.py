@@ -4,6 +4,7 @@ Both are fitted after the training to messages that the weights have not seen, a
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from ..evaluation.intervals import LEVEL, wilson
 from ..evaluation.metrics import lowest_threshold
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide, spam_index
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
+from ..printable import printable
 from .recipes import Recipe
 
 TEMPERATURES = (0.1, 10.0)  # beyond these no temperature is looked for
@@ -36,8 +38,10 @@ class Calibration:
     """Their log loss at temperature 1."""
     loss: float
     """Their log loss at this temperature."""
+    spam: str | None
+    """The label that is called spam here; this and what follows is None where no threshold was wanted."""
     ham: int | None
-    """How many are not spam; this and what follows is None where no threshold was wanted."""
+    """How many are not spam."""
     false_alarms: int | None
     """Ham that is called spam."""
     missed: int | None
@@ -48,11 +52,12 @@ class Calibration:
         """Whether there is a threshold, if one was wanted."""
         return self.threshold is not None or self.target_fpr is None
 
-    def in_words(self, fitted_on: str) -> list[str]:
+    def in_words(self, fitted_on: str, named: Callable[[str], str] = printable) -> list[str]:
         """Sentences that say what was fitted, and how much that is worth.
 
         Args:
             fitted_on: what the messages are called, such as "of the validation split".
+            named: how the name of a label is written.
         """
         lines = []
         if self.temperature_scaling:
@@ -62,19 +67,21 @@ class Calibration:
                 effect = f"{where} tell of no other, since all are classified right"
             lines.append(f"Temperature {self.temperature:.4f}: {effect}.")
         if self.target_fpr is not None:
-            lines.append(self._threshold_in_words(fitted_on))
+            lines.append(self._threshold_in_words(fitted_on, named(self.spam)))
         return lines
 
-    def _threshold_in_words(self, fitted_on: str) -> str:
+    def _threshold_in_words(self, fitted_on: str, name: str) -> str:
+        ham = "ham" if self.spam.lower() == "spam" else f"messages other than {name}"
         allowed = f"a false-positive rate of {100 * self.target_fpr:g}%"
         if self.threshold is None:
-            return f"No threshold keeps {allowed} or less: too many ham {fitted_on} have the highest of all scores."
-        spam = self.messages - self.ham
+            return f"No threshold keeps {allowed} or less: too many {ham} {fitted_on} have the highest of all scores."
+        positives = self.messages - self.ham
         _, most = wilson(self.false_alarms, self.ham)
         return (
-            f"Threshold {self.threshold:.7f}, for {allowed} or less: of {self.ham:,} ham {fitted_on} "
-            f"{self.false_alarms:,} are called spam, of {spam:,} spam {spam - self.missed:,}. So many ham tell of no "
-            f"rate below {1 / self.ham:.2%}; that of other messages may be {most:.2%} ({LEVEL:.0%} interval)."
+            f"Threshold {self.threshold:.7f}, for {allowed} or less: of {self.ham:,} {ham} {fitted_on} "
+            f"{self.false_alarms:,} are called {name}, of {positives:,} {name} {positives - self.missed:,}. So many "
+            f"{ham} tell of no rate below {1 / self.ham:.2%}; that of other messages may be {most:.2%} ({LEVEL:.0%} "
+            "interval)."
         )
 
 
@@ -137,11 +144,11 @@ def calibrate(
         bounds = [math.log(end) for end in TEMPERATURES]
         found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
         config.temperature = math.exp(found.x)
-    ham = false_alarms = missed = None
+    name = ham = false_alarms = missed = None
     if target_fpr is not None:
         probabilities = (logits / config.temperature).softmax(-1)  # as the model will compute them
-        spam = spam_index(config)
-        is_spam = labels == spam
+        spam = spam_index(class_names(config))
+        name, is_spam = class_names(config)[spam], labels == spam
         scores = probabilities[:, spam].double().numpy()
         config.threshold = lowest_threshold(is_spam.numpy(), scores, target_fpr)
         called = decide(config, probabilities) == spam
@@ -154,6 +161,7 @@ def calibrate(
         messages=len(labels),
         loss_before=loss(0.0),
         loss=loss(math.log(config.temperature)),
+        spam=name,
         ham=ham,
         false_alarms=false_alarms,
         missed=missed,
@@ -164,5 +172,5 @@ def _check_labels(labels: torch.Tensor, config: SpamGPTConfig, target_fpr: float
     if len(labels.unique()) == 1:
         name = config.id2label[labels[0].item()]
         raise ValueError(f"Calibration needs messages of different labels; {what} has only {name!r}.")
-    if target_fpr is not None and not (labels == spam_index(config)).any():
-        raise ValueError(f"A threshold needs spam to be fitted to; {what} has none.")
+    if target_fpr is not None and not (labels == (spam := spam_index(class_names(config)))).any():
+        raise ValueError(f"A threshold needs {config.id2label[spam]} to be fitted to; {what} has none.")

@@ -30,6 +30,8 @@ from torch.optim.swa_utils import AveragedModel
 from ..data.collation import EncodedMessages
 from ..data.messages import label_names
 from ..files import MANIFEST, read_manifest
+from ..modeling.configuration_spam_gpt import class_names
+from ..modeling.loading import load_config
 from .history import History
 from .lora import has_adapters
 from .recipes import SOURCES, Recipe
@@ -144,13 +146,15 @@ class TrainingState:
             order comes from the state at the start of the epoch.
 
         Raises:
-            ValueError: what is there does not fit the run.
+            ValueError: what is there does not fit the run, such as a head for other labels.
         """
         folder = checkpoint / STATE
         try:
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             progress = saved["progress"]
             self.progress = Progress(**{**progress, "history": History(**progress["history"])})
+            if (theirs := class_names(load_config(checkpoint))) != class_names(self.model.config):
+                raise ValueError(f"its labels are {', '.join(theirs)}")
             kept = load_file(checkpoint / "model.safetensors")
             if self.average is not None:
                 self.average.module.load_state_dict(kept)

@@ -6,15 +6,18 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
 from transformers.utils import cached_file
 
+from ..data.messages import DataError, label_names
 from ..data.tokenization import load_tokenizer
 from ..evaluation.report import messages_for
 from ..files import write_folder
 from ..inference.classifier import POCKET, SpamClassifier
+from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_classifier
 from .calibration import Calibration, calibrate, uncalibrate
 
@@ -29,6 +32,8 @@ def calibrated_copy(
     *,
     data: str | os.PathLike,
     target_fpr: float | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     progress: bool = False,
 ) -> Calibration:
     """Writes a copy of a classifier that is calibrated on messages that it has not been trained on.
@@ -41,6 +46,7 @@ def calibrated_copy(
         data: a source as for `load_sms_spam`. Of the data that the model was trained on, and of any that have one, it
             is the validation split, of others all messages.
         target_fpr: the part of the ham that may be called spam, for a threshold. None: none is set.
+        text_column, label_column: where they are, as for `messages_for`.
         progress: whether to show a bar.
 
     Returns:
@@ -60,7 +66,10 @@ def calibrated_copy(
     kept, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
     uncalibrate(kept.config)
     history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
-    messages = _messages(model, data)
+    names = class_names(kept.config)
+    messages = _messages(model, data, text_column=text_column, label_column=label_column, classes=names)
+    if (theirs := label_names(messages)) != names:
+        raise DataError(f"the messages are labelled {', '.join(theirs)}, but the model knows {', '.join(names)}")
     classifier = SpamClassifier(copy.deepcopy(kept).float(), tokenizer)
     logits = classifier.logits(messages["text"][:], progress=progress)
     labels = torch.tensor(messages["label"][:])
@@ -80,6 +89,6 @@ def calibrated_copy(
     return calibration
 
 
-def _messages(model: str | os.PathLike | None, data: str | os.PathLike) -> Dataset:
-    sets = messages_for(model, data).sets
+def _messages(model: str | os.PathLike | None, data: str | os.PathLike, **reading: Any) -> Dataset:
+    sets = messages_for(model, data, **reading).sets
     return sets["validation"] if "validation" in sets else concatenate_datasets(list(sets.values()))

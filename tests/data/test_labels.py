@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 
 import pandas as pd
 import pytest
@@ -286,3 +287,12 @@ def test_the_book_split_and_undersampling_go_down_to_the_rarest(three):
     assert {label: sum(name == label for name, _ in rows) for label in SIZES} == dict.fromkeys(SIZES, 14)
     places = [named(train).index(row) for row in rows]
     assert places == sorted(set(places)) and rows == named(undersample(train, 1)) != named(undersample(train, 2))
+
+
+def test_labels_of_strangers_do_not_drive_the_terminal(tmp_path, caplog):
+    """The log names them, as it may; the classes keep their names."""
+    caplog.set_level(logging.INFO, logger="hf_spam")
+    names = ["a\x1b[2J", "b"]
+    (tmp_path / "m.csv").write_text("body,kind\n" + "".join(f"text {i},{name}\n" for i, name in enumerate(names)))
+    assert label_names(read_messages(tmp_path / "m.csv", **COLUMNS)) == names
+    assert "labelled a\ufffd[2J, b" in caplog.text and "\x1b" not in caplog.text

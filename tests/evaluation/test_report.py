@@ -16,11 +16,11 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from hf_spam import SpamClassifier, SpamMetrics, load_sms_spam
 from hf_spam.data.formats import DataError
-from hf_spam.data.messages import FEATURES, duplicate_key, read_messages
+from hf_spam.data.messages import FEATURES, LABEL_NAMES, duplicate_key, read_messages
 from hf_spam.evaluation.baseline import fit_baseline, measure_baseline
 from hf_spam.evaluation.page import headline, render_page, report_tables, write_report
 from hf_spam.evaluation.report import Evaluated, make_report, messages_for, trained_recipe
-from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, spam_index
+from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, class_names, spam_index
 
 POCKET = SpamClassifier.from_pretrained()
 
@@ -277,10 +277,11 @@ def test_labels_of_other_models():
     """Of many labels, spam is held against the rest; without a spam among them there is nothing to measure."""
     config = type(POCKET.model.config)
     three = config(id2label={0: "ham", 1: "ad", 2: "spam"}, label2id={"ham": 0, "ad": 1, "spam": 2})
-    assert spam_index(three) == 2
-    assert spam_index(config(id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})) == 1
+    assert spam_index(class_names(three)) == 2
+    assert spam_index(["no", "yes"]) == 1 and spam_index(["SPAM", "work"]) == 0
+    assert class_names(config(label2id={"spam": 1, "not spam": 0})) == LABEL_NAMES
     with pytest.raises(ValueError, match="None of the model's labels is 'spam': 'a', 'b', 'c'"):
-        spam_index(config(id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2}))
+        spam_index(["a", "b", "c"])
 
     class Three(Scorer):
         def probabilities(self, texts, *, progress=False):

@@ -1,5 +1,6 @@
 """Loading a model and calling it: the same answer for the same message, and an answer for every message."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -51,6 +52,16 @@ def test_scores_depend_on_the_message_only(texts, random, batch_tokens):
     order = random.sample(range(len(texts)), len(texts))
     together = CLASSIFIER.probabilities([texts[i] for i in order], batch_tokens=batch_tokens)
     assert torch.allclose(together, alone[order], atol=1e-5)
+
+
+def test_answers_that_are_not_numbers_are_none():
+    """Of weights that were damaged in memory, say: whoever asks, from one message to logits, is told."""
+    model = copy.deepcopy(CLASSIFIER.model)
+    with torch.no_grad():
+        model.out_head.bias[0] = torch.nan
+    for ask in (SpamClassifier(model, CLASSIFIER.tokenizer), SpamClassifier(model, CLASSIFIER.tokenizer).logits):
+        with pytest.raises(ValueError, match="The model's answers are not numbers: its weights are damaged"):
+            ask([ORDINARY])
 
 
 def test_every_text_gets_an_answer():
