@@ -317,17 +317,19 @@ def test_a_killed_worker_ends_the_run_and_the_next_goes_on(tmp_path, inbox):
         wait_for_pieces(output, after)
         os.kill(sorted(child.pid for child in multiprocessing.active_children())[number], signal.SIGKILL)
 
-    for number, after in ((0, 3), (1, 12)):
+    score_file(CLASSIFIER, inbox[0], tmp_path / "whole.csv", window_size=4, num_processes=1)
+    for number in (0, 1):
+        after = pieces(output) + 3
         killer = threading.Thread(target=kill, args=(number, after))
         killer.start()
         with pytest.raises(OSError, match=r"A process was killed.* Nothing is lost: run the same command again"):
-            score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=2)
+            score_file(CLASSIFIER, inbox[0], output, window_size=4, num_processes=2)
         killer.join()
         assert not output.exists() and pieces(output) >= after
     there = pieces(output)
-    scored = score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=1)
-    assert output.read_bytes() == inbox[1] and scored.resumed_rows == 16 * there
-    assert scored.rows == 600 and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    scored = score_file(CLASSIFIER, inbox[0], output, window_size=4, num_processes=1)
+    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes() and scored.resumed_rows == 4 * there
+    assert scored.rows == 600 and sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "whole.csv"]
 
 
 def test_a_killed_command_leaves_no_process_and_the_next_goes_on(tmp_path, inbox, caplog):

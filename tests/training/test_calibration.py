@@ -193,6 +193,7 @@ def test_a_resumed_run_is_calibrated_alike(calibrated, data, tmp_path):
     assert result(out) == result(calibrated) and config_of(out) == config_of(calibrated)
 
 
+@pytest.mark.slow
 def test_two_processes_calibrate_alike(data, calibrated, tmp_path):
     """On the whole of the validation split, each message counted once."""
     data.save_to_disk(tmp_path / "data")

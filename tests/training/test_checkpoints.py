@@ -62,6 +62,7 @@ def test_checkpoints_change_nothing(data, tmp_path):
     assert result(tmp_path / "with") == result(tmp_path / "without")
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly(data, tmp_path):
     """Each process has a random state of its own."""
     data.save_to_disk(tmp_path / "data")

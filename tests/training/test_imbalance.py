@@ -110,6 +110,7 @@ def test_balanced_batches_reach_the_training_and_not_the_evaluation(data, monkey
     assert weighted.history.train_losses != plain.history.train_losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"class_weights": "balanced"}, {"balanced_sampling": True}])
 def test_several_processes_do_what_one_does(settings, data, tmp_path):
     """The same global batch on two processes, and on one that accumulates: the same losses to 1e-5."""

@@ -154,7 +154,7 @@ torch.optim.AdamW.step = interrupted
 try:
     finetune("pocket", data=load_from_disk(sys.argv[1]), **json.loads(sys.argv[2]))
 except KeyboardInterrupt as error:
-    print(os.environ["RANK"], error.number, error)
+    sys.stdout.write(f"{os.environ['RANK']} {error.number} {error}\\n")  # at once, or two could mix
 """
 
 
@@ -195,7 +195,9 @@ def interrupted(command: list[str], number: int, *, after: str | float) -> tuple
     return process.wait(60), [line for line in lines if line]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_command_says_in_one_line_how_to_go_on(number, code, command, tmp_path):
     """And going on does."""
     command = [*command, "--output-dir", str(tmp_path / "out")]

@@ -119,7 +119,8 @@ def test_parity_on_the_books_split_through_the_command_line(sms_collection, gpt2
     assert history["steps"] == [0, 50, 100] and history["examples_seen"] == 1040
 
 
-@pytest.mark.parametrize("blocks", ["frozen_once", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", ["frozen_once", "all"])
 def test_several_processes_do_what_one_does(blocks, data, base, tokenizer_dir, tmp_path):
     """The same global batch on two and on four: the same losses to 1e-5, accuracies, final metrics and weights.
 

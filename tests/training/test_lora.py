@@ -133,6 +133,7 @@ def test_resuming_is_exact(settings, data, base, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(data, base, tmp_path):
     data.save_to_disk(tmp_path / "data")
     one = finetune("book", data=data, base=base, **LORA)
