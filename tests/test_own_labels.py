@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from runs import FOREIGN
+from small_runs import FOREIGN
 from transformers import pipeline
 
 from hf_spam import finetune

@@ -10,7 +10,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import FOREIGN
+from small_runs import FOREIGN
 
 from hf_spam.data import messages
 from hf_spam.data.formats import LABELS, DataError

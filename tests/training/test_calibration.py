@@ -15,9 +15,9 @@ from datasets import DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import finetune_on
-from runs import result
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from small_runs import result
 
 from hf_spam import SpamClassifier, SpamGPTConfig, finetune, load_sms_spam
 from hf_spam.cli import main

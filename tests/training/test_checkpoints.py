@@ -9,8 +9,8 @@ import pytest
 import torch
 from datasets import DatasetDict
 from processes import finetune_on
-from runs import first_messages, result
 from safetensors.torch import load_file, save_file
+from small_runs import first_messages, result
 
 from hf_spam import SpamClassifier, finetune
 from hf_spam.training.checkpoints import Checkpoints, Progress

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from datasets import DatasetDict
-from runs import first_messages
+from small_runs import first_messages
 
 from hf_spam import Recipe, SpamGPTConfig, SpamGPTForSequenceClassification, finetune
 from hf_spam.data.tokenization import train_tokenizer

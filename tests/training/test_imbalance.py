@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from datasets import DatasetDict
 from processes import finetune_on
-from runs import first_messages
+from small_runs import first_messages
 from torch.nn.functional import cross_entropy
 
 from hf_spam import Recipe, finetune, load_sms_spam

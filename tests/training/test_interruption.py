@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from processes import run_processes
-from runs import first_messages, result
+from small_runs import first_messages, result
 
 from hf_spam import finetune, load_sms_spam
 from hf_spam.interruption import RunInterrupted

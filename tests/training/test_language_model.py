@@ -3,7 +3,7 @@
 import pytest
 import torch
 from processes import finetune_on
-from runs import first_messages, result
+from small_runs import first_messages, result
 from torch.nn.functional import cross_entropy
 
 from hf_spam import Recipe, SpamGPTConfig, SpamGPTForSequenceClassification, finetune

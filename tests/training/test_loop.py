@@ -11,8 +11,8 @@ import torch
 from book_oracle import GPTModel, fine_tune, loader_accuracy, make_loaders
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from processes import finetune_on
-from runs import first_messages
 from safetensors.torch import load_file
+from small_runs import first_messages
 from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam

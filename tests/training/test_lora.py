@@ -9,8 +9,8 @@ import pytest
 import torch
 from book_oracle import GPTModel, fine_tune, make_loaders
 from processes import finetune_on
-from runs import first_messages, result
 from safetensors.torch import load_file
+from small_runs import first_messages, result
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 

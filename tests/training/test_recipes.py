@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from book_oracle import GPTModel, fine_tune, make_loaders
-from runs import first_messages
+from small_runs import first_messages
 
 from hf_spam import RECIPES, SpamGPTConfig, SpamGPTModel, finetune
 from hf_spam.data.tokenization import encode, train_tokenizer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import result
+from small_runs import result
 
 from hf_spam import RECIPES, load_sms_spam
 from hf_spam.cli import main
