@@ -4,6 +4,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+HISTORY = "history.json"  # beside a model: how it was trained, and with that how its data were split
+
 
 def public(value: Any) -> Any:
     """A setting without the path to it on the machine that it was used on, which is nobody else's business."""

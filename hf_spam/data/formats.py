@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -185,14 +185,24 @@ def _book_rows(name: str, text: str) -> Iterator[Row]:
 def _json_rows(name: str, text: str, columns: Columns) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n") if text else [], 1):
         where = f"{name}, line {number}"
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            raise DataError(f"{where}: broken JSON: {short(line)}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{where}: not a JSON object: {short(line)}")
+        values = json_object(where, line, json.loads)
         label_column, text_column = _find_columns(where, values, columns)
         yield where, values[label_column], values[text_column]
+
+
+def json_object(where: str, line: str, decode: Callable[[str], Any]) -> dict[str, Any]:
+    """The object that a line of JSON is, as `decode` reads it.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        values = decode(line)
+    except (ValueError, RecursionError):
+        raise DataError(f"{where}: broken JSON: {short(line)}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: not a JSON object: {short(line)}")
+    return values
 
 
 def _parquet_table(name: str, data: bytes) -> tuple[str, pa.Table, Features | None]:

@@ -28,7 +28,7 @@ from ..data.messages import (
 )
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
-from ..provenance import public, versions
+from ..provenance import HISTORY, public, versions
 from .baseline import BASELINE, baseline_scores, fit_baseline
 from .intervals import (
     HOW,
@@ -114,7 +114,7 @@ def trained_recipe(model: str | os.PathLike | None) -> dict[str, Any]:
         return {}
     path = cached_file(
         os.fspath(model),
-        "history.json",
+        HISTORY,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )

@@ -25,12 +25,11 @@ from ..files import fingerprint, write_folder
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from ..modeling.loading import load_classifier
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..provenance import public, versions
+from ..provenance import HISTORY, public, versions
 from .classifier import SpamClassifier
 from .onnx import GRAPH, OnnxModel, require
 
 REPORT = "export.json"
-HISTORY = "history.json"  # says how the model's data were split, which `evaluate` asks
 TOLERANCE = 0.001  # the part of the messages that may get another label
 OPSET = 23  # the first in which attention is one operator
 INLINE = 2**28  # bytes of weights up to which they are put into the graph's own file, at the cost of copies in memory

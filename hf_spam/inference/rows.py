@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
 
-from ..data.formats import DataError, first_line, short
+from ..data.formats import DataError, first_line, json_object, short
 from ..hub.errors import explained
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -110,12 +110,7 @@ class LinesFile:
         ], window
 
     def _text(self, where: str, line: str) -> str:
-        try:
-            values = _JSON.decode(line)
-        except (ValueError, RecursionError):
-            raise DataError(f"{where}: broken JSON: {short(line)}") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{where}: not a JSON object: {short(line)}")
+        values = json_object(where, line, _JSON.decode)
         self.columns.check(where, values)
         text = values[self.columns.text]
         if not isinstance(text, str):

@@ -18,7 +18,7 @@ from ..files import write_folder
 from ..hub.card import render_card
 from ..hub.snapshots import QUEUE
 from ..hub.uploader import LOG, Uploader
-from ..provenance import public, versions
+from ..provenance import HISTORY, public, versions
 from .checkpoints import STATE, Checkpoints, TrainingState
 from .history import History
 from .lora import merged
@@ -146,7 +146,7 @@ def write_model(run: "Run", folder: Path) -> None:
     run.model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
     recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
-    _write_json(folder / "history.json", {"recipe": recipe, **asdict(run.history)})
+    _write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
     _write_json(folder / "metrics.json", run.metrics)
     plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
     (folder / "README.md").write_text(render_card(run, plots=plots), encoding="utf-8")

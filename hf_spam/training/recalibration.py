@@ -19,9 +19,9 @@ from ..files import write_folder
 from ..inference.classifier import POCKET, SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_classifier
+from ..provenance import HISTORY
 from .calibration import Calibration, calibrate, uncalibrate
 
-HISTORY = "history.json"  # says how the model's data were split, which `evaluate` asks
 REPORT = "calibration.json"
 WHERE = "of the data"
 
