@@ -20,7 +20,6 @@ from ..data.tokenization import encode
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .frozen_prefix import AfterPrefix, collate_prefixed, compute_prefix, frozen_blocks
-from .language_model import WithLanguageModel
 from .recipes import Recipe
 
 Batch = dict[str, torch.Tensor]
@@ -31,7 +30,7 @@ class Batches:
 
     Attributes:
         rng: the generator of all orders.
-        network: what the batches are for: the model, what follows its frozen blocks, or the model with a second task.
+        network: what the batches are for: the model, or what follows its frozen blocks.
         names: of the classes.
         encoded: the messages of each split as ids.
         evaluation: a loader for each split, of the training's batch size; the training messages are shuffled.
@@ -82,8 +81,6 @@ class Batches:
                 split: compute_prefix(accelerator, model, blocks, part, split, dtype) for split, part in parts.items()
             }
             train_part = parts["train"]
-        if recipe.language_model_weight:
-            self.network = WithLanguageModel(model)
         lengths = [config.padded_length or len(ids) for ids in self.encoded["train"].input_ids]
 
         def prepared(messages: Dataset, **settings: Any) -> DataLoader:

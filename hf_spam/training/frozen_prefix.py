@@ -30,7 +30,7 @@ MEMORY_BUDGET = 2 * 2**30  # bytes of hidden states of a split, beyond which the
 def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> int:
     """The number of blocks, from the first on, whose output for a message is the same at every step of the training.
 
-    Whatever makes it another each time (dropout, augmentation) is said in the log, and 0 returned.
+    Whatever makes it another each time (dropout, augmentation, an adversary) is said in the log, and 0 returned.
     """
     gpt = model.gpt
     below = [gpt.tok_emb, gpt.pos_emb]
@@ -40,7 +40,10 @@ def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> in
         if any(parameter.requires_grad for layer in below for parameter in layer.parameters()):
             break
         frozen += 1
-    names = ("dropout", "attention_dropout", "case_augmentation", "digit_augmentation", "bpe_dropout")
+    names = (
+        *("dropout", "attention_dropout"),
+        *("case_augmentation", "digit_augmentation", "bpe_dropout", "adversarial_epsilon"),
+    )
     if frozen and (random := [name for name in names if getattr(recipe, name)]):
         logger.info("The %d frozen blocks are computed at every step, because of %s.", frozen, " and ".join(random))
         return 0

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,6 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from datasets import DatasetDict
-from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -40,6 +38,7 @@ from .checkpoints import STATE, Checkpoints, Progress, TrainingState, difference
 from .history import History
 from .lora import merged
 from .measuring import DIVERGED, SPLITS, Measuring
+from .objective import Objective, balanced_weights
 from .output import TRACKERS, Saving, check_output_dir, save_run
 from .recipes import Recipe, get_recipe
 from .start import start_from
@@ -220,7 +219,11 @@ def _train(
     average = None
     if recipe.weight_average:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.weight_average))
-    prepared, optimizer = accelerator.prepare(batches.network, optimizer)
+    weights = None
+    if recipe.class_weights is not None:
+        weights = balanced_weights(data["train"]["label"][:], len(batches.names))
+    objective = Objective(batches.network, weights, recipe.ignore_index, recipe.adversarial_epsilon)
+    prepared, optimizer = accelerator.prepare(objective, optimizer)
     constant = recipe.lr_scheduler_type == "constant"  # which in the library knows no warm-up
     scheduler = get_scheduler(  # not prepared: it would step once for each process
         "constant_with_warmup" if constant else recipe.lr_scheduler_type,
@@ -228,9 +231,6 @@ def _train(
         num_warmup_steps=_warmup_steps(recipe.warmup_steps, total_steps),
         num_training_steps=total_steps,
     )
-    weights = None
-    if recipe.class_weights is not None:
-        weights = balanced_weights(data["train"]["label"][:], len(batches.names)).to(accelerator.device)
     measure = Measuring(accelerator, prepared, batches, model.config)
     state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, batches.rng)
     this_run = identity(recipe, data, batches.encoded, accelerator.num_processes)
@@ -272,11 +272,7 @@ def _train(
         for batch in batches.epoch(epoch, steps_left, progress.batch, restore_random):
             prepared.train()
             with accelerator.accumulate(prepared):
-                labels = batch.pop("labels")
-                outputs = prepared(**batch)
-                loss = _training_loss(outputs.logits.float(), labels, weights, recipe.ignore_index)
-                if recipe.language_model_weight:
-                    loss = loss + recipe.language_model_weight * outputs.loss
+                loss = prepared(**batch).loss
                 if not loss.isfinite() and accelerator.scaler is None:  # with fp16 such a step is left out
                     where = f"in epoch {epoch}, batch {progress.batch + 1}, after step {progress.step}"
                     raise ValueError(f"The loss is {loss.item()} {where}. {DIVERGED}")
@@ -285,7 +281,7 @@ def _train(
                     accelerator.clip_grad_norm_(prepared.parameters(), recipe.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            history.examples_seen += int(accelerator.reduce(torch.tensor(len(labels), device=loss.device)))
+            history.examples_seen += int(accelerator.reduce(torch.tensor(len(batch["labels"]), device=loss.device)))
             progress.batch += 1
             if not accelerator.sync_gradients:
                 continue
@@ -338,28 +334,9 @@ def _train(
             logger.log(logging.INFO if calibration.is_met else logging.WARNING, line)
     final = {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}
     accelerator.log(final, step=progress.step)
-    for name in ("forward", "_original_forward"):
-        model.__dict__.pop(name, None)  # Accelerate's autocast, put on the instance: the class's own is back
     model = merged(model).eval()
     run = Run(recipe, model, tokenizer, history, metrics, trained_parameters, calibration=calibration)
     return run, progress
-
-
-def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
-    """What the messages of each class count for, (K,): all of a class as much as all of another, 1 in the mean."""
-    counts = torch.bincount(torch.tensor(labels), minlength=classes)
-    return len(labels) / (counts.count_nonzero() * counts.clamp(min=1).float())
-
-
-def _training_loss(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, ignore_index: int = -100
-) -> torch.Tensor:
-    """The mean cross-entropy of a batch: of logits (B, K) and labels (B,), with weights of the classes, (K,)."""
-    if weights is None:
-        return cross_entropy(logits, labels, ignore_index=ignore_index)
-    # Divided by the messages, not by their weights, which differ from batch to batch: so it does not matter into how
-    # many batches and processes those of a step are cut.
-    return cross_entropy(logits, labels, weight=weights, ignore_index=ignore_index, reduction="sum") / len(labels)
 
 
 def _signal(accelerator: Accelerator, interruption: Interruption) -> int:

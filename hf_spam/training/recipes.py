@@ -131,8 +131,9 @@ class Recipe:
     """Label that the loss leaves out; none of the classes may be it."""
     weight_average: float = 0.0
     """Decay of a running average of the weights, taken at every step, that is kept in their place. 0: none."""
-    language_model_weight: float = 0.0
-    """Weight of a second loss, that of predicting each next token (GPT-1's auxiliary objective). 0: none."""
+    adversarial_epsilon: float = 0.0
+    """How far (L2 norm) the token embeddings of a training message are moved to where its loss is higher, to learn from
+    them as well: adversarial training. 0: not at all."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the matrix products."""
     prefix_precision: Literal["no", "bf16"] = "no"
@@ -196,10 +197,8 @@ class Recipe:
         check(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive, or none")
-        weight = self.language_model_weight
-        check(weight >= 0 and math.isfinite(weight), f"language_model_weight must not be negative, got {weight}")
-        check(not weight or self.causal, "language_model_weight needs causal: who sees the next token predicts it")
-        check(not weight or self.trainable == "all", "language_model_weight needs trainable all")
+        epsilon = self.adversarial_epsilon
+        check(epsilon >= 0 and math.isfinite(epsilon), f"adversarial_epsilon must not be negative, got {epsilon}")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         length = self.padded_length
         known = length in (None, "longest") or (isinstance(length, int) and length >= 1)

@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from datasets import DatasetDict
 from processes import finetune_on
 from small_runs import first_messages
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hf_spam import Recipe, finetune, load_sms_spam
 from hf_spam.data.messages import label_names
 from hf_spam.training.batches import SeededShuffle
-from hf_spam.training.loop import _training_loss, balanced_weights
+from hf_spam.training.objective import Objective, balanced_weights
 
 LABELS = [0] * 70 + [1] * 20 + [2] * 10
 
@@ -45,14 +46,13 @@ def test_the_weighted_loss_is_torchs():
     weights = balanced_weights(LABELS, 4)
     assert weights[:3].tolist() == pytest.approx([100 / (3 * n) for n in (70, 20, 10)])  # of class 3 there are none
     assert weights[labels].mean() == pytest.approx(1)
-    torch.testing.assert_close(_training_loss(logits, labels, weights), cross_entropy(logits, labels, weight=weights))
-    assert torch.equal(_training_loss(logits, labels, None), cross_entropy(logits, labels))
+    weighted = Objective(nn.Identity(), weights).loss
+    torch.testing.assert_close(weighted(logits, labels), cross_entropy(logits, labels, weight=weights))
+    assert torch.equal(Objective(nn.Identity()).loss(logits, labels), cross_entropy(logits, labels))
     order = torch.randperm(100, generator=torch.Generator().manual_seed(1))[:32]
     whole, parts = logits[order].requires_grad_(), logits[order].requires_grad_()
-    loss = _training_loss(whole, labels[order], weights)
-    cut = torch.stack(
-        [_training_loss(parts[i : i + 8], labels[order][i : i + 8], weights) for i in range(0, 32, 8)]
-    ).mean()
+    loss = weighted(whole, labels[order])
+    cut = torch.stack([weighted(parts[i : i + 8], labels[order][i : i + 8]) for i in range(0, 32, 8)]).mean()
     torch.testing.assert_close(cut, loss)
     torch.testing.assert_close(torch.autograd.grad(cut, parts), torch.autograd.grad(loss, whole))
 
@@ -85,16 +85,14 @@ def test_every_label_and_each_of_its_messages_is_drawn_equally_often(grouped, si
 
 def test_balanced_batches_reach_the_training_and_not_the_evaluation(data, monkeypatch):
     """Half of what is trained on is spam; what is evaluated is what there is."""
-    import hf_spam.training.loop as loop
-
     seen = {"training": Counter(), "evaluation": 0.0}
-    original = loop._training_loss
+    original = Objective.loss
 
-    def counted(logits, labels, *others):
+    def counted(objective, logits, labels):
         seen["training"].update(labels.tolist())
-        return original(logits, labels, *others)
+        return original(objective, logits, labels)
 
-    monkeypatch.setattr(loop, "_training_loss", counted)
+    monkeypatch.setattr(Objective, "loss", counted)
     for strategy in ("random", "group_by_length"):
         seen["training"].clear()
         settings = small(balanced_sampling=True, train_sampling_strategy=strategy, per_device_train_batch_size=4)
