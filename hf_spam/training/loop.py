@@ -18,10 +18,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, set_seed
 from datasets import DatasetDict
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
@@ -42,17 +41,12 @@ from .lora import merged
 from .measuring import DIVERGED, SPLITS, Measuring
 from .output import TRACKERS, Saving, check_output_dir, save_run
 from .recipes import Recipe, get_recipe
+from .sharding import sharding_asked_for
 from .start import start_from
 
 logger = logging.getLogger(__name__)
 
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
-# How Accelerate says that the weights are to be in shards, of which neither a checkpoint nor a model would be whole.
-SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
 
 
 @dataclass
@@ -139,16 +133,18 @@ def finetune(
     bf16 = "bf16" in (recipe.mixed_precision, recipe.prefix_precision)
     if bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
         logger.warning("This processor has no instructions for bfloat16, which is slower on it than float32.")
-    for variable, name in SHARDING.items():
-        if os.environ.get(variable, "false").lower() == "true":
-            raise ValueError(f"{name} is not supported: launch without it, each process then holds the whole model.")
-    AcceleratorState._reset_state()  # else the first run's precision would be that of every later one
+    shards = sharding_asked_for(recipe.mixed_precision)
+    # Else the first run's precision would be that of every later one, which could not be sharded either.
+    AcceleratorState._reset_state(reset_partial_state=shards is not None)
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=report_to,
+        fsdp_plugin=shards,
         project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / TRACKERS),
     )
+    if shards is not None and not accelerator.is_fsdp2:
+        raise ValueError("FSDP needs processes that have a GPU (or its like) each: launch without it.")
     with ExitStack() as stack:
         stack.callback(accelerator.end_training)
         interruption = stack.enter_context(listening())
@@ -217,9 +213,6 @@ def _train(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     trained_parameters = sum(parameter.numel() for parameter in trained)
-    average = None
-    if recipe.weight_average:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.weight_average))
     prepared, optimizer = accelerator.prepare(batches.network, optimizer)
     constant = recipe.lr_scheduler_type == "constant"  # which in the library knows no warm-up
     scheduler = get_scheduler(  # not prepared: it would step once for each process
@@ -232,7 +225,7 @@ def _train(
     if recipe.class_weights is not None:
         weights = balanced_weights(data["train"]["label"][:], len(batches.names)).to(accelerator.device)
     measure = Measuring(accelerator, prepared, batches, model.config)
-    state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, batches.rng)
+    state = TrainingState(model, recipe.weight_average, optimizer, scheduler, accelerator.scaler, batches.rng)
     this_run = identity(recipe, data, batches.encoded, accelerator.num_processes)
     restore_random = None
     if saving and saving.resume_from:
@@ -292,8 +285,7 @@ def _train(
             progress.step += 1
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips those whose gradients overflow
                 scheduler.step()
-                if average is not None:
-                    average.update_parameters(model)
+                state.update_average()
             bar.update()
             history.epochs = (progress.step + 1) / batches.steps_per_epoch
             if progress.step % recipe.eval_freq == 0:
@@ -308,7 +300,8 @@ def _train(
                 logger.info("Stopping after step %d ...", progress.step)
             if saving and (signal or saving.is_due(progress.step)):
                 history.seconds = time.perf_counter() - start
-                if not all(parameter.isfinite().all() for parameter in model.parameters()):
+                finite = all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+                if not all(gather_object([finite])):  # a process that holds a shard knows of its own alone
                     raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
                 with state.kept_weights():
                     metrics, loss, calibration = measure.whole(["validation"])
@@ -329,8 +322,8 @@ def _train(
     bar.close()
     history.seconds = time.perf_counter() - start
 
-    if average is not None:
-        model.load_state_dict(average.module.state_dict())
+    if state.average:
+        model.load_state_dict(state.average)
     metrics, loss, calibration = measure.whole(SPLITS)
     progress.compare(loss)
     if calibration is not None:

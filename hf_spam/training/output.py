@@ -94,12 +94,14 @@ class Saving:
         progress = state.progress
         folder = self.checkpoints.path(progress.step)
         random = gather_object([state.random()])
+        tensors = state.tensors(keep=accelerator.is_main_process)
+        run = replace(run, model=merged(run.model))
         if accelerator.is_main_process:
 
             def fill(folder: Path) -> None:
                 (folder / STATE).mkdir()
                 write_model(run, folder)
-                state.save(folder / STATE, random)
+                state.save(folder / STATE, tensors, random)
 
             try:
                 write_folder(folder, fill, step=progress.step, versions=versions(), **identity)
@@ -142,7 +144,6 @@ def save_run(run: "Run", output_dir: Path) -> None:
 
 def write_model(run: "Run", folder: Path) -> None:
     """Writes what anyone needs to use the model, and to know what it is, into a folder."""
-    run = replace(run, model=merged(run.model))
     run.model.save_pretrained(folder)
     run.tokenizer.save_pretrained(folder)
     recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
