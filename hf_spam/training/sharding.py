@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 # DeepSpeed and Megatron-LM have optimizers, loops and checkpoints (pickles) of their own.
@@ -25,8 +25,8 @@ def sharding_asked_for(mixed_precision: str) -> FullyShardedDataParallelPlugin |
     Raises:
         ValueError: it wants something with which a run would not be the one that it is without.
     """
-    fsdp = _is_set("ACCELERATE_USE_FSDP")
-    others = [name for variable, name in OTHERS.items() if _is_set(variable)]
+    fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    others = [name for variable, name in OTHERS.items() if parse_flag_from_env(variable)]
     if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
         others.append("FSDP 1")
     if others:
@@ -34,7 +34,7 @@ def sharding_asked_for(mixed_precision: str) -> FullyShardedDataParallelPlugin |
     if not fsdp:
         return None
     for what, flag in REFUSED.items():
-        if _is_set(flag.upper()):
+        if parse_flag_from_env(flag.upper()):
             raise ValueError(f"FSDP's {what} is not supported: launch without --{flag}.")
     if mixed_precision == "fp16":
         raise ValueError("mixed_precision fp16 is not supported with FSDP; bf16 is.")
@@ -69,7 +69,3 @@ def shard_like(tensor: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor
     if not isinstance(other, DTensor):
         return tensor
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() == "true"
