@@ -16,9 +16,8 @@ from hf_spam.cli import cli
 
 
 def take_cpus_for_gpus(replace: Callable[[type, str, object], None]) -> None:
-    """Has Accelerate shard on the CPUs, which need `ACCELERATE_TORCH_DEVICE=cpu`; one run can follow another."""
+    """Has Accelerate shard on the CPUs, which need `ACCELERATE_TORCH_DEVICE=cpu`."""
     replace(PartialState, "_prepare_backend", lambda *_: ("gloo", DistributedType.MULTI_GPU))
-    replace(PartialState, "destroy_process_group", lambda *_: None)
 
 
 if __name__ == "__main__":

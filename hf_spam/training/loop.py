@@ -4,6 +4,7 @@ With recipe `book`, one process and fp32, every loss and accuracy is that of the
 `torch.manual_seed(recipe.seed)`: the evaluations draw from the same stream of random orders as the training does.
 """
 
+import atexit
 import logging
 import math
 import os
@@ -146,7 +147,7 @@ def finetune(
     if shards is not None and not accelerator.is_fsdp2:
         raise ValueError("FSDP needs processes that have a GPU (or its like) each: launch without it.")
     with ExitStack() as stack:
-        stack.callback(accelerator.end_training)
+        stack.callback(_end, accelerator)
         interruption = stack.enter_context(listening())
         uploader = None
         if push is not None and accelerator.is_main_process:
@@ -353,6 +354,18 @@ def _training_loss(
     # Divided by the messages, not by their weights, which differ from batch to batch: so it does not matter into how
     # many batches and processes those of a step are cut.
     return cross_entropy(logits, labels, weight=weights, ignore_index=ignore_index, reduction="sum") / len(labels)
+
+
+def _end(accelerator: Accelerator) -> None:
+    """As Accelerate's `end_training`, but the processes stay connected, for another run, until they end."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+@atexit.register
+def _disconnect() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _signal(accelerator: Accelerator, interruption: Interruption) -> int:
