@@ -19,6 +19,7 @@ from ..files import write_folder
 from ..inference.classifier import POCKET, SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_classifier
+from ..modeling.sealing import save_sealed
 from ..provenance import HISTORY
 from .calibration import Calibration, calibrate, uncalibrate
 
@@ -78,9 +79,8 @@ def calibrated_copy(
         raise ValueError(calibration.in_words(WHERE)[-1])
 
     def fill(folder: Path) -> None:
-        kept.save_pretrained(folder)
+        save_sealed(kept, folder)
         tokenizer.save_pretrained(folder)
-        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
         (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
