@@ -65,5 +65,6 @@ def _digest(weights: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        # Contiguous, but where a dimension is of size 1 its stride may be any.
+        digest.update(tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy())
     return digest.hexdigest()
