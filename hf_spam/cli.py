@@ -527,7 +527,8 @@ def _fail(message: str, code: int) -> NoReturn:
     first, *rest = message.strip().splitlines() or ["failed"]
     if not any(line.startswith("  ") for line in rest):  # an indented list of findings is kept as it is
         first, rest = " ".join([first, *rest]), []
-    click.echo("\n".join([f"hf-spam: {first}", *rest]), err=True)
+    # It may quote the name of a file, or what is in one.
+    click.echo("\n".join(map(printable, [f"hf-spam: {first}", *rest])), err=True)
     sys.exit(code)
 
 
