@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from ..data.messages import OWN_DATA, check_splits, label_names, load_sms_spam, undersample
+from ..data.messages import OWN_DATA, check_classes, check_splits, label_names, load_sms_spam, undersample
 from ..data.tokenization import load_tokenizer
 from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
@@ -165,6 +165,9 @@ def finetune(
             else:
                 columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
                 data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **columns)
+            few = check_classes(data)
+            if few and accelerator.is_main_process:
+                logger.warning("Few training messages: %s. Is a label misspelt?", few)
             if recipe.undersample:
                 data["train"] = undersample(data["train"], recipe.seed)
             # With other messages another one could be learned, which is not that of the weights.
