@@ -484,7 +484,7 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """Copy a model to the new folder OUT with scores that are probabilities, on messages of your own.
 
     With --target-fpr it also gets a threshold: of the messages' ham no more than that part is called spam. Of data that
-    the model was trained on only the validation split is looked at. Its card and metrics are not copied.
+    the model was trained on only the validation split is looked at. Card and metrics are not copied.
     """
     from .training.recalibration import WHERE, calibrated_copy
 
@@ -527,7 +527,8 @@ def _fail(message: str, code: int) -> NoReturn:
     first, *rest = message.strip().splitlines() or ["failed"]
     if not any(line.startswith("  ") for line in rest):  # an indented list of findings is kept as it is
         first, rest = " ".join([first, *rest]), []
-    click.echo("\n".join([f"hf-spam: {first}", *rest]), err=True)
+    # It may quote the name of a file, or what is in one.
+    click.echo("\n".join(map(printable, [f"hf-spam: {first}", *rest])), err=True)
     sys.exit(code)
 
 

@@ -80,7 +80,12 @@ MISTAKES = {
         "loop: cannot be read ([Errno 40] Too many levels of symbolic links: 'loop')",
         1,
     ),
-    "a NUL in a name": ([*EVALUATE, "a\0.csv"], "a\0.csv: cannot be read (embedded null byte)", 1),
+    "a NUL in a name": ([*EVALUATE, "a\0.csv"], "a\ufffd.csv: cannot be read (embedded null byte)", 1),
+    "a name that drives a terminal": (
+        [*EVALUATE, "\x1b]0;a\x07\x9b31m\udcff.csv"],
+        f"\ufffd]0;a\ufffd\ufffd31m\ufffd.csv: no such file (nor '{NAMES})",
+        1,
+    ),
     "no name": ([*EVALUATE, ""], "the name of the data is empty", 1),
     "a spreadsheet": (
         [*EVALUATE, "table.xlsx"],

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from ..data.messages import OWN_DATA, check_splits, label_names, load_sms_spam, undersample
+from ..data.messages import OWN_DATA, check_classes, check_splits, label_names, load_sms_spam, undersample
 from ..data.tokenization import load_tokenizer
 from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
@@ -47,6 +47,7 @@ from .start import start_from
 
 logger = logging.getLogger(__name__)
 
+EPOCHS_TOLD = 10  # in the log, about, where there are more; the history has all
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
 
 
@@ -162,6 +163,9 @@ def finetune(
             else:
                 columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
                 data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **columns)
+            few = check_classes(data)
+            if few and accelerator.is_main_process:
+                logger.warning("Few training messages: %s. Is a label misspelt?", few)
             if recipe.undersample:
                 data["train"] = undersample(data["train"], recipe.seed)
             # With other messages another one could be learned, which is not that of the weights.
@@ -258,8 +262,11 @@ def _train(
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
     bar = tqdm(total=total_steps, initial=progress.step + 1, desc="Training", unit="step", disable=hidden)
     interruption.postpones = True
-    for epoch in range(progress.epoch, math.ceil(total_steps / batches.steps_per_epoch) + 1):
+    epochs = math.ceil(total_steps / batches.steps_per_epoch)
+    for epoch in range(progress.epoch, epochs + 1):
         progress.epoch = epoch
+        is_told = epoch % math.ceil(epochs / EPOCHS_TOLD) == 0 or epoch == epochs
+        level = logging.INFO if is_told else logging.DEBUG
         if restore_random is None:
             state.epoch_order = batches.rng.get_state()
         steps_left = total_steps - (epoch - 1) * batches.steps_per_epoch
@@ -294,7 +301,7 @@ def _train(
                 history.steps.append(progress.step)
                 history.append(losses)
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
-                logger.info("Epoch %d, step %06d: %s", epoch, progress.step, _in_words(losses))
+                logger.log(level, "Epoch %d, step %06d: %s", epoch, progress.step, _in_words(losses))
                 accelerator.log({**losses, "learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
             signal = _signal(accelerator, interruption)
             if signal:
@@ -318,7 +325,7 @@ def _train(
         restore_random, progress.batch = None, 0
         accuracies = measure.first("acc", recipe.eval_iter)
         history.append(accuracies)
-        logger.info("Epoch %d: %s", epoch, _in_words(accuracies))
+        logger.log(level, "Epoch %d: %s", epoch, _in_words(accuracies))
         accelerator.log(accuracies, step=progress.step)
     bar.close()
     history.seconds = time.perf_counter() - start
