@@ -308,7 +308,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @click.option("--prefix", default="", help="What the names of the new columns begin with.")
 @click.option("--window-size", default=4096, show_default=True, help="Rows scored, and kept, at a time.")
 @click.option("--num-processes", type=int, help="On this machine.  [default: one, after 10 s one a core]")
-@click.option("--torch-compile", is_flag=True, help="Compile the model first: pays for a million messages, say.")
+@click.option("--torch-compile", is_flag=True, help="Compile the network first: pays for very many messages.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and discard what is left of a run on something else.")
 @as_json
 def score(
