@@ -17,6 +17,7 @@ from ..evaluation.report import messages_for
 from ..files import write_folder
 from ..hub.card import render_copy_card
 from ..inference.classifier import POCKET, SpamClassifier
+from ..inference.onnx import is_onnx
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_classifier
 from ..modeling.sealing import save_sealed
@@ -66,6 +67,8 @@ def calibrated_copy(
     if target_fpr is not None and not 0 <= target_fpr < 1:
         raise ValueError(f"target_fpr must lie in [0, 1), got {target_fpr}.")
     source = POCKET if model is None else model
+    if is_onnx(source):
+        raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made of, and export the copy.")
     kept, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
     uncalibrate(kept.config)
     history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
