@@ -308,9 +308,12 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @click.option("--prefix", default="", help="What the names of the new columns begin with.")
 @click.option("--window-size", default=4096, show_default=True, help="Rows scored, and kept, at a time.")
 @click.option("--num-processes", type=int, help="On this machine.  [default: one, after 10 s one a core]")
+@click.option("--torch-compile", is_flag=True, help="Compile the network first: pays for very many messages.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and discard what is left of a run on something else.")
 @as_json
-def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
+def score(
+    source: str, output: str, model: str | None, torch_compile: bool, overwrite: bool, as_json: bool, **settings: Any
+) -> None:
     """Score the messages of IN, and write its rows to OUT with the columns label and score.
 
     IN is a .csv, .tsv, .jsonl, .parquet or .txt file (a message a line), - for lines of standard input, or a Hub
@@ -326,10 +329,11 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
     if output == STANDARD:
         if as_json or overwrite or settings.pop("num_processes") is not None:
             raise click.UsageError("With OUT - there are no --json, --overwrite and --num-processes.")
-        score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **settings)
+        classifier = SpamClassifier.from_pretrained(model, torch_compile=torch_compile)
+        score_stream(classifier, source, sys.stdout.buffer, **settings)
         return
     scored = score_file(
-        SpamClassifier.from_pretrained(model),
+        SpamClassifier.from_pretrained(model, torch_compile=torch_compile),
         source,
         output,
         overwrite=overwrite,
@@ -484,7 +488,7 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """Copy a model to the new folder OUT with scores that are probabilities, on messages of your own.
 
     With --target-fpr it also gets a threshold: of the messages' ham no more than that part is called spam. Of data that
-    the model was trained on only the validation split is looked at. Its card and metrics are not copied.
+    the model was trained on only the validation split is looked at. Card and metrics are not copied.
     """
     from .training.recalibration import WHERE, calibrated_copy
 
@@ -527,7 +531,8 @@ def _fail(message: str, code: int) -> NoReturn:
     first, *rest = message.strip().splitlines() or ["failed"]
     if not any(line.startswith("  ") for line in rest):  # an indented list of findings is kept as it is
         first, rest = " ".join([first, *rest]), []
-    click.echo("\n".join([f"hf-spam: {first}", *rest]), err=True)
+    # It may quote the name of a file, or what is in one.
+    click.echo("\n".join(map(printable, [f"hf-spam: {first}", *rest])), err=True)
     sys.exit(code)
 
 

@@ -4,11 +4,11 @@
 
 So many model folders (weights, configuration or tokenizer changed: bits, bytes, lengths, or values of their JSON) go
 through `classify`, and so many data files through `evaluate`. A case fails where there is a traceback, a crash, more
-than 3 GiB or a minute taken, an error that is not one line of at most 1,000 characters, an answer that is none, or
-messages other than those that a plain reader finds in the file.
+than 3 GiB or a minute taken, an error that is not one line of at most 1,000 characters, an answer that is none, other
+answers from damaged weights, or messages other than those that a plain reader finds in the file.
 
-What is refused, what changes no answer, and what is a whole model of other answers, is counted. The last cannot be told
-from a model that is meant: a weight has any value, and a folder, unlike a checkpoint, has no checksums.
+What is refused, what changes no answer, and what is a whole model of other answers, is counted. The last is a
+configuration or a tokenizer that somebody may have meant so: weights alone carry a seal.
 """
 
 import contextlib
@@ -127,11 +127,11 @@ def work(connection: Connection, folder: Path, seed: int) -> None:
             name = rng.choice(MODEL_FILES)
             shutil.copytree(originals / "model", case)
             detail = f"{name}: {damage(case / name, rng)}"
-            outcome = model_case(case, answers)
+            outcome = model_case(case, answers, is_weights=name.endswith(".safetensors"))
         connection.send((outcome, detail))
 
 
-def model_case(folder: Path, answers: str) -> str:
+def model_case(folder: Path, answers: str, is_weights: bool) -> str:
     """What `classify` makes of a model."""
     code, out, err = run("classify", "--json", "--model", str(folder), *MESSAGES)
     if code:
@@ -139,7 +139,9 @@ def model_case(folder: Path, answers: str) -> str:
     found = [json.loads(line) for line in out.splitlines()]
     if [answer["text"] for answer in found] != MESSAGES or not all(0 < answer["score"] <= 1 for answer in found):
         return f"no answer: {out}"
-    return "same" if out == answers else "another"
+    if out == answers:
+        return "same"
+    return "other answers from damaged weights" if is_weights else "another"
 
 
 def data_case(path: Path, model: Path) -> str:

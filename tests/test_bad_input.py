@@ -20,6 +20,7 @@ from hf_spam.inference.classifier import POCKET
 
 TRAIN = ["train", "--recipe", "pocket", "--data", "good.csv", "--protocol", "book", "--n-embd", "16"]
 TRAIN += ["--vocab-size", "300", "--max-steps", "4", "--eval-freq", "9", "--output-dir", "out"]
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 EVALUATE = ["evaluate", "--data"]
 TRAIN_ON = ["train", "--recipe", "pocket", "--output-dir", "out", "--data"]
 NAMES = "sample', 'uci' or a Hub dataset id 'owner/name'"
@@ -79,7 +80,12 @@ MISTAKES = {
         "loop: cannot be read ([Errno 40] Too many levels of symbolic links: 'loop')",
         1,
     ),
-    "a NUL in a name": ([*EVALUATE, "a\0.csv"], "a\0.csv: cannot be read (embedded null byte)", 1),
+    "a NUL in a name": ([*EVALUATE, "a\0.csv"], "a\ufffd.csv: cannot be read (embedded null byte)", 1),
+    "a name that drives a terminal": (
+        [*EVALUATE, "\x1b]0;a\x07\x9b31m\udcff.csv"],
+        f"\ufffd]0;a\ufffd\ufffd31m\ufffd.csv: no such file (nor '{NAMES})",
+        1,
+    ),
     "no name": ([*EVALUATE, ""], "the name of the data is empty", 1),
     "a spreadsheet": (
         [*EVALUATE, "table.xlsx"],
@@ -309,20 +315,35 @@ def test_a_disk_that_is_full(size, reason, prepared, monkeypatch, capfd, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("variable", "name"),
+    ("environment", "problem"),
     [
-        ("ACCELERATE_USE_FSDP", "FSDP"),
-        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
-        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1 is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2)."),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true"},
+            "DeepSpeed is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2).",
+        ),
+        (
+            {"ACCELERATE_USE_MEGATRON_LM": "true"},
+            "Megatron-LM is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2).",
+        ),
+        (
+            {**FSDP, "FSDP_OFFLOAD_PARAMS": "true"},
+            "FSDP's offloading to the CPU is not supported: launch without --fsdp_offload_params.",
+        ),
+        (
+            {**FSDP, "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+            "FSDP's activation checkpointing is not supported: launch without --fsdp_activation_checkpointing.",
+        ),
+        (FSDP, "FSDP needs processes that have a GPU (or its like) each: launch without it."),
     ],
 )
-def test_weights_in_shards(variable, name, prepared, monkeypatch, capfd):
-    """As `accelerate launch` asks for them; what was saved would not be the model."""
+def test_weights_in_shards(environment, problem, prepared, monkeypatch, capfd):
+    """As `accelerate launch` asks for them; what was saved would not be the model, or not that of the same run."""
     monkeypatch.chdir(prepared)
-    monkeypatch.setenv(variable, "true")
-    assert hf_spam(monkeypatch, *TRAIN) == 1
-    what = "is not supported: launch without it, each process then holds the whole model."
-    assert capfd.readouterr().err == f"hf-spam: {name} {what}\n"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert hf_spam(monkeypatch, *TRAIN, "--adversarial-epsilon", "0") == 1
+    assert capfd.readouterr().err == f"hf-spam: {problem}\n"
 
 
 def test_a_disk_that_is_read_only(prepared, monkeypatch, capfd, tmp_path):

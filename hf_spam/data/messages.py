@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 LABEL_NAMES = ["not spam", "spam"]
 OWN_DATA = "a DatasetDict"  # the source that is named for data that were handed over, not read
 SPLITS = ("train", "validation", "test")
+FEW = 5  # training messages of a class, below which it may be none
 MOST_LABELS = 1000  # more than that are no classes, but a column of something else
 
 
@@ -202,6 +204,24 @@ def check_splits(data: DatasetDict) -> DatasetDict:
         if checked[split].features != features_of(names):
             checked[split] = checked[split].cast(features_of(names))
     return checked
+
+
+def check_classes(data: DatasetDict) -> str:
+    """Looks whether every class that a model is tested on is one that it is trained on.
+
+    Returns:
+        In words, the classes of which there are training messages, but fewer than `FEW`: a misspelt label, taken for a
+        class of its own, is one. Empty if there are none.
+
+    Raises:
+        DataError: a class is in another split than `train`, but not in that.
+    """
+    names, counts = label_names(data["train"]), Counter(data["train"]["label"][:])
+    for split, messages in data.items():
+        if missing := sorted(set(messages["label"][:]) - set(counts)):
+            raise DataError(f"{split}: there are messages labelled {names[missing[0]]!r}, but none of them in train")
+    few = [f"{counts[label]} labelled {names[label]!r}" for label in sorted(counts) if counts[label] < FEW]
+    return printable(", ".join(few if len(few) <= 4 else [*few[:3], f"and {len(few) - 3} more labels"]))
 
 
 def undersample(messages: Dataset, seed: int) -> Dataset:

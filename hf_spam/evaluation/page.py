@@ -12,6 +12,7 @@ import jinja2
 from ..modeling.configuration_spam_gpt import spam_index
 from ..printable import printable
 from .baseline import ahead
+from .class_figures import class_figures
 from .plots import report_figures
 from .report import TRAINING, Estimate, Report
 
@@ -72,7 +73,7 @@ def render_page(report: Report) -> str:
         report=report.values,
         headline=headline(report.values),
         tables=report_tables(report.values),
-        figures=report_figures(report.model, report.baseline),
+        figures=class_figures(report.model) if report.model.several else report_figures(report.model, report.baseline),
     )
 
 

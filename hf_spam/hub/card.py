@@ -1,9 +1,9 @@
-"""The model card of a run: text in `card_template.md`, data here."""
+"""The model card of a run, and of a calibrated copy: text in `card_template.md`, data here."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -14,6 +14,8 @@ from ..printable import in_markdown
 from ..provenance import is_path, public, versions
 
 if TYPE_CHECKING:
+    from ..modeling.configuration_spam_gpt import SpamGPTConfig
+    from ..training.calibration import Calibration
     from ..training.loop import Run
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -70,23 +72,19 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         if name in CARD_METRICS and value is not None
     ]
     card_data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-classification",
-        tags=[*(["spam-detection", "sms"] if names == LABEL_NAMES else []), "hf_spam"],
+        **_metadata(run.model.config),
         base_model=None if recipe.base == "random" or is_path(recipe.base) else recipe.base,
-        model_name=MODEL_NAME,
         datasets=HUB_ID.get(recipe.data),
         eval_results=results or None,
     )
     compared = [name for name in run.metrics if name in run.baseline]
-    card = ModelCard.from_template(
+    return _filled_in(
         card_data,
-        template_path=str(TEMPLATE),
-        model_name=MODEL_NAME,
-        repo_id=PLACEHOLDER,
+        run.model.config,
+        run.calibration,
+        "of the validation split",
         plots=plots,
         recipe=recipe,
-        names=None if names == LABEL_NAMES else [in_markdown(name) for name in names],
         protocol="" if own else PROTOCOLS[recipe.protocol],
         metric_names=metric_names,
         metrics=_beside(run.metrics, run.baseline),
@@ -97,12 +95,57 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         trained=f"{run.trained:,}",
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
-        calibration=run.calibration.in_words("of the validation split", in_markdown) if run.calibration else [],
-        threshold=run.model.config.threshold,
-        spam=in_markdown(run.calibration.spam) if run.calibration and run.calibration.spam else None,
-        is_calibrated=run.model.config.temperature != 1,
         settings={name: public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
+    )
+
+
+def render_copy_card(
+    config: "SpamGPTConfig", calibration: "Calibration", *, original: str, base_model: str | None, fitted_on: str
+) -> str:
+    """The text of the card of a copy that was calibrated on other messages: it has no results but those of that.
+
+    Args:
+        config: the copy's.
+        calibration: what was fitted.
+        original: what the copy is of, in words.
+        base_model: its Hub id, if it has one.
+        fitted_on: what the messages are called, such as "of `mine.csv`".
+    """
+    card_data = ModelCardData(**_metadata(config), base_model=base_model)
+    return _filled_in(card_data, config, calibration, fitted_on, recipe=None, original=original)
+
+
+def _metadata(config: "SpamGPTConfig") -> dict[str, Any]:
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": [*(["spam-detection", "sms"] if class_names(config) == LABEL_NAMES else []), "hf_spam"],
+        "model_name": MODEL_NAME,
+    }
+
+
+def _filled_in(
+    card_data: ModelCardData,
+    config: "SpamGPTConfig",
+    calibration: "Calibration | None",
+    fitted_on: str,
+    **about: Any,
+) -> str:
+    """The template with what every card says, and what it says about a run or a copy."""
+    names = class_names(config)
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        model_name=MODEL_NAME,
+        repo_id=PLACEHOLDER,
+        names=None if names == LABEL_NAMES else [in_markdown(name) for name in names],
+        calibration=calibration.in_words(fitted_on, in_markdown) if calibration else [],
+        fitted_on=fitted_on,
+        threshold=config.threshold,
+        spam=in_markdown(calibration.spam) if calibration and calibration.spam else None,
+        is_calibrated=config.temperature != 1,
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
+        **about,
     )
     return str(card)
 

@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collation import PadRight, batch_tokens_for, token_batches
 from ..data.tokenization import encode, load_tokenizer
 from ..modeling.configuration_spam_gpt import decide
-from ..modeling.loading import load_classifier
+from ..modeling.loading import load_classifier, one_line
 from .onnx import OnnxModel, is_onnx
 
 POCKET = Path(__file__).parent.parent / "pocket"  # the trained model that comes with the package
@@ -38,11 +41,26 @@ class SpamClassifier:
     Args:
         model: any sequence classifier; it is put into evaluation mode.
         tokenizer: the one it was trained with.
+        torch_compile: whether its network is compiled, as for `from_pretrained`; so is the model itself from then on.
+
+    Raises:
+        ValueError: an ONNX export is to be compiled.
     """
 
-    def __init__(self, model: PreTrainedModel | OnnxModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(
+        self, model: PreTrainedModel | OnnxModel, tokenizer: PreTrainedTokenizerBase, *, torch_compile: bool = False
+    ):
         self.model = model.eval()
         self.tokenizer = tokenizer
+        self.torch_compile = torch_compile
+        if torch_compile:
+            if isinstance(model, OnnxModel):
+                raise ValueError("An ONNX export is not for torch.compile, which is for the model that it was made of.")
+            model.base_model.compile(dynamic=True)  # one code for all batches, whatever their size
+
+    def __reduce__(self) -> tuple:
+        """For another process, or a copy, which has to compile for itself: a pickled module is as it was before."""
+        return partial(type(self), torch_compile=self.torch_compile), (self.model, self.tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -52,6 +70,7 @@ class SpamClassifier:
         revision: str | None = None,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
+        torch_compile: bool = False,
     ) -> "SpamClassifier":
         """Loads a local folder or a Hub repository; None: the model that comes with the package.
 
@@ -62,17 +81,21 @@ class SpamClassifier:
             revision: branch, tag or commit on the Hub.
             dtype: precision that it computes in; bfloat16 is faster where the processor has instructions for it.
             device: where it computes; None (the default): on the accelerator, if there is one.
+            torch_compile: whether `torch.compile` makes machine code of the network, at the first messages and on a CPU
+                by a C++ compiler. That takes from some seconds to minutes, the next time less, since torch keeps the
+                code; it pays for very many messages. Answers are the same but for rounding.
 
         Raises:
             OSError: there is no such folder, nor such a repository that can be reached.
-            ValueError: it is there, but is not a SpamGPT classifier, or has no tokenizer.
+            ValueError: it is there, but is not a SpamGPT classifier, has no tokenizer, or cannot be compiled.
         """
         source = POCKET if model is None else model
         if is_onnx(source):
-            return cls(OnnxModel(source), load_tokenizer(source))
+            return cls(OnnxModel(source), load_tokenizer(source), torch_compile=torch_compile)
         loaded = load_classifier(source, revision=revision, dtype=dtype)
         tokenizer = load_tokenizer(source, revision=revision)
-        return cls(loaded.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu"), tokenizer)
+        loaded = loaded.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        return cls(loaded, tokenizer, torch_compile=torch_compile)
 
     def __call__(self, texts: Sequence[str], *, progress: bool = False) -> list[Classification]:
         """The label of each message and its probability, in the order of the messages.
@@ -110,7 +133,7 @@ class SpamClassifier:
 
         Raises:
             TypeError: as for a call.
-            ValueError: an answer is not a number.
+            ValueError: an answer is not a number, or `torch.compile` cannot compile.
         """
         if isinstance(texts, str):
             raise TypeError("Give a list of messages, not a single string.")
@@ -123,12 +146,24 @@ class SpamClassifier:
         with tqdm(total=len(ids), desc="Classifying", unit="message", disable=not progress) as bar:
             for chosen in token_batches(lengths, batch_tokens or batch_tokens_for(config, device)):
                 batch = collate([{"input_ids": ids[i]} for i in chosen])
-                logits = self.model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-                result[chosen] = logits.float().cpu()
+                result[chosen] = self._run({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
                 bar.update(len(chosen))
         if not result.isfinite().all():
             raise ValueError("The model's answers are not numbers: its weights are damaged.")
         return result
+
+    def _run(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The logits (B, num_labels) of a batch."""
+        # To the compiler a size of one is a constant: it would make code for that alone, again and again.
+        eager = self.torch_compile and 1 in batch["input_ids"].shape
+        try:
+            with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+                return self.model(**batch).logits
+        except BackendCompilerFailed as error:
+            raise ValueError(
+                f"torch.compile cannot compile for {self.model.device.type}, where it needs a C++ compiler such as g++ "
+                f"(and on a GPU Triton): {one_line(error.inner_exception)}"
+            ) from error
 
 
 def classify_text(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
 from transformers import GPT2Config, PreTrainedModel
 
 from .configuration_spam_gpt import SpamGPTConfig
 from .loading import WEIGHT_FILES, errors_as, open_tensors
 from .modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
+from .sealing import save_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -150,11 +150,9 @@ def _write(model: PreTrainedModel, output: Path, tokenizer_folder: Path | None) 
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         folder = Path(scratch) / "model"  # not `scratch` itself, which only its owner may read
         try:
-            model.save_pretrained(folder)
-        except SafetensorError as error:
+            save_sealed(model, folder)
+        except OSError as error:
             raise OSError(f"The model was not written to {output}: {error}.") from error
-        for file in folder.glob("*.safetensors"):  # safetensors makes its files private to the user
-            file.chmod((folder / "config.json").stat().st_mode)
         files = [tokenizer_folder / name for name in TOKENIZER_FILES] if tokenizer_folder else []
         for file in files:
             if file.is_file():

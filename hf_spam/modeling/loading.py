@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig
 from ..files import MANIFEST, read_manifest
 from .configuration_spam_gpt import SpamGPTConfig
 from .modeling_spam_gpt import SpamGPTForSequenceClassification
+from .sealing import check_seal
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ def load_classifier(
     if missing:
         raise ValueError(f"{name} is not a whole classifier, train it first: it lacks {_some(missing)}.")
     with errors_as(f"{name} cannot be loaded"):
+        for path in _weight_files(folder):
+            check_seal(path)
         weights = {key: entry[:] for key, entry in entries.items()}
         # Given no folder, the library looks for nothing else in it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
@@ -114,6 +117,11 @@ def open_tensors(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there are none in it. A file that is damaged raises what `safetensors` and `json` do.
     """
+    files = [safe_open(path, framework="pt") for path in _weight_files(folder)]
+    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
+
+
+def _weight_files(folder: Path) -> list[Path]:
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         shards = [single.name]
@@ -123,8 +131,7 @@ def open_tensors(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} has no model.safetensors; a pickle (pytorch_model.bin) is not read.")
     if outside := [shard for shard in shards if Path(shard).name != shard]:
         raise ValueError(f"{index.name} names files elsewhere: {_some(outside)}")
-    files = [safe_open(folder / shard, framework="pt") for shard in shards]
-    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
+    return [folder / shard for shard in shards]
 
 
 def _settings(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:

@@ -64,17 +64,38 @@ class MultiHeadAttention(nn.Module):
             return t.view(*t.shape[:2], -1, self.head_dim).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
 
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        context, weights = attend(
-            self,
-            heads(self.W_query(x if x_query is None else x_query)),
-            heads(self.W_key(x)),
-            heads(self.W_value(x)),
-            attention_mask,
-            scaling=self.scaling,
-            dropout=self.config.attn_pdrop if self.training else 0.0,
-            **kwargs,
-        )  # (B, T, H, D)
+        settings = {"scaling": self.scaling, "dropout": self.config.attn_pdrop if self.training else 0.0, **kwargs}
+        query = heads(self.W_query(x if x_query is None else x_query))
+        if x_query is None or not self._can_absorb(x):
+            key, value = heads(self.W_key(x)), heads(self.W_value(x))
+            context, weights = attend(self, query, key, value, attention_mask, **settings)  # (B, T, H, D)
+        else:
+            # For one query it is less to multiply it, and its context, than every position: q (W_key x) = (q W_key) x.
+            # The bias of the keys would add the same to all scores, which changes no weight.
+            query = torch.einsum("bhtd,hdc->bthc", query, self._by_head(self.W_key))  # (B, 1, H, C)
+            # The heads look at the same positions now, as if each were a query of a single head.
+            context, weights = attend(self, query, x[:, None], x[:, None], attention_mask, **settings)  # (B, H, 1, C)
+            context = torch.einsum("bhtc,hdc->bthd", context, self._by_head(self.W_value))  # (B, 1, H, D)
+            if self.W_value.bias is not None:
+                context = context + self.W_value.bias.view(-1, self.head_dim)
         return self.out_proj(context.flatten(2)), weights
+
+    def _by_head(self, linear: nn.Linear) -> torch.Tensor:
+        return linear.weight.view(-1, self.head_dim, linear.in_features)  # (C, C) -> (H, D, C)
+
+    def _can_absorb(self, x: torch.Tensor) -> bool:
+        """Whether the weights of keys and values may be used without calling their modules.
+
+        Not in training, which dropout makes another computation; not where something wraps, watches, quantises, shards
+        or offloads them; and an exported graph keeps products with constant matrices, which can be quantised.
+        """
+        return not (self.training or torch.compiler.is_exporting()) and all(
+            type(linear) is nn.Linear
+            and type(linear.weight) is nn.Parameter
+            and linear.weight.device == x.device
+            and not (linear._forward_hooks or linear._forward_pre_hooks)
+            for linear in (self.W_key, self.W_value)
+        )
 
 
 class FeedForward(nn.Module):

@@ -25,7 +25,6 @@ from datasets import DatasetDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from ..data.collation import EncodedMessages
 from ..data.messages import label_names
@@ -35,6 +34,7 @@ from ..modeling.loading import load_config
 from .history import History
 from .lora import has_adapters
 from .recipes import SOURCES, Recipe
+from .sharding import shard_like, whole
 
 logger = logging.getLogger(__name__)
 
@@ -75,28 +75,39 @@ class TrainingState:
 
     `order` is the generator of all orders and `epoch_order` its state at the start of the epoch, from which the order
     of the epoch's batches can be drawn again; the global generator, which dropout draws from, is torch's own.
-    `raw_weights` are those that are trained, while the averaged ones stand in their place. Of a model with adapters a
-    checkpoint has the merged weights, from which the others could not be told again, and the state those.
+    `average` is that of the weights after each step, moving with `decay`; it is empty before the first step, and where
+    there is none (0). `raw_weights` are those that are trained, while the averaged ones stand in their place. Of a
+    model with adapters a checkpoint has the merged weights, from which the others could not be told again, and the
+    state those. Weights, average and moments may be in shards; what is written is whole.
     """
 
     model: torch.nn.Module
-    average: AveragedModel | None
+    decay: float
     optimizer: Any  # Accelerate's
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler | None
     order: torch.Generator
     epoch_order: torch.Tensor | None = None
     progress: Progress = field(default_factory=Progress)
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
     raw_weights: dict[str, torch.Tensor] | None = None
+
+    def update_average(self) -> None:
+        """Takes the weights after a step into their average."""
+        if self.decay and not self.average:
+            self.average = self._copy()
+        elif self.decay:
+            for name, tensor in self.model.state_dict().items():
+                self.average[name].lerp_(tensor, 1 - self.decay)
 
     @contextmanager
     def kept_weights(self) -> Iterator[None]:
         """Puts the averaged weights, which are those that the run keeps, in the model for the time being."""
-        if self.average is None:
+        if not self.average:
             yield
             return
-        self.raw_weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average.module.state_dict())
+        self.raw_weights = self._copy()
+        self.model.load_state_dict(self.average)
         try:
             yield
         finally:
@@ -112,26 +123,36 @@ class TrainingState:
             **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
         }
 
-    def save(self, folder: Path, random: Sequence[dict[str, torch.Tensor]]) -> None:
+    def tensors(self, *, keep: bool) -> dict[str, dict[str, torch.Tensor]]:
+        """The files of tensors that `save` writes, by name: the moments, and the weights if the model has others.
+
+        All processes have to call it, of which those that do not `keep` them get empty ones.
+        """
+        names, moments = self._trained(), self.optimizer.state_dict()["state"]
+        moments = {f"{key} of {names[i]}": value for i, values in moments.items() for key, value in values.items()}
+        raw = self.model.state_dict() if has_adapters(self.model) else self.raw_weights
+        files = {"optimizer": moments} if raw is None else {"optimizer": moments, "weights": raw}
+        return {name: whole(tensors, keep=keep) for name, tensors in files.items()}
+
+    def save(
+        self, folder: Path, files: Mapping[str, dict[str, torch.Tensor]], random: Sequence[dict[str, torch.Tensor]]
+    ) -> None:
         """Writes the state, from one process.
 
         Args:
             folder: where it goes, `training_state` of a checkpoint whose model has the kept weights.
+            files: what `tensors` has given.
             random: the random states of all processes.
         """
-        for rank, tensors in enumerate(random):
-            save_file(tensors, folder / f"random-{rank}.safetensors")
-        names, moments = self._trained(), self.optimizer.state_dict()["state"]
-        tensors = {f"{key} of {names[i]}": value for i, values in moments.items() for key, value in values.items()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "optimizer.safetensors")
-        raw = self.model.state_dict() if has_adapters(self.model) else self.raw_weights
-        if raw is not None:
-            save_file(raw, folder / "weights.safetensors")
+        files = {**files, **{f"random-{rank}": tensors for rank, tensors in enumerate(random)}}
+        for name, tensors in files.items():
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, folder / f"{name}.safetensors")
         state = {
             "progress": asdict(self.progress),
             "scheduled": self.scheduler.last_epoch,
             "scaler": self.scaler and self.scaler.state_dict(),
-            "averaged": None if self.average is None else int(self.average.n_averaged),
+            "averaged": bool(self.average),
         }
         (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
@@ -156,14 +177,14 @@ class TrainingState:
             if (theirs := class_names(load_config(checkpoint))) != class_names(self.model.config):
                 raise ValueError(f"its labels are {', '.join(theirs)}")
             kept = load_file(checkpoint / "model.safetensors")
-            if self.average is not None:
-                self.average.module.load_state_dict(kept)
-                self.average.n_averaged.fill_(saved["averaged"] or 0)
+            if self.decay and saved["averaged"]:
+                self._load_weights(kept)
+                self.average = self._copy()
             if (folder / "weights.safetensors").exists():
                 kept = load_file(folder / "weights.safetensors")
             if has_adapters(self.model) != any(".lora_" in name for name in kept):
                 raise ValueError("one of the two has adapters (lora_r), the other has none")
-            self.model.load_state_dict(kept)
+            self._load_weights(kept)
             self._load_optimizer(load_file(folder / "optimizer.safetensors"), saved["scheduled"])
             if self.scaler is not None and saved["scaler"] is not None:
                 self.scaler.load_state_dict(saved["scaler"])
@@ -183,14 +204,22 @@ class TrainingState:
 
         return restore_random
 
+    def _copy(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def _load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: shard_like(tensor, own.get(name)) for name, tensor in weights.items()})
+
     def _load_optimizer(self, tensors: dict[str, torch.Tensor], scheduled: int) -> None:
         """Sets the moments, by the names of the parameters, and the learning rates of a step of the schedule."""
-        numbers = {name: i for i, name in enumerate(self._trained())}
+        numbers, own = {name: i for i, name in enumerate(self._trained())}, self.model.state_dict()
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             key, _, parameter = name.partition(" of ")
             if parameter in numbers:
-                moments.setdefault(numbers[parameter], {})[key] = tensor
+                of = own[parameter] if tensor.ndim else None  # the number of its steps is whole everywhere
+                moments.setdefault(numbers[parameter], {})[key] = shard_like(tensor, of)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         (rate,), (factor,), (group,) = self.scheduler.base_lrs, self.scheduler.lr_lambdas, self.optimizer.param_groups
         group["lr"] = rate * factor(scheduled)

@@ -4,6 +4,7 @@ With recipe `book`, one process and fp32, every loss and accuracy is that of the
 `torch.manual_seed(recipe.seed)`: the evaluations draw from the same stream of random orders as the training does.
 """
 
+import atexit
 import logging
 import math
 import os
@@ -17,14 +18,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object, set_seed
 from datasets import DatasetDict
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from ..data.messages import OWN_DATA, check_splits, label_names, load_sms_spam, undersample
+from ..data.messages import OWN_DATA, check_classes, check_splits, label_names, load_sms_spam, undersample
 from ..data.tokenization import load_tokenizer
 from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
@@ -41,17 +41,13 @@ from .measuring import DIVERGED, SPLITS, Measuring
 from .objective import Objective, balanced_weights
 from .output import TRACKERS, Saving, check_output_dir, save_run
 from .recipes import Recipe, get_recipe
+from .sharding import sharding_asked_for
 from .start import start_from
 
 logger = logging.getLogger(__name__)
 
+EPOCHS_TOLD = 10  # in the log, about, where there are more; the history has all
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
-# How Accelerate says that the weights are to be in shards, of which neither a checkpoint nor a model would be whole.
-SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
 
 
 @dataclass
@@ -138,18 +134,20 @@ def finetune(
     bf16 = "bf16" in (recipe.mixed_precision, recipe.prefix_precision)
     if bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
         logger.warning("This processor has no instructions for bfloat16, which is slower on it than float32.")
-    for variable, name in SHARDING.items():
-        if os.environ.get(variable, "false").lower() == "true":
-            raise ValueError(f"{name} is not supported: launch without it, each process then holds the whole model.")
-    AcceleratorState._reset_state()  # else the first run's precision would be that of every later one
+    shards = sharding_asked_for(recipe)
+    # Else the first run's precision would be that of every later one, which could not be sharded either.
+    AcceleratorState._reset_state(reset_partial_state=shards is not None)
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=report_to,
+        fsdp_plugin=shards,
         project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / TRACKERS),
     )
+    if shards is not None and not accelerator.is_fsdp2:
+        raise ValueError("FSDP needs processes that have a GPU (or its like) each: launch without it.")
     with ExitStack() as stack:
-        stack.callback(accelerator.end_training)
+        stack.callback(_end, accelerator)
         interruption = stack.enter_context(listening())
         uploader = None
         if push is not None and accelerator.is_main_process:
@@ -164,6 +162,9 @@ def finetune(
             else:
                 columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
                 data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **columns)
+            few = check_classes(data)
+            if few and accelerator.is_main_process:
+                logger.warning("Few training messages: %s. Is a label misspelt?", few)
             if recipe.undersample:
                 data["train"] = undersample(data["train"], recipe.seed)
             # With other messages another one could be learned, which is not that of the weights.
@@ -216,9 +217,6 @@ def _train(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     trained_parameters = sum(parameter.numel() for parameter in trained)
-    average = None
-    if recipe.weight_average:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.weight_average))
     weights = None
     if recipe.class_weights is not None:
         weights = balanced_weights(data["train"]["label"][:], len(batches.names))
@@ -232,7 +230,7 @@ def _train(
         num_training_steps=total_steps,
     )
     measure = Measuring(accelerator, prepared, batches, model.config)
-    state = TrainingState(model, average, optimizer, scheduler, accelerator.scaler, batches.rng)
+    state = TrainingState(model, recipe.weight_average, optimizer, scheduler, accelerator.scaler, batches.rng)
     this_run = identity(recipe, data, batches.encoded, accelerator.num_processes)
     restore_random = None
     if saving and saving.resume_from:
@@ -264,8 +262,11 @@ def _train(
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
     bar = tqdm(total=total_steps, initial=progress.step + 1, desc="Training", unit="step", disable=hidden)
     interruption.postpones = True
-    for epoch in range(progress.epoch, math.ceil(total_steps / batches.steps_per_epoch) + 1):
+    epochs = math.ceil(total_steps / batches.steps_per_epoch)
+    for epoch in range(progress.epoch, epochs + 1):
         progress.epoch = epoch
+        is_told = epoch % math.ceil(epochs / EPOCHS_TOLD) == 0 or epoch == epochs
+        level = logging.INFO if is_told else logging.DEBUG
         if restore_random is None:
             state.epoch_order = batches.rng.get_state()
         steps_left = total_steps - (epoch - 1) * batches.steps_per_epoch
@@ -288,8 +289,7 @@ def _train(
             progress.step += 1
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips those whose gradients overflow
                 scheduler.step()
-                if average is not None:
-                    average.update_parameters(model)
+                state.update_average()
             bar.update()
             history.epochs = (progress.step + 1) / batches.steps_per_epoch
             if progress.step % recipe.eval_freq == 0:
@@ -297,14 +297,15 @@ def _train(
                 history.steps.append(progress.step)
                 history.append(losses)
                 bar.set_postfix({name: f"{loss:.3f}" for name, loss in losses.items()})
-                logger.info("Epoch %d, step %06d: %s", epoch, progress.step, _in_words(losses))
+                logger.log(level, "Epoch %d, step %06d: %s", epoch, progress.step, _in_words(losses))
                 accelerator.log({**losses, "learning_rate": scheduler.get_last_lr()[0]}, step=progress.step)
             signal = _signal(accelerator, interruption)
             if signal:
                 logger.info("Stopping after step %d ...", progress.step)
             if saving and (signal or saving.is_due(progress.step)):
                 history.seconds = time.perf_counter() - start
-                if not all(parameter.isfinite().all() for parameter in model.parameters()):
+                finite = all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+                if not all(gather_object([finite])):  # a process that holds a shard knows of its own alone
                     raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
                 with state.kept_weights():
                     metrics, loss, calibration = measure.whole(["validation"])
@@ -320,13 +321,13 @@ def _train(
         restore_random, progress.batch = None, 0
         accuracies = measure.first("acc", recipe.eval_iter)
         history.append(accuracies)
-        logger.info("Epoch %d: %s", epoch, _in_words(accuracies))
+        logger.log(level, "Epoch %d: %s", epoch, _in_words(accuracies))
         accelerator.log(accuracies, step=progress.step)
     bar.close()
     history.seconds = time.perf_counter() - start
 
-    if average is not None:
-        model.load_state_dict(average.module.state_dict())
+    if state.average:
+        model.load_state_dict(state.average)
     metrics, loss, calibration = measure.whole(SPLITS)
     progress.compare(loss)
     if calibration is not None:
@@ -337,6 +338,18 @@ def _train(
     model = merged(model).eval()
     run = Run(recipe, model, tokenizer, history, metrics, trained_parameters, calibration=calibration)
     return run, progress
+
+
+def _end(accelerator: Accelerator) -> None:
+    """As Accelerate's `end_training`, but the processes stay connected, for another run, until they end."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+@atexit.register
+def _disconnect() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _signal(accelerator: Accelerator, interruption: Interruption) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .sharding import is_sharded, whole
 
 ADAPTER = "default"  # the name that PEFT gives to the only one
 
@@ -41,11 +42,11 @@ def has_adapters(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def merged(model: SpamGPTForSequenceClassification) -> SpamGPTForSequenceClassification:
-    """A model as any other, the adapters added to its weights; the very model where it has none.
+    """A model as any other, whole, the adapters added to its weights; the very model where it is one.
 
-    What has no adapter is shared by both. They give the same logits but for rounding.
+    What has no adapter is shared by both. They give the same logits but for rounding. All processes have to call it.
     """
-    if not has_adapters(model):
+    if not has_adapters(model) and not is_sharded(model):
         return model
     state = {
         name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name
@@ -54,6 +55,6 @@ def merged(model: SpamGPTForSequenceClassification) -> SpamGPTForSequenceClassif
         if hasattr(layer, "lora_A"):
             state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
     with torch.device("meta"):
-        plain = type(model)(model.config)
-    plain.load_state_dict(state, assign=True)
+        plain = SpamGPTForSequenceClassification(model.config)
+    plain.load_state_dict(whole(state), assign=True)
     return plain.eval()

@@ -82,7 +82,7 @@ class Evaluation:
     logits: torch.Tensor  # (N, num_labels), in float32
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights gathered from shards in it could not be trained with
 def evaluate(
     accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
 ) -> Evaluation:

@@ -18,6 +18,7 @@ from ..files import write_folder
 from ..hub.card import render_card
 from ..hub.snapshots import QUEUE
 from ..hub.uploader import LOG, Uploader
+from ..modeling.sealing import save_sealed
 from ..provenance import HISTORY, public, versions
 from .checkpoints import STATE, Checkpoints, TrainingState
 from .history import History
@@ -94,12 +95,14 @@ class Saving:
         progress = state.progress
         folder = self.checkpoints.path(progress.step)
         random = gather_object([state.random()])
+        tensors = state.tensors(keep=accelerator.is_main_process)
+        run = replace(run, model=merged(run.model))
         if accelerator.is_main_process:
 
             def fill(folder: Path) -> None:
                 (folder / STATE).mkdir()
                 write_model(run, folder)
-                state.save(folder / STATE, random)
+                state.save(folder / STATE, tensors, random)
 
             try:
                 write_folder(folder, fill, step=progress.step, versions=versions(), **identity)
@@ -136,22 +139,19 @@ def save_run(run: "Run", output_dir: Path) -> None:
             write_model(run, temporary)
             for file in sorted(temporary.iterdir()):
                 os.replace(file, output_dir / file.name)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise OSError(f"The model was not written to {output_dir}: {error}.") from error
 
 
 def write_model(run: "Run", folder: Path) -> None:
     """Writes what anyone needs to use the model, and to know what it is, into a folder."""
-    run = replace(run, model=merged(run.model))
-    run.model.save_pretrained(folder)
+    save_sealed(run.model, folder)
     run.tokenizer.save_pretrained(folder)
     recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
     _write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
     _write_json(folder / "metrics.json", run.metrics)
     plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
     (folder / "README.md").write_text(render_card(run, plots=plots), encoding="utf-8")
-    # safetensors makes its file private to the user; it should be as readable as its siblings.
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
 
 
 def _plot(history: History, folder: Path) -> None:

@@ -6,20 +6,23 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import concatenate_datasets
 from transformers.utils import cached_file
 
 from ..data.messages import DataError, label_names
 from ..data.tokenization import load_tokenizer
 from ..evaluation.report import messages_for
 from ..files import write_folder
+from ..hub.card import render_copy_card
 from ..inference.classifier import POCKET, SpamClassifier
+from ..inference.onnx import is_onnx
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_classifier
-from ..provenance import HISTORY
+from ..modeling.sealing import save_sealed
+from ..printable import in_markdown
+from ..provenance import HISTORY, is_path, public
 from .calibration import Calibration, calibrate, uncalibrate
 
 REPORT = "calibration.json"
@@ -38,7 +41,8 @@ def calibrated_copy(
 ) -> Calibration:
     """Writes a copy of a classifier that is calibrated on messages that it has not been trained on.
 
-    The weights are the same. Card and metrics of the model stay behind, since they are of the model as it was.
+    The weights are the same. Metrics of the model stay behind, since they are of the model as it was, and the copy has
+    a card of its own.
 
     Args:
         model: its folder or Hub id; None: the bundled model.
@@ -63,11 +67,16 @@ def calibrated_copy(
     if target_fpr is not None and not 0 <= target_fpr < 1:
         raise ValueError(f"target_fpr must lie in [0, 1), got {target_fpr}.")
     source = POCKET if model is None else model
+    if is_onnx(source):
+        raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made of, and export the copy.")
     kept, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
     uncalibrate(kept.config)
     history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
     names = class_names(kept.config)
-    messages = _messages(model, data, text_column=text_column, label_column=label_column, classes=names)
+    columns = {"text_column": text_column, "label_column": label_column}
+    sets = messages_for(model, data, **columns, classes=names).sets
+    is_split = "validation" in sets
+    messages = sets["validation"] if is_split else concatenate_datasets(list(sets.values()))
     if (theirs := label_names(messages)) != names:
         raise DataError(f"the messages are labelled {', '.join(theirs)}, but the model knows {', '.join(names)}")
     classifier = SpamClassifier(copy.deepcopy(kept).float(), tokenizer)
@@ -78,17 +87,19 @@ def calibrated_copy(
         raise ValueError(calibration.in_words(WHERE)[-1])
 
     def fill(folder: Path) -> None:
-        kept.save_pretrained(folder)
+        save_sealed(kept, folder)
         tokenizer.save_pretrained(folder)
-        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
+        card = render_copy_card(
+            kept.config,
+            calibration,
+            original="the bundled model" if model is None else in_markdown(public(os.fspath(model))),
+            base_model=None if model is None or is_path(os.fspath(model)) else os.fspath(model),
+            fitted_on=f"of {'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}",
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
 
     write_folder(output_dir, fill)
     return calibration
-
-
-def _messages(model: str | os.PathLike | None, data: str | os.PathLike, **reading: Any) -> Dataset:
-    sets = messages_for(model, data, **reading).sets
-    return sets["validation"] if "validation" in sets else concatenate_datasets(list(sets.values()))

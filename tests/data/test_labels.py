@@ -12,13 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_runs import FOREIGN
 
+from hf_spam import finetune
 from hf_spam.data import messages
 from hf_spam.data.formats import LABELS, DataError
 from hf_spam.data.messages import (
     FEATURES,
     LABEL_NAMES,
+    check_classes,
     check_splits,
     duplicate_key,
+    features_of,
     label_names,
     load_sms_spam,
     read_messages,
@@ -251,6 +254,24 @@ def test_splits_handed_over_have_the_same_classes(splits, message):
     unlabelled = Dataset.from_dict({"text": ["a"], "label": [-1]}, features=TOPICS)
     with pytest.raises(DataError, match=r"train: every label must be one of 0 to 3, found \{-1\}"):
         check_splits(DatasetDict(train=unlabelled))
+
+
+def test_a_misspelt_label_is_pointed_out_before_the_training(caplog):
+    """One message in many, in splits that came with the data; where it is in the test split alone, it is an error."""
+    features, small = features_of(["ham", "sp\x1bma", "spam"]), {"n_embd": 16, "n_head": 2, "vocab_size": 300}
+    texts = [f"{'win' if label else 'meet'} {n}" for n, label in enumerate([0, 2] * 8)]
+
+    def splits(train: int, test: int) -> DatasetDict:
+        labels = [0, 2] * 8
+        train, test = (Dataset.from_dict({"text": texts, "label": [x, *labels[1:]]}, features) for x in (train, test))
+        return DatasetDict(train=train, test=test)
+
+    finetune("pocket", data=splits(1, 0), max_steps=1, eval_iter=1, **small)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings[0] == "Few training messages: 1 labelled 'sp\\x1bma'. Is a label misspelt?" and len(warnings) == 1
+    assert check_classes(splits(0, 2)) == ""
+    with pytest.raises(DataError, match=r"^test: there are messages labelled 'sp\\x1bma', but none of them in train$"):
+        finetune("pocket", data=splits(0, 1), **small)
 
 
 # Splits of several classes

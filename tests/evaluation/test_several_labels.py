@@ -1,6 +1,7 @@
 """More than two labels, and two of other names: metrics and intervals are scikit-learn's, the report is right."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,13 @@ from sklearn import metrics as sk
 from hf_spam import SpamMetrics
 from hf_spam.data.formats import DataError
 from hf_spam.data.messages import features_of
+from hf_spam.evaluation import class_figures as module
 from hf_spam.evaluation.baseline import measure_baseline
+from hf_spam.evaluation.class_figures import class_figures
 from hf_spam.evaluation.intervals import bootstrap_classes, weighted_class_metrics
-from hf_spam.evaluation.page import headline, render_page, report_tables
-from hf_spam.evaluation.report import Evaluated, make_report
+from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tables
+from hf_spam.evaluation.plots import COLOURS
+from hf_spam.evaluation.report import Answers, Evaluated, make_report
 
 NAMES = ["home", "promo", "work"]
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=20)
@@ -165,7 +169,7 @@ def test_the_baseline_of_three_labels():
 
 @pytest.mark.parametrize("names", [NAMES, [f"label {i}" for i in range(30)]], ids=["3", "30"])
 def test_tables_and_page_of_many_labels(names):
-    """All rows are as long as the head; the confusion of many labels is a list of mistakes; there are no figures."""
+    """All rows are as long as the head; the confusion of many labels is a list of mistakes."""
     report = report_of(names=names)
     tables = report_tables(report.values)
     assert all(len(set(map(len, [table.columns, *table.rows]))) <= 1 for table in tables)
@@ -173,7 +177,7 @@ def test_tables_and_page_of_many_labels(names):
     wide = ["label", *(f"called {name}" for name in names)]
     assert confusion.columns == (wide if len(names) == 3 else ["label", "called", "messages"])
     page = render_page(report)
-    assert "<svg" not in page and "Thresholds" not in page and "Figures" not in page
+    assert page.count("<svg") == 4 and "Thresholds" not in page
 
 
 def test_two_labels_of_other_names_are_called_by_them(tmp_path):
@@ -195,6 +199,65 @@ def test_messages_with_other_labels_than_the_model_are_refused():
     sets = DatasetDict(test=messages([("a", 0), ("b", 1)], ["x", "y"]))
     with pytest.raises(DataError, match="the messages are labelled x, y, but the model knows home, promo, work"):
         make_report(Scorer({}), Evaluated(sets, "", None, ""))
+
+
+def texts_in(figure) -> list[str]:
+    return [re.sub("<.*?>", "", text) for text in re.findall(r"<text .*?</text>", figure.svg, re.DOTALL)]
+
+
+def answers(actual, predicted, scores, names=NAMES) -> Answers:
+    return Answers([str(i) for i in range(len(actual))], np.array(actual), np.array(predicted), scores, tuple(names))
+
+
+def test_figures_of_three_labels_say_what_scikit_learn_does():
+    """Counts in the cells, and of each label the area and the mean precision of its own scores."""
+    rng = np.random.default_rng(0)
+    actual, scores = rng.integers(0, 3, 80), rng.dirichlet(np.ones(3), 80)
+    predicted = scores.argmax(-1)
+    confusion, calibration, roc, precision = class_figures(answers(actual, predicted, scores))
+    cells = [text for text in texts_in(confusion) if text.isdigit()]
+    assert list(map(int, cells)) == sk.confusion_matrix(actual, predicted).ravel().tolist()
+    for figure, measure, word in ((roc, sk.roc_auc_score, "area"), (precision, sk.average_precision_score, "mean")):
+        expected = [f"{name}, {word} {measure(actual == i, scores[:, i]):.3f}" for i, name in enumerate(NAMES)]
+        assert [text for text in texts_in(figure) if word in text] == expected
+    assert "what it is called" in "".join(texts_in(calibration))
+    # Colours are the page's; curves differ in more than colour.
+    assert not re.search(r"#0[1-5]0[1-5]\d\d\b", "".join(figure.svg for figure in (confusion, calibration, roc)))
+    assert all(f"var(--curve-{i}," in roc.svg for i in range(3)) and "var(--curve-3," not in roc.svg
+    assert "var(--curve-" not in confusion.svg + calibration.svg
+    used = set(re.findall(r"var\((--[\w-]+),", "".join(COLOURS.values())))
+    assert all(re.findall(f"{name}: #", TEMPLATE.read_text()) == [f"{name}: #"] * 2 for name in used)  # light and dark
+    assert len(re.findall("stroke-dasharray", roc.svg)) >= 2
+
+
+def test_calibration_of_several_labels_is_of_what_a_message_is_called():
+    """By a threshold of the model's that may not be the likeliest one."""
+    scores = np.array([[0.55, 0.35, 0.1]] * 4)
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "draw_calibration", lambda scores, hits, *_: drawn.append((scores, hits)))
+        class_figures(answers([0, 1, 1, 2], [1, 1, 0, 1], scores))
+    assert drawn[0][0].tolist() == [0.35, 0.35, 0.55, 0.35] and drawn[0][1].tolist() == [False, True, False, False]
+
+
+def test_of_many_labels_the_worst_are_drawn():
+    rng = np.random.default_rng(0)
+    names = [f"label-{i}-{'x' * 30}$" for i in range(30)]
+    actual = np.repeat(np.arange(30), 4)
+    scores = rng.dirichlet(np.ones(30), 120) / 2
+    scores[np.arange(120), actual] += np.where((actual >= 4) & (actual < 28), 0.5, 0)  # all right but six
+    confusion, _, roc, precision = class_figures(answers(actual, scores.argmax(-1), scores, names))
+    shown = re.findall(r"label-(\d+)-x+…", " ".join(texts_in(confusion)))
+    assert len(shown) == 40 and {"0", "1", "2", "3", "28", "29"} <= set(shown)
+    assert "The 20 labels with the most mistakes are shown." in confusion.text
+    for figure in (roc, precision):
+        assert re.findall(r"label-(\d+)-", " ".join(texts_in(figure))) == ["0", "1", "2", "3", "28", "29"]
+        assert "The 6 labels with the " in figure.text
+
+
+def test_of_one_label_there_are_no_curves():
+    actual = np.zeros(5, int)
+    assert len(class_figures(answers(actual, actual, probabilities(actual)))) == 2
 
 
 @settings(max_examples=20)

@@ -233,6 +233,20 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, int8, hf_spam):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_an_export_is_not_for_is_said_in_one_line(tmp_path, int8, hf_spam):
+    (tmp_path / "in.txt").write_text("hi\n")
+    for arguments, message in (
+        (["calibrate", tmp_path / "out", "--data", "sample"], "is an ONNX export: calibrate the model it was made of"),
+        (
+            ["score", tmp_path / "in.txt", tmp_path / "out.csv", "--torch-compile"],
+            "An ONNX export is not for torch.compile",
+        ),
+    ):
+        (line,) = hf_spam(*arguments, "--model", int8[0], fails=True)[1].splitlines()
+        assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
 def test_a_damaged_graph_or_another_model_is_said_in_one_line(tmp_path, int8, hf_spam):
     for name in ("graph", "config", "kind"):
         shutil.copytree(int8[0], tmp_path / name)

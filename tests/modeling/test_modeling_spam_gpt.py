@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,6 +156,33 @@ def test_a_message_has_the_oracle_s_logits_however_it_is_laid_out(pooling, padde
             alone = torch.tensor([message], dtype=torch.long)
             close(model(alone).logits[0], logits)
             close(model(alone, torch.ones_like(alone)).logits[0], logits)
+
+
+@pytest.mark.parametrize("keeper", ["lora", "offloading", "a hook"])
+def test_weights_that_are_not_simply_there_are_used_by_their_modules(keeper):
+    """Where one position is read, the weights of keys and values are used without a call, unless it would be wrong."""
+    model = classifier(pooling="last_token", padded_length=None)
+    assert model.gpt.trf_blocks[-1].att._can_absorb(model.gpt.tok_emb.weight)
+    ids, mask = right(MESSAGES)
+    if keeper == "lora":
+        peft = pytest.importorskip("peft")
+        wrapped = peft.get_peft_model(
+            copy.deepcopy(model), peft.LoraConfig(target_modules=["W_key", "W_value"], init_lora_weights=False)
+        ).eval()
+        merged = copy.deepcopy(wrapped).merge_and_unload()
+    elif keeper == "offloading":
+        merged, wrapped = model, cpu_offload(copy.deepcopy(model), execution_device="cpu")
+    else:
+        merged, wrapped = copy.deepcopy(model), copy.deepcopy(model)
+        for part in ("W_key", "W_value"):
+            linear, plain = getattr(wrapped.gpt.trf_blocks[-1].att, part), getattr(merged.gpt.trf_blocks[-1].att, part)
+            linear.register_forward_hook(lambda module, inputs, output: 2 * output)
+            with torch.no_grad():
+                plain.weight *= 2
+                if plain.bias is not None:
+                    plain.bias *= 2
+    with torch.no_grad():
+        close(wrapped(input_ids=ids, attention_mask=mask).logits, oracle(merged, MESSAGES))
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=str)

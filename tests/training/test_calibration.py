@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import DatasetDict
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import finetune_on
@@ -299,7 +300,10 @@ def test_a_copy_that_is_calibrated_on_messages_of_ones_own(hf_spam, tmp_path):
 
 
 def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrated):
-    """As its training drew it, and fitted as there; history goes with the copy, card and metrics do not."""
+    """As its training drew it, and fitted as there; history goes with the copy, card and metrics do not.
+
+    The card of the copy says whose it is, and what was fitted to what; there are no results of another model in it.
+    """
     shutil.copytree(calibrated, tmp_path / "model")
     history = json.loads((calibrated / "history.json").read_text())
     history["recipe"] |= {"data": "sample", "protocol": "full"}
@@ -309,7 +313,13 @@ def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrate
     )
     assert found["messages"] == 100 == len(load_sms_spam("sample")["validation"])
     assert json.loads((tmp_path / "out" / "history.json").read_text()) == history
-    assert not {"README.md", "metrics.json"} & {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    card = ModelCard.load(tmp_path / "out" / "README.md", ignore_metadata_errors=False)
+    assert "A copy of `model`: the weights are the same" in card.text and "The copy has not been measured." in card.text
+    assert f"the log loss of 100 messages of the validation split of `sample` is {found['loss']:.4f}" in card.text
+    assert card.data.eval_results is None and card.data.base_model is None
+    assert str(tmp_path) not in card.text and "## Training" not in card.text and "|" not in card.text
+    assert "Threshold" not in card.text and "calibrated for messages like those of the validation split" in card.text
     assert SpamClassifier.from_pretrained(tmp_path / "out")(["hi"])
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from datasets import DatasetDict
+from processes import run_processes
 
 from hf_spam import finetune
 from hf_spam.data.messages import grouped_folds, read_messages
@@ -35,6 +36,16 @@ def test_every_run_is_that_of_finetune_on_its_fold(results):
     alone = finetune("pocket", data=data, seed=6, **{name: SMALL[name] for name in list(SMALL)[1:]})
     assert results["runs"][3]["model"] == pytest.approx(alone.metrics["test"])
     assert results["runs"][3]["baseline"] == measure_baseline(data)["test"]
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does():
+    """They stay connected from one run to the next."""
+    flags = [*FLAGS, "--folds", "2", "--dropout", "0", "--json", "--per-device-train-batch-size"]
+    crossval = ["-m", "hf_spam", "crossval", "--recipe", "pocket", *flags]
+    two = json.loads(run_processes(2, *crossval, 8).stdout)
+    one = subprocess.run([sys.executable, *crossval, "16"], capture_output=True, text=True, check=True, timeout=300)
+    assert two["mean"]["model"] == pytest.approx(json.loads(one.stdout)["mean"]["model"], abs=1e-4)
 
 
 def test_mean_and_spread(results):

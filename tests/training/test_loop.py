@@ -1,6 +1,8 @@
 """The training loop is the book's: the same numbers as a plain PyTorch loop, however it is run."""
 
 import json
+import logging
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -396,3 +398,16 @@ def hf_spam(*arguments) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(3, [1, 2, 3]), (23, [3, 6, 9, 12, 15, 18, 21, 23])])
+def test_a_long_run_is_told_of_now_and_then(epochs, told, data, caplog):
+    """Of a few epochs each has its lines, of many every so many and the last; the history has all."""
+    caplog.set_level(logging.INFO, "hf_spam")
+    few = data["train"].select(range(8))
+    settings = small(num_train_epochs=epochs, per_device_train_batch_size=8, eval_freq=1, eval_iter=1)
+    run = finetune("pocket", data=DatasetDict(train=few), **settings)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    for pattern in (r"Epoch (\d+): train acc ", r"Epoch (\d+), step \d{6}: train loss "):
+        assert [int(found[1]) for line in lines if (found := re.match(pattern, line))] == told
+    assert len(run.history.train_accs) == len(run.history.train_losses) == epochs

@@ -1,0 +1,75 @@
+"""Weights in shards, one on each process: FSDP 2, as Accelerate sets it up.
+
+What is written is whole, and of the same format as that of any other run.
+"""
+
+import os
+from collections.abc import Mapping
+
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .recipes import Recipe
+
+# DeepSpeed and Megatron-LM have optimizers, loops and checkpoints (pickles) of their own.
+OTHERS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
+# Accelerate's checkpointing computes activations again with another dropout; offloading needs a GPU to be tried on.
+REFUSED = {
+    "activation checkpointing": "fsdp_activation_checkpointing",
+    "offloading to the CPU": "fsdp_offload_params",
+}
+
+
+def sharding_asked_for(recipe: Recipe) -> FullyShardedDataParallelPlugin | None:
+    """How the environment, which `accelerate launch` sets, wants the weights to be sharded. None: not at all.
+
+    Raises:
+        ValueError: it wants something with which a run would not be the one that it is without.
+    """
+    fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    others = [name for variable, name in OTHERS.items() if parse_flag_from_env(variable)]
+    if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
+        others.append("FSDP 1")
+    if others:
+        raise ValueError(f"{others[0]} is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2).")
+    if not fsdp:
+        return None
+    for what, flag in REFUSED.items():
+        if parse_flag_from_env(flag.upper()):
+            raise ValueError(f"FSDP's {what} is not supported: launch without --{flag}.")
+    if recipe.mixed_precision == "fp16":
+        raise ValueError("mixed_precision fp16 is not supported with FSDP; bf16 is.")
+    if recipe.adversarial_epsilon:  # who looks for its direction has gone back through the network, which shards it
+        raise ValueError("adversarial_epsilon is not supported with FSDP: set it to 0.")
+    # Every process loads the weights, since it computes the frozen blocks with them before they are sharded.
+    return FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False)
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether this process holds but a part of some weights."""
+    return any(isinstance(tensor, DTensor) for tensor in model.state_dict().values())
+
+
+def whole(tensors: Mapping[str, torch.Tensor], *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Tensors that are whole, on the CPU if any was in shards. All processes have to call it.
+
+    Args:
+        tensors: the tensors, in shards or not.
+        keep: whether this process wants them. Else it gets none, and holds only one at a time.
+    """
+    sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
+    found = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor):
+            tensor = tensor.full_tensor()
+        if keep:
+            found[name] = tensor.cpu() if sharded else tensor
+    return found
+
+
+def shard_like(tensor: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+    """A whole tensor, which every process has, in shards as another one is; as it is, where that is whole."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
