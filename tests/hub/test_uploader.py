@@ -300,6 +300,7 @@ def test_killed_with_a_full_queue(hub, push, alone, tmp_path, caplog):
     assert_delivered(hub, alone)
 
 
+@pytest.mark.parametrize("hub", ["lfs", pytest.param("xet", marks=pytest.mark.slow)], indirect=True)
 def test_a_hub_that_hangs_to_the_end(hub, push, alone, tmp_path):
     """The process ends in time and well, and says what it leaves."""
     fault = hub.fail("POST", "/commit/", times=99, delay=3600)
