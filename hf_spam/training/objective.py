@@ -25,6 +25,9 @@ class Objective(nn.Module):
         epsilon: how far a message is moved, as the L2 norm over all its tokens.
     """
 
+    # The layers that FSDP wraps, where whoever launches names none: Accelerate asks what it prepares.
+    _no_split_modules = SpamGPTForSequenceClassification._no_split_modules
+
     def __init__(
         self,
         network: SpamGPTForSequenceClassification | AfterPrefix,
@@ -49,8 +52,11 @@ class Objective(nn.Module):
         if not embeddings.requires_grad:
             embeddings.requires_grad_()
         outputs = self.network.read(embeddings, lengths)
-        loss = self.loss(outputs.logits, labels)
-        (upwards,) = torch.autograd.grad(loss, embeddings, retain_graph=True)
+        logits = outputs.logits.float()
+        loss = self.loss(logits, labels)
+        (upwards,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        # The way is the same however steep it is, and half precision would lose that of a message the model is sure of.
+        (upwards,) = torch.autograd.grad(logits, embeddings, normalize(upwards, dim=1), retain_graph=True)
         moved = embeddings + self.epsilon * normalize(upwards.flatten(1), dim=1).view_as(upwards)
         outputs.loss = (loss + self.loss(self.network.read(moved, lengths).logits, labels)) / 2
         return outputs

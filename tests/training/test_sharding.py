@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from safetensors.torch import load_file
 from sharded_on_cpus import take_cpus_for_gpus
 from small_runs import first_messages, result
@@ -18,6 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_spam import Recipe, SpamGPTConfig, SpamGPTForSequenceClassification, SpamGPTModel, finetune
 from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.training.checkpoints import Checkpoints
+from hf_spam.training.objective import Objective
 from hf_spam.training.sharding import sharding_asked_for
 
 SCRIPT = Path(__file__).parents[1] / "sharded_on_cpus.py"
@@ -65,7 +68,6 @@ def train_sharded(processes: int, runs: dict[Path, dict]) -> None:
     ]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
     launch += ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
-    launch += ["--fsdp_transformer_layer_cls_to_wrap", "TransformerBlock"]
     launch += ["--num_processes", processes, "--num_machines", 1, "--main_process_port", 0]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", SCRIPT, json.dumps(commands)]
     environment = {**os.environ, "ACCELERATE_TORCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
@@ -192,6 +194,15 @@ def test_shards_change_nothing(kind, data, base, shard, tmp_path):
         assert Checkpoints(tmp_path / name).steps() == steps
         for file in (path for step in steps for path in (tmp_path / f"plain/checkpoint-{step}").rglob("*.safetensors")):
             assert file.read_bytes() == (tmp_path / name / file.relative_to(tmp_path / "plain")).read_bytes(), file
+
+
+def test_each_block_is_a_unit_of_its_own_where_none_is_named():
+    """Else one process would hold all weights at once, in the midst of a step."""
+    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
+    model = SpamGPTForSequenceClassification(SpamGPTConfig(vocab_size=300, n_embd=16, n_layer=2, n_head=2, **ids))
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    wrapped = fsdp2_prepare_auto_wrap_policy(plugin, Objective(model))
+    assert [module for module in model.modules() if wrapped(module)] == [*model.gpt.trf_blocks]
 
 
 def test_what_is_not_sharded(monkeypatch):
