@@ -71,6 +71,19 @@ def test_each_message_is_moved_as_if_it_were_alone(layout):
     assert outputs.loss > model(labels=LABELS, **batch()).loss
 
 
+def test_half_precision_knows_the_way_of_messages_that_the_model_is_sure_of():
+    """Of a large batch, whose gradients are too small for it."""
+    model = network(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
+    model.out_head.bias.data.copy_(torch.tensor([5.5, -5.5]))
+    many = {name: tensor.repeat(64, 1) for name, tensor in batch().items()}
+    many["labels"] = torch.zeros(len(many["input_ids"]), dtype=torch.long)
+    objective = Objective(model, epsilon=1.0)
+    expected = objective(**many).loss.item()
+    assert expected > 1.2 * Objective(model)(**many).loss.item()
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert objective(**many).loss.item() == pytest.approx(expected, rel=0.05)
+
+
 def test_without_an_adversary_it_is_the_models_own_loss():
     model = network()
     assert torch.equal(Objective(model)(labels=LABELS, **batch()).loss, model(labels=LABELS, **batch()).loss)
