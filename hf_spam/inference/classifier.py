@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import ShortenTraceback
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -159,10 +159,11 @@ class SpamClassifier:
         try:
             with torch.compiler.set_stance("force_eager") if eager else nullcontext():
                 return self.model(**batch).logits
-        except BackendCompilerFailed as error:
+        except ShortenTraceback as error:  # of which only some are errors around another
+            cause = getattr(error, "inner_exception", error)
             raise ValueError(
                 f"torch.compile cannot compile for {self.model.device.type}, where it needs a C++ compiler such as g++ "
-                f"(and on a GPU Triton): {one_line(error.inner_exception)}"
+                f"(and on a GPU Triton): {one_line(cause)}"
             ) from error
 
 

@@ -7,11 +7,13 @@ import copy
 import json
 import pickle
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch._inductor import config as inductor_config
+from torch._inductor.exc import TritonMissing
 
 from hf_spam import SpamClassifier, SpamGPTConfig, SpamGPTForSequenceClassification, load_sms_spam
 from hf_spam.cli import main
@@ -39,7 +41,7 @@ def tiny(**settings) -> SpamGPTForSequenceClassification:
     return model
 
 
-def pair(backend: str | None, **settings) -> tuple[SpamClassifier, SpamClassifier]:
+def pair(backend: str | Callable | None, **settings) -> tuple[SpamClassifier, SpamClassifier]:
     """One classifier plain, one compiled."""
     plain = SpamClassifier(tiny(**settings), TOKENIZER)
     compiled = SpamClassifier(copy.deepcopy(plain.model), TOKENIZER, torch_compile=True)
@@ -102,3 +104,13 @@ def test_without_a_compiler_it_is_one_line_that_names_one():
     ):
         pair(None)[1](TEXTS)
     assert "\n" not in str(e.value)
+
+
+def test_without_triton_it_is_one_line_that_names_it():
+    """Which on a GPU is asked for, and is an error of another kind."""
+
+    def backend(graph, inputs):
+        raise TritonMissing(None)
+
+    with pytest.raises(ValueError, match=r"on a GPU Triton\): Cannot find a working triton installation.*$"):
+        pair(backend)[1](TEXTS)
