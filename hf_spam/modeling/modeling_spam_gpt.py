@@ -18,6 +18,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import is_torchdynamo_exporting
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -89,7 +90,7 @@ class MultiHeadAttention(nn.Module):
         Not in training, which dropout makes another computation; not where something wraps, watches, quantises, shards
         or offloads them; and an exported graph keeps products with constant matrices, which can be quantised.
         """
-        return not (self.training or torch.compiler.is_exporting()) and all(
+        return not (self.training or is_torchdynamo_exporting()) and all(
             type(linear) is nn.Linear
             and type(linear.weight) is nn.Parameter
             and linear.weight.device == x.device

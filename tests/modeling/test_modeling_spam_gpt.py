@@ -185,6 +185,14 @@ def test_weights_that_are_not_simply_there_are_used_by_their_modules(keeper):
         close(wrapped(input_ids=ids, attention_mask=mask).logits, oracle(merged, MESSAGES))
 
 
+def test_it_runs_on_the_oldest_torch_of_the_library(monkeypatch):
+    """2.6, which cannot tell an export: the file travels without this package and what it requires."""
+    model, (ids, mask) = classifier(pooling="last_token", padded_length=None), right(MESSAGES)
+    monkeypatch.delattr(torch.compiler, "is_exporting")
+    with torch.no_grad():
+        close(model(ids, mask).logits, oracle(model, MESSAGES))
+
+
 @pytest.mark.parametrize("reading", READINGS, ids=str)
 @settings(max_examples=6, derandomize=True)
 @given(data=st.data())
