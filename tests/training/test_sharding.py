@@ -169,7 +169,8 @@ def shard(monkeypatch):
             free.bind(("127.0.0.1", 0))
             place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         place |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_TORCH_DEVICE": "cpu"}
-        for name, value in {**place, "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}.items():
+        place |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+        for name, value in place.items():
             monkeypatch.setenv(name, value)
         take_cpus_for_gpus(monkeypatch.setattr)
 
