@@ -38,6 +38,8 @@ def sharding_asked_for(recipe: Recipe) -> FullyShardedDataParallelPlugin | None:
     for what, flag in REFUSED.items():
         if parse_flag_from_env(flag.upper()):
             raise ValueError(f"FSDP's {what} is not supported: launch without --{flag}.")
+    if os.environ.get("FSDP_AUTO_WRAP_POLICY", "").upper() == "SIZE_BASED_WRAP":  # it would wrap the list of the blocks
+        raise ValueError("FSDP's SIZE_BASED_WRAP is not supported: --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP is.")
     if recipe.mixed_precision == "fp16":
         raise ValueError("mixed_precision fp16 is not supported with FSDP; bf16 is.")
     if recipe.adversarial_epsilon:  # who looks for its direction has gone back through the network, which shards it

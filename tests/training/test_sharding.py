@@ -207,7 +207,7 @@ def test_each_block_is_a_unit_of_its_own_where_none_is_named():
 
 
 def test_what_is_not_sharded(monkeypatch):
-    """Half precision, which scales its losses, and an adversary, which goes back through the network in between."""
+    """Half precision, an adversary, which goes back through the network in between, and a wrapping that takes lists."""
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}.items():
         monkeypatch.setenv(name, value)
     assert sharding_asked_for(Recipe(mixed_precision="bf16")).fsdp_version == 2
@@ -216,5 +216,8 @@ def test_what_is_not_sharded(monkeypatch):
         sharding_asked_for(half)
     with pytest.raises(ValueError, match=r"^adversarial_epsilon is not supported with FSDP: set it to 0\.$"):
         sharding_asked_for(adversary)
+    monkeypatch.setenv("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP")
+    with pytest.raises(ValueError, match=r"^FSDP's SIZE_BASED_WRAP is not supported: .* TRANSFORMER_BASED_WRAP is\.$"):
+        sharding_asked_for(Recipe())
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
     assert sharding_asked_for(half) is sharding_asked_for(adversary) is None
