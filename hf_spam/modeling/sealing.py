@@ -24,9 +24,9 @@ def save_sealed(model: PreTrainedModel, folder: Path) -> None:
         OSError: it could not be written.
     """
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    name, path = next(iter(weights)), folder / "model.safetensors"
+    name, path = min(weights, key=lambda name: weights[name].numel()), folder / "model.safetensors"
     try:
-        # The library takes no metadata of ours: it writes configuration and code, and of the weights just a token.
+        # The library takes no metadata of ours: it writes configuration and code, and the smallest of the weights.
         model.save_pretrained(folder, state_dict={name: weights[name]})
         seal(path, weights)
     except SafetensorError as error:
