@@ -397,7 +397,7 @@ def test_lora_trains_saves_reloads_and_merges(tmp_path):
         task_type="SEQ_CLS", target_modules=["W_query", "W_value"], modules_to_save=["out_head"], r=2
     )
     adapted = peft.get_peft_model(model, lora)
-    assert torch.equal(answer(adapted), untrained)
+    close(answer(adapted), untrained)  # keys and values are its modules' business now, so sums are in another order
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert len([n for n in trained if "lora_" in n]) == 8 and all("lora_" in n or "out_head" in n for n in trained)
     optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
