@@ -8,7 +8,7 @@ than 3 GiB or a minute taken, an error that is not one line of at most 1,000 cha
 answers from damaged weights, or messages other than those that a plain reader finds in the file.
 
 What is refused, what changes no answer, and what is a whole model of other answers, is counted. The last is a
-configuration or a tokenizer that somebody may have meant so: weights alone carry a seal.
+configuration or a tokenizer that somebody may have meant so: weights alone carry a checksum.
 """
 
 import contextlib

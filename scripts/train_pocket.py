@@ -16,7 +16,7 @@ from datasets import DatasetDict
 
 from hf_spam import finetune
 from hf_spam.data.messages import read_messages
-from hf_spam.modeling.sealing import save_sealed
+from hf_spam.modeling.checksum import save_with_checksum
 
 POCKET = Path(__file__).parents[1] / "hf_spam" / "pocket"
 SHIPPED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -32,7 +32,7 @@ def main(data: str, output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         run.model.config.auto_map = None  # the code of the model is in the package, not beside it
-        save_sealed(run.model, Path(folder))
+        save_with_checksum(run.model, Path(folder))
         run.tokenizer.save_pretrained(folder)
         for name in SHIPPED:
             shutil.copyfile(Path(folder, name), output_dir / name)

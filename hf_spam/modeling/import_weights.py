@@ -20,10 +20,10 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import GPT2Config, PreTrainedModel
 
+from .checksum import save_with_checksum
 from .configuration_spam_gpt import SpamGPTConfig
 from .loading import WEIGHT_FILES, errors_as, open_tensors
 from .modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
-from .sealing import save_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _write(model: PreTrainedModel, output: Path, tokenizer_folder: Path | None) 
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         folder = Path(scratch) / "model"  # not `scratch` itself, which only its owner may read
         try:
-            save_sealed(model, folder)
+            save_with_checksum(model, folder)
         except OSError as error:
             raise OSError(f"The model was not written to {output}: {error}.") from error
         files = [tokenizer_folder / name for name in TOKENIZER_FILES] if tokenizer_folder else []

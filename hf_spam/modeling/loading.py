@@ -19,9 +19,9 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from ..files import MANIFEST, read_manifest
+from .checksum import verify_checksum
 from .configuration_spam_gpt import SpamGPTConfig
 from .modeling_spam_gpt import SpamGPTForSequenceClassification
-from .sealing import check_seal
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def load_classifier(
         raise ValueError(f"{name} is not a whole classifier, train it first: it lacks {_some(missing)}.")
     with errors_as(f"{name} cannot be loaded"):
         for path in _weight_files(folder):
-            check_seal(path)
+            verify_checksum(path)
         weights = {key: entry[:] for key, entry in entries.items()}
         # Given no folder, the library looks for nothing else in it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)

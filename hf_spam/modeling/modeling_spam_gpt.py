@@ -85,10 +85,11 @@ class MultiHeadAttention(nn.Module):
         return linear.weight.view(-1, self.head_dim, linear.in_features)  # (C, C) -> (H, D, C)
 
     def _can_absorb(self, x: torch.Tensor) -> bool:
-        """Whether the weights of keys and values may be used without calling their modules.
+        """Whether the weights of keys and values may be used without calling their modules (as in DeepSeek-V2, 2024).
 
-        Not in training, which dropout makes another computation; not where something wraps, watches, quantises, shards
-        or offloads them; and an exported graph keeps products with constant matrices, which can be quantised.
+        Not in training, where weights may be dropped and the bias of the keys would have no gradient; not where
+        something wraps, watches, quantises, shards or offloads them; and an exported graph keeps products with constant
+        matrices, which can be quantised.
         """
         return not (self.training or is_torchdynamo_exporting()) and all(
             type(linear) is nn.Linear

@@ -94,6 +94,7 @@ class TrainingState:
 
     def update_average(self) -> None:
         """Takes the weights after a step into their average."""
+        # By name, not by torch's AveragedModel: that copies the module, which one in shards does not allow.
         if self.decay and not self.average:
             self.average = self._copy()
         elif self.decay:

@@ -24,6 +24,15 @@ from .recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
+# Settings with which even frozen blocks give another output at each step.
+CHANGING = (
+    "dropout",
+    "attention_dropout",
+    "case_augmentation",
+    "digit_augmentation",
+    "bpe_dropout",
+    "adversarial_epsilon",
+)
 MEMORY_BUDGET = 2 * 2**30  # bytes of hidden states of a split, beyond which they are mapped from the disk
 
 
@@ -40,12 +49,8 @@ def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> in
         if any(parameter.requires_grad for layer in below for parameter in layer.parameters()):
             break
         frozen += 1
-    names = (
-        *("dropout", "attention_dropout"),
-        *("case_augmentation", "digit_augmentation", "bpe_dropout", "adversarial_epsilon"),
-    )
-    if frozen and (random := [name for name in names if getattr(recipe, name)]):
-        logger.info("The %d frozen blocks are computed at every step, because of %s.", frozen, " and ".join(random))
+    if frozen and (found := [name for name in CHANGING if getattr(recipe, name)]):
+        logger.info("The %d frozen blocks are computed at every step, because of %s.", frozen, " and ".join(found))
         return 0
     return frozen
 

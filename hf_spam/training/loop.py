@@ -46,7 +46,7 @@ from .start import start_from
 
 logger = logging.getLogger(__name__)
 
-EPOCHS_TOLD = 10  # in the log, about, where there are more; the history has all
+EPOCHS_LOGGED = 10  # about so many, where there are more; the history has all
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
 
 
@@ -265,8 +265,8 @@ def _train(
     epochs = math.ceil(total_steps / batches.steps_per_epoch)
     for epoch in range(progress.epoch, epochs + 1):
         progress.epoch = epoch
-        is_told = epoch % math.ceil(epochs / EPOCHS_TOLD) == 0 or epoch == epochs
-        level = logging.INFO if is_told else logging.DEBUG
+        is_logged = epoch % math.ceil(epochs / EPOCHS_LOGGED) == 0 or epoch == epochs
+        level = logging.INFO if is_logged else logging.DEBUG
         if restore_random is None:
             state.epoch_order = batches.rng.get_state()
         steps_left = total_steps - (epoch - 1) * batches.steps_per_epoch
@@ -348,6 +348,7 @@ def _end(accelerator: Accelerator) -> None:
 
 @atexit.register
 def _disconnect() -> None:
+    """What `end_training` would have done after the first run."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -16,7 +16,7 @@ class Objective(nn.Module):
 
     With `epsilon` half of the loss is that of the same messages, their token embeddings moved to where the loss is
     higher: adversarial training (Miyato, Dai and Goodfellow 2017, *Adversarial Training Methods for Semi-Supervised
-    Text Classification*, with embeddings that are not normalised). It takes two passes forward and two back.
+    Text Classification*, with embeddings that are not normalised). A step takes two passes forward and three back.
 
     Args:
         network: the classifier, or what follows its frozen blocks, which has no embeddings to move.
@@ -54,10 +54,10 @@ class Objective(nn.Module):
         outputs = self.network.read(embeddings, lengths)
         logits = outputs.logits.float()
         loss = self.loss(logits, labels)
-        (upwards,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
         # The way is the same however steep it is, and half precision would lose that of a message the model is sure of.
-        (upwards,) = torch.autograd.grad(logits, embeddings, normalize(upwards, dim=1), retain_graph=True)
-        moved = embeddings + self.epsilon * normalize(upwards.flatten(1), dim=1).view_as(upwards)
+        (gradient,) = torch.autograd.grad(logits, embeddings, normalize(gradient, dim=1), retain_graph=True)
+        moved = embeddings + self.epsilon * normalize(gradient.flatten(1), dim=1).view_as(gradient)
         outputs.loss = (loss + self.loss(self.network.read(moved, lengths).logits, labels)) / 2
         return outputs
 

@@ -18,7 +18,7 @@ from ..files import write_folder
 from ..hub.card import render_card
 from ..hub.snapshots import QUEUE
 from ..hub.uploader import LOG, Uploader
-from ..modeling.sealing import save_sealed
+from ..modeling.checksum import save_with_checksum
 from ..provenance import HISTORY, public, versions
 from .checkpoints import STATE, Checkpoints, TrainingState
 from .history import History
@@ -145,7 +145,7 @@ def save_run(run: "Run", output_dir: Path) -> None:
 
 def write_model(run: "Run", folder: Path) -> None:
     """Writes what anyone needs to use the model, and to know what it is, into a folder."""
-    save_sealed(run.model, folder)
+    save_with_checksum(run.model, folder)
     run.tokenizer.save_pretrained(folder)
     recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
     _write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})

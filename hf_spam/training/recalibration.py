@@ -18,9 +18,9 @@ from ..files import write_folder
 from ..hub.card import render_copy_card
 from ..inference.classifier import POCKET, SpamClassifier
 from ..inference.onnx import is_onnx
+from ..modeling.checksum import save_with_checksum
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_classifier
-from ..modeling.sealing import save_sealed
 from ..printable import in_markdown
 from ..provenance import HISTORY, is_path, public
 from .calibration import Calibration, calibrate, uncalibrate
@@ -87,7 +87,7 @@ def calibrated_copy(
         raise ValueError(calibration.in_words(WHERE)[-1])
 
     def fill(folder: Path) -> None:
-        save_sealed(kept, folder)
+        save_with_checksum(kept, folder)
         tokenizer.save_pretrained(folder)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)

@@ -1,7 +1,7 @@
-"""A digest of a model's weights that travels inside their file: what was damaged on the way is noticed.
+"""A checksum of a model's weights that travels inside their file: what was damaged on the way is noticed.
 
 Most of a file of weights is numbers, each of which may have any value: nothing else tells a changed one from one that
-is meant. The digest is in the metadata of `model.safetensors`, which other tools pass over and drop when they write.
+is meant. The checksum is in the metadata of `model.safetensors`, which other tools pass over and drop when they write.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-SEAL = "hf_spam.sha256"
+CHECKSUM = "hf_spam.sha256"
 
 
-def save_sealed(model: PreTrainedModel, folder: Path) -> None:
-    """Writes what `save_pretrained` does, the weights sealed and in one file, which all may read who may the others.
+def save_with_checksum(model: PreTrainedModel, folder: Path) -> None:
+    """Writes what `save_pretrained` does, the weights in one file with their checksum, as readable as its siblings.
 
     Raises:
         OSError: it could not be written.
@@ -28,15 +28,15 @@ def save_sealed(model: PreTrainedModel, folder: Path) -> None:
     try:
         # The library takes no metadata of ours: it writes configuration and code, and the smallest of the weights.
         model.save_pretrained(folder, state_dict={name: weights[name]})
-        seal(path, weights)
+        _write(path, weights)
     except SafetensorError as error:
         raise OSError(str(error)) from error
     path.chmod((folder / "config.json").stat().st_mode)  # safetensors makes its file private to the user
 
 
-def seal(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Writes weights, on the CPU and contiguous, with their digest; the same weights are the same file."""
-    metadata = {"format": "pt", SEAL: _digest(weights)}
+def _write(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Writes weights, on the CPU and contiguous, with their checksum; the same weights are the same file."""
+    metadata = {"format": "pt", CHECKSUM: _digest(weights)}
     save_file(dict(weights), path, metadata=metadata)
     # safetensors writes the metadata at the head of its header, but in another order each time.
     ordered = json.dumps({"__metadata__": metadata}, separators=(",", ":"))[:-1].encode()
@@ -47,14 +47,14 @@ def seal(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
             file.write(ordered)
 
 
-def check_seal(path: Path) -> None:
+def verify_checksum(path: Path) -> None:
     """Looks whether the weights in a file are those that were written, if it says which these were.
 
     Raises:
         ValueError: they are not.
     """
     with safe_open(path, framework="pt") as file:
-        expected = (file.metadata() or {}).get(SEAL)
+        expected = (file.metadata() or {}).get(CHECKSUM)
         # Mapped into memory, not copied.
         if expected is not None and expected != _digest({name: file.get_tensor(name) for name in file.keys()}):  # noqa: SIM118
             raise ValueError(f"{path.name} is damaged, its weights are not those that were written")

@@ -1,4 +1,4 @@
-"""Weights that were damaged are noticed by their seal; those that others wrote, or a person changed, are loaded."""
+"""Weights that were damaged are noticed by their checksum; those that others wrote, or a person changed, are loaded."""
 
 import json
 import shutil
@@ -15,11 +15,11 @@ from transformers import GPT2Config, GPT2Model
 
 from hf_spam import finetune
 from hf_spam.inference.classifier import POCKET
+from hf_spam.modeling.checksum import CHECKSUM, save_with_checksum, verify_checksum
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 from hf_spam.modeling.import_weights import import_weights
 from hf_spam.modeling.loading import load_classifier
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from hf_spam.modeling.sealing import SEAL, check_seal, save_sealed
 from hf_spam.training.recalibration import calibrated_copy
 
 TINY = {"vocab_size": 60, "n_positions": 16, "n_embd": 8, "n_head": 2, "n_layer": 1, "padded_length": None}
@@ -31,9 +31,9 @@ def tiny(**settings) -> SpamGPTForSequenceClassification:
 
 
 @pytest.fixture(scope="module")
-def sealed(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("sealed")
-    save_sealed(tiny(), folder)
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    save_with_checksum(tiny(), folder)
     return folder
 
 
@@ -44,9 +44,9 @@ def metadata(folder: Path) -> dict[str, str]:
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_no_bit_is_changed_unnoticed(sealed, tmp_path_factory, data):
+def test_no_bit_is_changed_unnoticed(saved, tmp_path_factory, data):
     """Of the numbers none; of the header none that makes other weights of them."""
-    folder = shutil.copytree(sealed, tmp_path_factory.mktemp("damaged"), dirs_exist_ok=True)
+    folder = shutil.copytree(saved, tmp_path_factory.mktemp("damaged"), dirs_exist_ok=True)
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())
     head = 8 + struct.unpack("<Q", content[:8])[0]
@@ -62,21 +62,21 @@ def test_no_bit_is_changed_unnoticed(sealed, tmp_path_factory, data):
         found = load_classifier(folder).state_dict()
     except ValueError:
         return
-    expected = load_classifier(sealed).state_dict()
+    expected = load_classifier(saved).state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
-def test_tensors_that_change_places_are_noticed(sealed, tmp_path):
+def test_tensors_that_change_places_are_noticed(saved, tmp_path):
     """Two of one shape, by their names in the header: every number is as it was."""
-    folder = shutil.copytree(sealed, tmp_path / "model")
-    path, content = folder / "model.safetensors", (sealed / "model.safetensors").read_bytes()
+    folder = shutil.copytree(saved, tmp_path / "model")
+    path, content = folder / "model.safetensors", (saved / "model.safetensors").read_bytes()
     path.write_bytes(content.replace(b"W_key", b"W_xxx").replace(b"W_query", b"W_key").replace(b"W_xxx", b"W_query"))
     assert path.stat().st_size == len(content)
     with pytest.raises(ValueError, match="is damaged"):
         load_classifier(folder)
 
 
-def test_all_that_writes_a_model_seals_it(tmp_path, monkeypatch):
+def test_all_that_writes_a_model_writes_its_checksum(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     GPT2Model(GPT2Config(vocab_size=60, n_positions=16, n_embd=8, n_head=2, n_layer=1)).save_pretrained("gpt2")
     Path("mine.tsv").write_text("".join(f"ham\tsee you at {n}\nspam\twin {n} pounds\n" for n in "abcdefghijklmnopqrst"))
@@ -85,19 +85,19 @@ def test_all_that_writes_a_model_seals_it(tmp_path, monkeypatch):
     calibrated_copy("trained", "calibrated", data="mine.tsv")
     import_weights("gpt2", "imported")
     for folder in (POCKET, *map(Path, ("trained", "trained/checkpoint-1", "calibrated", "imported"))):
-        assert metadata(folder).keys() == {"format", SEAL}
-        check_seal(folder / "model.safetensors")
+        assert metadata(folder).keys() == {"format", CHECKSUM}
+        verify_checksum(folder / "model.safetensors")
         assert oct((folder / "model.safetensors").stat().st_mode) == oct((folder / "config.json").stat().st_mode)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_sealed_folder_is_that_of_save_pretrained(dtype, tmp_path):
+def test_a_folder_with_a_checksum_is_that_of_save_pretrained(dtype, tmp_path):
     """The same files, weights and settings; the same model is the same file each time."""
     model = tiny().to(dtype)
     model.save_pretrained(tmp_path / "plain")
     contents = set()
     for number in range(8):
-        save_sealed(model, tmp_path / str(number))
+        save_with_checksum(model, tmp_path / str(number))
         contents.add((tmp_path / str(number) / "model.safetensors").read_bytes())
     assert len(contents) == 1
     plain, ours = ({path.name for path in (tmp_path / name).iterdir()} for name in ("plain", "0"))
@@ -109,17 +109,17 @@ def test_a_sealed_folder_is_that_of_save_pretrained(dtype, tmp_path):
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
-def test_there_is_no_false_alarm(sealed, tmp_path):
+def test_there_is_no_false_alarm(saved, tmp_path):
     """What a person may do: other weights saved by the library, shards, other names of labels, another precision."""
-    changed = load_classifier(sealed)
+    changed = load_classifier(saved)
     with torch.no_grad():
         changed.out_head.bias += 1
     changed.save_pretrained(tmp_path / "again")
-    assert SEAL not in metadata(tmp_path / "again")
+    assert CHECKSUM not in metadata(tmp_path / "again")
     assert torch.equal(load_classifier(tmp_path / "again").out_head.bias, changed.out_head.bias)
     changed.save_pretrained(tmp_path / "shards", max_shard_size="2KB")
     assert torch.equal(load_classifier(tmp_path / "shards").out_head.bias, changed.out_head.bias)
-    folder = shutil.copytree(sealed, tmp_path / "renamed")
+    folder = shutil.copytree(saved, tmp_path / "renamed")
     settings = json.loads((folder / "config.json").read_text())
     settings |= {"id2label": {"0": "fine", "1": "junk"}, "label2id": {"fine": 0, "junk": 1}}
     (folder / "config.json").write_text(json.dumps(settings))
