@@ -50,9 +50,24 @@ torch.set_num_threads(1)
 DATA = Path(os.environ.get("HF_SPAM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-@pytest.fixture(params=["xet", "lfs"])
+@pytest.fixture(scope="session", autouse=True)
+def _no_plots() -> Iterator[None]:
+    """A tiny run takes half of its time to draw: only runs in processes of their own have plots that show something."""
+
+    def write(*values: object, label: str, output_dir: Path, **about: object) -> None:
+        for suffix in ("pdf", "png"):
+            (output_dir / f"{label}-plot.{suffix}").write_bytes(b"a plot")
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("hf_spam.training.output.plot_values", write)
+        yield
+
+
+@pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.slow)])
 def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """An empty Hub at HF_ENDPOINT, for this process and the ones it starts; once over each way to upload.
+    """An empty Hub at HF_ENDPOINT, for this process and the ones it starts: over Xet, and once more over LFS.
+
+    What does not depend on the way to upload is tried over LFS alone, so that both are there in every run of the tests.
 
     The client's waits between its attempts are cut to 10 ms, in this process only.
     """

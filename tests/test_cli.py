@@ -39,6 +39,9 @@ def test_train_prints_progress_results_and_where_the_files_are(trained):
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics) == ["train", "validation", "test"]
     assert f"{metrics['test']['f1']:.4f}" in done.stdout and str(out) in done.stdout.replace("\n", "")
+    for suffix, magic in {"png": b"\x89PNG", "pdf": b"%PDF"}.items():
+        for name in ("loss", "accuracy"):
+            assert (out / f"{name}-plot.{suffix}").read_bytes().startswith(magic)
 
 
 def test_evaluate_agrees_with_training(trained):
@@ -141,7 +144,7 @@ def test_import_weights_and_train_on_them(tmp_path, gpt2_tokenizer_dir):
     GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64)).save_pretrained(tmp_path / "gpt2")
     done = hf_spam("import-weights", tmp_path / "gpt2", tmp_path / "base")
     assert "SpamGPTModel" in done.stdout
-    common = ["--data", "sample", "--num-train-epochs", "1", "--eval-freq", "1000", "--tokenizer", gpt2_tokenizer_dir]
+    common = ["--data", "sample", "--max-steps", "5", "--eval-freq", "1000", "--tokenizer", gpt2_tokenizer_dir]
     for base in (tmp_path / "base", tmp_path / "gpt2"):  # imported before, and on the way
         hf_spam("train", "--base", base, *common, "--output-dir", tmp_path / f"out-{base.name}")
     one, two = (json.loads((tmp_path / f"out-{name}" / "metrics.json").read_text()) for name in ("base", "gpt2"))

@@ -41,10 +41,11 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def merged(model: SpamGPTForSequenceClassification) -> SpamGPTForSequenceClassification:
+def merged(model: SpamGPTForSequenceClassification, *, keep: bool = True) -> SpamGPTForSequenceClassification:
     """A model as any other, whole, the adapters added to its weights; the very model where it is one.
 
-    What has no adapter is shared by both. They give the same logits but for rounding. All processes have to call it.
+    What has no adapter is shared by both. They give the same logits but for rounding. All processes have to call it;
+    one that does not `keep` what is whole, of a model in shards, gets that model back.
     """
     if not has_adapters(model) and not is_sharded(model):
         return model
@@ -54,7 +55,10 @@ def merged(model: SpamGPTForSequenceClassification) -> SpamGPTForSequenceClassif
     for name, layer in model.named_modules():
         if hasattr(layer, "lora_A"):
             state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(ADAPTER)
+    state = whole(state, keep=keep)
+    if not keep:
+        return model
     with torch.device("meta"):
         plain = SpamGPTForSequenceClassification(model.config)
-    plain.load_state_dict(whole(state), assign=True)
+    plain.load_state_dict(state, assign=True)
     return plain.eval()

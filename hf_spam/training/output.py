@@ -96,7 +96,7 @@ class Saving:
         folder = self.checkpoints.path(progress.step)
         random = gather_object([state.random()])
         tensors = state.tensors(keep=accelerator.is_main_process)
-        run = replace(run, model=merged(run.model))
+        run = replace(run, model=merged(run.model, keep=accelerator.is_main_process))
         if accelerator.is_main_process:
 
             def fill(folder: Path) -> None:

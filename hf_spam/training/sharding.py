@@ -39,13 +39,14 @@ def sharding_asked_for(recipe: Recipe) -> FullyShardedDataParallelPlugin | None:
         if parse_flag_from_env(flag.upper()):
             raise ValueError(f"FSDP's {what} is not supported: launch without --{flag}.")
     if os.environ.get("FSDP_AUTO_WRAP_POLICY", "").upper() == "SIZE_BASED_WRAP":  # it would wrap the list of the blocks
-        raise ValueError("FSDP's SIZE_BASED_WRAP is not supported: --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP is.")
+        raise ValueError("FSDP's SIZE_BASED_WRAP is not supported: each block is wrapped by itself.")
     if recipe.mixed_precision == "fp16":
         raise ValueError("mixed_precision fp16 is not supported with FSDP; bf16 is.")
     if recipe.adversarial_epsilon:  # who looks for its direction has gone back through the network, which shards it
         raise ValueError("adversarial_epsilon is not supported with FSDP: set it to 0.")
     # Every process loads the weights, since it computes the frozen blocks with them before they are sharded.
-    return FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False)
+    # Each block is a unit. Without units, which is Accelerate's default, a process would gather all weights at once.
+    return FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False, auto_wrap_policy="transformer_based_wrap")
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

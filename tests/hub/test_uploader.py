@@ -30,6 +30,7 @@ LAST = 29  # step of the final model
 SAVED = (10, 20)
 # For what does not depend on how files are uploaded.
 one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
+both_transports = pytest.mark.parametrize("hub", ["lfs", "xet"], indirect=True)
 COMPLETE = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json"}
 COMPLETE |= {"history.json", "modeling_spam_gpt.py", "configuration_spam_gpt.py", "loss-plot.png", "accuracy-plot.pdf"}
 
@@ -168,6 +169,7 @@ def test_an_unreadable_answer_of_validate_yaml_is_no_end(hub, push, alone, tmp_p
     assert_delivered(hub, alone)
 
 
+@both_transports
 def test_storage_that_fails_is_tried_again(hub, push, alone, tmp_path):
     """What goes before the commit: the way to the storage, over Xet and over LFS."""
     hub.fail("GET", "xet-write-token", times=2, status=500)
@@ -478,6 +480,7 @@ def test_the_words_of_a_person_stay_in_the_card(hub, push, tmp_path):
     assert "## Limits" in card and "## No limits" not in card
 
 
+@both_transports
 def test_anyone_can_load_what_arrived(hub, push, tmp_path):
     """Without `hf_spam`, the stock pipeline gives the scores of the model that was trained; so for any revision."""
     out = tmp_path / "out"

@@ -10,8 +10,9 @@ from datasets import DatasetDict
 from processes import run_processes
 
 from hf_spam import finetune
-from hf_spam.data.messages import grouped_folds, read_messages
+from hf_spam.data.messages import duplicate_key, grouped_folds, read_messages
 from hf_spam.evaluation.baseline import measure_baseline
+from hf_spam.training import crossval
 from hf_spam.training.crossval import cross_validate, summary
 
 SMALL = {"data": "sample", "max_steps": 20, "n_embd": 16, "vocab_size": 300}
@@ -36,6 +37,27 @@ def test_every_run_is_that_of_finetune_on_its_fold(results):
     alone = finetune("pocket", data=data, seed=6, **{name: SMALL[name] for name in list(SMALL)[1:]})
     assert results["runs"][3]["model"] == pytest.approx(alone.metrics["test"])
     assert results["runs"][3]["baseline"] == measure_baseline(data)["test"]
+
+
+def test_what_is_fitted_is_fitted_to_a_tenth_of_the_training_messages(monkeypatch):
+    """Else what a fold is tested on, or what the weights have seen, would say how sure a model may be."""
+    folds = []
+    measured = crossval.measure_runs
+    monkeypatch.setattr(crossval, "measure_runs", lambda recipe, jobs: measured(recipe, keeping(jobs)))
+
+    def keeping(jobs):
+        for data, seed in jobs:
+            folds.append(data)
+            yield data, seed
+
+    cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, **SMALL)
+    messages = read_messages("sample")
+    for data, (train, test) in zip(folds, grouped_folds(messages, 2, seed=123), strict=True):
+        assert data["test"]["text"][:] == test["text"][:]
+        parts = [set(map(duplicate_key, data[split]["text"][:])) for split in ("train", "validation", "test")]
+        assert set.union(*parts[:2]) == set(map(duplicate_key, train["text"][:]))
+        assert not parts[0] & parts[1] and not parts[1] & parts[2]
+        assert len(data["validation"]) == pytest.approx(len(train) / 10, rel=0.1)
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def command(tmp_path_factory) -> list[str]:
     """A run through the command line that would take a while, on a file of few messages."""
     path = tmp_path_factory.mktemp("data") / "few.csv"
     load_sms_spam("sample", protocol="book")["train"].select(range(100)).to_csv(path, index=False)
-    flags = {"data": path, "protocol": "book", "n-embd": 16, "vocab-size": 300, "eval-freq": 4, "max-steps": 500}
+    flags = {"data": path, "protocol": "book", "n-embd": 16, "vocab-size": 300, "eval-freq": 4, "max-steps": 150}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     return [sys.executable, "-m", "hf_spam", "train", "--recipe", "pocket", *words]
 
