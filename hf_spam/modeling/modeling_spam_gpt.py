@@ -72,8 +72,10 @@ class MultiHeadAttention(nn.Module):
             context, weights = attend(self, query, key, value, attention_mask, **settings)  # (B, T, H, D)
         else:
             # For one query it is less to multiply it, and its context, than every position: q (W_key x) = (q W_key) x.
-            # The bias of the keys would add the same to all scores, which changes no weight.
             query = torch.einsum("bhtd,hdc->bthc", query, self._by_head(self.W_key))  # (B, 1, H, C)
+            if self.W_key.bias is not None:
+                # It would add the same to all scores, which changes no weight: so has it a gradient, which is 0.
+                query = query + 0 * self.W_key.bias.sum()
             # The heads look at the same positions now, as if each were a query of a single head.
             context, weights = attend(self, query, x[:, None], x[:, None], attention_mask, **settings)  # (B, H, 1, C)
             context = torch.einsum("bhtc,hdc->bthd", context, self._by_head(self.W_value))  # (B, 1, H, D)
@@ -87,11 +89,12 @@ class MultiHeadAttention(nn.Module):
     def _can_absorb(self, x: torch.Tensor) -> bool:
         """Whether the weights of keys and values may be used without calling their modules (as in DeepSeek-V2, 2024).
 
-        Not in training, where weights may be dropped and the bias of the keys would have no gradient; not where
-        something wraps, watches, quantises, shards or offloads them; and an exported graph keeps products with constant
-        matrices, which can be quantised.
+        Not where something wraps, watches, quantises, shards or offloads them; not where the dropout of the attention
+        would leave out a part of the values' bias; and an exported graph keeps products with constant matrices, which
+        can be quantised.
         """
-        return not (self.training or is_torchdynamo_exporting()) and all(
+        drops = self.training and self.config.attn_pdrop > 0
+        return not (drops or is_torchdynamo_exporting()) and all(
             type(linear) is nn.Linear
             and type(linear.weight) is nn.Parameter
             and linear.weight.device == x.device

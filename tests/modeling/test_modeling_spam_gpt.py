@@ -185,6 +185,31 @@ def test_weights_that_are_not_simply_there_are_used_by_their_modules(keeper):
         close(wrapped(input_ids=ids, attention_mask=mask).logits, oracle(merged, MESSAGES))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_what_is_learned_does_not_depend_on_how_the_weights_are_used(attention, monkeypatch):
+    """Every weight has the same gradient with and without a call of its module, and each has one: DDP waits for all.
+
+    The bias of the keys has none in truth: what it adds to all scores alike changes no attention. With dropout in the
+    attention the modules are called.
+    """
+    model = classifier(pooling="last_token", padded_length=None, attn_implementation=attention).train()
+    attend, (ids, mask) = model.gpt.trf_blocks[-1].att, right(MESSAGES)
+    labels, gradients = torch.arange(len(MESSAGES)) % 2, []
+    for absorb in (True, False):
+        if not absorb:
+            monkeypatch.setattr(type(attend), "_can_absorb", lambda self, x: False)
+        assert attend._can_absorb(model.gpt.tok_emb.weight) == absorb
+        model.zero_grad()
+        model(ids, mask, labels=labels).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        close(gradient, gradients[1][name])
+    assert not gradients[0]["gpt.trf_blocks.1.att.W_key.bias"].any()
+    monkeypatch.undo()
+    model.config.attn_pdrop = 0.1
+    assert not attend._can_absorb(model.gpt.tok_emb.weight)
+
+
 def test_it_runs_on_the_oldest_torch_of_the_library(monkeypatch):
     """2.6, which cannot tell an export: the file travels without this package and what it requires."""
     model, (ids, mask) = classifier(pooling="last_token", padded_length=None), right(MESSAGES)
