@@ -580,7 +580,7 @@ def _table(first: str, *columns: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))  # so tight that a report's fit a terminal of 80 columns
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -310,7 +310,8 @@ def test_a_disk_that_is_full(size, reason, prepared, monkeypatch, capfd, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     printed = capfd.readouterr()
     assert code == 1 and printed.out == ""
-    assert printed.err.splitlines()[-1] == f"hf-spam: The model was not written to {tmp_path / 'out'}: {reason}."
+    problem = f"hf-spam: The model was not written to {tmp_path / 'out'}: {reason}"
+    assert printed.err.splitlines()[-1].startswith(problem)
     assert list((tmp_path / "out").iterdir()) == []
 
 
