@@ -1,4 +1,4 @@
-"""Command lines of hf-spam one after another, in a process that `accelerate launch --use_fsdp` has started on a CPU.
+"""Command lines of hf-spam one after another, in a process that `accelerate launch` has started on a CPU, for shards.
 
 Accelerate shards over GPUs only. Here it is told that these are some; the sharding itself, the gathering of weights and
 the checkpoints are real, between processes that talk through gloo.

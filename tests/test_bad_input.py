@@ -320,10 +320,6 @@ def test_a_disk_that_is_full(size, reason, prepared, monkeypatch, capfd, tmp_pat
     [
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1 is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2)."),
         (
-            {"ACCELERATE_USE_DEEPSPEED": "true"},
-            "DeepSpeed is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2).",
-        ),
-        (
             {"ACCELERATE_USE_MEGATRON_LM": "true"},
             "Megatron-LM is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2).",
         ),
@@ -335,7 +331,7 @@ def test_a_disk_that_is_full(size, reason, prepared, monkeypatch, capfd, tmp_pat
             {**FSDP, "FSDP_ACTIVATION_CHECKPOINTING": "true"},
             "FSDP's activation checkpointing is not supported: launch without --fsdp_activation_checkpointing.",
         ),
-        (FSDP, "FSDP needs processes that have a GPU (or its like) each: launch without it."),
+        (FSDP, "FSDP and DeepSpeed need processes that have a GPU (or its like) each: launch without them."),
     ],
 )
 def test_weights_in_shards(environment, problem, prepared, monkeypatch, capfd):

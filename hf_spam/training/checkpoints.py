@@ -35,6 +35,7 @@ from .history import History
 from .lora import has_adapters
 from .recipes import SOURCES, Recipe
 from .sharding import shard_like, whole
+from .zero import Moments, load_moments, moments
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +130,10 @@ class TrainingState:
 
         All processes have to call it, of which those that do not `keep` them get empty ones.
         """
-        names, moments = self._trained(), self.optimizer.state_dict()["state"]
-        moments = {f"{key} of {names[i]}": value for i, values in moments.items() for key, value in values.items()}
+        names, state = self._trained(), moments(self.optimizer, keep=keep)
+        state = {f"{key} of {names[i]}": value for i, values in state.items() for key, value in values.items()}
         raw = self.model.state_dict() if has_adapters(self.model) else self.raw_weights
-        files = {"optimizer": moments} if raw is None else {"optimizer": moments, "weights": raw}
+        files = {"optimizer": state} if raw is None else {"optimizer": state, "weights": raw}
         return {name: whole(tensors, keep=keep) for name, tensors in files.items()}
 
     def save(
@@ -215,13 +216,13 @@ class TrainingState:
     def _load_optimizer(self, tensors: dict[str, torch.Tensor], scheduled: int) -> None:
         """Sets the moments, by the names of the parameters, and the learning rates of a step of the schedule."""
         numbers, own = {name: i for i, name in enumerate(self._trained())}, self.model.state_dict()
-        moments: dict[int, dict[str, torch.Tensor]] = {}
+        state: Moments = {}
         for name, tensor in tensors.items():
             key, _, parameter = name.partition(" of ")
             if parameter in numbers:
                 of = own[parameter] if tensor.ndim else None  # the number of its steps is whole everywhere
-                moments.setdefault(numbers[parameter], {})[key] = shard_like(tensor, of)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+                state.setdefault(numbers[parameter], {})[key] = shard_like(tensor, of)
+        load_moments(self.optimizer, state)
         (rate,), (factor,), (group,) = self.scheduler.base_lrs, self.scheduler.lr_lambdas, self.optimizer.param_groups
         group["lr"] = rate * factor(scheduled)
         place = {"last_epoch": scheduled, "_last_lr": [group["lr"]]}

@@ -41,7 +41,7 @@ from .measuring import DIVERGED, SPLITS, Measuring
 from .objective import Objective, balanced_weights
 from .output import TRACKERS, Saving, check_output_dir, save_run
 from .recipes import Recipe, get_recipe
-from .sharding import sharding_asked_for
+from .sharding import is_set_up, sharding_asked_for
 from .start import start_from
 
 logger = logging.getLogger(__name__)
@@ -136,16 +136,16 @@ def finetune(
         logger.warning("This processor has no instructions for bfloat16, which is slower on it than float32.")
     shards = sharding_asked_for(recipe)
     # Else the first run's precision would be that of every later one, which could not be sharded either.
-    AcceleratorState._reset_state(reset_partial_state=shards is not None)
+    AcceleratorState._reset_state(reset_partial_state=bool(shards))
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=report_to,
-        fsdp_plugin=shards,
         project_config=ProjectConfiguration(project_dir=output_dir, logging_dir=output_dir and output_dir / TRACKERS),
+        **shards,
     )
-    if shards is not None and not accelerator.is_fsdp2:
-        raise ValueError("FSDP needs processes that have a GPU (or its like) each: launch without it.")
+    if shards and not is_set_up(accelerator):
+        raise ValueError("FSDP and DeepSpeed need processes that have a GPU (or its like) each: launch without them.")
     with ExitStack() as stack:
         stack.callback(_end, accelerator)
         interruption = stack.enter_context(listening())
@@ -290,6 +290,8 @@ def _train(
             if not accelerator.optimizer_step_was_skipped:  # fp16 skips those whose gradients overflow
                 scheduler.step()
                 state.update_average()
+            elif accelerator.scaler is None:  # DeepSpeed skips them whatever the precision, one after another
+                raise ValueError(f"The gradients are no longer numbers at step {progress.step}. {DIVERGED}")
             bar.update()
             history.epochs = (progress.step + 1) / batches.steps_per_epoch
             if progress.step % recipe.eval_freq == 0:

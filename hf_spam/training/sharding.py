@@ -1,4 +1,4 @@
-"""Weights in shards, one on each process: FSDP 2, as Accelerate sets it up.
+"""Weights in shards, one on each process: FSDP 2, as Accelerate sets it up. DeepSpeed's ZeRO has a module of its own.
 
 What is written is whole, and of the same format as that of any other run.
 """
@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping
 
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .recipes import Recipe
+from .zero import zero_asked_for
 
-# DeepSpeed and Megatron-LM have optimizers, loops and checkpoints (pickles) of their own.
-OTHERS = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 # Accelerate's checkpointing computes activations again with another dropout; offloading needs a GPU to be tried on.
 REFUSED = {
     "activation checkpointing": "fsdp_activation_checkpointing",
@@ -21,20 +21,21 @@ REFUSED = {
 }
 
 
-def sharding_asked_for(recipe: Recipe) -> FullyShardedDataParallelPlugin | None:
-    """How the environment, which `accelerate launch` sets, wants the weights to be sharded. None: not at all.
+def sharding_asked_for(recipe: Recipe) -> dict[str, FullyShardedDataParallelPlugin | DeepSpeedPlugin]:
+    """How the environment, which `accelerate launch` sets, wants a run to be sharded: an argument of `Accelerator`'s.
 
     Raises:
         ValueError: it wants something with which a run would not be the one that it is without.
     """
     fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
-    others = [name for variable, name in OTHERS.items() if parse_flag_from_env(variable)]
-    if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
-        others.append("FSDP 1")
-    if others:
-        raise ValueError(f"{others[0]} is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2).")
+    megatron = parse_flag_from_env("ACCELERATE_USE_MEGATRON_LM")  # which has loops and checkpoints of its own
+    if megatron or (fsdp and os.environ.get("FSDP_VERSION", "1") != "2"):
+        other = "Megatron-LM" if megatron else "FSDP 1"
+        raise ValueError(f"{other} is not supported: shard with FSDP 2 (--use_fsdp --fsdp_version 2).")
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        return {"deepspeed_plugin": zero_asked_for(recipe)}
     if not fsdp:
-        return None
+        return {}
     for what, flag in REFUSED.items():
         if parse_flag_from_env(flag.upper()):
             raise ValueError(f"FSDP's {what} is not supported: launch without --{flag}.")
@@ -46,12 +47,20 @@ def sharding_asked_for(recipe: Recipe) -> FullyShardedDataParallelPlugin | None:
         raise ValueError("adversarial_epsilon is not supported with FSDP: set it to 0.")
     # Every process loads the weights, since it computes the frozen blocks with them before they are sharded.
     # Each block is a unit. Without units, which is Accelerate's default, a process would gather all weights at once.
-    return FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False, auto_wrap_policy="transformer_based_wrap")
+    wrapping = "transformer_based_wrap"
+    return {"fsdp_plugin": FullyShardedDataParallelPlugin(cpu_ram_efficient_loading=False, auto_wrap_policy=wrapping)}
+
+
+def is_set_up(accelerator: Accelerator) -> bool:
+    """Whether Accelerate shards as it was asked to, which it leaves without a word where there is no GPU."""
+    kinds = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    return accelerator.distributed_type in kinds and accelerator.state.backend is not None
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether this process holds but a part of some weights."""
-    return any(isinstance(tensor, DTensor) for tensor in model.state_dict().values())
+    """Whether FSDP or DeepSpeed still has hold of some weights, of which this process may have but a part."""
+    parts = any(isinstance(tensor, DTensor) for tensor in model.state_dict().values())
+    return parts or any(hasattr(parameter, "_hp_mapping") for parameter in model.parameters())
 
 
 def whole(tensors: Mapping[str, torch.Tensor], *, keep: bool = True) -> dict[str, torch.Tensor]:
