@@ -1,4 +1,4 @@
-"""Texts of strangers, as they may be shown."""
+"""Texts of strangers and messages of errors, as they may be shown."""
 
 import re
 import unicodedata
@@ -12,3 +12,14 @@ def printable(text: str) -> str:
 def in_markdown(name: str) -> str:
     """The name of a label as code in Markdown; what would end the code, a cell or a comment becomes "_"."""
     return f"`{re.sub('[`|<>]', '_', printable(name))}`"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without its line breaks, cut to what a person reads: it may quote what a file holds."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= 500 else f"{message[:500]}…"

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
+from ..printable import first_line
+
 # Where several of these names are present, the first one counts.
 TEXT_COLUMNS = ("text", "message", "sms", "v2")
 LABEL_COLUMNS = ("label", "category", "class", "v1")
@@ -255,8 +257,3 @@ def short(value: Any) -> str:
     """A value as an error message shows it, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where there is none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

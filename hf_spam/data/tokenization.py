@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..modeling.loading import load_config
-from .formats import first_line
+from ..printable import first_line
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import constants
 
-from .formats import UCI_MEMBER, DataError, first_line, unzip
+from ..printable import first_line
+from .formats import UCI_MEMBER, DataError, unzip
 
 logger = logging.getLogger(__name__)
 

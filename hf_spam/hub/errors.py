@@ -16,7 +16,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..data.formats import first_line, short
+from ..data.formats import short
+from ..printable import first_line
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (which comes first)"
 TOKENS = "https://huggingface.co/settings/tokens"

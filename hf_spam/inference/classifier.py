@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.collation import PadRight, batch_tokens_for, token_batches
 from ..data.tokenization import encode, load_tokenizer
 from ..modeling.configuration_spam_gpt import decide
-from ..modeling.loading import load_classifier, one_line
+from ..modeling.loading import load_classifier
+from ..printable import one_line
 from .onnx import OnnxModel, is_onnx
 
 POCKET = Path(__file__).parent.parent / "pocket"  # the trained model that comes with the package

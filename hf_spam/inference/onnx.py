@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..modeling.loading import load_config, one_line
+from ..modeling.loading import load_config
+from ..printable import one_line
 
 GRAPH = "model.onnx"
 

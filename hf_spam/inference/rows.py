@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
 
-from ..data.formats import DataError, first_line, json_object, short
+from ..data.formats import DataError, json_object, short
 from ..hub.errors import explained
+from ..printable import first_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".json")

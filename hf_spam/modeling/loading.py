@@ -19,6 +19,7 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from ..files import MANIFEST, read_manifest
+from ..printable import one_line
 from .checksum import verify_checksum
 from .configuration_spam_gpt import SpamGPTConfig
 from .modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -183,9 +184,3 @@ def errors_as(message: str, kind: type[ValueError] = ValueError) -> Iterator[Non
         if kind is not ValueError and isinstance(error, kind):  # says what it has to say already
             raise
         raise kind(f"{message}: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks, cut to what a person reads: it may quote what a file holds."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    return message if len(message) <= 500 else f"{message[:500]}…"
