@@ -117,9 +117,13 @@ def test_registration_whatever_is_imported_first(first):
 
 
 def test_importing_the_package_loads_no_heavy_library():
-    code = "import sys, hf_spam; print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)))"
+    """Nor does whoever only classifies wait for what reads tables."""
+    code = (
+        "import sys, hf_spam; print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)));"
+        "hf_spam.SpamClassifier; print(sorted({'pandas', 'pyarrow', 'datasets', 'matplotlib'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert done.stdout.split() == ["[]", "[]"], done.stdout + done.stderr
 
 
 def test_what_is_not_a_whole_classifier_is_refused(tmp_path):
