@@ -300,6 +300,7 @@ RECIPES: dict[str, Recipe] = {
             case_augmentation=0.3,
             digit_augmentation=0.5,
             bpe_dropout=0.1,
+            adversarial_epsilon=0.4,
             # A constant rate keeps the weights moving about a minimum, and their average is nearer to it.
             max_steps=2100,
             per_device_train_batch_size=16,

@@ -30,7 +30,7 @@ from hf_spam.training.objective import Objective
 from hf_spam.training.sharding import sharding_asked_for
 
 SCRIPT = Path(__file__).parents[1] / "sharded_on_cpus.py"
-SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 9, "eval_freq": 2, "save_steps": 4}
+SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 9, "eval_freq": 2, "save_steps": 4, "adversarial_epsilon": 0.0}
 EXACT = {**SMALL, "dropout": 0.0, "gradient_accumulation_steps": 2, "max_grad_norm": 0.1, "weight_average": 0.5}
 DRAWN = {**SMALL, "dropout": 0.2, "weight_average": 0.5, "per_device_train_batch_size": 8}
 
