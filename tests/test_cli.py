@@ -197,7 +197,7 @@ def test_output_of_an_earlier_run_is_not_overwritten(trained):
 
 def test_only_one_process_of_two_speaks_and_writes(tmp_path):
     done = run_processes(2, "-m", "hf_spam", "train", *SMALL, "--output-dir", tmp_path / "out")
-    assert done.stderr.count("Before training:") == 1 and done.stdout.count("  accuracy ") == 1
+    assert done.stderr.count("Before training:") == 1 and done.stdout.count(" accuracy ") == 1
     assert (tmp_path / "out" / "metrics.json").exists()
 
 
