@@ -74,7 +74,7 @@ class MultiHeadAttention(nn.Module):
             # For one query it is less to multiply it, and its context, than every position: q (W_key x) = (q W_key) x.
             query = torch.einsum("bhtd,hdc->bthc", query, self._by_head(self.W_key))  # (B, 1, H, C)
             if self.W_key.bias is not None:
-                # It would add the same to all scores, which changes no weight: so has it a gradient, which is 0.
+                # The bias adds the same to all scores, which changes no weight. Its gradient is 0; DDP waits for it.
                 query = query + 0 * self.W_key.bias.sum()
             # The heads look at the same positions now, as if each were a query of a single head.
             context, weights = attend(self, query, x[:, None], x[:, None], attention_mask, **settings)  # (B, H, 1, C)
