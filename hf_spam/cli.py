@@ -151,16 +151,18 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
     if as_json:
         click.echo(json.dumps(results))
         return
-    table = _table("metric", name, results["baseline"])
+    table = _table("metric", name, "pooled", results["baseline"], "pooled")
     for metric in results["mean"]["model"]:
         cells = []
         for kind in ("model", "baseline"):
-            mean, spread = ((results[what][kind] or {}).get(metric) for what in ("mean", "spread"))
+            mean, spread, pooled = ((results[what][kind] or {}).get(metric) for what in ("mean", "spread", "pooled"))
             cells.append("-" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
+            cells.append("-" if pooled is None else f"{pooled:.4f}")
         table.add_row(metric, *cells)
     _print(table)
     seconds = max(run["seconds"] for run in results["runs"])
     _print(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
+    _print("Pooled: of the answers of all runs together.")
 
 
 @cli.command()

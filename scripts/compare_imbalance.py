@@ -1,4 +1,4 @@
-"""Compares what can be done about labels of which some are rare: nothing, weights, balanced sampling, undersampling.
+"""Compares what can be done about labels of which some are rare: weights, sampling, logit adjustment, or nothing.
 
     python scripts/compare_imbalance.py --data ../shared/data/SMSSpamCollection
 
@@ -14,16 +14,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hf_spam.data.messages import grouped_folds, read_messages
+from hf_spam.data.messages import grouped_folds, label_names, read_messages
 from hf_spam.evaluation.baseline import BASELINE
 from hf_spam.training.crossval import in_words, measure_runs, summary
 from hf_spam.training.recipes import get_recipe
 
 MEANS = {
-    "nothing": {},
+    "nothing": {"logit_adjustment": 0.0},
     "class weights": {"class_weights": "balanced"},
     "balanced sampling": {"balanced_sampling": True},
     "undersampling": {"undersample": True},
+    "logit adjustment": {"logit_adjustment": 0.5},
 }
 METRICS = ("precision", "recall", "f1", "mcc", "roc_auc", "recall_at_fpr_0.001", "false_positive_rate")
 
@@ -49,7 +50,7 @@ def main(data: str, recipe: str, folds: int, overrides: tuple[str, ...], as_json
         for run in measure_runs(base, jobs, **settings):
             runs.append(run)
             click.echo(f"{name}, fold {len(runs)}: {in_words(run)}", err=True)
-        results[name] = {"runs": runs, **summary(runs)}
+        results[name] = summary(runs, label_names(messages))
     if as_json:
         click.echo(json.dumps(results))
         return

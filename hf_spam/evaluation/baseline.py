@@ -1,6 +1,7 @@
 """What a linear model of words and characters makes of the same messages: any network has to be better than that."""
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -60,15 +61,20 @@ def baseline_scores(baseline: Pipeline, messages: Dataset) -> np.ndarray:
     return expit(baseline.decision_function(messages["text"][:]))
 
 
-def baseline_metrics(baseline: Pipeline, messages: Dataset) -> dict[str, float | None]:
-    """The metrics of a baseline; those that ask for probabilities are None."""
-    names, actual = label_names(messages), _targets(messages)
-    if len(names) > 2:
-        predicted = baseline.predict(messages["text"][:])
-        return SpamMetrics(names).compute(predictions=predicted, references=actual)
+def baseline_answers(baseline: Pipeline, messages: Dataset) -> dict[str, np.ndarray]:
+    """What `baseline_metrics` are computed from: predictions and references (N,), of two classes also scores (N,)."""
+    actual = _targets(messages)
+    if len(label_names(messages)) > 2:
+        return {"predictions": baseline.predict(messages["text"][:]), "references": actual}
     scores = baseline_scores(baseline, messages)
-    values = SpamMetrics().compute(predictions=(scores > 0.5).astype(int), references=actual, scores=scores.tolist())
-    return values | dict.fromkeys(PROBABILISTIC)
+    return {"predictions": (scores > 0.5).astype(int), "references": actual, "scores": scores}
+
+
+def baseline_metrics(answers: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, float | None]:
+    """The metrics of a baseline's answers about classes of these names; those that ask for probabilities are None."""
+    if len(names) > 2:
+        return SpamMetrics(names).compute(**answers)
+    return SpamMetrics().compute(**answers) | dict.fromkeys(PROBABILISTIC)
 
 
 def ahead(model: float, baseline: float) -> str:
@@ -85,4 +91,7 @@ def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
     baseline = fit_baseline(data["train"]) if others else None
     if baseline is None:
         return {}
-    return {split: baseline_metrics(baseline, messages) for split, messages in others.items()}
+    return {
+        split: baseline_metrics(baseline_answers(baseline, messages), label_names(messages))
+        for split, messages in others.items()
+    }

@@ -3,14 +3,16 @@
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..data.messages import grouped_folds, read_messages
-from ..evaluation.baseline import BASELINE, measure_baseline
+from ..data.messages import LABEL_NAMES, grouped_folds, label_names, read_messages
+from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
+from ..evaluation.metrics import SpamMetrics
 from ..provenance import public
 from .calibration import is_calibrated
 from .loop import finetune
@@ -20,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float | None]
 Run = dict[str, Any]
-"""`seed`, `seconds` of the training and its measurements, and the metrics of `model` and, or None, of `baseline`."""
+"""`seed`, `seconds` of the training and its measurements, the metrics of `model` and, or None, of `baseline`, and the
+`answers` of both that they are computed from."""
 
 
 def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **settings: Any) -> dict[str, Any]:
@@ -38,8 +41,8 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
         settings: fields of the recipe that are to differ.
 
     Returns:
-        `recipe` (its settings), `folds`, `repeats`, `baseline` (what it is), `runs` (in the order of the folds; see
-        `measure_runs`), and `mean` and `spread` over them (see `summary`).
+        `recipe` (its settings), `folds`, `repeats`, `baseline` (what it is), and what `summary` says of the runs, which
+        are in the order of the folds.
 
     Raises:
         ValueError: as `finetune` does, and where there are fewer different messages of a label than folds.
@@ -63,8 +66,7 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
         "folds": folds,
         "repeats": repeats,
         "baseline": BASELINE,
-        "runs": runs,
-        **summary(runs),
+        **summary(runs, label_names(messages)),
     }
 
 
@@ -80,14 +82,35 @@ def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], 
     """Trains a recipe on the split `train` of each set with a seed, and measures it and the baseline on `test`."""
     for data, seed in jobs:
         start = time.perf_counter()
-        model = finetune(recipe, data=data, seed=seed, **settings).metrics["test"]
+        model = finetune(recipe, data=data, seed=seed, **settings)
         seconds = time.perf_counter() - start
-        baseline = measure_baseline(DatasetDict(train=data["train"], test=data["test"])).get("test")
-        yield {"seed": seed, "seconds": seconds, "model": model, "baseline": baseline}
+        baseline = fit_baseline(data["train"])
+        theirs = None if baseline is None else baseline_answers(baseline, data["test"])
+        yield {
+            "seed": seed,
+            "seconds": seconds,
+            "model": model.metrics["test"],
+            "baseline": None if theirs is None else baseline_metrics(theirs, label_names(data["test"])),
+            "answers": {"model": model.answers["test"], "baseline": theirs},
+        }
 
 
-def summary(runs: list[Run]) -> dict[str, dict[str, Metrics | None]]:
-    """`mean` and `spread`, the standard deviation, of each metric over the runs; None where a run has none."""
+def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, Any]:
+    """What several runs come to.
+
+    A rate of one in a thousand cannot be told on a fold that has fewer messages than that, and the mean over folds of
+    a ratio whose denominator differs is biased (Forman and Scholz 2010, *Apples-to-Apples in Cross-Validation
+    Studies*): so there is, beside the mean over the runs, the metric of all their answers together. It takes scores
+    of different models for comparable.
+
+    Args:
+        runs: see `measure_runs`.
+        names: of the classes.
+
+    Returns:
+        `runs` without their answers; and for `model` and `baseline`, or None where a run has none, the `mean` and the
+        `spread`, the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers.
+    """
 
     def over(kind: str, function: Callable[[list[float]], float]) -> Metrics | None:
         if any(run[kind] is None for run in runs):
@@ -98,10 +121,19 @@ def summary(runs: list[Run]) -> dict[str, dict[str, Metrics | None]]:
     def spread(values: list[float]) -> float | None:
         return statistics.stdev(values) if len(values) > 1 else None
 
+    def pooled(kind: str) -> Metrics | None:
+        answers = [run["answers"][kind] for run in runs]
+        if None in answers:
+            return None
+        together = {name: np.concatenate([given[name] for given in answers]) for name in answers[0]}
+        return SpamMetrics(names).compute(**together) if kind == "model" else baseline_metrics(together, names)
+
     kinds = ("model", "baseline")
     return {
+        "runs": [{name: value for name, value in run.items() if name != "answers"} for run in runs],
         "mean": {kind: over(kind, statistics.fmean) for kind in kinds},
         "spread": {kind: over(kind, spread) for kind in kinds},
+        "pooled": {kind: pooled(kind) for kind in kinds},
     }
 
 

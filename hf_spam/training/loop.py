@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -37,8 +38,8 @@ from .calibration import Calibration, check_validation, uncalibrate
 from .checkpoints import STATE, Checkpoints, Progress, TrainingState, differences, identity
 from .history import History
 from .lora import merged
-from .measuring import DIVERGED, SPLITS, Measuring
-from .objective import Objective, balanced_weights
+from .measuring import DIVERGED, SPLITS, Measured, Measuring
+from .objective import Objective, balanced_weights, log_priors
 from .output import TRACKERS, Saving, check_output_dir, save_run
 from .recipes import Recipe, get_recipe
 from .sharding import is_set_up, sharding_asked_for
@@ -59,12 +60,15 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     history: History
     metrics: dict[str, dict[str, float | None]]
+    """Of each split."""
     trained: int
     """How many parameters were trained, those of adapters included, which are merged into others at the end."""
     baseline: dict[str, dict[str, float | None]] = field(default_factory=dict)
     """The metrics of a linear model of the same messages, for the card; of runs that are saved only."""
     calibration: Calibration | None = None
     """What was fitted to the validation split."""
+    answers: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    """What the metrics of each split are computed from: see `Measured`."""
 
 
 def finetune(
@@ -217,10 +221,12 @@ def _train(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     trained_parameters = sum(parameter.numel() for parameter in trained)
-    weights = None
+    labels, weights, adjustment = data["train"]["label"][:], None, None
     if recipe.class_weights is not None:
-        weights = balanced_weights(data["train"]["label"][:], len(batches.names))
-    objective = Objective(batches.network, weights, recipe.ignore_index, recipe.adversarial_epsilon)
+        weights = balanced_weights(labels, len(batches.names))
+    elif recipe.logit_adjustment and not recipe.balanced_sampling:
+        adjustment = recipe.logit_adjustment * log_priors(labels, len(batches.names))
+    objective = Objective(batches.network, weights, recipe.ignore_index, recipe.adversarial_epsilon, adjustment)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     constant = recipe.lr_scheduler_type == "constant"  # which in the library knows no warm-up
     scheduler = get_scheduler(  # not prepared: it would step once for each process
@@ -258,6 +264,14 @@ def _train(
         history.initial |= measure.first("loss", INITIAL_LOSS_BATCHES, SPLITS)
         logger.info("Before training: %s", _in_words(history.initial))
         batches.rng.manual_seed(recipe.seed)
+
+    def ended(model: SpamGPTForSequenceClassification, measured: Measured) -> Run:
+        return Run(
+            *(recipe, model, tokenizer, history, measured.metrics, trained_parameters),
+            calibration=measured.calibration,
+            answers=measured.answers,
+        )
+
     start = time.perf_counter() - history.seconds
     hidden = None if accelerator.is_local_main_process else True  # None: where there is no terminal
     bar = tqdm(total=total_steps, initial=progress.step + 1, desc="Training", unit="step", disable=hidden)
@@ -310,12 +324,9 @@ def _train(
                 if not all(gather_object([finite])):  # a process that holds a shard knows of its own alone
                     raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
                 with state.kept_weights():
-                    metrics, loss, calibration = measure.whole(["validation"])
-                    progress.compare(loss)
-                    checkpoint = Run(
-                        recipe, model, tokenizer, history, metrics, trained_parameters, calibration=calibration
-                    )
-                    saving.save(accelerator, state, checkpoint, this_run)
+                    measured = measure.whole(["validation"])
+                    progress.compare(measured.loss)
+                    saving.save(accelerator, state, ended(model, measured), this_run)
                     uncalibrate(model.config)  # training goes on as it would have without a checkpoint
             if signal:
                 way_on = saving.way_on(progress.step) if saving else "nothing is saved without an output_dir"
@@ -330,16 +341,14 @@ def _train(
 
     if state.average:
         model.load_state_dict(state.average)
-    metrics, loss, calibration = measure.whole(SPLITS)
-    progress.compare(loss)
-    if calibration is not None:
-        for line in calibration.in_words("of the validation split"):
-            logger.log(logging.INFO if calibration.is_met else logging.WARNING, line)
-    final = {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in metrics.items()}
+    measured = measure.whole(SPLITS)
+    progress.compare(measured.loss)
+    if measured.calibration is not None:
+        for line in measured.calibration.in_words("of the validation split"):
+            logger.log(logging.INFO if measured.calibration.is_met else logging.WARNING, line)
+    final = {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in measured.metrics.items()}
     accelerator.log(final, step=progress.step)
-    model = merged(model).eval()
-    run = Run(recipe, model, tokenizer, history, metrics, trained_parameters, calibration=calibration)
-    return run, progress
+    return ended(merged(model).eval(), measured), progress
 
 
 def _end(accelerator: Accelerator) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
@@ -37,17 +38,11 @@ class Measuring:
             if split in loaders
         }
 
-    def whole(
-        self, splits: Iterable[str]
-    ) -> tuple[dict[str, dict[str, float | None]], float | None, Calibration | None]:
-        """All metrics on the whole of each split that there is.
+    def whole(self, splits: Iterable[str]) -> "Measured":
+        """All answers on the whole of each split that there is, and their metrics.
 
         If the recipe wants it, the model is calibrated on the validation split before, which is put into its
-        configuration; metrics are then those of the calibrated model.
-
-        Returns:
-            The metrics of each split; the loss on the validation split, before it is calibrated, if that is one of
-            them; and what was fitted to it.
+        configuration; answers are then those of the calibrated model.
         """
         loaders, recipe, calibration = self.batches.whole, self.batches.recipe, None
         results = {
@@ -61,15 +56,30 @@ class Measuring:
                 temperature_scaling=recipe.temperature_scaling,
                 target_fpr=recipe.target_fpr,
             )
-        metrics = {}
+        answers = {}
         for split, result in results.items():
             probabilities = (result.logits / self.config.temperature).softmax(-1)
-            metrics[split] = SpamMetrics(self.batches.names).compute(
-                predictions=decide(self.config, probabilities),
-                references=result.labels,
-                scores=probabilities.numpy(),
-            )
-        return metrics, results["validation"].loss if "validation" in results else None, calibration
+            predictions = decide(self.config, probabilities).numpy()
+            answers[split] = {
+                "predictions": predictions,
+                "references": result.labels.numpy(),
+                "scores": probabilities.numpy(),
+            }
+        metrics = {split: SpamMetrics(self.batches.names).compute(**given) for split, given in answers.items()}
+        return Measured(metrics, answers, results["validation"].loss if "validation" in results else None, calibration)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model answers on the whole of some splits, and how good that is."""
+
+    metrics: dict[str, dict[str, float | None]]
+    answers: dict[str, dict[str, np.ndarray]]
+    """What `SpamMetrics` compute the metrics from: predictions (N,), references (N,) and scores (N, num_labels)."""
+    loss: float | None
+    """On the validation split, before the model is calibrated. None: that is not one of them."""
+    calibration: Calibration | None
+    """What was fitted to the validation split."""
 
 
 @dataclass(frozen=True)

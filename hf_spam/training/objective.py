@@ -23,6 +23,8 @@ class Objective(nn.Module):
         weights: of the classes, (K,); None: all weigh the same.
         ignore_index: the class whose messages are left out.
         epsilon: how far a message is moved, as the L2 norm over all its tokens.
+        adjustment: what is added to the logits of each class, (K,), before the loss is taken (see `log_priors`); None:
+            nothing. The logits that the network answers with are without it.
     """
 
     # The layers that FSDP wraps, where whoever launches names none: Accelerate asks what it prepares.
@@ -34,10 +36,12 @@ class Objective(nn.Module):
         weights: torch.Tensor | None = None,
         ignore_index: int = -100,
         epsilon: float = 0.0,
+        adjustment: torch.Tensor | None = None,
     ):
         super().__init__()
         self.network, self.ignore_index, self.epsilon = network, ignore_index, epsilon
         self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("adjustment", adjustment, persistent=False)
 
     def forward(self, labels: torch.Tensor | None = None, **batch: torch.Tensor) -> SequenceClassifierOutput:
         """As the network, for a batch as it takes it; with `labels` (B,) there is a `loss`."""
@@ -64,6 +68,8 @@ class Objective(nn.Module):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean cross-entropy of a batch: of logits (B, K) and labels (B,)."""
         logits = logits.float()
+        if self.adjustment is not None:
+            logits = logits + self.adjustment
         if self.weights is None:
             return cross_entropy(logits, labels, ignore_index=self.ignore_index)
         # Divided by the messages, not by their weights, which differ from batch to batch: so it does not matter into
@@ -76,3 +82,15 @@ def balanced_weights(labels: Sequence[int], classes: int) -> torch.Tensor:
     """What the messages of each class count for, (K,): all of a class as much as all of another, 1 in the mean."""
     counts = torch.bincount(torch.tensor(labels), minlength=classes)
     return len(labels) / (counts.count_nonzero() * counts.clamp(min=1).float())
+
+
+def log_priors(labels: Sequence[int], classes: int) -> torch.Tensor:
+    """The logarithm of the part of the messages that are of each class, (K,); a class without any counts as of one.
+
+    Added to the logits in the loss, it leaves to the network what a message says beyond how common the classes are:
+    logit adjustment (Menon et al. 2021, *Long-tail learning via logit adjustment*). Weights do little where a network
+    can tell all its training messages apart, since every loss is then near 0, whatever it is multiplied by; this moves
+    the boundary all the same.
+    """
+    counts = torch.bincount(torch.tensor(labels), minlength=classes)
+    return (counts.clamp(min=1) / len(labels)).log()

@@ -117,6 +117,9 @@ class Recipe:
     class_weights: Literal["balanced"] | None = None
     """Weights of the labels in the training loss: "balanced" (the rarer a label, the more its messages count; 1 in the
     mean over all messages), or None."""
+    logit_adjustment: float = 0.0
+    """How far the boundary between labels is moved towards the commoner ones: 0, not at all; 1, to where all labels are
+    equally likely before a message is read. Of no effect with class_weights or balanced_sampling."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
@@ -199,6 +202,8 @@ class Recipe:
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive, or none")
         epsilon = self.adversarial_epsilon
         check(epsilon >= 0 and math.isfinite(epsilon), f"adversarial_epsilon must not be negative, got {epsilon}")
+        tau = self.logit_adjustment
+        check(tau >= 0 and math.isfinite(tau), f"logit_adjustment must not be negative, got {tau}")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         length = self.padded_length
         known = length in (None, "longest") or (isinstance(length, int) and length >= 1)
@@ -301,6 +306,7 @@ RECIPES: dict[str, Recipe] = {
             digit_augmentation=0.5,
             bpe_dropout=0.1,
             adversarial_epsilon=0.4,
+            logit_adjustment=0.5,  # spam of new kinds is taken for ham, the commoner label, more often than the reverse
             # A constant rate keeps the weights moving about a minimum, and their average is nearer to it.
             max_steps=2100,
             per_device_train_batch_size=16,

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from hf_spam import Recipe, finetune, load_sms_spam
 from hf_spam.data.messages import label_names
 from hf_spam.training.batches import SeededShuffle
-from hf_spam.training.objective import Objective, balanced_weights
+from hf_spam.training.objective import Objective, balanced_weights, log_priors
 
 LABELS = [0] * 70 + [1] * 20 + [2] * 10
 
@@ -55,6 +55,18 @@ def test_the_weighted_loss_is_torchs():
     cut = torch.stack([weighted(parts[i : i + 8], labels[order][i : i + 8]) for i in range(0, 32, 8)]).mean()
     torch.testing.assert_close(cut, loss)
     torch.testing.assert_close(torch.autograd.grad(cut, parts), torch.autograd.grad(loss, whole))
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_adjusted_logits_tell_what_messages_say_beyond_how_common_labels_are(tau):
+    """Of messages that say nothing, the best logits are the logarithms of the labels' parts, less tau times them."""
+    priors = log_priors(LABELS, 4)
+    assert priors.exp().tolist() == pytest.approx([0.7, 0.2, 0.1, 0.01])  # of class 3 there are none
+    priors, labels = priors[:3], torch.tensor(LABELS)
+    best = ((1 - tau) * priors).expand(100, 3).clone().requires_grad_()
+    loss = Objective(nn.Identity(), adjustment=tau * priors).loss(best, labels)
+    torch.testing.assert_close(torch.autograd.grad(loss, best)[0].sum(0), torch.zeros(3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(loss, cross_entropy(priors.expand(100, 3), labels))
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -102,15 +114,34 @@ def test_balanced_batches_reach_the_training_and_not_the_evaluation(data, monkey
         assert run.history.examples_seen == 120 and run.history.epochs == 2
     plain = finetune("pocket", data=data, **small(per_device_train_batch_size=4, max_steps=1))
     assert run.history.initial == plain.history.initial
-    plain = finetune("pocket", data=data, **small())
+    plain = finetune("pocket", data=data, **small(logit_adjustment=0.0))
     weighted = finetune("pocket", data=data, **small(class_weights="balanced"))
-    # Before the first step both are the same network, and its losses are not weighted.
-    assert weighted.history.initial == plain.history.initial
-    assert weighted.history.train_losses != plain.history.train_losses
+    adjusted = finetune("pocket", data=data, **small(logit_adjustment=1.0))
+    # Before the first step all are the same network, and its losses are neither weighted nor adjusted.
+    assert weighted.history.initial == adjusted.history.initial == plain.history.initial
+    assert weighted.history.train_losses != plain.history.train_losses != adjusted.history.train_losses
+
+
+def test_adjustment_calls_the_rare_label_more_often(data):
+    """A network of a few steps has learned little but how common the labels are: five sixths are ham."""
+    settings = small(learning_rate=1e-2, warmup_steps=0.0, weight_average=0.0)
+    spam = [
+        finetune("pocket", data=data, **settings, logit_adjustment=tau).answers["train"]["scores"][:, 1].mean()
+        for tau in (0.0, 1.0)
+    ]
+    assert spam[0] < 1 / 6 and spam[1] > 2 * spam[0]
+
+
+@pytest.mark.parametrize("settings", [{"class_weights": "balanced"}, {"balanced_sampling": True}])
+def test_what_is_balanced_is_not_adjusted_as_well(settings, data):
+    runs = [finetune("pocket", data=data, **small(**settings, logit_adjustment=tau)) for tau in (0.0, 1.0)]
+    assert runs[0].history.train_losses == runs[1].history.train_losses
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{"class_weights": "balanced"}, {"balanced_sampling": True}])
+@pytest.mark.parametrize(
+    "settings", [{"class_weights": "balanced"}, {"balanced_sampling": True}, {"logit_adjustment": 1.0}]
+)
 def test_several_processes_do_what_one_does(settings, data, tmp_path):
     """The same global batch on two processes, and on one that accumulates: the same losses to 1e-5."""
     data.save_to_disk(tmp_path / "data")
@@ -140,6 +171,7 @@ def test_undersampling_is_of_the_training_messages_alone(data):
     ("settings", "message"),
     [
         ({"class_weights": "even"}, "class_weights must be balanced or none, got 'even'"),
+        ({"logit_adjustment": -0.5}, "logit_adjustment must not be negative, got -0.5"),
         ({"class_weights": "balanced", "balanced_sampling": True}, "do the same twice: give one of them"),
         ({"balanced_sampling": True, "train_batch_tokens": 100}, "balanced_sampling has no batches of"),
     ],
@@ -184,8 +216,8 @@ def test_the_comparison_measures_each_on_the_same_folds(data, tmp_path):
     tiny = ["max_steps=2", "n_embd=16", "vocab_size=300", "per_device_train_batch_size=4"]
     flags = ["--data", str(tmp_path / "mine.csv"), "--folds", "2", *(word for one in tiny for word in ("--set", one))]
     results = json.loads(CliRunner().invoke(script["main"], [*flags, "--json"]).stdout)
-    assert list(results) == ["nothing", "class weights", "balanced sampling", "undersampling"]
+    assert list(results) == ["nothing", "class weights", "balanced sampling", "undersampling", "logit adjustment"]
     baselines = [[run["baseline"] for run in result["runs"]] for result in results.values()]
-    assert baselines == baselines[:1] * 4 and len(baselines[0]) == 2
+    assert baselines == baselines[:1] * 5 and len(baselines[0]) == 2
     models = [result["runs"][0]["model"]["log_loss"] for result in results.values()]
-    assert len(set(models)) == 4
+    assert len(set(models)) == 5

@@ -403,7 +403,7 @@ def hf_spam(*arguments) -> str:
 @pytest.mark.parametrize(("epochs", "told"), [(3, [1, 2, 3]), (23, [3, 6, 9, 12, 15, 18, 21, 23])])
 def test_a_long_run_is_told_of_now_and_then(epochs, told, data, caplog):
     """Of a few epochs each has its lines, of many every so many and the last; the history has all."""
-    caplog.set_level(logging.INFO, "hf_spam")
+    caplog.set_level(logging.INFO, "hf_spam.training.loop")  # which `crossval` quietens
     few = data["train"].select(range(8))
     settings = small(num_train_epochs=epochs, per_device_train_batch_size=8, eval_freq=1, eval_iter=1)
     run = finetune("pocket", data=DatasetDict(train=few), **settings)
