@@ -93,7 +93,7 @@ def train(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Fine-tune a classifier and save it. Every setting of the recipe has a flag."""
+    """Fine-tune a classifier and save it. Every setting of the recipe has a flag; `recipes NAME` shows them all."""
     given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
     output_dir = output_dir or f"runs/{name}"
     of_hub = {key.removeprefix("hub_"): given.pop(key) for key in list(given) if key.startswith("hub_")}
@@ -102,6 +102,7 @@ def train(
     push = None
     if push_to_hub:
         push = PushSettings(**{"model_id": os.path.basename(os.path.abspath(output_dir)), **of_hub})
+    from .evaluation.baseline import BASELINE, ahead
     from .training.loop import finetune
 
     _quiet_libraries()
@@ -121,9 +122,14 @@ def train(
     if not _is_main_process():
         return
     if as_json:
-        click.echo(json.dumps({"output_dir": output_dir, "metrics": run.metrics, "history": asdict(run.history)}))
+        results = {"metrics": run.metrics, "baseline": run.baseline, "history": asdict(run.history)}
+        click.echo(json.dumps({"output_dir": output_dir, **results}))
         return
     _print(_metrics_table(run.metrics))
+    if run.baseline:
+        _print(f"Baseline: {BASELINE}, of the same messages.")
+    for split, values in run.baseline.items():
+        _print(f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'])}.")
     _print(f"{run.history.seconds:.0f} s of training. Model, card, history and plots are in {output_dir}")
 
 
@@ -135,12 +141,12 @@ def train(
 @click.pass_context
 @options_of(Recipe)
 def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: bool, **settings: Any) -> None:
-    """Cross-validate a recipe, beside a linear baseline. Every setting of the recipe has a flag.
+    """Cross-validate a recipe, beside a linear baseline. Every setting of the recipe has a flag (see `recipes NAME`).
 
     All messages count, and duplicates are in one fold. Nothing is saved.
     """
     given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
-    from .training.crossval import cross_validate
+    from .training.crossval import cross_validate, figure
 
     _quiet_libraries()
     _show_log()
@@ -153,12 +159,8 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
         return
     table = _table("metric", name, "pooled", results["baseline"], "pooled")
     for metric in results["mean"]["model"]:
-        cells = []
-        for kind in ("model", "baseline"):
-            mean, spread, pooled = ((results[what][kind] or {}).get(metric) for what in ("mean", "spread", "pooled"))
-            cells.append("-" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
-            cells.append("-" if pooled is None else f"{pooled:.4f}")
-        table.add_row(metric, *cells)
+        shown = ((kind, what) for kind in ("model", "baseline") for what in ("mean", "pooled"))
+        table.add_row(metric, *(figure(results, metric, *which) for which in shown))
     _print(table)
     seconds = max(run["seconds"] for run in results["runs"])
     _print(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
@@ -214,7 +216,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @click.option("--data", required=True, help="sample, uci, a local file, or a Hub dataset id.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="Splits.  [default: the model's own, or none]")
 @click.option("--seed", type=int, help="Seed of the splits.  [default: the model's own, or none]")
-@click.option("--split", help="The one set to score and to look at closely.  [default: all, and test]")
+@click.option("--split", help="Score this set alone.  [default: all, and look closely at test]")
 @click.option(
     "--train-data", help="What MODEL was trained on, for baseline and duplicates.  [default: known of its own]"
 )

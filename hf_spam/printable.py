@@ -10,8 +10,12 @@ def printable(text: str) -> str:
 
 
 def in_markdown(name: str) -> str:
-    """The name of a label as code in Markdown; what would end the code, a cell or a comment becomes "_"."""
-    return f"`{re.sub('[`|<>]', '_', printable(name))}`"
+    """The name of a label as code in Markdown, in a cell of a table too."""
+    name = printable(name)
+    if not re.search("[`|<>]", name):
+        return f"`{name}`"
+    # These would end the code, a cell or a comment, and in backticks nothing can be escaped. In HTML's own tag all can.
+    return f"<code>{re.sub('[!-/:-@[-`{-~]', lambda mark: f'&#{ord(mark[0])};', name)}</code>"
 
 
 def first_line(error: BaseException) -> str:

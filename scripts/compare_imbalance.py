@@ -16,7 +16,7 @@ from rich.table import Table
 
 from hf_spam.data.messages import grouped_folds, label_names, read_messages
 from hf_spam.evaluation.baseline import BASELINE
-from hf_spam.training.crossval import in_words, measure_runs, summary
+from hf_spam.training.crossval import figure, in_words, measure_runs, summary
 from hf_spam.training.recipes import get_recipe
 
 MEANS = {
@@ -58,11 +58,7 @@ def main(data: str, recipe: str, folds: int, overrides: tuple[str, ...], as_json
     columns[f"{BASELINE}, nothing"] = (results["nothing"], "baseline")
     table = Table("metric", *columns, box=box.SIMPLE)
     for metric in METRICS:
-        cells = []
-        for result, kind in columns.values():
-            mean, spread = ((result[what][kind] or {}).get(metric) for what in ("mean", "spread"))
-            cells.append("-" if mean is None else f"{mean:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
-        table.add_row(metric, *cells)
+        table.add_row(metric, *(figure(result, metric, kind) for result, kind in columns.values()))
     Console(width=140).print(table)
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from hf_spam import load_sms_spam
 from hf_spam.data.messages import read_messages
 from hf_spam.evaluation.baseline import BASELINE
-from hf_spam.training.crossval import cross_validate, in_words, measure_runs, summary
+from hf_spam.training.crossval import cross_validate, figure, in_words, measure_runs, summary
 
 KINDS = ("model", "baseline")
 LOW_RATE_RECALL = "recall_at_fpr_0.001"  # which a fold of fewer than a thousand ham cannot tell: see `summary`
@@ -58,11 +58,7 @@ def main(data: str, only: tuple[str, ...], repeats: int, overrides: tuple[str, .
     rows = [(metric, "mean") for metric in next(iter(results.values()))["mean"]["model"]]
     rows.insert(rows.index((LOW_RATE_RECALL, "mean")) + 1, (LOW_RATE_RECALL, "pooled"))
     for metric, what in rows:
-        cells = []
-        for result in results.values():
-            for kind in KINDS:
-                value, spread = result[what][kind][metric], what == "mean" and result["spread"][kind][metric]
-                cells.append("-" if value is None else f"{value:.4f}" + (f" ± {spread:.4f}" if spread else ""))
+        cells = (figure(result, metric, kind, what) for result in results.values() for kind in KINDS)
         table.add_row(metric if what == "mean" else f"{metric}, pooled", *cells)
     table.add_row("runs", *(str(len(result["runs"])) for result in results.values() for _ in KINDS))
     slowest = (max(run["seconds"] for run in result["runs"]) for result in results.values())

@@ -6,6 +6,7 @@ The same versions on the same kind of processor give the same file. How good the
 seen is another script's business: `measure_pocket.py`.
 """
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,8 +32,11 @@ def main(data: str, output_dir: Path) -> None:
     run = finetune("pocket", data=DatasetDict(train=read_messages(data)))
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        run.model.config.auto_map = None  # the code of the model is in the package, not beside it
         save_with_checksum(run.model, Path(folder))
+        config = Path(folder, "config.json")
+        settings = json.loads(config.read_text())
+        del settings["auto_map"], settings["custom_pipelines"]  # the code is in the package, not beside the model
+        config.write_text(json.dumps(settings, indent=2) + "\n")
         run.tokenizer.save_pretrained(folder)
         for name in SHIPPED:
             shutil.copyfile(Path(folder, name), output_dir / name)

@@ -98,7 +98,7 @@ MISTAKES = {
     "one class": ([*TRAIN_ON, "ham.csv"], "ham.csv: every message is 'not spam'; both labels are needed", 1),
     "too few": (
         [*TRAIN_ON, "few.csv"],
-        "few.csv: 10 folds need 10 different messages of each label; 'not spam' has 1",
+        "few.csv: a 70/10/20 split needs 10 different messages of each label; 'not spam' has 1: add some",
         1,
     ),
     "too few to train on": (
@@ -192,7 +192,7 @@ MISTAKES = {
     ),
     "a file for a model": (
         ["classify", "hi", "--model", "text.txt"],
-        "No model in a local folder or a Hub repository named 'text.txt': ",
+        "No model in 'text.txt': it is a file; a model's folder or a Hub id is needed.",
         1,
     ),
     "no checkpoint": (
@@ -289,7 +289,7 @@ def test_a_member_of_a_zip_stays_in_it(prepared, monkeypatch, capfd):
     monkeypatch.chdir(prepared)
     before = {path for path in prepared.parent.rglob("*")}
     assert hf_spam(monkeypatch, *TRAIN_ON, "slip.zip") == 1
-    assert "slip.zip: 10 folds need 10 different messages" in capfd.readouterr().err
+    assert "slip.zip: a 70/10/20 split needs 10 different messages" in capfd.readouterr().err
     assert {path for path in prepared.parent.rglob("*")} == before
 
 
@@ -297,7 +297,7 @@ def test_a_member_of_a_zip_stays_in_it(prepared, monkeypatch, capfd):
     ("size", "reason"),
     [
         (10_000, "[Errno 27] File too large"),
-        (30_000, "Error while serializing: I/O error: File too large (os error 27)"),
+        (36_000, "Error while serializing: I/O error: File too large (os error 27)"),
     ],
 )
 def test_a_disk_that_is_full(size, reason, prepared, monkeypatch, capfd, tmp_path):

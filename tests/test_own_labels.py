@@ -149,9 +149,9 @@ def test_a_copy_is_calibrated_by_own_labels(trained, source, tmp_path):
     config = json.loads((tmp_path / "own" / "config.json").read_text())
     assert list(config["id2label"].values()) == LABELS and config["temperature"] == found["temperature"]
     other = tmp_path / "other.csv"
-    other.write_bytes(source.read_bytes())
+    other.write_bytes(b"".join(source.read_bytes().splitlines(keepends=True)[:-1]))  # else these were its own messages
     found = json.loads(hf_spam("calibrate", tmp_path / "all", "--model", trained, "--data", other, *COLUMNS, "--json"))
-    assert found["messages"] == 240
+    assert found["messages"] == 239
     refused = f"the messages are labelled not spam, spam, but the model knows {', '.join(LABELS)}"
     for arguments in (["calibrate", tmp_path / "none", "--model", trained], ["evaluate", trained]):
         with pytest.raises(DataError, match=refused):

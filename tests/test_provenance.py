@@ -1,8 +1,11 @@
 """What a card, a report and a checkpoint say of where they are from."""
 
 import pytest
+from datasets import Dataset
 
-from hf_spam.provenance import public, versions
+from hf_spam import load_sms_spam
+from hf_spam.data.messages import features_of
+from hf_spam.provenance import digest, fingerprints, public, versions
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,23 @@ from hf_spam.provenance import public, versions
 )
 def test_public(value, shown):
     assert public(value) == shown
+
+
+def test_a_digest_is_of_texts_labels_their_names_and_the_order():
+    """What tells that messages are those of a training, and by what more a checkpoint tells that their ids are."""
+
+    def of(texts=("a secret", "b"), labels=(0, 1), names=("x", "y"), columns=()) -> str:
+        messages = Dataset.from_dict({"text": list(texts), "label": list(labels)}, features=features_of(names))
+        return digest(messages, *columns)
+
+    same = of()
+    assert same == of() and len(same) == 64 and int(same, 16)
+    others = [of(texts=("b", "a secret")), of(labels=(1, 1)), of(names=("y", "x")), of(columns=([[1], [2]],))]
+    assert len({same, *others}) == 5
+    data = load_sms_spam("sample")
+    found = fingerprints(data)
+    assert {split: part["messages"] for split, part in found.items()} == {"train": 700, "validation": 100, "test": 200}
+    assert found["test"]["sha256"] == digest(data["test"])
 
 
 def test_versions_are_those_installed():

@@ -198,12 +198,15 @@ def json_object(where: str, line: str, decode: Callable[[str], Any]) -> dict[str
     Raises:
         DataError: it is none.
     """
+    # Of a file that is one list or object over many lines this is the first one: it is not broken, but read otherwise.
+    hint = "; JSON lines are read, one object a line" if line.lstrip().startswith("[") or line.strip() == "{" else ""
     try:
         values = decode(line)
     except (ValueError, RecursionError):
-        raise DataError(f"{where}: broken JSON: {short(line)}") from None
+        fault = "not a JSON object" if hint else "broken JSON"
+        raise DataError(f"{where}: {fault}: {short(line)}{hint}") from None
     if not isinstance(values, dict):
-        raise DataError(f"{where}: not a JSON object: {short(line)}")
+        raise DataError(f"{where}: not a JSON object: {short(line)}{hint}")
     return values
 
 

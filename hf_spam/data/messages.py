@@ -292,20 +292,27 @@ def _book_split(labels: Sequence[int], seed: int) -> list[np.ndarray]:
 
 def _full_split(dataset: Dataset, seed: int) -> list[np.ndarray]:
     """Row numbers of a 70/10/20 split without shared duplicates: ten folds, dealt out 7, 1 and 2."""
-    folds = _folds(dataset, 10, seed)
+    folds = _folds(dataset, 10, seed, needed_by="a 70/10/20 split needs 10")
     return [np.sort(np.concatenate(part)) for part in (folds[:7], folds[7:8], folds[8:])]
 
 
-def _folds(dataset: Dataset, k: int, seed: int) -> list[np.ndarray]:
-    """Row numbers of k folds, stratified by label, each group of duplicates within one fold."""
+def _folds(dataset: Dataset, k: int, seed: int, needed_by: str | None = None) -> list[np.ndarray]:
+    """Row numbers of k folds, stratified by label, each group of duplicates within one fold.
+
+    `needed_by` says what they are for, where nobody has asked for folds.
+    """
     if k < 2:
         raise DataError(f"at least 2 folds are needed, not {k}")
     labels = np.array(dataset["label"][:])
     groups = duplicate_groups(dataset["text"][:])
-    for label, name in enumerate(label_names(dataset)):
+    names = label_names(dataset)
+    for label, name in enumerate(names):
         # A ClassLabel may know classes of which there are no messages.
         if (distinct := len(np.unique(groups[labels == label]))) < k and (labels == label).any():
-            raise DataError(f"{k} folds need {k} different messages of each label; {name!r} has {distinct}")
+            fault = f"{needed_by or f'{k} folds need {k}'} different messages of each label; {name!r} has {distinct}"
+            if needed_by:
+                fault += ": add some" if len(names) == 2 else ": add some, or leave those of this label out"
+            raise DataError(fault)
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     return [fold for _, fold in splitter.split(labels, labels, groups)]
 

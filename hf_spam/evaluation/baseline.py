@@ -33,6 +33,10 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
     if len(train) > MOST:
         logger.warning("No baseline: there are more than %d training messages.", MOST)
         return None
+    if len(labels := set(train["label"][:])) < 2:
+        only = f"all training messages are {label_names(train)[labels.pop()]!r}" if labels else "there are none"
+        logger.warning("No baseline: it needs training messages of different labels, but %s.", only)
+        return None
     baseline = make_pipeline(
         make_union(
             TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),

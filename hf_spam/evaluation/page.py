@@ -14,7 +14,7 @@ from ..printable import printable
 from .baseline import ahead
 from .class_figures import class_figures
 from .plots import report_figures
-from .report import TRAINING, Estimate, Report
+from .report import Estimate, Report
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 WIDEST, LONGEST = 10, 100  # labels up to which their confusion is a square; mistakes that are listed beyond
@@ -86,9 +86,12 @@ def headline(values: dict[str, Any]) -> list[str]:
         lines.append(f"It calls {spam} what has a score of at least {values['threshold']:.7f}, and is measured so.")
     if values["temperature"] != 1:
         lines.append(f"Scores are calibrated: temperature {values['temperature']:.4f}.")
+    if values["remark"]:
+        lines.append(values["remark"])
     if values["baseline"] is None:
-        why = "" if values["training_messages"] else ": the messages of the training are not known (see --train-data)"
-        lines.append(f"No baseline{why}.")
+        lines.append("No baseline.")
+    elif closer["baseline"] is None:
+        lines.append(f"No baseline beside {values['closer']['set']}: it would be trained on these very messages.")
     else:
         trained_on = f"{values['training_messages']:,} messages: {values['trained_on']}"
         lines.append(f"Baseline: {values['baseline']}, trained on {trained_on}.")
@@ -194,10 +197,11 @@ def _duplicates_table(values: dict[str, Any]) -> Table:
         for name, others in values["duplicates"].items()
         for other, counts in others.items()
     ]
-    known = any(TRAINING in others for others in values["duplicates"].values())
     note = "Nearly: alike but for case, digits, punctuation and white space; those that are word for word are counted."
-    if not known:
+    if values["training_messages"] is None:
         note = "Which messages the model has seen is not known (see --train-data)."
+    elif not rows:
+        note = ""
     return Table("Duplicates", ["messages of", "that stand in", "word for word", "at least nearly"], rows, note)
 
 

@@ -67,6 +67,7 @@ def plot_values(
     below.set_xlabel("Epochs")
     below.set_ylabel(label.capitalize())
     below.legend()
+    figure.suptitle(f"{label.capitalize()} on training{' and validation' if val_values else ''} messages")
     per_epoch = examples_seen / epochs
     above = below.secondary_xaxis("top", functions=(lambda e: e * per_epoch, lambda n: n / per_epoch))
     above.set_xlabel("Examples seen")

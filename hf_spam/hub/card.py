@@ -1,5 +1,6 @@
 """The model card of a run, and of a calibrated copy: text in `card_template.md`, data here."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card_template.md")
 MODEL_NAME = "SpamGPT"
 PLACEHOLDER = "path/to/this/model"  # in a card, until it is known which repository it goes to
+SPAM_EXAMPLE = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
+EXAMPLE = "Hello, could you call me back after lunch? Thank you."  # for labels that may be about anything
+ABOUT = ("name", "summary")  # of a recipe, what is no setting
 DATA = {
     "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo 2011; CC BY 4.0)",
     "sample": "the sample messages that come with hf_spam (MIT)",
@@ -89,13 +93,13 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         metric_names=metric_names,
         metrics=_beside(run.metrics, run.baseline),
         verdicts=[f"On {name}, {ahead(run.metrics[name]['f1'], run.baseline[name]['f1'])}." for name in compared],
-        data=DATA.get(recipe.data, f"`{public(recipe.data)}`"),
-        base="random" if recipe.base == "random" else f"`{public(recipe.base)}`",
+        data=DATA.get(recipe.data) or in_markdown(public(recipe.data)),
+        base="random" if recipe.base == "random" else in_markdown(public(recipe.base)),
         parameters=f"{run.model.num_parameters():,}",
         trained=f"{run.trained:,}",
         examples_seen=f"{run.history.examples_seen:,}",
         seconds=round(run.history.seconds),
-        settings={name: public(value) for name, value in asdict(recipe).items() if name not in ("name", "summary")},
+        settings={name: _cell(public(value)) for name, value in asdict(recipe).items() if name not in ABOUT},
     )
 
 
@@ -139,6 +143,7 @@ def _filled_in(
         model_name=MODEL_NAME,
         repo_id=PLACEHOLDER,
         names=None if names == LABEL_NAMES else [in_markdown(name) for name in names],
+        example=SPAM_EXAMPLE if "spam" in map(str.lower, names) else EXAMPLE,
         calibration=calibration.in_words(fitted_on, in_markdown) if calibration else [],
         fitted_on=fitted_on,
         threshold=config.threshold,
@@ -148,6 +153,11 @@ def _filled_in(
         **about,
     )
     return str(card)
+
+
+def _cell(value: Any) -> Any:
+    """A setting in a table: the name of a column, say, may hold what would end a cell."""
+    return in_markdown(value) if isinstance(value, str) and re.search("[`|<>]", value) else value
 
 
 def _beside(metrics: dict[str, dict], baseline: dict[str, dict]) -> dict[str, dict]:

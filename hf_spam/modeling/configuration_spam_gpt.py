@@ -88,6 +88,9 @@ class SpamGPTConfig(PreTrainedConfig):
     )
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if __name__.startswith("hf_spam."):
+            # The package has the pipeline itself: the library is not to ask for `trust_remote_code` to fetch another.
+            kwargs.pop("custom_pipelines", None)
         if self.id2label is None and self.label2id is not None:
             self.id2label = {int(index): label for label, index in self.label2id.items()}
         elif self.id2label is None and kwargs.get("num_labels") in (None, 2):
@@ -95,6 +98,11 @@ class SpamGPTConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # numbers the labels where another count of them is all that is known
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the library's, with the pipeline that travels along, as the library's pipelines write it when saved."""
+        task = {"impl": "pipeline_spam_gpt.SpamPipeline", "pt": ["AutoModelForSequenceClassification"]}
+        return {**super().to_dict(), "custom_pipelines": {"spam-classification": task}}
 
     def validate_architecture(self) -> None:
         """Checks what the types cannot: called at construction and before saving."""

@@ -136,6 +136,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _settings(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
+    if os.path.isfile(source):  # of which the library would read a configuration, and look for the weights on the Hub
+        raise OSError(f"No model in {os.fspath(source)!r}: it is a file; a model's folder or a Hub id is needed.")
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     except (OSError, ValueError, RecursionError) as error:

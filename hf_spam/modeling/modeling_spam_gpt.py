@@ -4,12 +4,12 @@ The network is that of Radford et al. 2019 (*Language Models are Unsupervised Mu
 names of Raschka, *Build a Large Language Model (From Scratch)*, chapters 4 to 6. Attention, masks, checkpointing and
 loading are the `transformers` library's. Shapes: B messages, T positions, C = n_embd, H = n_head, D = C / H.
 
-This file travels to the Hub as remote code: it imports its sibling configuration file and public libraries only.
+This file travels to the Hub as remote code: it imports its sibling files and public libraries only.
 """
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
@@ -23,6 +23,10 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_spam_gpt import SpamGPTConfig
+
+if TYPE_CHECKING:
+    # Not used here: the library looks for such lines, and takes the files that they name along with this one.
+    from .pipeline_spam_gpt import SpamPipeline as SpamPipeline
 
 
 def eager_attention(

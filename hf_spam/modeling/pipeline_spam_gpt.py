@@ -1,6 +1,6 @@
 """A pipeline that gives a message the class that its model's configuration says: from the threshold on, spam.
 
-A pipeline that is saved takes this file along, to folder and Hub: it imports its sibling configuration file and public
+A model that is saved takes this file along, to folder and Hub: it imports its sibling configuration file and public
 libraries only.
 """
 
@@ -23,8 +23,8 @@ class SpamPipeline(TextClassificationPipeline):
     the less likely one. With `top_k` the label is the first of the list. Without a threshold they are those of
     "text-classification".
 
-    Where the package is not installed: `pipeline(...).save_pretrained(folder)` leaves a model that
-    `pipeline("spam-classification", model=folder, trust_remote_code=True)` loads, this class with it.
+    Where the package is not installed, a model that was saved by it is loaded, this class with it, by
+    `pipeline("spam-classification", model=folder, trust_remote_code=True)`.
     """
 
     def postprocess(

@@ -65,10 +65,17 @@ class Calibration:
             effect = f"the log loss of {where} is {self.loss:.4f} with it, and {self.loss_before:.4f} without"
             if self.temperature == 1:
                 effect = f"{where} tell of no other, since all are classified right"
-            lines.append(f"Temperature {self.temperature:.4f}: {effect}.")
+            lines.append(f"Temperature {self.temperature:.4f}{self._bound_in_words()}: {effect}.")
         if self.target_fpr is not None:
             lines.append(self._threshold_in_words(fitted_on, named(self.spam)))
         return lines
+
+    def _bound_in_words(self) -> str:
+        """What to say of a temperature that the search ended with for no other reason than that it goes no further."""
+        for bound, what in zip(TEMPERATURES, ("lowest", "highest"), strict=True):
+            if math.isclose(self.temperature, bound, rel_tol=1e-4):
+                return f", the {what} that is tried and not the best, which lies beyond"
+        return ""
 
     def _threshold_in_words(self, fitted_on: str, name: str) -> str:
         ham = "ham" if self.spam.lower() == "spam" else f"messages other than {name}"

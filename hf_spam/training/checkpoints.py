@@ -8,7 +8,6 @@
 A checkpoint is numbered as the log and `history.json` count steps: from 0, as the book does.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -27,10 +26,10 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..data.collation import EncodedMessages
-from ..data.messages import label_names
 from ..files import MANIFEST, read_manifest
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_config
+from ..provenance import digest
 from .history import History
 from .lora import has_adapters
 from .recipes import SOURCES, Recipe
@@ -241,13 +240,7 @@ def identity(
     Where the messages, the weights and the tokenizer came from may differ, as it does on another machine: the weights
     are in the checkpoint, and messages and their ids are compared themselves.
     """
-    digests = {}
-    for split, messages in data.items():
-        digest = hashlib.sha256()
-        digest.update(f"{label_names(messages)}\n".encode("utf-8", "surrogatepass"))
-        for row in zip(messages["text"][:], messages["label"][:], encoded[split].input_ids, strict=True):
-            digest.update(f"{row}\n".encode("utf-8", "surrogatepass"))
-        digests[split] = digest.hexdigest()
+    digests = {split: digest(messages, encoded[split].input_ids) for split, messages in data.items()}
     settings = {name: value for name, value in asdict(recipe).items() if name not in ("name", "summary", *SOURCES)}
     return {"recipe": settings, "data": digests, "num_processes": num_processes}
 

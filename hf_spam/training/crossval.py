@@ -141,3 +141,11 @@ def in_words(run: Run) -> str:
     """The F1 of a run, and of the baseline beside it."""
     beside = f", the baseline {run['baseline']['f1']:.4f}" if run["baseline"] else ""
     return f"F1 {run['model']['f1']:.4f}{beside}"
+
+
+def figure(summary: dict[str, Any], metric: str, kind: str, what: str = "mean") -> str:
+    """A metric of a `summary` as tables show it: the mean with its spread, if it has one, or what is pooled."""
+    value, spread = ((summary[which][kind] or {}).get(metric) for which in (what, "spread"))
+    if value is None:
+        return "-"
+    return f"{value:.4f}" + (f" ± {spread:.4f}" if what == "mean" and spread is not None else "")

@@ -1,6 +1,7 @@
-"""What was measured in the course of a run."""
+"""What was measured in the course of a run, and on which messages."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -10,6 +11,7 @@ class History:
     `train_losses` and `val_losses` belong to `steps` (optimizer steps, counted from 0), `train_accs` and `val_accs` to
     the ends of the epochs. `examples_seen` counts training messages and `epochs` passes over them; `initial` holds
     `{split}_loss` and `{split}_acc` before training; `seconds` is the time that training took, evaluations included.
+    By `splits`, which `fingerprints` makes, the messages are known again; it is empty where there were others before.
     """
 
     initial: dict[str, float] = field(default_factory=dict)
@@ -21,6 +23,7 @@ class History:
     examples_seen: int = 0
     epochs: float = 0.0
     seconds: float = 0.0
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def append(self, values: dict[str, float]) -> None:
         """Adds `{"train_loss": ..., "val_loss": ...}`, or accuracies, each to its list."""

@@ -33,6 +33,7 @@ from ..hub.settings import PushSettings
 from ..hub.uploader import Uploader
 from ..interruption import Interruption, RunInterrupted, listening
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from ..provenance import fingerprints
 from .batches import Batches
 from .calibration import Calibration, check_validation, uncalibrate
 from .checkpoints import STATE, Checkpoints, Progress, TrainingState, differences, identity
@@ -255,7 +256,7 @@ def _train(
                 logger.warning("It goes on from another run, not exactly: %s.", others)
         logger.info("Going on from %s.", saving.resume_from)
     progress = state.progress
-    history = progress.history
+    history, splits = progress.history, fingerprints(data)
 
     set_seed(recipe.seed, device_specific=True)  # dropout, a different one on each process
     if restore_random is None:
@@ -264,6 +265,9 @@ def _train(
         history.initial |= measure.first("loss", INITIAL_LOSS_BATCHES, SPLITS)
         logger.info("Before training: %s", _in_words(history.initial))
         batches.rng.manual_seed(recipe.seed)
+        history.splits = splits
+    elif history.splits != splits:
+        history.splits = {}  # the model has learned from others too, among which these of the test split may be
 
     def ended(model: SpamGPTForSequenceClassification, measured: Measured) -> Run:
         return Run(

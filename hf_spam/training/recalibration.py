@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict
@@ -24,6 +25,8 @@ from ..modeling.loading import load_classifier
 from ..printable import in_markdown
 from ..provenance import HISTORY, is_path, public
 from .calibration import Calibration, calibrate, uncalibrate
+
+logger = logging.getLogger(__name__)
 
 REPORT = "calibration.json"
 WHERE = "of the data"
@@ -48,7 +51,7 @@ def calibrated_copy(
         model: its folder or Hub id; None: the bundled model.
         output_dir: the folder to make.
         data: a source as for `load_sms_spam`. Of the data that the model was trained on, and of any that have one, it
-            is the validation split, of others all messages.
+            is the validation split, of others all messages. A warning says what the model may have seen of them.
         target_fpr: the part of the ham that may be called spam, for a threshold. None: none is set.
         text_column, label_column: where they are, as for `messages_for`.
         progress: whether to show a bar.
@@ -74,7 +77,8 @@ def calibrated_copy(
     history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
     names = class_names(kept.config)
     columns = {"text_column": text_column, "label_column": label_column}
-    sets = messages_for(model, data, **columns, classes=names).sets
+    evaluated = messages_for(model, data, **columns, classes=names)
+    sets = evaluated.sets
     is_split = "validation" in sets
     messages = sets["validation"] if is_split else concatenate_datasets(list(sets.values()))
     if (theirs := label_names(messages)) != names:
@@ -102,4 +106,6 @@ def calibrated_copy(
         (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
 
     write_folder(output_dir, fill)
+    if evaluated.remark:
+        logger.warning("%s On what it has seen it is too sure, and so is a calibration on that.", evaluated.remark)
     return calibration

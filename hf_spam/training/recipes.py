@@ -225,7 +225,7 @@ class Recipe:
         return PUBLISHED.get(self.name) if same and fresh else None
 
 
-_BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, its numbers to the digit")
+_BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, loss for loss")
 _MEDIUM = {"base": "openai-community/gpt2-medium", "n_layer": 24, "n_embd": 1024, "n_head": 16}
 _LARGE = {"base": "openai-community/gpt2-large", "n_layer": 36, "n_embd": 1280, "n_head": 20}
 _XL = {"base": "openai-community/gpt2-xl", "n_layer": 48, "n_embd": 1600, "n_head": 25}

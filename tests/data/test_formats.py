@@ -155,6 +155,7 @@ def test_the_books_reading_keeps_texts_that_pandas_takes_for_missing_or_numbers(
 # Bad files: one line that names the file, the place and the value
 
 KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true; others need --label-column"
+JSON_LINES = "JSON lines are read, one object a line"
 BAD_FILES = {
     "no tab": ("a.tsv", b"ham\ta\nspam b\n", ", line 2: 2 fields expected, 1 found: 'spam b'"),
     "two tabs": ("a.tsv", b"ham\ta\tb\n", ", line 1: 2 fields expected, 3 found: 'ham\\ta\\tb'"),
@@ -210,8 +211,12 @@ BAD_FILES = {
         ", line 1: the text is not valid Unicode: 'a\\ud800'",
     ),
     "broken json": ("a.jsonl", b'{"label": 1, "text": "a"}\n{"label', ", line 2: broken JSON: '{\"label'"),
-    "deep json": ("a.jsonl", b"[" * 100_000, f", line 1: broken JSON: '{'[' * 56}..."),
-    "json list": ("a.json", b"[1]", ", line 1: not a JSON object: '[1]'"),
+    "deep json": ("a.jsonl", b'{"a":' * 100_000, ", line 1: broken JSON: '" + '{"a":' * 11 + "{..."),
+    "json number": ("a.json", b"1", ", line 1: not a JSON object: '1'"),
+    "json list": ("a.json", b"[1]", f", line 1: not a JSON object: '[1]'; {JSON_LINES}"),
+    "deep json list": ("a.jsonl", b"[" * 100_000, f", line 1: not a JSON object: '{'[' * 56}...; {JSON_LINES}"),
+    "json list of many lines": ("a.json", b'[\n{"label": 1}\n]', f", line 1: not a JSON object: '['; {JSON_LINES}"),
+    "json object of many lines": ("a.json", b'{\n"label": [1]\n}', f", line 1: not a JSON object: '{{'; {JSON_LINES}"),
     "ClassLabel without label": (
         "a.parquet",
         parquet({"category": [-1], "sms": ["a"]}, CLASSES),

@@ -144,8 +144,8 @@ def test_the_embedded_sample_can_be_split(protocol):
 @pytest.mark.parametrize(
     ("protocol", "ham", "spam", "message"),
     [
-        ("full", 10, 9, "10 folds need 10 different messages of each label; 'spam' has 9"),
-        ("full", 9, 30, "10 folds need 10 different messages of each label; 'not spam' has 9"),
+        ("full", 10, 9, "a 70/10/20 split needs 10 different messages of each label; 'spam' has 9: add some"),
+        ("full", 9, 30, "a 70/10/20 split needs 10 different messages of each label; 'not spam' has 9: add some"),
         ("book", 30, 4, "the book's split needs 5 messages of each label; the rarest one has 4"),
     ],
 )
@@ -156,6 +156,21 @@ def test_too_few_messages_to_split_are_refused(protocol, ham, spam, message, tmp
     with pytest.raises(DataError) as caught:
         load_sms_spam(path, protocol=protocol)
     assert str(caught.value) == f"{path}: {message}"
+
+
+def test_a_rare_label_is_refused_in_the_words_of_what_was_asked(tmp_path):
+    """A split knows no folds; cross-validation does, by the number that was asked for."""
+    words = ["".join(chr(97 + int(digit)) for digit in str(number)) for number in range(66)]
+    lines = [f"{word},{'rare' if i < 6 else ('home', 'work')[i % 2]}" for i, word in enumerate(words)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,kind", *lines]))
+    with pytest.raises(DataError) as caught:
+        load_sms_spam(tmp_path / "a.csv", label_column="kind")
+    needed = "different messages of each label; 'rare' has 6"
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.csv'}: a 70/10/20 split needs 10 {needed}: add some, or leave those of this label out"
+    )
+    with pytest.raises(DataError, match=f"^7 folds need 7 {needed}$"):
+        grouped_folds(read_messages(tmp_path / "a.csv", label_column="kind"), 7)
 
 
 @pytest.mark.parametrize(("ham", "spam"), [(30, 5), (5, 30), (8, 8)])

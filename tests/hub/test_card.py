@@ -1,5 +1,7 @@
 """The card says what the run was, and its numbers are those of the run."""
 
+import html
+import re
 from dataclasses import replace
 
 import pytest
@@ -90,3 +92,22 @@ def test_what_is_nobodys_business_stays_out(run, tmp_path):
     assert "/gone/away" not in render_card(run(base="/gone/away/base"))
     own = ModelCard(render_card(run(data=OWN_DATA)))
     assert own.data.datasets is None and "word for word" not in own.text
+
+
+ODD = ["<b>b</b>", "A: x|y", "`tick`", "a -->", "\\ *_& &lt;", "plain [name]"]
+
+
+def test_labels_keep_their_names(run):
+    """As they are in Markdown and in its tables, whatever is in them; and what is asked in the example suits any."""
+    made = run(label_column="x|y", data="rows|<b>.csv")
+    made.model.config.id2label = dict(enumerate(ODD))
+    text = ModelCard(render_card(made)).text
+    line = next(line for line in text.splitlines() if line.startswith("A GPT that labels text messages"))
+    shown = re.findall("<code>(.*?)</code>|`([^`]*)`", line)
+    assert [html.unescape(escaped) or plain for escaped, plain in shown] == ODD
+    assert not re.search("[<>|`*_[]", "".join(escaped for escaped, _ in shown))
+    (row,) = (line for line in text.splitlines() if line.startswith("| `label_column`"))
+    assert row.count("|") == 3 and "x|y" in html.unescape(row) and "rows|<b>.csv" in html.unescape(text)
+    assert "call me back" in text and "$1000" not in text
+    made.model.config.id2label = {0: "ham", 1: "Spam"}
+    assert "$1000" in render_card(made) and "$1000" in render_card(run())

@@ -32,7 +32,8 @@ SAVED = (10, 20)
 one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 both_transports = pytest.mark.parametrize("hub", ["lfs", "xet"], indirect=True)
 COMPLETE = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json"}
-COMPLETE |= {"history.json", "modeling_spam_gpt.py", "configuration_spam_gpt.py", "loss-plot.png", "accuracy-plot.pdf"}
+COMPLETE |= {"history.json", "modeling_spam_gpt.py", "configuration_spam_gpt.py", "pipeline_spam_gpt.py"}
+COMPLETE |= {"loss-plot.png", "accuracy-plot.pdf"}
 
 
 @pytest.fixture(scope="module")

@@ -623,7 +623,12 @@ GOOD = parquet({"text": messages(2000)})
         ),
         ("in.jsonl", b'{"text":"a"}\n{"text":\n', "out.jsonl", "in.jsonl, line 2: broken JSON: '{\"text\":'"),
         ("in.jsonl", b'{"text":"a"}\n\n{"text":"b"}', "out.jsonl", "in.jsonl, line 2: broken JSON: ''"),
-        ("in.jsonl", b"[1]\n", "out.jsonl", "in.jsonl, line 1: not a JSON object: '[1]'"),
+        (
+            "in.jsonl",
+            b"[1]\n",
+            "out.jsonl",
+            "in.jsonl, line 1: not a JSON object: '[1]'; JSON lines are read, one object a line",
+        ),
         (
             "in.jsonl",
             b'{"text":"a"}\n{"sms":"b"}',

@@ -92,7 +92,7 @@ def test_a_saved_model_comes_back_bit_for_bit(architecture, max_shard_size, tmp_
 
 @both_models
 def test_what_is_saved_can_run_without_the_package(architecture, tmp_path):
-    """Protects the Hub: whichever class is saved, its folder names all three and holds both files of code."""
+    """Protects the Hub: whichever class is saved, its folder names all of our classes, and holds their code."""
     build(architecture).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["auto_map"] == {
@@ -100,12 +100,14 @@ def test_what_is_saved_can_run_without_the_package(architecture, tmp_path):
         "AutoModel": "modeling_spam_gpt.SpamGPTModel",
         "AutoModelForSequenceClassification": "modeling_spam_gpt.SpamGPTForSequenceClassification",
     }
+    task = {"impl": "pipeline_spam_gpt.SpamPipeline", "pt": ["AutoModelForSequenceClassification"]}
+    assert config["custom_pipelines"] == {"spam-classification": task}
     assert config["architectures"] == [architecture.__name__] and config["model_type"] == "spam_gpt"
     assert config["id2label"] == {"0": "not spam", "1": "spam"} and config["label2id"] == {"not spam": 0, "spam": 1}
-    files = {"config.json", "model.safetensors", "configuration_spam_gpt.py", "modeling_spam_gpt.py"}
-    assert {f.name for f in tmp_path.iterdir()} == files
+    code = {"configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"}
+    assert {f.name for f in tmp_path.iterdir()} == {"config.json", "model.safetensors"} | code
     source = Path(sys.modules[SpamGPTModel.__module__].__file__).parent
-    for name in ("configuration_spam_gpt.py", "modeling_spam_gpt.py"):
+    for name in code:
         assert (tmp_path / name).read_text() == (source / name).read_text()
 
 

@@ -125,7 +125,7 @@ def test_the_folder_loads_anywhere(tmp_path: Path) -> None:
     gpt2().save_pretrained(tmp_path / "gpt2")
     (tmp_path / "deep/out").mkdir(parents=True)  # an empty folder may be there
     import_weights(tmp_path / "gpt2", tmp_path / "deep/out")
-    code = {"configuration_spam_gpt.py", "modeling_spam_gpt.py"}
+    code = {"configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"}
     assert set(os.listdir(tmp_path / "deep/out")) == {"config.json", "model.safetensors"} | code
     assert os.listdir(tmp_path / "deep") == ["out"]
     plain = tmp_path / "plain"

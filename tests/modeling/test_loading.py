@@ -166,6 +166,16 @@ def test_what_does_not_fit_is_one_line(what, folder, capfd):
     assert "\n" not in str(caught.value) and "Do you wish to run" not in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_is_no_model(name, folder):
+    """Also one that is a model's: what was given is named, and nothing is looked for on the Hub."""
+    with pytest.raises(OSError) as caught:
+        SpamClassifier.from_pretrained(folder / name)
+    assert str(caught.value) == (
+        f"No model in {str(folder / name)!r}: it is a file; a model's folder or a Hub id is needed."
+    )
+
+
 class Bomb:
     def __init__(self, path):
         self.path = path

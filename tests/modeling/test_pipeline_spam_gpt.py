@@ -18,6 +18,7 @@ from hf_spam.hub.uploader import push_folder
 from hf_spam.inference.classifier import POCKET
 from hf_spam.inference.export import export_onnx
 from hf_spam.inference.scoring import score_file
+from hf_spam.modeling.checksum import save_with_checksum
 from hf_spam.modeling.configuration_spam_gpt import decide
 
 # Of the bundled model's scores of these, at temperature 3, some lie on either side of the threshold and of one half.
@@ -157,22 +158,21 @@ STRANGER = """
 import json, sys
 sys.modules["hf_spam"] = None  # as on a machine that does not have it
 from transformers import pipeline
-texts = json.loads(sys.argv[1])
-stock = pipeline("text-classification", "alice/spam", trust_remote_code=True)(texts, top_k=None)
-pipe = pipeline("spam-classification", "alice/spam", trust_remote_code=True)
+texts, model = json.loads(sys.argv[1]), sys.argv[2]
+stock = pipeline("text-classification", model, trust_remote_code=True)(texts, top_k=None)
+pipe = pipeline("spam-classification", model, trust_remote_code=True)
+if len(sys.argv) > 3:
+    pipe.model.save_pretrained(sys.argv[3])
+    pipe.tokenizer.save_pretrained(sys.argv[3])
 print(json.dumps([stock, pipe(texts), type(pipe).__module__]))
 """
 
 
-@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
-def test_a_pushed_pipeline_runs_without_the_package(calibrated, expected, hub, tmp_path):
-    """Saved as any pipeline of the library's, it takes its code along; temperature and threshold come in both ways."""
-    pipeline("spam-classification", model=str(calibrated)).save_pretrained(tmp_path / "pipeline")
-    push_folder(tmp_path / "pipeline", "alice/spam")
-    texts = TEXTS[3:]
+def check_as_a_stranger(model: str, expected: list[dict], home: Path, *save_to: str) -> None:
+    """In a process without the package a model has the expected answers to all but the first three texts."""
     done = subprocess.run(
-        [sys.executable, "-c", STRANGER, json.dumps(texts)],
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-c", STRANGER, json.dumps(TEXTS[3:]), model, *save_to],
+        env={**os.environ, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -180,3 +180,28 @@ def test_a_pushed_pipeline_runs_without_the_package(calibrated, expected, hub, t
     assert module.startswith("transformers_modules.") and ours == expected[3:]
     for rows, answer in zip(stock, expected[3:], strict=True):
         assert {"label": answer["label"], "score": answer["score"]} in rows
+
+
+@pytest.mark.parametrize("saved_as", ["pipeline", "model"])
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
+def test_a_pushed_model_runs_without_the_package(saved_as, calibrated, expected, hub, tmp_path):
+    """It takes its code along, the pipeline's too; temperature and threshold come in both ways."""
+    folder = calibrated
+    if saved_as == "pipeline":
+        pipeline("spam-classification", model=str(calibrated)).save_pretrained(folder := tmp_path / "pipeline")
+    push_folder(folder, "alice/spam")
+    check_as_a_stranger("alice/spam", expected, tmp_path / "home")
+
+
+def test_a_folder_runs_without_the_package(calibrated, expected, tmp_path):
+    """As training and calibration leave it; and what a stranger has saved again runs as well."""
+    folder = tmp_path / "folder"
+    classifier = SpamClassifier.from_pretrained(calibrated)
+    folder.mkdir()
+    save_with_checksum(classifier.model, folder)
+    classifier.tokenizer.save_pretrained(folder)
+    check_as_a_stranger(str(folder), expected, tmp_path / "home", str(tmp_path / "again"))
+    check_as_a_stranger(str(tmp_path / "again"), expected, tmp_path / "home")
+    # With the package, no code of the folder is needed, nor asked for.
+    ours = pipeline("spam-classification", model=str(tmp_path / "again"))
+    assert type(ours) is SpamPipeline and ours(TEXTS) == expected

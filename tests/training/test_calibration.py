@@ -24,6 +24,7 @@ from hf_spam import SpamClassifier, SpamGPTConfig, finetune, load_sms_spam
 from hf_spam.cli import main
 from hf_spam.data.messages import read_messages
 from hf_spam.inference.classifier import POCKET
+from hf_spam.provenance import fingerprints
 from hf_spam.training.calibration import TEMPERATURES, Calibration, calibrate
 from hf_spam.training.recipes import get_recipe
 
@@ -98,9 +99,17 @@ def test_temperatures_that_would_run_away():
     assert separated.in_words("here") == [
         "Temperature 1.0000: 3 messages here tell of no other, since all are classified right."
     ]
-    assert fit(logits, 1 - labels).temperature == pytest.approx(TEMPERATURES[1], rel=1e-3)
+    hot = fit(logits, 1 - labels)
+    assert hot.temperature == pytest.approx(TEMPERATURES[1], rel=1e-4)
+    (line,) = hot.in_words("here")
+    assert line.startswith(
+        "Temperature 10.0000, the highest that is tried and not the best, which lies beyond: the log"
+    )
     almost = torch.tensor([[0.1, -0.1], [-0.1, 0.1], [1e-4, 0]]), torch.tensor([0, 1, 1])
-    assert TEMPERATURES[0] * 0.999 <= fit(*almost).temperature < 0.2
+    cold = fit(*almost)
+    assert TEMPERATURES[0] * 0.999 <= cold.temperature < 0.2
+    assert ("the lowest that is tried" in cold.in_words("here")[0]) == (cold.temperature < 0.10001)
+    assert "tried" not in fit(*drawn(3.0, messages=300)).in_words("here")[0]
 
 
 def test_what_is_fitted_is_what_the_configuration_says():
@@ -217,7 +226,8 @@ def test_what_the_base_was_calibrated_to_is_forgotten(calibrated, data):
 
 def test_the_card_says_what_was_fitted_and_to_what(plain, calibrated):
     card, config = (calibrated / "README.md").read_text(), config_of(calibrated)
-    assert f"Temperature {config['temperature']:.4f}: the log loss of 90 messages of the validation split is" in card
+    assert f"Temperature {config['temperature']:.4f}" in card
+    assert ": the log loss of 90 messages of the validation split is" in card
     assert f"Threshold {config['threshold']:.7f}, for a false-positive rate of 5% or less" in card
     assert 'pipeline("spam-classification", model="path/to/this/model")' in card
     assert "not a calibrated probability" not in card and "| `target_fpr` | 0.05 |" in card
@@ -299,7 +309,7 @@ def test_a_copy_that_is_calibrated_on_messages_of_ones_own(hf_spam, tmp_path):
     assert config_of(again)["temperature"] == found["temperature"] and config_of(again)["threshold"] is None
 
 
-def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrated):
+def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrated, caplog):
     """As its training drew it, and fitted as there; history goes with the copy, card and metrics do not.
 
     The card of the copy says whose it is, and what was fitted to what; there are no results of another model in it.
@@ -307,6 +317,7 @@ def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrate
     shutil.copytree(calibrated, tmp_path / "model")
     history = json.loads((calibrated / "history.json").read_text())
     history["recipe"] |= {"data": "sample", "protocol": "full"}
+    history["splits"] = fingerprints(load_sms_spam("sample"))
     (tmp_path / "model" / "history.json").write_text(json.dumps(history))
     found = json.loads(
         hf_spam("calibrate", tmp_path / "out", "--data", "sample", "--model", tmp_path / "model", "--json")
@@ -321,6 +332,27 @@ def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrate
     assert str(tmp_path) not in card.text and "## Training" not in card.text and "|" not in card.text
     assert "Threshold" not in card.text and "calibrated for messages like those of the validation split" in card.text
     assert SpamClassifier.from_pretrained(tmp_path / "out")(["hi"])
+    assert not [record for record in caplog.records if "too sure" in record.getMessage()]
+
+
+def test_messages_that_may_have_been_seen_are_said_to_be(hf_spam, tmp_path, plain, caplog):
+    """A file that has grown since the training has another validation split, most of which the model has learned."""
+    source = tmp_path / "mine.jsonl"
+    data = load_sms_spam("sample")
+    rows = [{"text": row["text"], "label": row["label"]} for split in data.values() for row in split]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows[:500]))
+    shutil.copytree(plain, tmp_path / "model")
+    history = json.loads((plain / "history.json").read_text())
+    history["recipe"] |= {"data": "mine.jsonl", "protocol": "full"}
+    history["splits"] = fingerprints(load_sms_spam(source))
+    (tmp_path / "model" / "history.json").write_text(json.dumps(history))
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows[:510]))
+    found = json.loads(
+        hf_spam("calibrate", tmp_path / "out", "--data", source, "--model", tmp_path / "model", "--json")
+    )
+    assert found["messages"] == 510
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("hf_spam.training.recal")]
+    assert "no longer, the messages that the model was trained on" in said and "so is a calibration on that" in said
 
 
 def test_a_copy_that_cannot_be_made_is_not_begun(hf_spam, tmp_path):

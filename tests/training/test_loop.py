@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
+from hf_spam.evaluation.report import messages_for
+from hf_spam.provenance import fingerprints
 from hf_spam.training.batches import SeededShuffle, SeededTokenBatches
 
 
@@ -144,7 +146,9 @@ def test_several_processes_do_what_one_does(blocks, data, base, tokenizer_dir, t
         out = tmp_path / f"{processes}"
         batch = {"per_device_train_batch_size": 8 // processes, "output_dir": out}
         finetune_on(processes, "book", tmp_path / "data", **settings, **batch)
-        assert_same_history(json.loads((out / "history.json").read_text()), expected)
+        history = json.loads((out / "history.json").read_text())
+        assert_same_history(history, expected)
+        assert history["splits"] == expected["splits"] == fingerprints(data)
         found = json.loads((out / "metrics.json").read_text())
         assert found == {split: pytest.approx(values, abs=1e-5) for split, values in metrics.items()}
         for name, tensor in load_file(out / "model.safetensors").items():
@@ -299,11 +303,42 @@ def test_training_alone_is_enough_and_more_is_measured(data):
     assert list(run.metrics) == ["train"] and run.history.val_losses == [] and run.history.val_accs == []
 
 
+def test_a_runs_own_messages_are_known_again(tmp_path):
+    """Balanced or not, the splits that come out of its source are those that it was trained and tested on."""
+    rows = [(f"{'win' if i % 3 else 'see'} {chr(97 + i % 26)}{chr(97 + i // 26)} now", i % 3 > 0) for i in range(90)]
+    source = tmp_path / "private" / "mine.tsv"
+    source.parent.mkdir()
+    source.write_text("".join(f"{'spam' if label else 'ham'}\t{text}\n" for text, label in rows))
+    for i, settings in enumerate(({"undersample": True}, {"protocol": "book", "seed": 5})):
+        out = tmp_path / f"{i}"
+        run = finetune("pocket", data=source, output_dir=out, **small(max_steps=1, **settings))
+        assert "private" not in (out / "history.json").read_text()
+        found = messages_for(out, source)
+        assert fingerprints(found.sets) == run.history.splits and list(found.sets) == ["train", "validation", "test"]
+        with source.open("a") as file:
+            file.write(f"ham\tone more, the {i}th\n")
+        assert list(messages_for(out, source).sets) == ["mine.tsv"]
+
+
+def test_a_run_that_goes_on_with_other_messages_has_none_of_its_own(data, tmp_path):
+    """Its test split may be among what it has learned before; nor do later resumptions forget that."""
+    others = DatasetDict(data, train=data["test"], test=data["train"])
+    settings = small(max_steps=4, eval_freq=2)
+    finetune("pocket", data=others, output_dir=tmp_path / "a", save_steps=2, **settings)
+    onward = {"resume_from_checkpoint": tmp_path / "a/checkpoint-2", "allow_differences": True, "save_steps": 3}
+    run = finetune("pocket", data=data, output_dir=tmp_path / "b", **settings | {"max_steps": 6}, **onward)
+    assert run.history.splits == {}
+    onward["resume_from_checkpoint"] = tmp_path / "b/checkpoint-3"
+    run = finetune("pocket", data=data, output_dir=tmp_path / "c", **settings | {"max_steps": 6}, **onward)
+    assert run.history.splits == {} and run.history.examples_seen
+
+
 def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
     out = tmp_path / "out"
     run = finetune("pocket", data=data, output_dir=out, **small())
     assert {path.name for path in out.iterdir()} == {
-        *("config.json", "model.safetensors", "configuration_spam_gpt.py", "modeling_spam_gpt.py", "README.md"),
+        *("config.json", "model.safetensors", "README.md"),
+        *("configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"),
         *("tokenizer.json", "tokenizer_config.json", "history.json", "metrics.json"),
         *("loss-plot.pdf", "loss-plot.png", "accuracy-plot.pdf", "accuracy-plot.png"),
     }
@@ -311,6 +346,7 @@ def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
     assert json.loads((out / "metrics.json").read_text()) == run.metrics
     history = json.loads((out / "history.json").read_text())
     assert history.pop("recipe") == asdict(run.recipe) and history == asdict(run.history)
+    assert history["splits"] == fingerprints(data), "by which they are known again"
     with pytest.raises(FileExistsError, match="is not empty: give another --output-dir"):
         finetune("pocket", data=data, output_dir=out, **small())
     finetune("pocket", data=data, output_dir=out, overwrite_output_dir=True, **small(num_train_epochs=1))
