@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -47,8 +48,9 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Writes a classifier as an ONNX graph, if the graph answers as the model does.
 
-    The graph takes `input_ids` and `attention_mask` (B, T) in int64, B and T from 1 on, padded on any side, and gives
-    `logits` (B, num_labels) in float32. Its folder is one for `SpamClassifier.from_pretrained`.
+    The graph takes `input_ids` and `attention_mask` (B, T) in int64, B and T from 1 on, padded on any side. It gives
+    `logits` (B, num_labels) in float32, divided by the model's temperature, and `label` (B,) in int64, the class by the
+    model's threshold. Its folder is one for `SpamClassifier.from_pretrained`.
 
     Args:
         source: the classifier's folder or Hub id.
@@ -123,14 +125,26 @@ def _agreement(config: SpamGPTConfig, expected: torch.Tensor, answers: torch.Ten
     }
 
 
+class _Deciding(nn.Module):
+    """A classifier that says which class it is, as well: who runs the bare graph knows nothing of `decide`."""
+
+    def __init__(self, model: SpamGPTForSequenceClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits, decide(self.model.config, logits.softmax(-1))
+
+
 def _write_graph(model: SpamGPTForSequenceClassification, path: Path) -> None:
     """Traces the model's `forward`; beside `path` there is a file of its weights where they are many."""
     batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     program = torch.onnx.export(
-        model,
+        _Deciding(model),
         kwargs=batch,
         input_names=list(batch),
-        output_names=["logits"],
+        output_names=["logits", "label"],
         dynamic_shapes={name: {0: "batch", 1: "tokens"} for name in batch},
         opset_version=OPSET,
         verbose=False,

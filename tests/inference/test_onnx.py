@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,11 +29,19 @@ from hf_spam.inference import export
 from hf_spam.inference.classifier import POCKET
 from hf_spam.inference.export import export_onnx
 from hf_spam.inference.onnx import OnnxModel
+from hf_spam.modeling.configuration_spam_gpt import decide
 
 TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone \ud800 surrogate", "Running late, sorry"]
 SAMPLE = read_messages("sample")["text"][:]
 # Each pooling, and each pair of the two others. Batches are longer than `n_positions`, which is above `padded_length`.
-READINGS = [("last", 12, True), ("last_token", None, True), ("first", 12, False), ("mean", None, False)]
+# With a threshold so far from where the likeliest class changes that it decides many of the labels.
+SPAM_OF_THREE = {"id2label": {0: "ad", 1: "Spam", 2: "chat"}, "label2id": {"ad": 0, "Spam": 1, "chat": 2}}
+READINGS = [
+    {"pooling": "last", "padded_length": 12, "causal": True, "threshold": 0.9},
+    {"pooling": "last_token", "padded_length": None, "causal": True, "temperature": 3.0},
+    {"pooling": "first", "padded_length": 12, "causal": False, "threshold": 0.2, **SPAM_OF_THREE},
+    {"pooling": "mean", "padded_length": None, "causal": False, "threshold": 0.3, "temperature": 0.5},
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +52,12 @@ def messages(tmp_path_factory) -> Path:
     return path
 
 
-def save_tiny(folder: Path, num_labels: int = 2, **settings) -> Path:
+def save_tiny(folder: Path, **settings) -> Path:
     """A classifier with large random weights, and a tokenizer that fits it."""
     torch.manual_seed(0)
     ids = {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     shape = {"vocab_size": 300, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
-    model = SpamGPTForSequenceClassification(SpamGPTConfig(**shape, **ids, num_labels=num_labels, **settings))
+    model = SpamGPTForSequenceClassification(SpamGPTConfig(**shape, **ids, **settings))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
@@ -56,7 +65,9 @@ def save_tiny(folder: Path, num_labels: int = 2, **settings) -> Path:
     return folder
 
 
-def assert_same_logits(graph: OnnxModel, model: SpamGPTForSequenceClassification) -> None:
+def assert_same_answers(folder: Path, model: SpamGPTForSequenceClassification) -> None:
+    """The bare graph's, run without this package."""
+    graph = onnxruntime.InferenceSession(folder / "model.onnx")
     batches = st.tuples(st.integers(1, 4), st.integers(1, 20), st.integers(0, 2**32 - 1))
 
     @settings(max_examples=25, derandomize=True)
@@ -69,20 +80,23 @@ def assert_same_logits(graph: OnnxModel, model: SpamGPTForSequenceClassification
         attention_mask[seed % B] = seed % 2  # all pads, or none
         with torch.no_grad():
             expected = model(input_ids=input_ids, attention_mask=attention_mask).logits
-        assert graph(input_ids=input_ids, attention_mask=attention_mask).logits == pytest.approx(expected, abs=1e-5)
+        inputs = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
+        logits, label = graph.run(["logits", "label"], inputs)
+        assert logits == pytest.approx(expected.numpy(), abs=1e-5)
+        assert label.tolist() == decide(model.config, expected.softmax(-1)).tolist()
 
     check()
 
 
-@pytest.mark.parametrize(("pooling", "padded_length", "causal"), READINGS)
-def test_the_graph_reads_a_message_as_the_model_does(tmp_path, messages, pooling, padded_length, causal):
+@pytest.mark.parametrize("settings", READINGS, ids=lambda settings: settings["pooling"])
+def test_the_graph_reads_a_message_as_the_model_does_and_names_its_class(tmp_path, messages, settings):
     """Pads on the left, on the right and between, none, nothing but pads, one token, and more than are read."""
-    tiny = save_tiny(tmp_path / "tiny", pooling=pooling, padded_length=padded_length, causal=causal)
+    tiny = save_tiny(tmp_path / "tiny", **settings)
     report = export_onnx(tiny, tmp_path / "onnx", data=messages)
     assert (report["messages"], report["labels_differ"]) == (3, 0) and report["largest_score_difference"] < 1e-5
     exported, original = map(SpamClassifier.from_pretrained, (tmp_path / "onnx", tiny))
     assert isinstance(exported.model, OnnxModel)
-    assert_same_logits(exported.model, original.model)
+    assert_same_answers(tmp_path / "onnx", original.model)
     assert torch.allclose(exported.probabilities(TEXTS), original.probabilities(TEXTS), atol=1e-5)
 
 
