@@ -39,7 +39,7 @@ def main(data: str, recipe: str, folds: int, overrides: tuple[str, ...], as_json
     """Compares the means against imbalance."""
     changed = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in overrides)}
     base = get_recipe(recipe, data=data, **changed)
-    messages = read_messages(data, text_column=base.text_column, label_column=base.label_column)
+    messages = read_messages(data, **base.reading)
     results = {}
     for name, settings in MEANS.items():
         jobs = (

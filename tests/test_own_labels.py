@@ -63,7 +63,7 @@ def test_training_leaves_the_names_everywhere(trained):
     assert metrics["test"]["f1"] > 0.8
     card = (trained / "README.md").read_text()
     assert "`, `".join(LABELS) in card and "not spam" not in card and "spam-detection" not in card
-    assert "Macro F1" in card and "means over the labels" in card and "roc_auc" not in card
+    assert "Macro F1" in card and "F1 are plain means over the labels" in card and "roc_auc" not in card
     assert "| test, baseline |" in card
 
 
@@ -159,9 +159,12 @@ def test_a_copy_is_calibrated_by_own_labels(trained, source, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(("spam", "other"), [("Spam", "work"), ("work", "home")])
-def test_the_threshold_of_two_own_labels(spam, other, tmp_path):
-    """It is for the one called spam, wherever that sorts, else for the second; reports and card name it.
+@pytest.mark.parametrize(
+    ("spam", "other", "named"),
+    [("Spam", "work", []), ("work", "home", []), ("home", "work", ["--positive-label", "home"])],
+)
+def test_the_threshold_of_two_own_labels(spam, other, named, tmp_path):
+    """It is for the one called spam, wherever that sorts, else for the one named or the second; report and card say so.
 
     What says ham and spam itself is held against a label called spam alone, and is nothing to fit another one to.
     """
@@ -171,7 +174,7 @@ def test_the_threshold_of_two_own_labels(spam, other, tmp_path):
     ]
     with (tmp_path / "mine.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("body", "kind"), *rows])
-    flags = ["--data", tmp_path / "mine.csv", *COLUMNS, "--max-steps", "20", "--target-fpr", "0.2"]
+    flags = ["--data", tmp_path / "mine.csv", *COLUMNS, *named, "--max-steps", "20", "--target-fpr", "0.2"]
     hf_spam("train", *SMALL, *flags, "--temperature-scaling", "--output-dir", tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
     report = json.loads(hf_spam("evaluate", tmp_path / "out", "--data", tmp_path / "mine.csv", "--json"))
@@ -183,6 +186,7 @@ def test_the_threshold_of_two_own_labels(spam, other, tmp_path):
     assert f"It calls {spam} what has a score of at least" in shown
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"`hf_spam` calls a message `{spam}` from the threshold on" in card
+    assert f"Precision, recall and F1 are of `{spam}`." in card
     assert (" ham of the validation split" in card) == (spam == "Spam") and f"are called `{spam}`, of" in card
     calibrated = CliRunner().invoke(
         cli, ["calibrate", str(tmp_path / "no"), "--model", str(tmp_path / "out"), "--data", "sample"]

@@ -52,6 +52,7 @@ def load_sms_spam(
     seed: int = 123,
     text_column: str | None = None,
     label_column: str | None = None,
+    positive_label: str | None = None,
     classes: Sequence[str] | None = None,
 ) -> DatasetDict:
     """Read labelled messages and split them 70/10/20.
@@ -71,6 +72,8 @@ def load_sms_spam(
         seed: of the sampling and the shuffling, from 0 to 2**32 - 1.
         text_column: where the texts are. None (the default): in "text", "message", "sms" or "v2".
         label_column: where the labels are. None (the default): in "label", "category", "class" or "v1".
+        positive_label: of two labels the one that is sought, as spam is, and comes second. None: spam, or the one that
+            comes second in any case.
         classes: the labels that a model knows, which all labels are then to be among, unless they say ham or spam.
 
     Returns:
@@ -83,7 +86,7 @@ def load_sms_spam(
     """
     if not 0 <= seed < 2**32:
         raise DataError(f"the seed must lie between 0 and 2**32 - 1, got {seed}")
-    parts = _read(source, protocol, Columns(text_column, label_column), classes)
+    parts = _read(source, protocol, Columns(text_column, label_column), classes, positive_label=positive_label)
     if all(split in parts for split in SPLITS):
         if protocol == "full":
             return DatasetDict({split: parts[split] for split in SPLITS})
@@ -104,6 +107,7 @@ def read_messages(
     one_label: bool = False,
     text_column: str | None = None,
     label_column: str | None = None,
+    positive_label: str | None = None,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
     """Read all messages of a source without splitting or balancing them.
@@ -113,7 +117,7 @@ def read_messages(
         protocol: "book" reads a header-less TSV with pandas' default quoting as the book does, which merges a few
             lines of the UCI file into their neighbours (5,572 rows); "full" (the default) reads every line (5,574).
         one_label: whether messages that are all of one label will do.
-        text_column, label_column, classes: as for `load_sms_spam`.
+        text_column, label_column, positive_label, classes: as for `load_sms_spam`.
 
     Returns:
         One row per message in the source's order, with columns as `load_sms_spam` has them.
@@ -121,7 +125,8 @@ def read_messages(
     Raises:
         DataError: the source cannot be found, fetched or read.
     """
-    parts = _read(source, protocol, Columns(text_column, label_column), classes, one_label=one_label)
+    columns = Columns(text_column, label_column)
+    parts = _read(source, protocol, columns, classes, positive_label=positive_label, one_label=one_label)
     return concatenate_datasets(list(parts.values()))
 
 
@@ -154,28 +159,37 @@ def label_names(messages: Dataset) -> list[str]:
     return list(messages.features["label"].names)
 
 
-def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tuple[Dataset, Dataset]]:
+def grouped_folds(
+    dataset: Dataset, k: int = 5, seed: int = 123, needed_by: str | None = None
+) -> Iterator[tuple[Dataset, Dataset]]:
     """Cut a dataset into k (default 5) train and test pairs for cross-validation.
 
     The folds are stratified by label, and duplicates (see `duplicate_key`) are never on both sides. Every message is
     in exactly one of the k test sets.
 
+    Args:
+        dataset: the messages.
+        k: how many folds.
+        seed: of the shuffling.
+        needed_by: what the folds are for, where nobody has asked for folds; an error says so.
+
     Raises:
         DataError: k is below 2, or a label has fewer than k different messages.
     """
-    folds = _folds(dataset, k, seed)
+    folds = _folds(dataset, k, seed, needed_by)
     everything = np.arange(len(dataset))
     return ((dataset.select(np.setdiff1d(everything, fold)), dataset.select(fold)) for fold in folds)
 
 
-def check_splits(data: DatasetDict) -> DatasetDict:
+def check_splits(data: DatasetDict, positive_label: str | None = None) -> DatasetDict:
     """`data` as this package reads it, whatever else it holds: columns `text` and `label`.
 
     A `ClassLabel` says what the labels mean, as for `load_sms_spam`; integers without one are 0 not spam, 1 spam.
+    `positive_label` is as for that, too.
 
     Raises:
-        DataError: there is no split `train`, a split is empty, a column is missing or of another kind, or the splits
-            do not have the same classes.
+        DataError: there is no split `train`, a split is empty, a column is missing or of another kind, the splits do
+            not have the same classes, or none is the positive label.
     """
     if "train" not in data:
         raise DataError(f"a split named 'train' is needed; found: {', '.join(map(repr, data)) or 'none'}")
@@ -196,10 +210,14 @@ def check_splits(data: DatasetDict) -> DatasetDict:
         if not labels <= set(range(len(names))):
             known = "0 or 1" if len(names) == 2 else f"one of 0 to {len(names) - 1}"
             raise DataError(f"{split}: every label must be {known}, found {short(labels)}")
-        if all(name.strip().lower() in LABELS for name in names) and names != LABEL_NAMES:
-            ids = [LABELS[name.strip().lower()] for name in names]
+        order = meanings = names
+        if all(name.strip().lower() in LABELS for name in names):
+            order, meanings = LABEL_NAMES, [LABEL_NAMES[LABELS[name.strip().lower()]] for name in names]
+        order = _positive_last(split, order, positive_label)
+        if order != names:
+            ids = [order.index(meaning) for meaning in meanings]
             texts, labels = messages["text"][:], [ids[label] for label in messages["label"][:]]
-            messages, names = Dataset.from_dict({"text": texts, "label": labels}, features=FEATURES), LABEL_NAMES
+            messages, names = Dataset.from_dict({"text": texts, "label": labels}, features=features_of(order)), order
         checked[split] = messages.select_columns(["text", "label"])
         if checked[split].features != features_of(names):
             checked[split] = checked[split].cast(features_of(names))
@@ -297,10 +315,7 @@ def _full_split(dataset: Dataset, seed: int) -> list[np.ndarray]:
 
 
 def _folds(dataset: Dataset, k: int, seed: int, needed_by: str | None = None) -> list[np.ndarray]:
-    """Row numbers of k folds, stratified by label, each group of duplicates within one fold.
-
-    `needed_by` says what they are for, where nobody has asked for folds.
-    """
+    """Row numbers of k folds, stratified by label, each group of duplicates within one fold."""
     if k < 2:
         raise DataError(f"at least 2 folds are needed, not {k}")
     labels = np.array(dataset["label"][:])
@@ -326,6 +341,7 @@ def _read(
     columns: Columns,
     classes: Sequence[str] | None,
     *,
+    positive_label: str | None = None,
     one_label: bool = False,
 ) -> dict[str, Dataset]:
     """The messages of a source, by split for a Hub dataset and as "all" for everything else."""
@@ -348,12 +364,15 @@ def _read(
         raise DataError(f"{name}: there are no messages in it")
     labels = {label: place for part in reversed(parts.values()) for label, place in part.places.items()}
     names = _label_names(name, labels, total, next(iter(parts.values())).names, columns, classes)
+    names = _positive_last(name, names, positive_label)
     ids = {label: names.index(label) if label in names else LABELS[label.lower()] for label in labels}
     found = {ids[label] for part in parts.values() for label in part.labels}
     if len(found) == 1 and not one_label:
         needed = "both labels" if names == LABEL_NAMES else "two labels or more"
         raise DataError(f"{name}: every message is {names[found.pop()]!r}; {needed} are needed")
     labelled = "" if names == LABEL_NAMES else f", labelled {printable(', '.join(names))}"
+    if classes is None and positive_label is None and len(names) == 2 and "spam" not in map(str.lower, names):
+        labelled += f"; {printable(names[1])} is the positive label (--positive-label names another)"
     logger.info("%s: %d messages%s", name, total, labelled)
     return {
         split: Dataset.from_dict(
@@ -410,6 +429,24 @@ def _label_names(
         return known
     whole = all(re.fullmatch("-?[0-9]{1,18}", label) for label in labels)
     return sorted(labels, key=lambda label: (int(label) if whole else 0, label))
+
+
+def _positive_last(where: str, names: list[str], positive: str | None) -> list[str]:
+    """The classes with the positive one, if it is named, after the other.
+
+    Raises:
+        DataError: it is none of them, or there are more than two, or another is spam.
+    """
+    if positive is None:
+        return names
+    if any(name.lower() == "spam" != positive.lower() for name in names):
+        raise DataError(f"{where}: the positive label is 'spam', where there is one, and cannot be {short(positive)}")
+    if positive not in names:
+        known = printable(", ".join(names))
+        raise DataError(f"{where}: nothing is labelled {short(positive)}, the positive label; labels: {known}")
+    if len(names) > 2:
+        raise DataError(f"{where}: a positive label is one of two labels, and there are {len(names)}")
+    return sorted(names, key=lambda name: name == positive)
 
 
 def _is_hub_id(source: str) -> bool:

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..data.messages import LABEL_NAMES, OWN_DATA
 from ..evaluation.baseline import ahead
-from ..modeling.configuration_spam_gpt import class_names
+from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..printable import in_markdown
 from ..provenance import is_path, public, versions
 
@@ -143,6 +143,7 @@ def _filled_in(
         model_name=MODEL_NAME,
         repo_id=PLACEHOLDER,
         names=None if names == LABEL_NAMES else [in_markdown(name) for name in names],
+        positive=in_markdown(names[spam_index(names)]) if len(names) == 2 else None,
         example=SPAM_EXAMPLE if "spam" in map(str.lower, names) else EXAMPLE,
         calibration=calibration.in_words(fitted_on, in_markdown) if calibration else [],
         fitted_on=fitted_on,

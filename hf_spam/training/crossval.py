@@ -50,8 +50,7 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
     recipe = get_recipe(recipe, **settings)
-    columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
-    messages = read_messages(recipe.data, protocol=recipe.protocol, **columns)
+    messages = read_messages(recipe.data, protocol=recipe.protocol, **recipe.reading)
     jobs = (
         (_splits(recipe, train, test, recipe.seed + repeat), recipe.seed + repeat)
         for repeat in range(repeats)
@@ -74,7 +73,7 @@ def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> Dataset
     """A fold as `finetune` takes it: with a validation split, a tenth of its training messages, if one is needed."""
     if not is_calibrated(recipe):
         return DatasetDict(train=train, test=test)
-    train, validation = next(grouped_folds(train, 10, seed=seed))
+    train, validation = next(grouped_folds(train, 10, seed=seed, needed_by="a tenth to calibrate on needs 10"))
     return DatasetDict(train=train, validation=validation, test=test)
 
 

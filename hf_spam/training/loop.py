@@ -163,10 +163,9 @@ def finetune(
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
             if isinstance(data, DatasetDict):
-                data = check_splits(data)
+                data = check_splits(data, recipe.positive_label)
             else:
-                columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
-                data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **columns)
+                data = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)
             few = check_classes(data)
             if few and accelerator.is_main_process:
                 logger.warning("Few training messages: %s. Is a label misspelt?", few)

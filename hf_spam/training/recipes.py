@@ -51,6 +51,9 @@ class Recipe:
     label_column: str | None = None
     """Column of the labels, which are then classes under their own names, unless they say ham or spam. None: label,
     category, class or v1, for ham and spam."""
+    positive_label: str | None = None
+    """Of two labels the one that is sought, as spam is: precision, recall, F1 and thresholds are of it. None: spam, or
+    the one that comes second."""
     undersample: bool = False
     """Whether so many training messages of the commoner labels are left out that each has as many as the rarest."""
 
@@ -214,6 +217,11 @@ class Recipe:
             check(self.vocab_size >= 257, f"vocab_size must be at least 257, got {self.vocab_size}")
         elif self.base == "random":
             check(self.tokenizer is not None, "base random needs a tokenizer, or a vocab_size to learn one")
+
+    @property
+    def reading(self) -> dict[str, str | None]:
+        """How messages are read, as `load_sms_spam` takes it."""
+        return {name: getattr(self, name) for name in ("text_column", "label_column", "positive_label")}
 
     @property
     def published(self) -> Published | None:

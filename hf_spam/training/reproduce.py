@@ -130,8 +130,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     except RunInterrupted as interruption:
         number = interruption.number
         raise RunInterrupted(f"interrupted in {recipe.name}; the same command goes on", number) from None
-    columns = {"text_column": recipe.text_column, "label_column": recipe.label_column}
-    test = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **columns)["test"]
+    test = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)["test"]
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
     interval = wilson(round(accuracies["test"] * len(test)), len(test))
     result = {

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import re
 
 import pandas as pd
 import pytest
@@ -111,6 +112,61 @@ def test_classes_and_their_order(labels, classes, tmp_path):
         assert [label for label, _ in named(found)] == [str(label).strip() for label in labels]
     else:
         assert found.features == FEATURES
+
+
+@pytest.mark.parametrize("protocol", ["book", "full"])
+def test_the_positive_label_comes_second_and_nothing_else_changes(protocol, tmp_path, caplog):
+    """The same messages in the same splits, with the same names; a model's own order gives its splits again."""
+    caplog.set_level(logging.INFO)
+    rows = [
+        (("fraud", "legit")[i % 2], f"{'free' if i % 2 else 'hi'} {chr(97 + i % 26) * (1 + i // 26)}")
+        for i in range(80)
+    ]
+    write(tmp_path / "a.csv", rows)
+    reading = {"protocol": protocol, **COLUMNS}
+    by_default = load_sms_spam(tmp_path / "a.csv", **reading)
+    assert caplog.text.endswith("labelled fraud, legit; legit is the positive label (--positive-label names another)\n")
+    caplog.clear()
+    found = load_sms_spam(tmp_path / "a.csv", **reading, positive_label="fraud")
+    assert caplog.text.endswith("labelled legit, fraud\n")
+    for split in found:
+        assert label_names(found[split]) == ["legit", "fraud"]
+        assert sorted(named(found[split])) == sorted(named(by_default[split])) or protocol == "book"
+    again = load_sms_spam(tmp_path / "a.csv", **reading, classes=["legit", "fraud"])
+    assert {split: again[split][:] for split in again} == {split: found[split][:] for split in found}
+    checked = check_splits(by_default, "fraud")
+    for split in checked:
+        assert label_names(checked[split]) == ["legit", "fraud"] and named(checked[split]) == named(by_default[split])
+    assert check_splits(checked, "fraud")["train"][:] == checked["train"][:]
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "message"),
+    [
+        (["ham", "spam"], "ham", "the positive label is 'spam', where there is one, and cannot be 'ham'"),
+        (["a", "Spam"], "a", "the positive label is 'spam', where there is one, and cannot be 'a'"),
+        (["a", "b"], "c", "nothing is labelled 'c', the positive label; labels: a, b"),
+        (["a", "b", "c"], "c", "a positive label is one of two labels, and there are 3"),
+    ],
+)
+def test_what_cannot_be_the_positive_label(labels, positive, message, tmp_path):
+    write(tmp_path / "a.csv", [(label, "text") for label in labels])
+    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'a.csv'))}: {message}$"):
+        read_messages(tmp_path / "a.csv", **COLUMNS, positive_label=positive)
+    rows = Dataset.from_dict(
+        {"text": labels, "label": range(len(labels))},
+        features=Features({"text": Value("string"), "label": ClassLabel(names=labels)}),
+    )
+    with pytest.raises(DataError, match=f"^train: {message}$"):
+        check_splits(DatasetDict(train=rows), positive)
+
+
+def test_spam_may_be_named_as_what_it_is(tmp_path):
+    write(tmp_path / "a.csv", [("ham", "a"), ("spam", "b"), ("SPAM", "c")])
+    assert label_names(read_messages(tmp_path / "a.csv", **COLUMNS, positive_label="spam")) == LABEL_NAMES
+    write(tmp_path / "a.csv", [("zzz", "a"), ("Spam", "b")])
+    assert label_names(read_messages(tmp_path / "a.csv", **COLUMNS)) == ["Spam", "zzz"]
+    assert label_names(read_messages(tmp_path / "a.csv", **COLUMNS, positive_label="Spam")) == ["zzz", "Spam"]
 
 
 TOPICS = Features({"text": Value("string"), "label": ClassLabel(names=["World", "Sports", "Business", "none"])})

@@ -125,3 +125,13 @@ def test_what_cannot_be_meant():
         cross_validate("nonesuch")
     with pytest.raises(ValueError, match="folds need 600 different messages of each label"):
         cross_validate("pocket", folds=600, **SMALL)
+
+
+def test_too_few_messages_to_calibrate_on_are_not_called_too_few_for_the_folds(tmp_path):
+    rows = "".join(f"{label},{label} {letter}\n" for label in ("ham", "spam") for letter in "abcdefghijkl")
+    (tmp_path / "few.csv").write_text("label,text\n" + rows)
+    settings = SMALL | {"data": tmp_path / "few.csv", "target_fpr": 0.1}
+    with pytest.raises(
+        ValueError, match=r"^a tenth to calibrate on needs 10 different messages of each label; '.*' has"
+    ):
+        cross_validate("pocket", **settings)
