@@ -241,8 +241,9 @@ def evaluate(
     Data that the model was trained on are split as they were then, so that its test split is one that it has not seen.
     Other data are one set, however small. The bundled model has seen the whole SMS Spam Collection.
     """
+    from .evaluation.own_data import messages_for
     from .evaluation.page import headline, report_tables, write_report
-    from .evaluation.report import make_report, messages_for
+    from .evaluation.report import make_report
     from .inference.classifier import SpamClassifier
     from .modeling.configuration_spam_gpt import class_names
 

@@ -4,6 +4,7 @@ The only Hub within reach is a `LocalHub` of this process: empty, unless a test 
 """
 
 import atexit
+import logging
 import os
 import shutil
 import signal
@@ -61,6 +62,14 @@ def _no_plots() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("hf_spam.training.output.plot_values", write)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """What a command that ran in this process has made less or more of is as it was for the next test."""
+    yield
+    for name in ("hf_spam", "hf_spam.training.loop"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.slow)])

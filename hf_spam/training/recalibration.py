@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from ..data.messages import DataError, label_names
 from ..data.tokenization import load_tokenizer
-from ..evaluation.report import messages_for
+from ..evaluation.own_data import messages_for
 from ..files import write_folder
 from ..hub.card import render_copy_card
 from ..inference.classifier import POCKET, SpamClassifier

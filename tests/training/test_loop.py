@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
-from hf_spam.evaluation.report import messages_for
+from hf_spam.evaluation.own_data import messages_for
 from hf_spam.provenance import fingerprints
 from hf_spam.training.batches import SeededShuffle, SeededTokenBatches
 
