@@ -19,6 +19,7 @@ from .training.recipes import PUBLISHED_IN, RECIPES, Recipe
 
 SPLITS = ("train", "validation", "test")
 ROWS_SHOWN = 20  # of a table of errors
+WHOLE = 20  # characters up to which a word of a report's tables is not broken
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 text_column = click.option("--text-column", help="Where the texts are.  [default: text, message, sms or v2]")
@@ -268,12 +269,8 @@ def evaluate(
     for line in headline(report.values):
         _print(printable(line))
     for table in report_tables(report.values):
-        shown = _table(*map(_shown, table.columns))
-        for row in table.rows[:ROWS_SHOWN]:
-            shown.add_row(*map(_shown, row))
-        shown.title = table.title
         if table.rows:
-            _print(shown)
+            _print(_fitted(table.title, table.columns, table.rows[:ROWS_SHOWN]))
         if len(table.rows) > ROWS_SHOWN:
             _print(f"and {len(table.rows) - ROWS_SHOWN:,} more (see --output-dir or --json)")
         if table.note:
@@ -581,14 +578,31 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _table(first: str, *columns: str) -> Any:
+def _table(*columns: str) -> Any:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))  # so tight that a report's fit a terminal of 80 columns
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for i, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=not i)
+    return table
+
+
+def _fitted(title: str, columns: list[str], rows: list[list[str]]) -> Any:
+    """A table in which, where it is wider than the terminal, texts and headings are broken, but no number."""
+    from rich.console import Console
+
+    table = _table()
+    table.title = title
+    cells = [[_shown(row[i]) for row in rows] for i in range(len(columns))]
+    widths = [max(map(len, [name, *column])) for name, column in zip(columns, cells, strict=True)]
+    fits = sum(widths) + 2 * len(columns) < Console().width
+    for name, column in zip(map(_shown, columns), cells, strict=True):
+        is_whole = all(len(cell) <= WHOLE and " " not in cell for cell in column)
+        is_cut = is_whole and not fits and len(name) > max(map(len, column))
+        table.add_column(name.replace(" ", "\n") if is_cut else name, no_wrap=is_whole, overflow="fold")
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
     return table
 
 

@@ -9,7 +9,7 @@ from processes import run_processes
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_spam import RECIPES, load_sms_spam
-from hf_spam.cli import main
+from hf_spam.cli import _fitted, _print, main
 
 SMALL = ["--recipe", "pocket", "--data", "sample", "--max-steps", "30", "--n-embd", "16", "--vocab-size", "300"]
 
@@ -227,3 +227,19 @@ def test_training_data_of_ones_own(tmp_path):
     rows.to_csv(path, index=False)
     hf_spam("train", *SMALL[:2], "--data", path, *SMALL[4:], "--output-dir", tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_that_is_too_wide_breaks_texts_and_headings_but_no_number(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ["label", "messages", "precision", "95 %", "recall", "95 %", "alarms and such"]
+    rows = [
+        ["billing question", "1,234", "0.9993", "0.600-0.730", "1.0000", "0.972-1.000", "12,345"],
+        ["\x1b[31mdelivery\ncomplaint", "9", "0.6683", "0.501-0.988", "0.1234", "0.111-0.222", "98,765"],
+    ]
+    _print(_fitted("Labels", columns, rows))
+    shown = capsys.readouterr().out
+    assert all(len(line) <= width for line in shown.splitlines())
+    for row in rows:
+        assert all(f" {number} " in shown for number in row[1:])
+    assert ("alarms and such" in shown) == ("billing question" in shown) == (width == 120) and "\x1b" not in shown

@@ -167,11 +167,11 @@ def _confusion_table(closer: dict[str, Any]) -> Table:
 def _classes_table(closer: dict[str, Any]) -> Table:
     rows = []
     for row in closer["classes"]:
-        cells = [row["label"], f"{row['messages']:,}", f"{row['called']:,}"]
+        cells = [row["label"], f"{row['messages']:,}"]
         for metric in ("precision", "recall"):
             cells += [_number(row[metric]["value"]), _interval(row[metric])]
         rows.append([*cells, _number(row["f1"])])
-    columns = ["label", "messages", "called so", "precision", "95 %", "recall", "95 %", "f1"]
+    columns = ["label", "messages", "precision", "95 %", "recall", "95 %", "f1"]
     return Table(f"Labels, {closer['set']}", columns, rows)
 
 
