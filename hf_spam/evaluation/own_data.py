@@ -12,6 +12,8 @@ from datasets import Dataset, DatasetDict
 from transformers.utils import cached_file
 
 from ..data.messages import LABEL_NAMES, SPLITS, DataError, load_sms_spam, read_messages, read_sets, undersample
+from ..modeling.configuration_spam_gpt import SpamGPTConfig
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..printable import one_line
 from ..provenance import HISTORY, fingerprints
 
@@ -48,6 +50,8 @@ class TrainedRecipe:
     undersample: bool = False
     text_column: str | None = None
     label_column: str | None = None
+    trained_before: bool = False
+    """Whether it began with a classifier that had learned from other messages, or nobody knows from which."""
 
     def draw(self, source: str | os.PathLike, **reading: Any) -> DatasetDict | None:
         """The splits of a source as those of the training were drawn; None where others come out.
@@ -102,6 +106,20 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
     except (OSError, ValueError, RecursionError) as error:  # it may be anyone's, and anything
         logger.warning("%s is passed over: %s", os.path.join(model, HISTORY), one_line(error))
         return None
+
+
+def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict[str, Any]]) -> bool:
+    """Whether the weights that a training begins with may know messages that it is to be tested on.
+
+    Args:
+        base: what they were, as a recipe names it.
+        config: as it was loaded; it tells whether they were a classifier's, or a language model's, or none.
+        splits: the `fingerprints` of the data.
+    """
+    if SpamGPTForSequenceClassification.__name__ not in (config.architectures or ()):
+        return False
+    theirs = None if Path(base).is_file() else trained_recipe(base)
+    return theirs is None or theirs.splits != splits or theirs.trained_before
 
 
 def messages_for(
@@ -166,6 +184,8 @@ def messages_for(
     known, remark, remedy = "the messages that the model was trained on", "", ""
     if own and recipe.protocol is None:
         remark = "The model was trained on these very messages: its figures say nothing about new ones."
+    elif own and recipe.trained_before:
+        remark = "The model that it began with had learned from other messages, and may have seen any of these."
     elif not own and train_data is None:
         remark, remedy = _may_have_seen(recipe)
     if train_data is not None:
@@ -195,14 +215,15 @@ def _read_recipe(history: Any) -> TrainedRecipe:
         raise ValueError("there is no recipe in it")
     found = TrainedRecipe(
         *(recipe.get("protocol"), recipe.get("seed"), history.get("splits", {}), recipe.get("undersample", False)),
-        *(recipe.get("text_column"), recipe.get("label_column")),
+        *(recipe.get("text_column"), recipe.get("label_column"), history.get("trained_before", False)),
     )
     if found.protocol not in ("book", "full"):
         raise ValueError("its recipe has no protocol that is known")
     if type(found.seed) is not int:
         raise ValueError("its recipe has no seed")
-    if type(found.undersample) is not bool:
-        raise ValueError("the undersample of its recipe is neither true nor false")
+    for name in ("undersample", "trained_before"):
+        if type(getattr(found, name)) is not bool:
+            raise ValueError(f"{name} is neither true nor false")
     if not all(column is None or isinstance(column, str) for column in (found.text_column, found.label_column)):
         raise ValueError("a column of its recipe is not a name")
     splits = list(found.splits.values()) if isinstance(found.splits, dict) else [None]

@@ -12,6 +12,8 @@ class History:
     the ends of the epochs. `examples_seen` counts training messages and `epochs` passes over them; `initial` holds
     `{split}_loss` and `{split}_acc` before training; `seconds` is the time that training took, evaluations included.
     By `splits`, which `fingerprints` makes, the messages are known again; it is empty where there were others before.
+    `trained_before` is whether the weights at the start were a classifier's that had learned from others, or nobody
+    knows from which.
     """
 
     initial: dict[str, float] = field(default_factory=dict)
@@ -24,6 +26,7 @@ class History:
     epochs: float = 0.0
     seconds: float = 0.0
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    trained_before: bool = False
 
     def append(self, values: dict[str, float]) -> None:
         """Adds `{"train_loss": ..., "val_loss": ...}`, or accuracies, each to its list."""

@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from ..data.messages import OWN_DATA, check_classes, check_splits, label_names, load_sms_spam, undersample
 from ..data.tokenization import load_tokenizer
 from ..evaluation.baseline import measure_baseline
+from ..evaluation.own_data import learned_from_others
 from ..files import read_manifest
 from ..hub.settings import PushSettings
 from ..hub.uploader import Uploader
@@ -265,6 +266,9 @@ def _train(
         logger.info("Before training: %s", _in_words(history.initial))
         batches.rng.manual_seed(recipe.seed)
         history.splits = splits
+        history.trained_before = learned_from_others(recipe.base, model.config, splits)
+        if history.trained_before:
+            logger.warning("The base is a classifier already, and may have learned from messages of any split.")
     elif history.splits != splits:
         history.splits = {}  # the model has learned from others too, among which these of the test split may be
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from processes import finetune_on
 from safetensors.torch import load_file
 from small_runs import first_messages
 from torch.utils.data import DataLoader, TensorDataset
+from transformers import AutoModel
 
 from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
@@ -331,6 +333,38 @@ def test_a_run_that_goes_on_with_other_messages_has_none_of_its_own(data, tmp_pa
     onward["resume_from_checkpoint"] = tmp_path / "b/checkpoint-3"
     run = finetune("pocket", data=data, output_dir=tmp_path / "c", **settings | {"max_steps": 6}, **onward)
     assert run.history.splits == {} and run.history.examples_seen
+
+
+def test_a_base_that_has_learned_from_others_is_told_of(tmp_path, caplog):
+    """Its own test split, drawn anew, may hold what the base was trained on: run, card and report say so.
+
+    Not of one that was trained on this very split, nor of a language model; but of one that came of such a base.
+    """
+    settings = small(data="sample", max_steps=1)
+    first = finetune("pocket", output_dir=tmp_path / "first", **settings)
+    assert not first.history.trained_before
+    AutoModel.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "headless")
+    first.tokenizer.save_pretrained(tmp_path / "headless")
+    shutil.copytree(tmp_path / "first", tmp_path / "foreign")
+    (tmp_path / "foreign" / "history.json").unlink()
+    said = "The model that it began with had learned from other messages, and may have seen any of these."
+    for base, seed, expected in (
+        ("first", 123, False),
+        ("headless", 5, False),
+        ("first", 5, True),
+        ("foreign", 123, True),
+        ("first-5-True", 5, True),
+    ):
+        caplog.clear()
+        out = tmp_path / f"{base}-{seed}-{expected}"
+        run = finetune(
+            "pocket", output_dir=out, **settings | {"base": tmp_path / base, "vocab_size": None, "seed": seed}
+        )
+        assert run.history.trained_before == expected
+        assert ("may have learned from messages of any split." in caplog.text) == expected
+        assert ("may have learned from messages of any split." in (out / "README.md").read_text()) == expected
+        found = messages_for(out, "sample")
+        assert list(found.sets) == ["train", "validation", "test"] and found.remark == (said if expected else "")
 
 
 def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
