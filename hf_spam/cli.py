@@ -13,7 +13,7 @@ import click
 
 from .hub.settings import PushSettings
 from .interruption import Interrupted, stopping_at_signals
-from .options import options_of
+from .options import given_of, options_of
 from .printable import printable
 from .training.recipes import PUBLISHED_IN, RECIPES, Recipe
 
@@ -95,7 +95,7 @@ def train(
     **settings: Any,
 ) -> None:
     """Fine-tune a classifier and save it. Every setting of the recipe has a flag; `recipes NAME` shows them all."""
-    given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    given = given_of(ctx, settings)
     output_dir = output_dir or f"runs/{name}"
     of_hub = {key.removeprefix("hub_"): given.pop(key) for key in list(given) if key.startswith("hub_")}
     if of_hub and not push_to_hub:
@@ -130,7 +130,8 @@ def train(
     if run.baseline:
         _print(f"Baseline: {BASELINE}, of the same messages.")
     for split, values in run.baseline.items():
-        _print(f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'])}.")
+        threshold = run.model.config.threshold
+        _print(f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], threshold)}.")
     _print(f"{run.history.seconds:.0f} s of training. Model, card, history and plots are in {output_dir}")
 
 
@@ -146,7 +147,7 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
 
     All messages count, and duplicates are in one fold. Nothing is saved.
     """
-    given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    given = given_of(ctx, settings)
     from .training.crossval import cross_validate, figure
 
     _quiet_libraries()
@@ -180,12 +181,11 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
     Each has a recipe and a folder. What was killed goes on when the same command is given again, and what is finished
     is not run again. Every setting has a flag; with another than the experiment's nothing is shown as published.
     """
-    given = {key: value for key, value in settings.items() if _was_given(ctx, key)}
+    given = given_of(ctx, settings)
     from .training.reproduce import reproduce
 
     _quiet_libraries()
     _show_log()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its attempts would bury what cannot be reached
     found = list(reproduce([row.strip() for row in rows.split(",") if row.strip()], output_dir=output_dir, **given))
     if not _is_main_process():
         return
@@ -243,12 +243,14 @@ def evaluate(
     Other data are one set, however small. The bundled model has seen the whole SMS Spam Collection.
     """
     from .evaluation.own_data import messages_for
-    from .evaluation.page import headline, report_tables, write_report
+    from .evaluation.page import check_folder, headline, report_tables, write_report
     from .evaluation.report import make_report
     from .inference.classifier import SpamClassifier
     from .modeling.configuration_spam_gpt import class_names
 
     _quiet_libraries()
+    if output_dir:
+        check_folder(output_dir)
     classifier = SpamClassifier.from_pretrained(model)
     evaluated = messages_for(
         model,
@@ -420,13 +422,18 @@ def push_data(
 @click.argument("source")
 @click.argument("output_dir", type=click.Path())
 @click.option("--n-head", type=int, help="Attention heads of a book file.  [default: width / 64]")
+@click.option("--tokenizer", help="Folder or Hub id of a tokenizer that goes with it.  [default: the source's, if any]")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
-def import_weights(source: str, output_dir: str, n_head: int | None, revision: str | None) -> None:
+def import_weights(
+    source: str, output_dir: str, n_head: int | None, tokenizer: str | None, revision: str | None
+) -> None:
     """Turn SOURCE, a state_dict of the book's or a GPT-2 (folder or Hub id), into a SpamGPT folder."""
+    from .data.tokenization import load_tokenizer
     from .modeling.import_weights import import_weights
 
     _quiet_libraries()
-    model = import_weights(source, output_dir, n_head=n_head, revision=revision)
+    given = None if tokenizer is None else load_tokenizer(tokenizer)
+    model = import_weights(source, output_dir, n_head=n_head, tokenizer=given, revision=revision)
     _print(f"{type(model).__name__} of {model.num_parameters():,} parameters is in {output_dir}")
 
 
@@ -492,54 +499,50 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     With --target-fpr it also gets a threshold: of the messages' ham no more than that part is called spam. Of data that
     the model was trained on only the validation split is looked at. Card and metrics are not copied.
     """
-    from .training.recalibration import WHERE, calibrated_copy
+    from .training.recalibration import calibrated_copy
 
     _quiet_libraries()
     calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
     if as_json:
         click.echo(json.dumps(asdict(calibration)))
         return
-    for line in calibration.in_words(WHERE):
+    for line in calibration.in_words():
         _print(line)
     _print(f"The model is in {output_dir}")
 
 
-def main() -> NoReturn:
-    """Runs the command line; what a user can get wrong is one line on standard error."""
+def main(command: click.Command = cli, name: str = "hf-spam") -> NoReturn:
+    """Runs the command line, or a script's; what a user can get wrong is one line on standard error."""
+
+    def fail(message: str, code: int) -> NoReturn:
+        first, *rest = message.strip().splitlines() or ["failed"]
+        if not any(line.startswith("  ") for line in rest):  # an indented list of findings is kept as it is
+            first, rest = " ".join([first, *rest]), []
+        # It may quote the name of a file, or what is in one.
+        click.echo("\n".join(map(printable, [f"{name}: {first}", *rest])), err=True)
+        sys.exit(code)
+
     try:
         with stopping_at_signals():
-            cli(prog_name="hf-spam", standalone_mode=False)
+            command(prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(error.exit_code)
     except click.ClickException as error:
         hint = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
-        _fail(error.format_message() + hint, error.exit_code)
+        fail(error.format_message() + hint, error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:  # Click raises the one from the other
         cause = error.__cause__ or error
         number = cause.number if isinstance(cause, Interrupted) else signal.SIGINT
         if not _is_main_process():
             sys.exit(128 + number)
-        _fail(str(cause) or "interrupted", 128 + number)
+        fail(str(cause) or "interrupted", 128 + number)
     except BrokenPipeError:  # the reader, such as `head`, has what it wanted
         sys.stdout = None
         sys.exit(1)
     except (ValueError, OSError) as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
     sys.exit(0)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    first, *rest = message.strip().splitlines() or ["failed"]
-    if not any(line.startswith("  ") for line in rest):  # an indented list of findings is kept as it is
-        first, rest = " ".join([first, *rest]), []
-    # It may quote the name of a file, or what is in one.
-    click.echo("\n".join(map(printable, [f"hf-spam: {first}", *rest])), err=True)
-    sys.exit(code)
-
-
-def _was_given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 def _is_main_process() -> bool:
@@ -548,11 +551,15 @@ def _is_main_process() -> bool:
 
 
 def _quiet_libraries() -> None:
-    """What a person has to know is said by this package; the bars and warnings of others would bury it."""
+    """What a person has to know is said by this package; the bars and warnings of others would bury it.
+
+    Such as those of every attempt to reach the Hub, where the last is what an error is about.
+    """
     import huggingface_hub
     import transformers
 
     huggingface_hub.utils.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 
@@ -600,7 +607,9 @@ def _fitted(title: str, columns: list[str], rows: list[list[str]]) -> Any:
     for name, column in zip(map(_shown, columns), cells, strict=True):
         is_whole = all(len(cell) <= WHOLE and " " not in cell for cell in column)
         is_cut = is_whole and not fits and len(name) > max(map(len, column))
-        table.add_column(name.replace(" ", "\n") if is_cut else name, no_wrap=is_whole, overflow="fold")
+        word = min(WHOLE, max(map(len, name.split())))
+        heading = name.replace(" ", "\n") if is_cut else name
+        table.add_column(heading, no_wrap=is_whole, min_width=word, overflow="fold")
     for row in zip(*cells, strict=True):
         table.add_row(*row)
     return table

@@ -61,3 +61,9 @@ def options_of(settings: type, prefix: str = "") -> Callable[[Callable], Callabl
         return command
 
     return decorate
+
+
+def given_of(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that were given on the command line, be it as none."""
+    default = click.core.ParameterSource.DEFAULT
+    return {name: value for name, value in settings.items() if ctx.get_parameter_source(name) is not default}

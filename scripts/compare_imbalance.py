@@ -7,6 +7,7 @@ are the metrics that make sense for them.
 """
 
 import json
+from typing import Any
 
 import click
 from datasets import DatasetDict
@@ -14,10 +15,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hf_spam import cli
 from hf_spam.data.messages import grouped_folds, label_names, read_messages
 from hf_spam.evaluation.baseline import BASELINE
+from hf_spam.options import given_of, options_of
 from hf_spam.training.crossval import figure, in_words, measure_runs, summary
-from hf_spam.training.recipes import get_recipe
+from hf_spam.training.recipes import RECIPES, Recipe, get_recipe
 
 MEANS = {
     "nothing": {"logit_adjustment": 0.0},
@@ -30,16 +33,15 @@ METRICS = ("precision", "recall", "f1", "mcc", "roc_auc", "recall_at_fpr_0.001",
 
 
 @click.command()
-@click.option("--data", default="uci", show_default=True, help="Messages: a source as for hf-spam train.")
-@click.option("--recipe", default="pocket", show_default=True, help="Settings.")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="pocket", show_default=True, help="Settings.")
 @click.option("--folds", default=5, show_default=True, help="Parts, each of which is tested on in turn.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=JSON", help="A setting that is to differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-def main(data: str, recipe: str, folds: int, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Compares the means against imbalance."""
-    changed = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in overrides)}
-    base = get_recipe(recipe, data=data, **changed)
-    messages = read_messages(data, **base.reading)
+@click.pass_context
+@options_of(Recipe)
+def main(ctx: click.Context, recipe: str, folds: int, as_json: bool, **settings: Any) -> None:
+    """Compares the means against imbalance. Every setting of the recipe has a flag, as in hf-spam crossval."""
+    base = get_recipe(recipe, **given_of(ctx, settings))
+    messages = read_messages(base.data, **base.reading)
     results = {}
     for name, settings in MEANS.items():
         jobs = (
@@ -63,4 +65,4 @@ def main(data: str, recipe: str, folds: int, overrides: tuple[str, ...], as_json
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main, "compare_imbalance.py")

@@ -7,6 +7,7 @@ The folds are those of `hf-spam crossval --recipe pocket`. Beside each figure st
 """
 
 import json
+from typing import Any
 
 import click
 from datasets import DatasetDict
@@ -14,41 +15,43 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hf_spam import load_sms_spam
+from hf_spam import cli, load_sms_spam
 from hf_spam.data.messages import read_messages
 from hf_spam.evaluation.baseline import BASELINE
+from hf_spam.options import given_of, options_of
 from hf_spam.training.crossval import cross_validate, figure, in_words, measure_runs, summary
+from hf_spam.training.recipes import Recipe, get_recipe
 
 KINDS = ("model", "baseline")
 LOW_RATE_RECALL = "recall_at_fpr_0.001"  # which a fold of fewer than a thousand ham cannot tell: see `summary`
 
 
-def measure(data: DatasetDict, seeds: list[int], overrides: dict) -> dict:
+def measure(recipe: Recipe, data: DatasetDict, seeds: list[int]) -> dict:
     """The recipe with several seeds on one set."""
     runs = []
-    for run in measure_runs("pocket", ((data, seed) for seed in seeds), **overrides):
+    for run in measure_runs(recipe, ((data, seed) for seed in seeds)):
         runs.append(run)
         click.echo(f"Seed {run['seed']}: {in_words(run)}", err=True)
     return summary(runs)
 
 
 @click.command()
-@click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--only", type=click.Choice(["folds", "book", "sample"]), multiple=True, help="Measure just these.")
 @click.option("--repeats", default=1, show_default=True, help="Times that the folds are drawn and run.")
-@click.option("--set", "overrides", multiple=True, metavar="FIELD=JSON", help="A setting that is to differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-def main(data: str, only: tuple[str, ...], repeats: int, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Measures the pocket recipe."""
-    changed = {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in overrides)}
+@click.pass_context
+@options_of(Recipe)
+def main(ctx: click.Context, only: tuple[str, ...], repeats: int, as_json: bool, **settings: Any) -> None:
+    """Measures the pocket recipe on the SMS Spam Collection. Every setting has a flag, as in hf-spam crossval."""
+    recipe = get_recipe("pocket", **given_of(ctx, settings))
     results = {}
     if not only or "folds" in only:
-        results["five folds"] = cross_validate("pocket", data=data, repeats=repeats, **changed)
+        results["five folds"] = cross_validate(recipe, repeats=repeats)
     if not only or "book" in only:
-        results["the book's split"] = measure(load_sms_spam(data, protocol="book"), [1, 2, 3, 4, 5], changed)
+        results["the book's split"] = measure(recipe, load_sms_spam(recipe.data, protocol="book"), [1, 2, 3, 4, 5])
     if not only or "sample" in only:
-        transfer = DatasetDict(train=read_messages("sample"), test=read_messages(data))
-        results["sample to collection"] = measure(transfer, [1, 2, 3], changed)
+        transfer = DatasetDict(train=read_messages("sample"), test=read_messages(recipe.data))
+        results["sample to collection"] = measure(recipe, transfer, [1, 2, 3])
     if as_json:
         click.echo(json.dumps(results))
         return
@@ -67,4 +70,4 @@ def main(data: str, only: tuple[str, ...], repeats: int, overrides: tuple[str, .
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main, "measure_pocket.py")

@@ -15,7 +15,7 @@ import click
 import torch
 from datasets import DatasetDict
 
-from hf_spam import finetune
+from hf_spam import cli, finetune
 from hf_spam.data.messages import read_messages
 from hf_spam.modeling.checksum import save_with_checksum
 
@@ -45,4 +45,4 @@ def main(data: str, output_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main, "train_pocket.py")

@@ -27,7 +27,11 @@ LABEL_COLUMNS = ("label", "category", "class", "v1")
 HAM, SPAM = ("ham", "not spam", "not_spam", "0", "0.0", "false"), ("spam", "1", "1.0", "true")
 LABELS = dict.fromkeys(HAM, 0) | dict.fromkeys(SPAM, 1)
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json", ".parquet", ".zip")
+LONGEST_CELL = 2**24  # characters; a quote that is never closed must not read all that follows into memory
 UCI_MEMBER = "SMSSpamCollection"  # the UCI collection's file, in its zip and out of it
+
+_NAMED = "if it names columns, --text-column and --label-column say which are read"
+UNNAMED = {",": f"fields end at commas, and {_NAMED}", "\t": f"fields end at tabs, and {_NAMED}"}  # of a first line
 
 Row = tuple[str, Any, Any]  # where it stands, label and text as they stand there
 
@@ -135,6 +139,8 @@ def _decode(name: str, suffix: str, data: bytes) -> str:
     except UnicodeDecodeError as error:
         # Kaggle's copy of the collection is Latin-1. Latin-1 decodes anything, so no other file is read that way.
         if suffix != ".csv" or not re.match(rb'"?v1"?,"?v2\b', data):
+            if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(f"{name}: it is UTF-16; save it as UTF-8") from None
             line = data.count(b"\n", 0, error.start) + 1
             raise DataError(f"{name}, line {line}: not UTF-8 (byte {data[error.start]:#04x})") from None
         text = data.decode("latin-1")
@@ -150,6 +156,7 @@ def _has_header(text: str, delimiter: str) -> bool:
 def _delimited_rows(name: str, text: str, delimiter: str, header: bool, columns: Columns) -> Iterator[Row]:
     """Rows of a CSV or TSV. A header-less TSV is the UCI's: one message a line, quotes mean nothing."""
     quoting = csv.QUOTE_MINIMAL if header or delimiter == "," else csv.QUOTE_NONE
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     names, label_at, text_at, line = ["label", "text"], 0, 1, 1
     try:
@@ -162,7 +169,8 @@ def _delimited_rows(name: str, text: str, delimiter: str, header: bool, columns:
         for cells in reader:
             if len(cells) != len(names):
                 value = short(delimiter.join(cells))
-                raise DataError(f"{name}, line {line}: {len(names)} fields expected, {len(cells)} found: {value}")
+                hint = "" if header or line > 1 else f"; {UNNAMED[delimiter]}"
+                raise DataError(f"{name}, line {line}: {len(names)} fields expected, {len(cells)} found: {value}{hint}")
             pieces = cells[text_at:] if cut else [cells[text_at]]
             while len(pieces) > 1 and not pieces[-1]:
                 pieces.pop()
@@ -175,12 +183,14 @@ def _delimited_rows(name: str, text: str, delimiter: str, header: bool, columns:
 
 def _book_rows(name: str, text: str) -> Iterator[Row]:
     """Rows of a header-less TSV through pandas' quoting, as the book reads them."""
+    hint = "protocol 'full' reads quotes as text"
     try:
         # The default would turn messages such as "None" or "007" into something else than their text.
         table = pd.read_csv(io.StringIO(text), sep="\t", header=None, dtype=str, keep_default_na=False)
     except pd.errors.ParserError as error:
-        hint = "protocol 'full' reads quotes as text"
-        raise DataError(f"{name}: a quote is never closed ({first_line(error)}); {hint}") from None
+        raise DataError(f"{name}: its quotes cannot be read as such ({first_line(error)}); {hint}") from None
+    if len(table.columns) != 2:
+        raise DataError(f"{name}: its quotes leave one column for label and text; {hint}")
     return ((f"{name}, row {number}", label, text) for number, (label, text) in enumerate(table.to_numpy(), 1))
 
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,8 +85,8 @@ def load_sms_spam(
         DataError: the source cannot be found, fetched or read, holds too few messages to split, or labels that are
             none.
     """
-    if not 0 <= seed < 2**32:
-        raise DataError(f"the seed must lie between 0 and 2**32 - 1, got {seed}")
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise DataError(f"the seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
     parts = _read(source, protocol, Columns(text_column, label_column), classes, positive_label=positive_label)
     if all(split in parts for split in SPLITS):
         if protocol == "full":
@@ -420,6 +421,8 @@ def _label_names(
             accepted = LABELS if known == LABEL_NAMES else known
             if (label.lower() if known == LABEL_NAMES else label) not in accepted:
                 hint = "; others need --label-column" if classes is None and accepted is LABELS else ""
+                if hint and where.lower().endswith((".csv, line 1", ".tsv, line 1")):
+                    hint += ", and where that line names the columns also --text-column"
                 raise DataError(f"{where}: unknown label {short(value)}; known: {', '.join(accepted)}{hint}")
         elif not label:
             raise DataError(f"{where}: empty or missing label: {short(value)}")
@@ -440,7 +443,8 @@ def _positive_last(where: str, names: list[str], positive: str | None) -> list[s
     if positive is None:
         return names
     if any(name.lower() == "spam" != positive.lower() for name in names):
-        raise DataError(f"{where}: the positive label is 'spam', where there is one, and cannot be {short(positive)}")
+        known = "; ham and spam, 0 and 1, false and true are read as that" if names == LABEL_NAMES else ""
+        raise DataError(f"{where}: where there is spam, that is the positive label, not {short(positive)}{known}")
     if positive not in names:
         known = printable(", ".join(names))
         raise DataError(f"{where}: nothing is labelled {short(positive)}, the positive label; labels: {known}")

@@ -35,8 +35,8 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
                 raise
             where = "the folder" if folder.is_dir() else "a local folder or a Hub repository named"
             raise ValueError(
-                f"No tokenizer in {where} {str(source)!r} (tokenizer.json, or vocab.json and merges.txt): name one "
-                f"with --tokenizer. ({first_line(error)})"
+                f"No tokenizer in {where} {str(source)!r} (tokenizer.json, or vocab.json and merges.txt): save one "
+                f"there, or name one with --tokenizer of train or import-weights. ({first_line(error)})"
             ) from error
         if not reads:
             raise ValueError(f"The tokenizer in {str(source)!r} knows no letters.")

@@ -29,8 +29,9 @@ SILENCE_LIMIT, DOWNLOAD_SECONDS = 15, 60  # seconds without an answer, and for o
 def uci_file() -> bytes:
     """The verified collection, from the cache under HF_HOME or else from the first address that has it."""
     cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
-    if cached.is_file() and _is_uci(data := cached.read_bytes()):
-        return data
+    with contextlib.suppress(OSError):  # such as that there is none
+        if _is_uci(data := cached.read_bytes()):
+            return data
     failures = []
     for address in UCI_ADDRESSES:
         try:

@@ -81,12 +81,16 @@ def baseline_metrics(answers: dict[str, np.ndarray], names: Sequence[str]) -> di
     return SpamMetrics().compute(**answers) | dict.fromkeys(PROBABILISTIC)
 
 
-def ahead(model: float, baseline: float) -> str:
-    """Who is ahead, by its F1, in words."""
+def ahead(model: float, baseline: float, threshold: float | None) -> str:
+    """Who is ahead, by its F1, in words; the model has a threshold, or none."""
     if model == baseline:
-        return f"the model and the baseline are level, F1 {model:.4f}"
-    first, second = ("model", "baseline") if model > baseline else ("baseline", "model")
-    return f"the {first} is ahead of the {second}, F1 {max(model, baseline):.4f} against {min(model, baseline):.4f}"
+        verdict = f"the model and the baseline are level, F1 {model:.4f}"
+    else:
+        first, second = ("model", "baseline") if model > baseline else ("baseline", "model")
+        best, other = max(model, baseline), min(model, baseline)
+        verdict = f"the {first} is ahead of the {second}, F1 {best:.4f} against {other:.4f}"
+    # A threshold trades F1 for fewer false alarms.
+    return verdict + ("" if threshold is None else " (the model goes by its threshold, the baseline by none)")
 
 
 def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:

@@ -12,7 +12,7 @@ LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 _SAMPLED = (
     f"percentiles of {RESAMPLES:,} bootstrap samples, in which messages that are alike but for case, digits, "
     "punctuation and blanks are drawn together. They tell how the same model might do on other messages of the same "
-    "kind, not how another run of the training would."
+    "kind, not how another run of the training would. Where all samples agree, they tell nothing, and there is none."
 )
 HOW = (
     f"Intervals are at {LEVEL:.0%}. They are Wilson's for accuracy, precision, recall and the false-positive rate, "

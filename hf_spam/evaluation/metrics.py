@@ -54,6 +54,8 @@ class SpamMetrics(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, scores=None) -> dict[str, float | None]:
+        if not len(references) or not {*predictions, *references} <= set(range(len(self.names))):
+            raise ValueError(f"Give class indices of one message or more, from 0 to {len(self.names) - 1}.")
         if len(self.names) > 2:
             return self._of_several(np.asarray(predictions), np.asarray(references), scores)
         positive = spam_index(self.names)

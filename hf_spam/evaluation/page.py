@@ -36,7 +36,8 @@ def report_tables(values: dict[str, Any]) -> list[Table]:
     closer = values["closer"]
     positive = values["labels"][-1]
     tables = [_metrics_table(values), _confusion_table(closer)]
-    tables.append(_classes_table(closer) if "classes" in closer else _thresholds_table(values))
+    tables += [_classes_table(closer)] if "classes" in closer else []
+    tables += [_thresholds_table(values)] if "thresholds" in closer else []
     tables.append(_duplicates_table(values))
     tables += [_without_table(name, measured, positive) for name, measured in values["sets"].items()]
     if closer["by_standing_in_training"]:
@@ -46,6 +47,18 @@ def report_tables(values: dict[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows or table.note]
 
 
+def check_folder(output_dir: str | os.PathLike) -> Path:
+    """The folder of a report, before there is one.
+
+    Raises:
+        NotADirectoryError: it is a file.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: give another --output-dir.")
+    return folder
+
+
 def write_report(report: Report, output_dir: str | os.PathLike) -> None:
     """Writes `report.html`, which needs no other file, and `report.json` into a folder, each whole or not at all.
 
@@ -53,9 +66,7 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> None:
         report: the report.
         output_dir: the folder, which is made if there is none; of what it holds, these two files alone are replaced.
     """
-    folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: give another --output-dir.")
+    folder = check_folder(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         page, data = Path(temporary, "report.html"), Path(temporary, "report.json")
@@ -82,8 +93,8 @@ def headline(values: dict[str, Any]) -> list[str]:
     closer = values["sets"][values["closer"]["set"]]
     lines = [f"Model: {values['model']}. Data: {values['data']}. Splits: {values['splits']}."]
     if values["threshold"] is not None:
-        spam = values["labels"][spam_index(values["labels"])]
-        lines.append(f"It calls {spam} what has a score of at least {values['threshold']:.7f}, and is measured so.")
+        score = f"a score of at least {values['threshold']:.7f}"
+        lines.append(f"It calls {_spam(values)} what has {score}, and is measured so.")
     if values["temperature"] != 1:
         lines.append(f"Scores are calibrated: temperature {values['temperature']:.4f}.")
     if values["remark"]:
@@ -98,10 +109,11 @@ def headline(values: dict[str, Any]) -> list[str]:
         difference = closer["f1_difference"]
         if difference is not None:
             low, high = difference["low"], difference["high"]
-            verdict = ahead(closer["model"]["f1"]["value"], closer["baseline"]["f1"]["value"])
-            chance = ", which may be chance" if low <= 0 <= high else ""
-            interval = f"a difference of {difference['value']:+.4f} ({low:+.4f} to {high:+.4f}){chance}"
-            lines.append(f"On {values['closer']['set']}, {verdict}: {interval}.")
+            verdict = ahead(closer["model"]["f1"]["value"], closer["baseline"]["f1"]["value"], values["threshold"])
+            if low is not None:
+                chance = ", which may be chance" if low <= 0 <= high else ""
+                verdict += f": a difference of {difference['value']:+.4f} ({low:+.4f} to {high:+.4f}){chance}"
+            lines.append(f"On {values['closer']['set']}, {verdict}.")
     return lines
 
 
@@ -110,7 +122,7 @@ def _number(value: float | None) -> str:
 
 
 def _interval(estimate: Estimate) -> str:
-    return "-" if estimate["value"] is None else f"{estimate['low']:.3f}\u2013{estimate['high']:.3f}"
+    return "-" if estimate["low"] is None else f"{estimate['low']:.3f}\u2013{estimate['high']:.3f}"
 
 
 def _counted(columns: list[dict[str, Any] | None], positive: str) -> list[list[str]]:
@@ -123,8 +135,15 @@ def _counted(columns: list[dict[str, Any] | None], positive: str) -> list[list[s
     ]
 
 
+def _spam(values: dict[str, Any]) -> str:
+    """What a threshold is for: the positive one of two classes, of more the one that is spam."""
+    return values["labels"][spam_index(values["labels"])]
+
+
 def _ham(values: dict[str, Any]) -> str:
-    """What messages of the other of two classes are called."""
+    """What messages of the other of two classes are called, of more those of all others."""
+    if len(values["labels"]) > 2:
+        return "message of another label"
     return "ham" if values["labels"][0] == "not spam" else values["labels"][0]
 
 
@@ -184,7 +203,7 @@ def _thresholds_table(values: dict[str, Any]) -> Table:
         recall = [_number(row["recall"]["value"]), _interval(row["recall"])]
         rows.append([*cells, f"{row['missed']:,}", *recall, _number(row["precision"]["value"])])
     note = (
-        f"What is allowed is a false-positive rate; an alarm is a {_ham(values)} that is called {values['labels'][1]}. "
+        f"What is allowed is a false-positive rate; an alarm is a {_ham(values)} that is called {_spam(values)}. "
         "The scores were found on these very messages: others may bring more alarms."
     )
     columns = ["allowed", "score from", "alarms", "missed", "recall", "95 %", "precision"]

@@ -44,32 +44,39 @@ STYLE = {
 
 
 def plot_values(
+    epochs: Sequence[float],
     train_values: Sequence[float],
     val_values: Sequence[float],
     *,
-    epochs: float,
-    examples_seen: int,
+    examples_per_epoch: float,
     label: str,
     output_dir: Path,
 ) -> None:
     """Draws training and validation values over the epochs (below) and the examples seen (above).
 
-    Writes `{label}-plot.pdf` and `{label}-plot.png` into `output_dir`. The values are spread evenly over the run, as
-    in the book's figures 6.16 and 6.17. Without validation values only the training's are drawn.
+    They are the book's figures 6.16 and 6.17, but that each value stands where it was measured; the book spreads them
+    evenly from the beginning to the end. Writes `{label}-plot.pdf` and `{label}-plot.png` into `output_dir`.
+
+    Args:
+        epochs: passes over the training messages after which each value was measured, (N,).
+        train_values, val_values: the values, (N,). Without validation values only the training's are drawn.
+        examples_per_epoch: messages to a pass.
+        label: what they are, "loss" or "accuracy".
+        output_dir: the folder.
     """
     figure = Figure(figsize=(5, 3), layout="constrained")
     below = figure.subplots()
-    x = np.linspace(0, epochs, len(train_values))
     marker = "o" if len(train_values) == 1 else None  # a line of one point would not be seen
-    below.plot(x, train_values, marker=marker, label=f"Training {label}")
+    below.plot(epochs, train_values, marker=marker, label=f"Training {label}")
     if val_values:
-        below.plot(x, val_values, marker=marker, linestyle="-.", label=f"Validation {label}")
+        below.plot(epochs, val_values, marker=marker, linestyle="-.", label=f"Validation {label}")
+    below.set_xlim(left=0)
     below.set_xlabel("Epochs")
     below.set_ylabel(label.capitalize())
     below.legend()
     figure.suptitle(f"{label.capitalize()} on training{' and validation' if val_values else ''} messages")
-    per_epoch = examples_seen / epochs
-    above = below.secondary_xaxis("top", functions=(lambda e: e * per_epoch, lambda n: n / per_epoch))
+    of_examples = (lambda passes: passes * examples_per_epoch), (lambda examples: examples / examples_per_epoch)
+    above = below.secondary_xaxis("top", functions=of_examples)
     above.set_xlabel("Examples seen")
     for suffix in ("pdf", "png"):
         image = io.BytesIO()  # written in one piece: on a full disk Matplotlib stumbles over its own half of a file
@@ -119,7 +126,7 @@ def _draw_roc(model: "Answers", baseline: "Answers | None") -> ReportFigure:
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="by chance")
     at = model.predicted[~model.actual].mean(), model.predicted[model.actual].mean()
     axes.plot(*at, "o", color=MODEL, label="the model, as it classifies", clip_on=False)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     text = f"{spam[:1].upper()}{spam[1:]} that is found, and {ham} that is lost for it, from score to score."
     return ReportFigure(svg_of(figure), text)
 
@@ -132,7 +139,7 @@ def _draw_precision_recall(model: "Answers", baseline: "Answers | None") -> Repo
         precisions, recalls, _ = precision_recall_curve(answers.actual, answers.scores)
         axes.plot(recalls, precisions, drawstyle="steps-post", **style)
     axes.axhline(model.actual.mean(), color=FAINT, linestyle=":", label="by chance")
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside lower center", ncols=3)
     return ReportFigure(svg_of(figure), f"How much of what is called {spam} is {spam}, the more of it is found.")
 
 
@@ -154,7 +161,7 @@ def draw_calibration(scores: np.ndarray, hits: np.ndarray, x: str, y: str) -> Re
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="scores are probabilities")
     bars = np.maximum(0, [part - low, high - part])  # a rounding error below 0 is refused
     axes.errorbar(mean, part, bars, color=MODEL, fmt="o", capsize=4, label="the model, 95 % intervals")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     text = f"{BINS} bins of equal width. Below the dotted line scores are too high, above it too low."
     return ReportFigure(svg_of(figure), text)
 

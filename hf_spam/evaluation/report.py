@@ -31,10 +31,12 @@ from .own_data import Evaluated
 TARGETS = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is looked up
 LENGTHS = (40, 80, 120, 160)  # characters; a message of more than 160 does not fit into one SMS
 BUNDLED = "the bundled model (trained on the whole SMS Spam Collection)"
+ROUNDING = 1e-9  # what is nearer together is the same, summed up in another order
 TRAINING = "training"  # what the messages that a model was trained on are called beside the sets
 
 Estimate = dict[str, float | None]
-"""`value`, and `low` and `high`, the ends of its interval; all None where there is nothing to measure."""
+"""`value`, and `low` and `high`, the ends of its interval, None where no interval is known; all None where there is
+nothing to measure."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ def closer_look(
     table = confusion_matrix(actual.astype(int), predicted.astype(int), labels=range(len(names)))
     if answers.several:
         closer = {"classes": _classes(answers)}
+        if threshold is not None:
+            closer["thresholds"] = _thresholds(_against_the_rest(answers), threshold)
     else:
         closer = {"thresholds": _thresholds(answers, threshold), "calibration": _calibration(answers)}
     return {
@@ -254,10 +258,14 @@ def _measure(answers: Answers, groups: np.ndarray) -> tuple[dict[str, Estimate],
 
 
 def _estimate(value: float | None, interval: Interval | None) -> Estimate:
-    """A metric without an interval is one of nothing, such as the recall where nothing is spam."""
+    """A metric without an interval is one of nothing, such as the recall where nothing is spam.
+
+    Where all bootstrap samples agree, as on a set without a single error, they do not tell how far it may be off.
+    """
     if value is None or interval is None:
         return {"value": None, "low": None, "high": None}
-    return {"value": float(value), "low": interval[0], "high": interval[1]}
+    low, high = interval if interval[1] - interval[0] > ROUNDING else (None, None)
+    return {"value": float(value), "low": low, "high": high}
 
 
 def _without(left_out: np.ndarray, model: Answers, baseline: Answers | None) -> dict[str, Any] | None:
@@ -294,6 +302,13 @@ def _thresholds(answers: Answers, own: float | None) -> list[dict[str, Any]]:
         row = {"false_positive_rate": target, "threshold": threshold}
         rows.append(row | _counts(actual, scores >= (np.inf if threshold is None else threshold)))
     return rows
+
+
+def _against_the_rest(answers: Answers) -> Answers:
+    """Of several classes spam, which a threshold is for, held against all others."""
+    spam = spam_index(answers.names)
+    names = (f"not {answers.names[spam]}", answers.names[spam])
+    return Answers(answers.texts, answers.actual == spam, answers.predicted == spam, answers.scores[:, spam], names)
 
 
 def _by(answers: Answers, parts: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -92,7 +92,10 @@ def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
         protocol="" if own else PROTOCOLS[recipe.protocol],
         metric_names=metric_names,
         metrics=_beside(run.metrics, run.baseline),
-        verdicts=[f"On {name}, {ahead(run.metrics[name]['f1'], run.baseline[name]['f1'])}." for name in compared],
+        verdicts=[
+            f"On {name}, {ahead(run.metrics[name]['f1'], run.baseline[name]['f1'], run.model.config.threshold)}."
+            for name in compared
+        ],
         data=DATA.get(recipe.data) or in_markdown(public(recipe.data)),
         trained_before=run.history.trained_before,
         base="random" if recipe.base == "random" else in_markdown(public(recipe.base)),

@@ -1,7 +1,7 @@
 """Messages in, labels and scores out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,7 @@ class SpamClassifier:
         """The label of each message and its probability, in the order of the messages.
 
         Raises:
-            TypeError: `texts` is a single string, or holds something that is not one.
+            TypeError: `texts` is a single string or no list at all, or holds something that is no string.
             ValueError: an answer is not a number, since the weights are damaged.
         """
         labels, scores = self.decide(self.probabilities(texts, progress=progress))
@@ -136,8 +136,9 @@ class SpamClassifier:
             TypeError: as for a call.
             ValueError: an answer is not a number, or `torch.compile` cannot compile.
         """
-        if isinstance(texts, str):
-            raise TypeError("Give a list of messages, not a single string.")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise TypeError(f"Give a list of messages, not a single {type(texts).__name__}.")
+        texts = list(texts)  # a column of a table, say, is none, and has no truth value
         config, device = self.model.config, self.model.device
         max_length = getattr(config, "padded_length", None) or config.max_position_embeddings
         ids = encode(self.tokenizer, texts, max_length)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
 
-from ..data.formats import DataError, json_object, short
+from ..data.formats import LONGEST_CELL, DataError, json_object, short
 from ..hub.errors import explained
 from ..printable import first_line
 
@@ -29,7 +29,6 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".json")
 INPUTS = (*DELIMITERS, *JSON_LINES, ".parquet", ".txt")
 OUTPUTS = (*DELIMITERS, *JSON_LINES, ".parquet")
-LONGEST_CELL = 2**24  # characters; a quote that is never closed must not read all that follows into memory
 _JSON = json.JSONDecoder(parse_int=float)  # an int may have too many digits for Python
 
 Rows = list[str] | pa.Table  # JSON lines as they stand, or a table

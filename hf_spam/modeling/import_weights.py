@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import GPT2Config, PreTrainedModel
+from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checksum import save_with_checksum
 from .configuration_spam_gpt import SpamGPTConfig
-from .loading import WEIGHT_FILES, errors_as, open_tensors
+from .loading import FLOATING, WEIGHT_FILES, broken_weights, errors_as, open_tensors
 from .modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ def import_weights(
     output_dir: str | os.PathLike,
     *,
     n_head: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
 ) -> PreTrainedModel:
     """Imports a checkpoint into `output_dir`, for `from_pretrained` to load, with this package or without.
@@ -104,6 +105,7 @@ def import_weights(
         output_dir: the folder to write: not there yet, or empty. It appears complete or not at all.
         n_head: the number of heads of the book's model, which no tensor shows. `None`: `n_embd / 64`, as in every
             GPT-2. A GPT-2 checkpoint states its own, and another one given here is an error.
+        tokenizer: one to save beside the model, in place of any that comes along. A file of the book's has none.
         revision: the branch, tag or commit of a Hub id.
 
     Returns:
@@ -113,6 +115,8 @@ def import_weights(
         ImportWeightsError: `source` cannot be read or does not fit, or `output_dir` is taken; nothing was written.
         OSError: `output_dir` cannot be written.
     """
+    if not os.fspath(source):
+        raise ImportWeightsError("The name of what is to be imported is empty.")
     output, path = Path(output_dir).resolve(), Path(source)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ImportWeightsError(f"{output_dir} exists already, and is not an empty folder.")
@@ -124,17 +128,21 @@ def import_weights(
     prefix = "transformer." if "transformer.wte.weight" in entries else ""
     plan = {name: _book_source(name) if folder is None else _gpt2_source(name, prefix) for name in model.state_dict()}
     problems += _misfits(model, plan, entries)
+    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
+        problems.append(f"the tokenizer has {len(tokenizer)} entries, the vocabulary {model.config.vocab_size}")
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ImportWeightsError(f"{source} does not fit SpamGPT, and nothing was written:{lines}")
     model.load_state_dict({name: part.read(entries[part.name]) for name, part in plan.items()}, assign=True)
-    _write(model.eval(), output, folder)
+    if broken := broken_weights(model):
+        raise ImportWeightsError(f"{source} has weights that are no numbers, or beyond all measure: {broken}.")
+    _write(model.eval(), output, tokenizer or folder)
     logger.info("Imported %s into %s as a %s.", source, output_dir, type(model).__name__)
     return model
 
 
 def _misfits(model: PreTrainedModel, plan: dict[str, _Source], entries: dict[str, Any]) -> list[str]:
-    """All tensors that are missing, left over, or of the wrong shape, by names and headers alone."""
+    """All tensors that are missing, left over, or of the wrong shape or type, by names and headers alone."""
     expected = {plan[name].name: plan[name].shape(target.shape) for name, target in model.state_dict().items()}
     problems = [f"missing: {name}, of shape {shape}" for name, shape in expected.items() if name not in entries]
     for name, entry in entries.items():
@@ -142,21 +150,29 @@ def _misfits(model: PreTrainedModel, plan: dict[str, _Source], entries: dict[str
             problems.append(f"unexpected: {name}, of shape {_shape(entry)}")
         elif _shape(entry) != expected[name]:
             problems.append(f"wrong shape: {name} is {_shape(entry)}, expected {expected[name]}")
+        elif _kind(entry) not in FLOATING:
+            problems.append(f"wrong type: {name} is {_kind(entry)}, expected one of {', '.join(FLOATING)}")
     return problems
 
 
-def _write(model: PreTrainedModel, output: Path, tokenizer_folder: Path | None) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
+def _write(model: PreTrainedModel, output: Path, tokenizer: PreTrainedTokenizerBase | Path | None) -> None:
+    """Writes the folder, with a tokenizer or the files of one in another folder."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{output} cannot be made: {error}.") from error
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         folder = Path(scratch) / "model"  # not `scratch` itself, which only its owner may read
         try:
             save_with_checksum(model, folder)
         except OSError as error:
             raise OSError(f"The model was not written to {output}: {error}.") from error
-        files = [tokenizer_folder / name for name in TOKENIZER_FILES] if tokenizer_folder else []
-        for file in files:
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer.save_pretrained(folder)
+        elif tokenizer is not None:
+            for file in (tokenizer / name for name in TOKENIZER_FILES):
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
         if (folder / "tokenizer.json").exists() or (folder / "vocab.json").exists():
             # A GPT-2 tokenizer that does not name its class was recognised by the model type, which is now another.
             path = folder / "tokenizer_config.json"
@@ -271,6 +287,16 @@ def _gpt2_source(target: str, prefix: str) -> _Source:
 
 def _shape(entry: Any) -> tuple[int, ...]:
     return tuple(entry.shape if isinstance(entry, torch.Tensor) else entry.get_shape())
+
+
+def _kind(entry: Any) -> str:
+    """The type of a tensor's numbers, as safetensors names it, and what else cannot be copied."""
+    if not isinstance(entry, torch.Tensor):
+        return entry.get_dtype()
+    if entry.layout is not torch.strided or entry.is_meta:
+        return "sparse" if entry.layout is not torch.strided else "without values"
+    named = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+    return named.get(entry.dtype, str(entry.dtype).removeprefix("torch."))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

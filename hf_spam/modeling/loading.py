@@ -16,10 +16,11 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files import MANIFEST, read_manifest
 from ..printable import one_line
+from ..provenance import is_path
 from .checksum import verify_checksum
 from .configuration_spam_gpt import SpamGPTConfig
 from .modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -107,9 +108,14 @@ def load_classifier(
         weights = {key: entry[:] for key, entry in entries.items()}
         # Given no folder, the library looks for nothing else in it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
-    if broken := [key for key, value in model.named_parameters() if not (value.abs() < TOO_LARGE).all()]:
-        raise ValueError(f"{name} has weights that are no numbers, or beyond all measure: {_some(broken)}.")
+    if broken := broken_weights(model):
+        raise ValueError(f"{name} has weights that are no numbers, or beyond all measure: {broken}.")
     return model
+
+
+def broken_weights(model: PreTrainedModel) -> str:
+    """The weights that are no numbers, or so large that no training ends there, in words; empty if there are none."""
+    return _some([key for key, value in model.named_parameters() if not (value.abs() < TOO_LARGE).all()])
 
 
 def open_tensors(folder: Path) -> dict[str, Any]:
@@ -138,6 +144,8 @@ def _weight_files(folder: Path) -> list[Path]:
 def _settings(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
     if os.path.isfile(source):  # of which the library would read a configuration, and look for the weights on the Hub
         raise OSError(f"No model in {os.fspath(source)!r}: it is a file; a model's folder or a Hub id is needed.")
+    if is_path(os.fspath(source)) and not os.path.isdir(source):
+        raise OSError(f"No model in {os.fspath(source)!r}: there is no such folder.")
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     except (OSError, ValueError, RecursionError) as error:

@@ -33,6 +33,8 @@ class Calibration:
     """The score from which on a message is called spam. None: it is given the likeliest class."""
     target_fpr: float | None
     """The false-positive rate that the threshold is for. None: none was wanted."""
+    fitted_on: str
+    """What the messages are called, such as "of the validation split"."""
     messages: int
     loss_before: float
     """Their log loss at temperature 1."""
@@ -52,14 +54,14 @@ class Calibration:
         """Whether there is a threshold, if one was wanted."""
         return self.threshold is not None or self.target_fpr is None
 
-    def in_words(self, fitted_on: str, named: Callable[[str], str] = printable) -> list[str]:
+    def in_words(self, fitted_on: str | None = None, named: Callable[[str], str] = printable) -> list[str]:
         """Sentences that say what was fitted, and how much that is worth.
 
         Args:
-            fitted_on: what the messages are called, such as "of the validation split".
+            fitted_on: what the messages are to be called; None: as they are.
             named: how the name of a label is written.
         """
-        lines = []
+        fitted_on, lines = fitted_on or self.fitted_on, []
         if self.temperature_scaling:
             where = f"{self.messages:,} messages {fitted_on}"
             effect = f"the log loss of {where} is {self.loss:.4f} with it, and {self.loss_before:.4f} without"
@@ -121,6 +123,7 @@ def calibrate(
     logits: torch.Tensor,
     labels: torch.Tensor,
     *,
+    fitted_on: str,
     temperature_scaling: bool,
     target_fpr: float | None,
 ) -> Calibration:
@@ -134,6 +137,7 @@ def calibrate(
         config: the model's.
         logits: the model's at temperature 1, (N, num_labels).
         labels: the classes of the messages, (N,).
+        fitted_on: what the messages are called.
         temperature_scaling: whether to fit a temperature.
         target_fpr: the part of the ham that may be called spam; None: there is no threshold.
 
@@ -165,6 +169,7 @@ def calibrate(
         temperature_scaling=temperature_scaling,
         threshold=config.threshold,
         target_fpr=target_fpr,
+        fitted_on=fitted_on,
         messages=len(labels),
         loss_before=loss(0.0),
         loss=loss(math.log(config.temperature)),
@@ -179,5 +184,10 @@ def _check_labels(labels: torch.Tensor, config: SpamGPTConfig, target_fpr: float
     if len(labels.unique()) == 1:
         name = config.id2label[labels[0].item()]
         raise ValueError(f"Calibration needs messages of different labels; {what} has only {name!r}.")
-    if target_fpr is not None and not (labels == (spam := spam_index(class_names(config)))).any():
-        raise ValueError(f"A threshold needs {config.id2label[spam]} to be fitted to; {what} has none.")
+    if target_fpr is None:
+        return
+    names = class_names(config)
+    if len(names) > 2 and "spam" not in map(str.lower, names):
+        raise ValueError(f"target_fpr needs a label named spam where there are more than two; {what} has none.")
+    if not (labels == (spam := spam_index(names))).any():
+        raise ValueError(f"A threshold needs {names[spam]} to be fitted to; {what} has none.")

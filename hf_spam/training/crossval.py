@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..data.messages import LABEL_NAMES, grouped_folds, label_names, read_messages
+from ..data.messages import LABEL_NAMES, grouped_folds, label_names, read_messages, undersample
 from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
 from ..evaluation.metrics import SpamMetrics
 from ..provenance import public
@@ -79,11 +79,12 @@ def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> Dataset
 
 def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], **settings: Any) -> Iterator[Run]:
     """Trains a recipe on the split `train` of each set with a seed, and measures it and the baseline on `test`."""
+    recipe = get_recipe(recipe, **settings)
     for data, seed in jobs:
         start = time.perf_counter()
-        model = finetune(recipe, data=data, seed=seed, **settings)
+        model = finetune(recipe, data=data, seed=seed)
         seconds = time.perf_counter() - start
-        baseline = fit_baseline(data["train"])
+        baseline = fit_baseline(undersample(data["train"], seed) if recipe.undersample else data["train"])
         theirs = None if baseline is None else baseline_answers(baseline, data["test"])
         yield {
             "seed": seed,

@@ -8,9 +8,10 @@ from typing import Any
 class History:
     """What was measured on the way, under the book's names.
 
-    `train_losses` and `val_losses` belong to `steps` (optimizer steps, counted from 0), `train_accs` and `val_accs` to
-    the ends of the epochs. `examples_seen` counts training messages and `epochs` passes over them; `initial` holds
-    `{split}_loss` and `{split}_acc` before training; `seconds` is the time that training took, evaluations included.
+    `train_losses` and `val_losses` belong to `steps` (optimizer steps, counted from 0, of which `steps_per_epoch` are
+    an epoch), `train_accs` and `val_accs` to the ends of the epochs. `examples_seen` counts training messages and
+    `epochs` passes over them; `initial` holds `{split}_loss` and `{split}_acc` before training; `seconds` is the time
+    that training took, evaluations included.
     By `splits`, which `fingerprints` makes, the messages are known again; it is empty where there were others before.
     `trained_before` is whether the weights at the start were a classifier's that had learned from others, or nobody
     knows from which.
@@ -24,6 +25,7 @@ class History:
     val_accs: list[float] = field(default_factory=list)
     examples_seen: int = 0
     epochs: float = 0.0
+    steps_per_epoch: int = 0
     seconds: float = 0.0
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     trained_before: bool = False

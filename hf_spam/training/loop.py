@@ -42,7 +42,7 @@ from .history import History
 from .lora import merged
 from .measuring import DIVERGED, SPLITS, Measured, Measuring
 from .objective import Objective, balanced_weights, log_priors
-from .output import TRACKERS, Saving, check_output_dir, save_run
+from .output import TRACKERS, Saving, check_output_dir, remove_if_empty, save_run
 from .recipes import Recipe, get_recipe
 from .sharding import is_set_up, sharding_asked_for
 from .start import start_from
@@ -121,10 +121,12 @@ def finetune(
     if data is not None:
         settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else data
     recipe = get_recipe(recipe, **settings)
-    if output_dir is not None:
-        resume = resume_from_checkpoint is not None
-        output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir, resume=resume)
-    elif save_steps or resume_from_checkpoint or push:
+    resume = resume_from_checkpoint is not None
+    if resume and resume_from_checkpoint not in ("auto", "hub") and not (Path(resume_from_checkpoint) / STATE).is_dir():
+        raise ValueError(
+            f"{resume_from_checkpoint} is no checkpoint; a folder such as runs/pocket/checkpoint-100 would be one."
+        )
+    if output_dir is None and (save_steps or resume or push):
         raise ValueError("Checkpoints and pushing need an output_dir.")
     for name, value in (("save_steps", save_steps), ("save_total_limit", save_total_limit)):
         if value is not None and value < 1:
@@ -141,6 +143,8 @@ def finetune(
     if bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
         logger.warning("This processor has no instructions for bfloat16, which is slower on it than float32.")
     shards = sharding_asked_for(recipe)
+    if output_dir is not None:
+        output_dir = check_output_dir(output_dir, overwrite=overwrite_output_dir, resume=resume)
     # Else the first run's precision would be that of every later one, which could not be sharded either.
     AcceleratorState._reset_state(reset_partial_state=bool(shards))
     accelerator = Accelerator(
@@ -154,6 +158,8 @@ def finetune(
         raise ValueError("FSDP and DeepSpeed need processes that have a GPU (or its like) each: launch without them.")
     with ExitStack() as stack:
         stack.callback(_end, accelerator)
+        if output_dir is not None:
+            stack.callback(remove_if_empty, output_dir)  # where nothing came of the run, its data being unreadable, say
         interruption = stack.enter_context(listening())
         uploader = None
         if push is not None and accelerator.is_main_process:
@@ -202,8 +208,6 @@ def _checkpoint(named: str | os.PathLike, output_dir: Path, uploader: Uploader |
         return uploader.fetch_checkpoint()
     if named == "auto":
         return Checkpoints(output_dir).latest()
-    if not (Path(named) / STATE).is_dir():
-        raise ValueError(f"{named} is no checkpoint; a folder such as {output_dir / 'checkpoint-100'} would be one.")
     read_manifest(Path(named))
     return Path(named)
 
@@ -257,6 +261,7 @@ def _train(
         logger.info("Going on from %s.", saving.resume_from)
     progress = state.progress
     history, splits = progress.history, fingerprints(data)
+    history.steps_per_epoch = batches.steps_per_epoch
 
     set_seed(recipe.seed, device_specific=True)  # dropout, a different one on each process
     if restore_random is None:
@@ -351,7 +356,7 @@ def _train(
     measured = measure.whole(SPLITS)
     progress.compare(measured.loss)
     if measured.calibration is not None:
-        for line in measured.calibration.in_words("of the validation split"):
+        for line in measured.calibration.in_words():
             logger.log(logging.INFO if measured.calibration.is_met else logging.WARNING, line)
     final = {f"{SPLITS[split]}_final_acc": values["accuracy"] for split, values in measured.metrics.items()}
     accelerator.log(final, step=progress.step)

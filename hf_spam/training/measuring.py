@@ -53,6 +53,7 @@ class Measuring:
                 self.config,
                 results["validation"].logits,
                 results["validation"].labels,
+                fitted_on="of the validation split",
                 temperature_scaling=recipe.temperature_scaling,
                 target_fpr=recipe.target_fpr,
             )

@@ -1,5 +1,6 @@
 """What a run leaves in its output directory."""
 
+import contextlib
 import json
 import logging
 import os
@@ -66,6 +67,12 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, 
         for left in path.glob(f"{prefix}*"):
             shutil.rmtree(left, ignore_errors=True)
     return path
+
+
+def remove_if_empty(output_dir: Path) -> None:
+    """Removes a folder that nothing was written to."""
+    with contextlib.suppress(OSError):
+        output_dir.rmdir()
 
 
 @dataclass(frozen=True)
@@ -155,18 +162,14 @@ def write_model(run: "Run", folder: Path) -> None:
 
 
 def _plot(history: History, folder: Path) -> None:
-    for label, train, val in (
-        ("loss", history.train_losses, history.val_losses),
-        ("accuracy", history.train_accs, history.val_accs),
+    steps = [(step + 1) / history.steps_per_epoch for step in history.steps]
+    ends = [min(epoch, history.epochs) for epoch in range(1, len(history.train_accs) + 1)]
+    for label, epochs, train, val in (
+        ("loss", steps, history.train_losses, history.val_losses),
+        ("accuracy", ends, history.train_accs, history.val_accs),
     ):
-        plot_values(
-            train,
-            val,
-            epochs=history.epochs,
-            examples_seen=history.examples_seen,
-            label=label,
-            output_dir=folder,
-        )
+        examples_per_epoch = history.examples_seen / history.epochs
+        plot_values(epochs, train, val, examples_per_epoch=examples_per_epoch, label=label, output_dir=folder)
 
 
 def _write_json(path: Path, value: dict) -> None:

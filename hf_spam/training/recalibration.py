@@ -29,7 +29,6 @@ from .calibration import Calibration, calibrate, uncalibrate
 logger = logging.getLogger(__name__)
 
 REPORT = "calibration.json"
-WHERE = "of the data"
 
 
 def calibrated_copy(
@@ -86,9 +85,11 @@ def calibrated_copy(
     classifier = SpamClassifier(copy.deepcopy(kept).float(), tokenizer)
     logits = classifier.logits(messages["text"][:], progress=progress)
     labels = torch.tensor(messages["label"][:])
-    calibration = calibrate(kept.config, logits, labels, temperature_scaling=True, target_fpr=target_fpr)
+    where = "of the validation split of the data" if is_split else "of the data"
+    fitting = {"fitted_on": where, "temperature_scaling": True, "target_fpr": target_fpr}
+    calibration = calibrate(kept.config, logits, labels, **fitting)
     if not calibration.is_met:
-        raise ValueError(calibration.in_words(WHERE)[-1])
+        raise ValueError(calibration.in_words()[-1])
 
     def fill(folder: Path) -> None:
         save_with_checksum(kept, folder)

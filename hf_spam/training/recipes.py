@@ -3,7 +3,9 @@
 import math
 import os
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 PUBLISHED_IN = (
     "Published: Raschka, LLMs-from-scratch, ch06/02_bonus_additional-experiments. Those scripts shuffle the messages "
@@ -162,6 +164,11 @@ class Recipe:
             if not holds:
                 raise ValueError(f"Recipe {self.name!r}: {what}.")
 
+        for field in fields(self):
+            kinds, value = _kinds(field.type), getattr(self, field.name)
+            *words, last = ("none" if kind is None else getattr(kind, "__name__", kind) for kind in kinds)
+            wanted = f"{', '.join(words)} or {last}" if words else last
+            check(any(_is_a(value, kind) for kind in kinds), f"{field.name} must be {wanted}, got {value!r}")
         for field in (
             *("n_layer", "n_embd", "n_head", "n_positions", "num_train_epochs", "per_device_train_batch_size"),
             *("gradient_accumulation_steps", "eval_freq", "eval_iter", "lora_alpha"),
@@ -177,13 +184,7 @@ class Recipe:
         ):
             check(0 <= getattr(self, field) < 1, f"{field} must lie in [0, 1), got {getattr(self, field)}")
         check(self.max_steps is None or self.max_steps >= 1, f"max_steps must be at least 1, got {self.max_steps}")
-        for field in fields(self):
-            if get_origin(field.type) is Literal:
-                value, known = getattr(self, field.name), get_args(field.type)
-                check(value in known, f"{field.name} must be one of {', '.join(known)}, got {value!r}")
-        weights = self.class_weights
-        check(weights in (None, "balanced"), f"class_weights must be balanced or none, got {weights!r}")
-        both = self.balanced_sampling and weights is not None
+        both = self.balanced_sampling and self.class_weights is not None
         check(not both, "class_weights and balanced_sampling do the same twice: give one of them")
         tokens = self.train_batch_tokens
         check(not (tokens and self.balanced_sampling), "balanced_sampling has no batches of train_batch_tokens")
@@ -209,8 +210,7 @@ class Recipe:
         check(tau >= 0 and math.isfinite(tau), f"logit_adjustment must not be negative, got {tau}")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         length = self.padded_length
-        known = length in (None, "longest") or (isinstance(length, int) and length >= 1)
-        check(known, f"padded_length must be at least 1, longest or none, got {length!r}")
+        check(length in (None, "longest") or length >= 1, f"padded_length must be at least 1, got {length}")
         if self.vocab_size is not None:
             check(self.base == "random", f"a tokenizer of its own (vocab_size) needs base random, not {self.base!r}")
             check(self.tokenizer is None, f"give vocab_size or tokenizer ({self.tokenizer!r}), not both")
@@ -231,6 +231,23 @@ class Recipe:
         same = named is not None and all(getattr(self, name) == getattr(named, name) for name in settings)
         fresh = named is not None and (self.base == "random") == (named.base == "random")
         return PUBLISHED.get(self.name) if same and fresh else None
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """What a field of this annotation may be: types, and words or None, which stand for themselves."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return [None if annotation is NoneType else annotation]
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if not isinstance(kind, type):
+        return value is kind or (isinstance(value, str) and value == kind)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, {int: Integral, float: Real}.get(kind, kind))
 
 
 _BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, loss for loss")

@@ -31,6 +31,8 @@ BOOK_TEST = (
     "be3a08e1a72e62a89660063748f89ca13300a0a681f42f857e70e48af406ed94"  # the book's test messages, see `_digest`
 )
 
+GPT2_VOCABULARY = 50257
+
 Row = dict[str, Any]
 
 
@@ -49,7 +51,8 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
         Of each experiment its `recipe` and `row`; `published` and `obtained`, the accuracies of `train`, `validation`
         and `test` in percent; `interval`, Wilson's at 95 % around the accuracy obtained on the test split; `seconds`
         of training; and `problem`, why it was not run, or None. `published` is None where the run is not the
-        experiment: where a setting, the size of the network or the test messages are others.
+        experiment: where a setting, the size of the network or the test messages are others, or a base that is a
+        classifier already.
 
     Raises:
         ValueError: an experiment or a setting that there is none of, or a result of other settings in `output_dir`.
@@ -110,8 +113,11 @@ def _earlier(recipe: Recipe, folder: Path) -> Row | None:
     """The result of an experiment that is finished."""
     if not (folder / RESULT).exists():
         return None
-    result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    others = [name for name, value in _settings(recipe).items() if result["recipe"].get(name) != value]
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        others = [name for name, value in _settings(recipe).items() if result["recipe"].get(name) != value]
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise ValueError(f"{folder / RESULT} is damaged: delete it, and its experiment is run again.") from None
     if others:
         raise ValueError(f"{folder} has a result of another {', '.join(others)}: give another --output-dir.")
     return result
@@ -135,7 +141,8 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     interval = wilson(round(accuracies["test"] * len(test)), len(test))
     result = {
         "recipe": _settings(recipe),
-        "network": {name: getattr(run.model.config, name) for name in ("n_layer", "n_embd")},
+        "network": {name: getattr(run.model.config, name) for name in ("n_layer", "n_embd", "vocab_size")},
+        "trained_before": run.history.trained_before,
         "test_messages": _digest(test["text"][:], test["label"][:]),
         "obtained": {split: round(100 * accuracy, 2) for split, accuracy in accuracies.items()},
         "interval": [round(100 * bound, 2) for bound in interval],
@@ -154,8 +161,8 @@ def _published(recipe: Recipe, result: Row | None) -> dict[str, float | None] | 
     if published is None:
         return None
     if result is not None:
-        same_network = all(getattr(recipe, name) == value for name, value in result["network"].items())
-        if not same_network or result["test_messages"] != BOOK_TEST:
+        network = {"n_layer": recipe.n_layer, "n_embd": recipe.n_embd, "vocab_size": GPT2_VOCABULARY}
+        if result["network"] != network or result.get("trained_before") or result["test_messages"] != BOOK_TEST:
             return None
     return {split: getattr(published, split) for split in SPLITS}
 

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_spam.data.formats import DataError
+from hf_spam.data.formats import LONGEST_CELL, UNNAMED, DataError
 from hf_spam.data.messages import FEATURES, load_sms_spam, read_messages
 
 quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
@@ -155,12 +155,16 @@ def test_the_books_reading_keeps_texts_that_pandas_takes_for_missing_or_numbers(
 # Bad files: one line that names the file, the place and the value
 
 KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true; others need --label-column"
+TABS, COMMAS = (f"; {UNNAMED[delimiter]}" for delimiter in "\t,")
+COLUMNS = ", and where that line names the columns also --text-column"
 JSON_LINES = "JSON lines are read, one object a line"
 BAD_FILES = {
     "no tab": ("a.tsv", b"ham\ta\nspam b\n", ", line 2: 2 fields expected, 1 found: 'spam b'"),
-    "two tabs": ("a.tsv", b"ham\ta\tb\n", ", line 1: 2 fields expected, 3 found: 'ham\\ta\\tb'"),
+    "two tabs": ("a.tsv", b"ham\ta\tb\n", f", line 1: 2 fields expected, 3 found: 'ham\\ta\\tb'{TABS}"),
     "empty line": ("a.tsv", b"ham\ta\n\nspam\tb\n", ", line 2: 2 fields expected, 0 found: ''"),
-    "long line": ("a.tsv", b"x" * 99, f", line 1: 2 fields expected, 1 found: '{'x' * 56}..."),
+    "long line": ("a.tsv", b"x" * 99, f", line 1: 2 fields expected, 1 found: '{'x' * 56}...{TABS}"),
+    "semicolons": ("a.csv", b"label;text\nham;a\n", f", line 1: 2 fields expected, 1 found: 'label;text'{COMMAS}"),
+    "columns of other names": ("a.csv", b"kind,body\nham,a\n", f", line 1: unknown label 'kind'; {KNOWN}{COLUMNS}"),
     "carriage return": ("a.tsv", b"ham\ta\rb\nspam\tb\n", ", line 2: 2 fields expected, 1 found: 'b'"),
     "header, extra field": ("a.csv", b"label,text\nham,a,b\n", ", line 2: 2 fields expected, 3 found: 'ham,a,b'"),
     "label": ("a.tsv", b"ham\ta\neggs\tb\n", f", line 2: unknown label 'eggs'; {KNOWN}"),
@@ -234,7 +238,11 @@ BAD_FILES = {
         zipped({"a.csv": b"", "b.tsv": b""}),
         ": one data file expected in the zip, 2 found: ['a.csv', 'b.tsv']",
     ),
-    "line in a zip": ("a.zip", zipped({"in/b.tsv": b"eggs\ta"}), f"/in/b.tsv, line 1: unknown label 'eggs'; {KNOWN}"),
+    "line in a zip": (
+        "a.zip",
+        zipped({"in/b.tsv": b"eggs\ta"}),
+        f"/in/b.tsv, line 1: unknown label 'eggs'; {KNOWN}{COLUMNS}",
+    ),
 }
 
 
@@ -262,7 +270,10 @@ def test_the_line_is_right_after_separators_that_only_unicode_has(tmp_path):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b'ham\ta\nspam\t"b\n', ": a quote is never closed (Error tokenizing data. C error: EOF inside string"),
+        (
+            b'ham\ta\nspam\t"b\n',
+            ": its quotes cannot be read as such (Error tokenizing data. C error: EOF inside",
+        ),
         (b'ham\ta\nspam\t""\n', ", row 2: empty or missing text: ''"),
     ],
 )
@@ -274,6 +285,26 @@ def test_what_only_the_books_reading_cannot_read(data, reason, tmp_path):
     with pytest.raises(DataError) as caught:
         read_messages(path, protocol="book")
     assert str(caught.value).startswith(f"{path}{reason}") and "\n" not in str(caught.value)
+
+
+def test_lines_that_are_quoted_whole_have_no_columns(tmp_path):
+    """Neither reading finds a label in them; the book's does not even find a place for one."""
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b'"ham\ta"\n"spam\tb"\n')
+    with pytest.raises(
+        DataError, match=r"a\.tsv: its quotes leave one column for label and text; protocol 'full' reads"
+    ):
+        read_messages(path, protocol="book")
+
+
+def test_a_long_message_is_read_and_an_endless_one_is_not(tmp_path):
+    """Python's csv module would refuse what is longer than 131,072 characters."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"ham,{'a' * 200_000}\nspam,b\n")
+    assert len(read_messages(path)["text"][0]) == 200_000
+    path.write_text(f'ham,"{"a" * (LONGEST_CELL + 1)}"\nspam,b\n')
+    with pytest.raises(DataError, match=r"line 1: .*field larger than field limit"):
+        read_messages(path)
 
 
 def test_a_broken_parquet_file_is_refused(tmp_path):

@@ -143,8 +143,13 @@ def test_the_positive_label_comes_second_and_nothing_else_changes(protocol, tmp_
 @pytest.mark.parametrize(
     ("labels", "positive", "message"),
     [
-        (["ham", "spam"], "ham", "the positive label is 'spam', where there is one, and cannot be 'ham'"),
-        (["a", "Spam"], "a", "the positive label is 'spam', where there is one, and cannot be 'a'"),
+        (
+            ["ham", "spam"],
+            "ham",
+            "where there is spam, that is the positive label, not 'ham'; ham and spam, 0 and 1, false and true are "
+            "read as that",
+        ),
+        (["a", "Spam"], "a", "where there is spam, that is the positive label, not 'a'"),
         (["a", "b"], "c", "nothing is labelled 'c', the positive label; labels: a, b"),
         (["a", "b", "c"], "c", "a positive label is one of two labels, and there are 3"),
     ],

@@ -95,6 +95,12 @@ def test_a_damaged_cache_is_fetched_again(server, tmp_path):
     assert cached.read_bytes() == COLLECTION
 
 
+def test_a_cache_that_cannot_be_read_is_none(server, tmp_path):
+    (tmp_path / "home/hf_spam/SMSSpamCollection").mkdir(parents=True)
+    server.answers = {"/1": (200, UCI_ZIP)}
+    assert uci_file() == COLLECTION
+
+
 def test_without_a_writable_cache_the_download_is_used_all_the_same(server, tmp_path, caplog):
     """A read-only home is a reason to warn, not to stop."""
     (tmp_path / "home").write_text("a file where the folder should be")

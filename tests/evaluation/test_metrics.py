@@ -97,6 +97,13 @@ def test_the_evaluator_takes_a_saved_model(tmp_path):
     assert values["accuracy"] == pytest.approx(run.metrics["validation"]["accuracy"])
 
 
+@pytest.mark.parametrize(("predictions", "references"), [([0, 2], [0, 1]), ([0, 1], [-1, 1]), ([], [])])
+def test_what_are_no_classes_is_refused(predictions, references):
+    """Not counted as ham."""
+    with pytest.raises(ValueError, match=r"^Give class indices of one message or more, from 0 to 1"):
+        SpamMetrics()._compute(predictions, references)
+
+
 @given(ROWS, st.floats(0, 0.99), st.randoms())
 def test_the_threshold_keeps_the_rate_and_is_the_lowest_that_does(rows, rate, random):
     """From any lower score on, too much ham would be called spam; where none will do, not even the highest does."""

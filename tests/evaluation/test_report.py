@@ -113,9 +113,27 @@ def test_a_models_own_threshold(threshold, alarms, missed):
     assert points(test)["accuracy"] == pytest.approx(1 - (alarms + missed) / 8)
     assert points(test)["roc_auc"] == points(plain["sets"]["test"])["roc_auc"]
     assert test["baseline"] == plain["sets"]["test"]["baseline"]
+    (verdict,) = [line for line in headline(values) if line.startswith("On test, the ")]
+    assert "(the model goes by its threshold, the baseline by none)" in verdict
+    assert not [line for line in headline(plain) if "goes by" in line]
     said = [line for line in headline(values) if "score of at least" in line]
     assert said == [f"It calls spam what has a score of at least {threshold:.7f}, and is measured so."]
     assert not [line for line in headline(plain) if "score" in line] and plain["threshold"] is None
+
+
+def test_where_all_samples_agree_there_is_no_interval():
+    """Of a set without an error no sample has one, which is no certainty: Wilson's intervals say how little it is."""
+    rows = [("win now", 1, 0.9), ("win here", 1, 0.8), ("hello", 0, 0.2), ("good night", 0, 0.1)]
+    values = report_of(rows, TRAIN)
+    model = values["sets"]["test"]["model"]
+    for name in ("f1", "mcc", "balanced_accuracy", "roc_auc", "recall_at_fpr_0.001"):
+        assert model[name] == {"value": 1.0, "low": None, "high": None}
+    assert model["recall"]["low"] < 0.5 and model["accuracy"]["low"] < 0.6 and model["brier"]["low"] is not None
+    cells = {row[0]: row[2] for row in report_tables(values)[0].rows}
+    assert cells["f1"] == "-" and cells["recall"].endswith("1.000")
+    assert "they tell nothing, and there is none" in report_tables(values)[0].note
+    same = report_of(rows[:1], TRAIN)["sets"]["test"]["model"]  # one message, which every sample is of
+    assert same["log_loss"]["value"] > 0 and same["log_loss"]["low"] is None
 
 
 SCORES = st.floats(0, 1, width=32)
@@ -321,10 +339,13 @@ def test_the_figure_of_a_run_says_what_it_shows(val_values, title, monkeypatch, 
     """On its own, as the card shows it: a title, three axes with names, a legend."""
     drawn = {}
     monkeypatch.setattr(plots.Figure, "savefig", lambda figure, *to, **about: drawn.update(figure=figure))
-    plots.plot_values([0.7, 0.4], val_values, epochs=2, examples_seen=100, label="loss", output_dir=tmp_path)
+    plots.plot_values([0.1, 1.5], [0.7, 0.4], val_values, examples_per_epoch=50, label="loss", output_dir=tmp_path)
     (axes,) = drawn["figure"].axes
     (above,) = axes.child_axes
     assert drawn["figure"].get_suptitle() == title
     assert (axes.get_xlabel(), axes.get_ylabel(), above.get_xlabel()) == ("Epochs", "Loss", "Examples seen")
+    for line, values in zip(axes.lines, ([0.7, 0.4], val_values), strict=False):
+        assert line.get_xydata().tolist() == [[0.1, values[0]], [1.5, values[1]]]
+    assert axes.get_xlim()[0] == 0 and above._functions[0](1.5) == 75
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["Training loss", *["Validation loss"] * bool(val_values)]

@@ -155,6 +155,29 @@ def test_a_report_of_three_labels_by_hand():
     assert json.dumps(values, allow_nan=False)
 
 
+def test_the_threshold_of_spam_among_three_labels(monkeypatch):
+    """What comes of it and of others, spam held against the rest; the last of the labels need not be it."""
+    names = ["ad", "Spam", "talk"]
+    monkeypatch.setattr(Scorer, "__init__", with_threshold(Scorer.__init__, 0.2))
+    report = report_of(names=names)
+    own, one_percent, *_ = report.values["closer"]["thresholds"]
+    assert own["threshold"] == 0.2 and (own["messages"], own["spam"]) == (5, 1)
+    called = report.model.scores[:, 1] >= 0.2
+    assert (own["missed"], own["false_alarms"]) == (0, called.sum() - 1)
+    assert one_percent["false_alarms"] == 0
+    (table,) = [table for table in report_tables(report.values) if table.title == "Thresholds, test"]
+    assert "an alarm is a message of another label that is called Spam." in table.note
+    assert "It calls Spam what has a score of at least 0.2000000, and is measured so." in headline(report.values)
+
+
+def with_threshold(init, threshold: float):
+    def made(self, *arguments):
+        init(self, *arguments)
+        self.model.config.threshold = threshold
+
+    return made
+
+
 def test_the_baseline_of_three_labels():
     """Its class is that of the highest score; the same in the report and in `measure_baseline`."""
     values = report_of().values

@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -74,8 +77,17 @@ def test_every_text_gets_an_answer():
 def test_what_is_not_text_gets_a_type_error_that_says_so(text):
     with pytest.raises(TypeError, match="A message must be a string, got"):
         classify_text(text, CLASSIFIER.model, CLASSIFIER.tokenizer)
-    with pytest.raises(TypeError, match="Give a list of messages"):
-        CLASSIFIER("a single string")
+    for single in ("a single string", None, 5):
+        with pytest.raises(TypeError, match=f"Give a list of messages, not a single {type(single).__name__}"):
+            CLASSIFIER(single)
+
+
+def test_messages_may_be_in_anything_that_holds_them():
+    """A column of a table, an array, a generator: none of them is a list, and some have no truth value."""
+    texts = [BOOKS_EXAMPLE, ORDINARY]
+    for holder in (tuple(texts), pd.Series(texts), np.array(texts), Dataset.from_dict({"text": texts})["text"]):
+        assert CLASSIFIER(holder) == CLASSIFIER(texts)
+    assert CLASSIFIER(text for text in texts) == CLASSIFIER(texts) and CLASSIFIER(()) == []
 
 
 def test_auto_classes_and_the_stock_pipeline_agree_with_ours():

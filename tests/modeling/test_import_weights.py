@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hf_spam import SpamClassifier
+from hf_spam.cli import main
+from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.modeling import import_weights as module
 from hf_spam.modeling.import_weights import ImportWeightsError, import_weights
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
@@ -337,6 +341,42 @@ def test_every_misfit_of_a_book_file_is_listed(tmp_path: Path) -> None:
     message = refused(saved(gpt2().state_dict(), tmp_path), tmp_path)
     assert "missing: tok_emb.weight" in message and "missing: out_head.bias" in message
     assert message.count("unexpected: ") == len(gpt2().state_dict())
+
+
+def test_what_is_no_number_to_copy_is_listed_too(tmp_path: Path) -> None:
+    """Integers, complex numbers, sparse tensors and those without values; and weights that no training ends with."""
+    state, other = BookGPT().state_dict(), {}
+    kinds = {"int64": torch.Tensor.long, "complex64": lambda value: value.to(torch.complex64)}
+    kinds |= {"sparse": torch.Tensor.to_sparse, "without values": lambda value: value.to("meta")}
+    names = ("tok_emb.weight", "pos_emb.weight", "out_head.weight", "out_head.bias")
+    for name, converted in zip(names, kinds.values(), strict=True):
+        other[name] = converted(state[name])
+    lines = refused(saved(state | other, tmp_path), tmp_path, n_head=4).splitlines()
+    assert lines[1:] == [
+        f"  wrong type: {name} is {kind}, expected one of F16, BF16, F32, F64"
+        for name, kind in zip(other, kinds, strict=True)
+    ]
+    for value in (math.nan, math.inf, 1e30):
+        state["out_head.bias"] = torch.tensor([0.0, value])
+        message = refused(saved(state, tmp_path), tmp_path, n_head=4)
+        assert message.endswith("has weights that are no numbers, or beyond all measure: out_head.bias.")
+
+
+def test_a_book_file_is_given_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """It has none of its own, and could not be asked about a message; one that is too large is a misfit."""
+    tokenizer = train_tokenizer(["win a prize"] * 9, 300)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    source = saved(BookGPT().state_dict(), tmp_path)
+    assert "the tokenizer has 2" in refused(source, tmp_path, n_head=4, tokenizer=tokenizer)
+    state = BookGPT().state_dict()
+    state["tok_emb.weight"] = torch.randn(len(tokenizer), 32)
+    flags = ["--n-head", "4", "--tokenizer", str(tmp_path / "tokenizer")]
+    source = saved(state, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hf-spam", "import-weights", str(source), str(tmp_path / "out"), *flags])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 0, capsys.readouterr().err
+    assert SpamClassifier.from_pretrained(tmp_path / "out")(["win a prize"])[0]["label"] in ("spam", "not spam")
 
 
 class Evil:

@@ -47,7 +47,9 @@ def fit(logits, labels, config=None, temperature_scaling=True, target_fpr=None) 
     if config is None:
         names = dict(enumerate(["not spam", "spam", "scam", "phish"][: logits.shape[1]]))
         config = SpamGPTConfig(id2label=names)
-    return calibrate(config, logits, labels, temperature_scaling=temperature_scaling, target_fpr=target_fpr)
+    return calibrate(
+        config, logits, labels, fitted_on="here", temperature_scaling=temperature_scaling, target_fpr=target_fpr
+    )
 
 
 def drawn(
@@ -96,20 +98,20 @@ def test_temperatures_that_would_run_away():
     logits, labels = torch.tensor([[2.0, -1], [0.1, 0], [-1, 3]]), torch.tensor([0, 0, 1])
     separated = fit(logits, labels)
     assert separated.temperature == 1 and separated.loss == separated.loss_before
-    assert separated.in_words("here") == [
+    assert separated.in_words() == [
         "Temperature 1.0000: 3 messages here tell of no other, since all are classified right."
     ]
     hot = fit(logits, 1 - labels)
     assert hot.temperature == pytest.approx(TEMPERATURES[1], rel=1e-4)
-    (line,) = hot.in_words("here")
+    (line,) = hot.in_words()
     assert line.startswith(
         "Temperature 10.0000, the highest that is tried and not the best, which lies beyond: the log"
     )
     almost = torch.tensor([[0.1, -0.1], [-0.1, 0.1], [1e-4, 0]]), torch.tensor([0, 1, 1])
     cold = fit(*almost)
     assert TEMPERATURES[0] * 0.999 <= cold.temperature < 0.2
-    assert ("the lowest that is tried" in cold.in_words("here")[0]) == (cold.temperature < 0.10001)
-    assert "tried" not in fit(*drawn(3.0, messages=300)).in_words("here")[0]
+    assert ("the lowest that is tried" in cold.in_words()[0]) == (cold.temperature < 0.10001)
+    assert "tried" not in fit(*drawn(3.0, messages=300)).in_words()[0]
 
 
 def test_what_is_fitted_is_what_the_configuration_says():
@@ -124,7 +126,7 @@ def test_what_is_fitted_is_what_the_configuration_says():
     ham = scores[labels == 0]
     assert found.false_alarms == (ham >= found.threshold).sum() == int(0.05 * len(ham))
     assert found.missed == (scores[labels == 1] < found.threshold).sum() and found.ham == len(ham)
-    (line,) = fit(logits, labels, config, False, 0.05).in_words("here")
+    (line,) = fit(logits, labels, config, False, 0.05).in_words()
     assert (
         f"for a false-positive rate of 5% or less: of {len(ham)} ham here {found.false_alarms} are called spam" in line
     )
@@ -137,11 +139,11 @@ def test_a_rate_that_no_threshold_keeps():
     config = SpamGPTConfig()
     found = fit(logits, labels, config, False, 0.1)
     assert found.threshold is None and config.threshold is None and not found.is_met
-    assert "No threshold keeps a false-positive rate of 10% or less" in found.in_words("here")[0]
+    assert "No threshold keeps a false-positive rate of 10% or less" in found.in_words()[0]
     assert fit(logits, labels, config, False, 0.5).is_met
     kinds = SpamGPTConfig(id2label={0: "work", 1: "home", 2: "shop"})
     assert fit(*drawn(2.0, 3, messages=300), kinds).temperature != 1
-    with pytest.raises(ValueError, match="None of the model's labels is 'spam': 'work', 'home', 'shop'"):
+    with pytest.raises(ValueError, match=r"^target_fpr needs a label named spam where there are more than two"):
         fit(*drawn(2.0, 3, messages=300), kinds, target_fpr=0.1)
 
 

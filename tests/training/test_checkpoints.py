@@ -136,7 +136,7 @@ def test_another_run_is_refused(settings, words, trained, data, tmp_path):
             resume_from_checkpoint=trained / "checkpoint-24",
             **{**SMALL, **settings},
         )
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_manifest_says_what_it_is_of(trained, data):

@@ -11,11 +11,11 @@ from datasets import DatasetDict
 from processes import run_processes
 
 from hf_spam import finetune
-from hf_spam.data.messages import duplicate_key, grouped_folds, read_messages
+from hf_spam.data.messages import duplicate_key, grouped_folds, read_messages, undersample
 from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.metrics import SpamMetrics
 from hf_spam.training import crossval
-from hf_spam.training.crossval import cross_validate, summary
+from hf_spam.training.crossval import cross_validate, measure_runs, summary
 
 NO_BASELINE = {"baseline": None}
 SMALL = {"data": "sample", "max_steps": 20, "n_embd": 16, "vocab_size": 300}
@@ -125,6 +125,16 @@ def test_what_cannot_be_meant():
         cross_validate("nonesuch")
     with pytest.raises(ValueError, match="folds need 600 different messages of each label"):
         cross_validate("pocket", folds=600, **SMALL)
+
+
+def test_the_baseline_of_a_fold_learns_from_the_rows_that_the_model_does():
+    """Of undersampled messages from those that are left."""
+    rare = read_messages("sample").select([*range(150), *range(900, 1000)])
+    train, test = next(grouped_folds(rare, 2, seed=3))
+    (run,) = measure_runs("pocket", [(DatasetDict(train=train, test=test), 3)], undersample=True, **SMALL)
+    fewer = DatasetDict(train=undersample(train, 3), test=test)
+    assert len(fewer["train"]) < len(train)
+    assert run["baseline"] == measure_baseline(fewer)["test"] != measure_baseline(DatasetDict(train=train, test=test))
 
 
 def test_too_few_messages_to_calibrate_on_are_not_called_too_few_for_the_folds(tmp_path):

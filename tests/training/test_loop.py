@@ -393,8 +393,13 @@ def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
         ({"per_device_train_batch_size": 92}, "91 training messages do not fill one batch of 92"),
         ({"report_to": "nonesuch"}, "tracker 'nonesuch' is not installed"),
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
-        ({"pooling": "middle"}, "pooling must be one of last, last_token, first, mean, got 'middle'"),
-        ({"padded_length": "longer"}, "padded_length must be at least 1, longest or none, got 'longer'"),
+        ({"pooling": "middle"}, "pooling must be last, last_token, first or mean, got 'middle'"),
+        ({"padded_length": "longer"}, "padded_length must be int, longest or none, got 'longer'"),
+        ({"max_steps": "3"}, "max_steps must be int or none, got '3'"),
+        ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
+        ({"seed": 1.5}, r"seed must be int, got 1\.5"),
+        ({"undersample": 1}, "undersample must be bool, got 1"),
+        ({"n_layer": True}, "n_layer must be int, got True"),
         ({"learning_rate": 1e20, "max_grad_norm": None, "num_train_epochs": 4}, "Training diverged"),
         ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
         ({"eval_freq": 0}, "eval_freq must be at least 1, got 0"),
@@ -405,6 +410,15 @@ def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
 def test_impossible_settings(settings, message, data):
     with pytest.raises(ValueError, match=message):
         finetune("pocket", data=data, **{**small(), **settings})
+
+
+def test_a_run_of_which_nothing_came_leaves_no_folder(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / ".hidden").touch()
+    for name, there in (("out", False), ("kept", True)):
+        with pytest.raises(ValueError, match="no such file"):
+            finetune("pocket", data="gone.csv", output_dir=tmp_path / name, resume_from_checkpoint="auto")
+        assert (tmp_path / name).exists() == there
 
 
 def test_a_tokenizer_that_does_not_fit_the_base(data, base, gpt2_tokenizer_dir):

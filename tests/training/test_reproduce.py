@@ -100,16 +100,27 @@ def test_published_stands_beside_what_it_was_published_for(tokenizer, sms_collec
     """A run of the very recipe on the book's messages is compared; one on others, or of another network, is not."""
     tiny = {**TINY, "tokenizer": tokenizer, "padded_length": "longest", "max_steps": 2, "data": "uci"}
     monkeypatch.setitem(RECIPES, "random-weights", replace(RECIPES["random-weights"], **tiny))
+    monkeypatch.setattr(module, "GPT2_VOCABULARY", 300)
     (row,) = reproduce(["10"], output_dir=tmp_path, data=sms_collection)
     assert row["published"] == {"train": 100.0, "validation": 96.64, "test": 93.67}
     assert row["obtained"] != row["published"] and row["interval"][0] < row["obtained"]["test"] < row["interval"][1]
     path = tmp_path / "random-weights/result.json"
     found = json.loads(path.read_text())
-    assert found["network"] == {"n_layer": 2, "n_embd": 16}
-    for other in ({"network": {"n_layer": 12, "n_embd": 16}}, {"test_messages": "others"}):
+    network = {"n_layer": 2, "n_embd": 16, "vocab_size": 300}
+    assert found["network"] == network and found["trained_before"] is False
+    for other in (
+        {"network": network | {"n_layer": 12}},
+        {"network": network | {"vocab_size": 400}},
+        {"trained_before": True},
+        {"test_messages": "others"},
+    ):
         path.write_text(json.dumps({**found, **other}))
         (again,) = reproduce(["10"], output_dir=tmp_path, data=sms_collection)
         assert again == {**row, "published": None}
+    for damaged in ("{", "{}", "[]"):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match="is damaged: delete it, and its experiment is run again"):
+            list(reproduce(["10"], output_dir=tmp_path, data=sms_collection))
 
 
 def test_what_was_killed_goes_on(whole, tokenizer, tmp_path):
