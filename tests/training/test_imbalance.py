@@ -127,9 +127,9 @@ def test_adjustment_calls_the_rare_label_more_often(data):
     settings = small(learning_rate=1e-2, warmup_steps=0.0, weight_average=0.0)
     spam = [
         finetune("pocket", data=data, **settings, logit_adjustment=tau).answers["train"]["scores"][:, 1].mean()
-        for tau in (0.0, 1.0)
+        for tau in (0.0, 0.5, 1.0)
     ]
-    assert spam[0] < 1 / 6 and spam[1] > 2 * spam[0]
+    assert spam[0] < 1 / 6 and spam[2] > 2 * spam[0] and spam[0] + 0.01 < spam[1] < spam[2] - 0.01
 
 
 @pytest.mark.parametrize("settings", [{"class_weights": "balanced"}, {"balanced_sampling": True}])

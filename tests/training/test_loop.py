@@ -300,6 +300,25 @@ def test_steps_end_a_run_in_the_midst_of_an_epoch(data):
     assert seven.examples_seen == 16 * (5 + 5 + 2)
 
 
+def test_what_is_plotted_stands_where_it_was_measured(data, tmp_path, monkeypatch):
+    """Losses after their step, accuracies at the end of an epoch; a run may end in the midst of one."""
+    drawn = {}
+
+    def record(epochs, *values, label, examples_per_epoch, output_dir):
+        drawn[label] = (epochs, *values, examples_per_epoch)
+
+    monkeypatch.setattr("hf_spam.training.output.plot_values", record)
+    settings = small(eval_freq=4, max_steps=14, gradient_accumulation_steps=1)
+    history = finetune("pocket", data=data, output_dir=tmp_path, **settings).history
+    assert history.steps_per_epoch == 5 and history.epochs == pytest.approx(2.8)
+    per_epoch = pytest.approx(history.examples_seen / 2.8)
+    losses = ([0.2, 1.0, 1.8, 2.6], history.train_losses, history.val_losses, per_epoch)
+    assert drawn == {
+        "loss": losses,
+        "accuracy": ([1, 2, pytest.approx(2.8)], history.train_accs, history.val_accs, per_epoch),
+    }
+
+
 def test_training_alone_is_enough_and_more_is_measured(data):
     run = finetune("pocket", data=DatasetDict(train=data["train"]), **small(num_train_epochs=1))
     assert list(run.metrics) == ["train"] and run.history.val_losses == [] and run.history.val_accs == []
