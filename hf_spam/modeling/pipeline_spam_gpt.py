@@ -19,13 +19,18 @@ class SpamPipeline(TextClassificationPipeline):
 
         pipeline("spam-classification", model="you/spam-gpt")(["Free entry! Txt WIN to 10010"])
 
-    Answers are those of `SpamClassifier`: a label, and the probability of that label, which below the threshold may be
-    the less likely one. With `top_k` the label is the first of the list. Without a threshold they are those of
-    "text-classification".
+    Answers are those of `SpamClassifier`, to any string: a label, and the probability of that label, which below the
+    threshold may be the less likely one. With `top_k` the label is the first of the list. Without a threshold they are
+    those of "text-classification".
 
     Where the package is not installed, a model that was saved by it is loaded, this class with it, by
     `pipeline("spam-classification", model=folder, trust_remote_code=True)`.
     """
+
+    def preprocess(self, inputs: Any, **kwargs: Any) -> dict[str, Any]:
+        if isinstance(inputs, str):  # it may hold half of a UTF-16 pair, which no tokenizer takes
+            inputs = inputs.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return super().preprocess(inputs, **kwargs)
 
     def postprocess(
         self, model_outputs: dict[str, Any], function_to_apply: Any = None, top_k: int | None = 1, _legacy: bool = True

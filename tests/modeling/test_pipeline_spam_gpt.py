@@ -122,6 +122,11 @@ def test_our_pipeline_and_the_stock_one(calibrated, expected):
     assert type(ours) is SpamPipeline
     assert ours(TEXTS) == expected and ours(TEXTS, batch_size=4) == expected
     assert ours(TEXTS[5]) == [expected[5]] and ours(TEXTS, top_k=1) == [[answer] for answer in expected]
+    lone = ["half of \ud83c an emoji", "\udc00", "NUL \0 too"]
+    assert ours(lone) == [
+        {**answer, "score": pytest.approx(answer["score"], abs=1e-6)}
+        for answer in SpamClassifier.from_pretrained(calibrated)(lone)
+    ]
     stock = pipeline("text-classification", model=str(calibrated))
     all_labels = stock(TEXTS, top_k=None)
     assert all(answer["score"] >= 0.5 for answer in stock(TEXTS))
