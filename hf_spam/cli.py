@@ -627,7 +627,3 @@ def _print(what: Any) -> None:
     from rich.console import Console
 
     Console(highlight=False, markup=False, soft_wrap=isinstance(what, str)).print(what)
-
-
-if __name__ == "__main__":
-    main()

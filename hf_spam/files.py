@@ -1,4 +1,4 @@
-"""Files and folders that are whole or are not there, these with a manifest by which damage is found."""
+"""Files and folders that are whole or are not there, some with a manifest by which damage is found."""
 
 import hashlib
 import json
@@ -12,13 +12,14 @@ from typing import Any
 MANIFEST = "manifest.json"
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> None:
+def write_folder(folder: Path, fill: Callable[[Path], None], about: dict[str, Any] | None = None) -> None:
     """Makes `folder`: filled under another name, given its manifest, flushed to the disk, renamed.
 
     Args:
         folder: the folder; one of that name is replaced.
         fill: writes the files into the folder that it is given.
-        about: what else the manifest says.
+        about: what else a manifest says, beside which files there are and what is in them. None: there is none, since
+            people may change what is in the folder.
 
     Raises:
         OSError: it could not be written; nothing of it is left.
@@ -28,10 +29,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None], **about: Any) -> No
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        files = {path.relative_to(temporary).as_posix(): fingerprint(path) for path in _files(temporary)}
-        (temporary / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", encoding="utf-8")
-        for path in [*_files(temporary), temporary]:
-            flush(path)
+        if about is not None:
+            files = {name: fingerprint(temporary / name) for name in files_in(temporary)}
+            (temporary / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", encoding="utf-8")
+        for name in files_in(temporary):
+            flush(temporary / name)
+        flush(temporary)
         if folder.exists():
             os.replace(folder, replaced)
         os.replace(temporary, folder)
@@ -86,6 +89,12 @@ def fingerprint(path: Path) -> dict[str, Any]:
         return {"size": file.tell(), "sha256": digest.hexdigest()}
 
 
+def stamp(path: Path) -> list[int]:
+    """What stays as it is when a file is renamed, and changes when it is written."""
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
 def flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -95,5 +104,6 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def files_in(folder: Path) -> list[str]:
+    """The files of a folder and of those in it, by path."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -27,3 +28,9 @@ def one_line(error: BaseException) -> str:
     """The message of an error without its line breaks, cut to what a person reads: it may quote what a file holds."""
     message = " ".join(str(error).split()) or type(error).__name__
     return message if len(message) <= 500 else f"{message[:500]}…"
+
+
+def short(value: Any) -> str:
+    """A value as an error message shows it, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

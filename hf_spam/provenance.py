@@ -1,10 +1,13 @@
 """What may be said of where a result is from: settings without private paths, digests of messages, and versions."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from transformers.utils import cached_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -40,6 +43,13 @@ def digest(messages: "Dataset", *columns: Sequence[Any]) -> str:
 def fingerprints(data: "DatasetDict") -> dict[str, dict[str, Any]]:
     """By what the messages of each split can be known again, without telling what they are: number and digest."""
     return {split: {"messages": len(messages), "sha256": digest(messages)} for split, messages in data.items()}
+
+
+def history_file(model: str | os.PathLike) -> Path | None:
+    """The file that tells how a model, a folder or a Hub id, was trained; None where none is in reach."""
+    quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
+    found = cached_file(os.fspath(model), HISTORY, **dict.fromkeys(quiet, False))
+    return None if found is None else Path(found)
 
 
 def versions() -> dict[str, str]:

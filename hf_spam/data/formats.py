@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
-from ..printable import first_line
+from ..printable import first_line, short
 
 # Where several of these names are present, the first one counts.
 TEXT_COLUMNS = ("text", "message", "sms", "v2")
@@ -64,7 +64,7 @@ class DataError(ValueError):
     """Data that cannot be used, in one line that names the file, the place in it and the offending value."""
 
 
-def parse(name: str, suffix: str, data: bytes, protocol: str, columns: Columns = KNOWN_COLUMNS) -> Messages:
+def parse(name: str, suffix: str, data: bytes, protocol: str, columns: Columns) -> Messages:
     """The messages in the bytes of a file.
 
     Args:
@@ -95,7 +95,7 @@ def parse(name: str, suffix: str, data: bytes, protocol: str, columns: Columns =
     return messages
 
 
-def table_messages(name: str, table: pa.Table, features: Features | None, columns: Columns = KNOWN_COLUMNS) -> Messages:
+def table_messages(name: str, table: pa.Table, features: Features | None, columns: Columns) -> Messages:
     """The messages in a table; its label column's ClassLabel in `features`, if any, says what the integers mean."""
     label_column, text_column = _find_columns(name, table.column_names, columns)
     # By position: a Parquet file may hold a column name twice.
@@ -264,9 +264,3 @@ def _messages(rows: Iterable[Row], names: list[str] | None = None) -> Messages:
         messages.labels.append(label)
         messages.places.setdefault(label, (where, value))
     return messages
-
-
-def short(value: Any) -> str:
-    """A value as an error message shows it, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -25,8 +25,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concaten
 from datasets.exceptions import DatasetsError
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ..printable import first_line, printable
-from .formats import LABELS, SUFFIXES, Columns, DataError, parse, short, suffix_of, table_messages
+from ..printable import first_line, printable, short
+from .formats import LABELS, SUFFIXES, Columns, DataError, parse, suffix_of, table_messages
 from .uci import uci_file
 
 logger = logging.getLogger(__name__)

@@ -3,14 +3,13 @@
 import contextlib
 import hashlib
 import logging
-import os
 import time
-import uuid
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import constants
 
+from ..files import write_file
 from ..printable import first_line
 from .formats import UCI_MEMBER, DataError, unzip
 
@@ -68,12 +67,8 @@ def _download(address: str) -> bytes:
 
 def _store(path: Path, data: bytes) -> None:
     """Write to the cache so that a reader sees the whole file or none; without a writable cache, go on."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_file(path, data)
     except OSError as error:
         logger.warning("the collection is not cached: %s", error)
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -12,6 +12,7 @@ from sklearn.svm import LinearSVC
 
 from ..data.messages import label_names
 from ..modeling.configuration_spam_gpt import spam_index
+from ..printable import first_line
 from .metrics import PROBABILISTIC, SpamMetrics
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
     try:
         return baseline.fit(train["text"][:], _targets(train))
     except ValueError as error:
-        logger.warning("No baseline: %s", str(error).splitlines()[0])
+        logger.warning("No baseline: %s", first_line(error))
         return None
 
 
@@ -57,20 +58,16 @@ def _targets(messages: Dataset) -> np.ndarray:
     return labels if len(names) > 2 else (labels == spam_index(names)).astype(int)
 
 
-def baseline_scores(baseline: Pipeline, messages: Dataset) -> np.ndarray:
-    """The scores of messages of two classes, (N,) in (0, 1), above 0.5 for the positive one, such as spam.
-
-    They rank messages, but are no probabilities.
-    """
-    return expit(baseline.decision_function(messages["text"][:]))
-
-
 def baseline_answers(baseline: Pipeline, messages: Dataset) -> dict[str, np.ndarray]:
-    """What `baseline_metrics` are computed from: predictions and references (N,), of two classes also scores (N,)."""
+    """What `baseline_metrics` are computed from: predictions and references, (N,).
+
+    Of two classes these are whether a message is of the positive one, such as spam, and there are also scores, (N,) in
+    (0, 1), above 0.5 for it. They rank messages, but are no probabilities.
+    """
     actual = _targets(messages)
     if len(label_names(messages)) > 2:
         return {"predictions": baseline.predict(messages["text"][:]), "references": actual}
-    scores = baseline_scores(baseline, messages)
+    scores = expit(baseline.decision_function(messages["text"][:]))
     return {"predictions": (scores > 0.5).astype(int), "references": actual, "scores": scores}
 
 

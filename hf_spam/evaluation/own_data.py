@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict
-from transformers.utils import cached_file
 
 from ..data.messages import LABEL_NAMES, SPLITS, DataError, load_sms_spam, read_messages, read_sets, undersample
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..printable import one_line
-from ..provenance import HISTORY, fingerprints
+from ..provenance import HISTORY, fingerprints, history_file
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +92,11 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
     """
     if model is None:
         return BUNDLED_RECIPE
-    path = cached_file(
-        os.fspath(model),
-        HISTORY,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    path = history_file(model)
     if path is None:
         return None
     try:
-        return _read_recipe(json.loads(Path(path).read_text(encoding="utf-8")))
+        return _read_recipe(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:  # it may be anyone's, and anything
         logger.warning("%s is passed over: %s", os.path.join(model, HISTORY), one_line(error))
         return None

@@ -2,13 +2,13 @@
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from ..files import write_file
 from ..modeling.configuration_spam_gpt import spam_index
 from ..printable import printable
 from .baseline import ahead
@@ -67,13 +67,10 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> None:
         output_dir: the folder, which is made if there is none; of what it holds, these two files alone are replaced.
     """
     folder = check_folder(output_dir)
+    page, data = render_page(report), json.dumps(report.values, indent=2, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-        page, data = Path(temporary, "report.html"), Path(temporary, "report.json")
-        page.write_text(render_page(report), encoding="utf-8")
-        data.write_text(json.dumps(report.values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        for path in (page, data):
-            os.replace(path, folder / path.name)
+    write_file(folder / "report.html", page.encode())
+    write_file(folder / "report.json", data.encode())
 
 
 def render_page(report: Report) -> str:

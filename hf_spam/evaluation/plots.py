@@ -169,11 +169,12 @@ def draw_calibration(scores: np.ndarray, hits: np.ndarray, x: str, y: str) -> Re
 def _draw_scores(model: "Answers") -> ReportFigure:
     ham, spam = _words(model)
     figure, axes = new_axes("Scores", f"Score (probability of {spam})", "Messages (logarithmic)")
+    axes.set_ylim(0.7, 1, auto=True)
     edges = np.linspace(0, 1, 2 * BINS + 1)
     axes.hist(model.scores[model.actual], edges, color=MODEL, alpha=0.6, label=spam)
     axes.hist(model.scores[~model.actual], edges, histtype="step", color=INK, linewidth=1.5, label=ham)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7, top=None)
+    axes.set_ylim(bottom=0.7)
     axes.legend(loc="upper center")
     text = f"{spam[:1].upper()}{spam[1:]} that has a low score is missed, {ham} that has a high one is a false alarm."
     return ReportFigure(svg_of(figure), text)
@@ -200,9 +201,7 @@ def new_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """A figure with axes from 0 to 1."""
     figure = Figure(figsize=(5.2, 4), layout="constrained")
     axes = figure.subplots()
-    axes.set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02))
-    if "logarithmic" not in y:
-        axes.set_ylim(-0.02, 1.04)
+    axes.set(title=title, xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.04))
     return figure, axes
 
 

@@ -14,7 +14,7 @@ from ..data.messages import LABEL_NAMES, DataError, duplicate_groups, label_name
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..provenance import public, versions
-from .baseline import BASELINE, baseline_scores, fit_baseline
+from .baseline import BASELINE, baseline_answers, fit_baseline
 from .intervals import (
     HOW,
     HOW_OF_SEVERAL,
@@ -54,7 +54,7 @@ class Answers:
     """Whether it is called spam."""
     scores: np.ndarray | None
     """Its probability of spam, in float64; None for a baseline of more than two classes, which has none."""
-    names: tuple[str, ...] = tuple(LABEL_NAMES)
+    names: tuple[str, ...]
     """Of the classes; of two the positive one is the second."""
 
     @property
@@ -212,12 +212,11 @@ def _ask(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Answe
 
 
 def _ask_baseline(baseline: Pipeline, messages: Dataset) -> Answers:
-    texts, names = messages["text"][:], label_names(messages)
-    labels = np.array(messages["label"][:])
+    texts, names, answers = messages["text"][:], label_names(messages), baseline_answers(baseline, messages)
     if len(names) > 2:
-        return Answers(texts, labels, baseline.predict(texts), None, tuple(names))
-    scores = baseline_scores(baseline, messages)
-    return Answers(texts, labels == spam_index(names), scores > 0.5, scores, _two(names))
+        return Answers(texts, answers["references"], answers["predictions"], None, tuple(names))
+    actual, predicted = (answers[name].astype(bool) for name in ("references", "predictions"))
+    return Answers(texts, actual, predicted, answers["scores"], _two(names))
 
 
 def _two(names: list[str]) -> tuple[str, str]:

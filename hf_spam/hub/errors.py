@@ -16,8 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..data.formats import short
-from ..printable import first_line
+from ..printable import first_line, short
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (which comes first)"
 TOKENS = "https://huggingface.co/settings/tokens"

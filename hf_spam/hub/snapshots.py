@@ -91,7 +91,7 @@ class Queue:
                 except OSError:
                     shutil.copy(source / name, target)
 
-        write_folder(folder, fill, **about)
+        write_folder(folder, fill, about)
         return Snapshot(files=folder / "files", **about)
 
     def check(self, snapshot: Snapshot) -> list[str]:
@@ -133,8 +133,3 @@ def published(folder: Path) -> list[str]:
     """The files of a model's folder that are published, by name."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     return [name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED)]
-
-
-def all_files(folder: Path) -> list[str]:
-    """The files of a folder and of those in it, by path."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -38,14 +38,14 @@ from tenacity import (
     wait_exponential,
 )
 
-from ..files import MANIFEST, read_manifest
+from ..files import MANIFEST, files_in, read_manifest
 from ..interruption import RunInterrupted
 from .card import PLACEHOLDER
 from .errors import explain, explained, is_transient
 from .merging import merge_card
 from .repository import fetch_card, prepare_repository
 from .settings import MAIN, PushSettings
-from .snapshots import QUEUE, Kind, Queue, Snapshot, all_files, published
+from .snapshots import QUEUE, Kind, Queue, Snapshot, published
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Uploader:
         at_once = kind is not None and not issubclass(kind, (Exception, RunInterrupted))
         self.close(0.0 if at_once else self.settings.timeout)
 
-    def submit(self, folder: Path, run_id: str, step: int, kind: Kind, *, is_best: bool) -> None:
+    def submit(self, folder: Path, run_id: str, step: int | None, kind: Kind, *, is_best: bool) -> None:
         """Freezes a checkpoint or the final model, if the strategy wants it, and returns at once."""
         settings = self.settings
         about = {"repo_id": self.repo_id, "private": settings.private, "run_id": run_id, "step": step}
@@ -124,7 +124,7 @@ class Uploader:
             elif kind == "final":
                 logger.info("The final weights are not the best by validation loss, and are not pushed.")
         if kind == "checkpoint" and settings.pushes_state:
-            self._freeze(folder, all_files, **about, kind="state", revision=settings.state_branch)
+            self._freeze(folder, files_in, **about, kind="state", revision=settings.state_branch)
 
     def close(self, timeout: float) -> None:
         """Waits until all is sent, at most `timeout` seconds, and says what is `left` and how to send it."""
@@ -175,16 +175,15 @@ class Uploader:
         try:
             snapshot = self.queue.freeze(folder, names(folder), **about)
         except OSError as error:
+            snapshot = Snapshot(files=folder, **about)
+            is_final = snapshot.kind == "final"  # nothing changes it any more: it can be sent from where it is
             if not self._cannot_freeze:
-                logger.warning(
-                    "Step %d is not pushed, it could not be frozen: %s. Training goes on.", about["step"], error
-                )
+                what = "is sent from where it is" if is_final else "is not pushed, training goes on"
+                logger.warning("The %s %s: it could not be frozen: %s.", snapshot.title, what, error)
             self._log(about, "not frozen", error=str(error))
             self._cannot_freeze = True
-            if about["kind"] != "final":
+            if not is_final:
                 return
-            # Nothing changes the final model any more: it can be sent from where it is.
-            snapshot = Snapshot(files=folder, **about)
         with self._change:
             self._waiting.append(snapshot)
             skipped = list(self._superfluous(snapshot.run_id))

@@ -26,7 +26,7 @@ from ..files import fingerprint, write_folder
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from ..modeling.loading import load_classifier
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..provenance import HISTORY, public, versions
+from ..provenance import HISTORY, history_file, public, versions
 from .classifier import SpamClassifier
 from .onnx import GRAPH, OnnxModel, require
 
@@ -82,7 +82,7 @@ def export_onnx(
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     origin = Path(cached_file(source, "config.json")).parent
-    history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
+    history = history_file(source)
     expected = SpamClassifier(model, tokenizer).probabilities(texts, progress=progress)
     report = {
         "precision": "int8" if int8 else "fp32",

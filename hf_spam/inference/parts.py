@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..data.formats import short
-from ..files import flush, write_file
+from ..files import flush, stamp, write_file
+from ..printable import short
 from .rows import merge
 
 RUN, END = "run.json", "end.json"
@@ -37,7 +37,7 @@ class Parts:
         state = self._state()
         finished = state.get("finished")
         if state.get("run") == self.run and finished and self.output.exists():
-            return finished["result"] if finished["file"] == _identity_of(self.output) else None
+            return finished["result"] if finished["file"] == stamp(self.output) else None
         return None
 
     def check(self, *, overwrite: bool) -> None:
@@ -119,7 +119,7 @@ class Parts:
             )
         flush(merged)
         result = {"rows": rows, "labels": dict(sorted(labels.items()))}
-        state = {**self._state(), "finished": {"file": _identity_of(merged), "result": result}}
+        state = {**self._state(), "finished": {"file": stamp(merged), "result": result}}
         self._write(RUN, state)  # for one that is killed between here and the end of `remove`
         os.replace(merged, self.output)
         flush(self.output.parent)
@@ -155,9 +155,3 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
         for name, value in here.items()
         if there.get(name) != value
     )
-
-
-def _identity_of(path: Path) -> list[int]:
-    """What stays as it is when a file is renamed, and changes when it is written."""
-    status = path.stat()
-    return [status.st_ino, status.st_size, status.st_mtime_ns]

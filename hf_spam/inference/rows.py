@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
 
-from ..data.formats import LONGEST_CELL, DataError, json_object, short
+from ..data.formats import LONGEST_CELL, DataError, json_object
 from ..hub.errors import explained
-from ..printable import first_line
+from ..printable import first_line, short
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".json")

@@ -50,8 +50,9 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..data.formats import DataError
-from ..files import fingerprint
+from ..files import fingerprint, stamp
 from ..hub.errors import explained
+from ..printable import first_line
 from .classifier import SpamClassifier
 from .parts import Parts, differences
 from .rows import (
@@ -115,7 +116,7 @@ class Job:
     columns: Columns
     parts: Parts
     file: Path | None
-    stamp: tuple[int, ...] | None
+    stamp: list[int] | None
 
 
 def score_file(
@@ -168,7 +169,7 @@ def score_file(
     with _spooled() if source == STANDARD else nullcontext(source) as source:
         rows, content = _open(source, columns, split)
         file = None if isinstance(rows, HubSplit) else Path(source)
-        stamp = file and _stamp(file)
+        file_stamp = file and stamp(file)
         run = {
             "the input": f"{content} {fingerprint(file)['sha256']}" if file else content,
             "the model": _digest(classifier),
@@ -179,7 +180,7 @@ def score_file(
             "the version": f"hf_spam {__version__}, torch {torch.__version__}",
         }
         parts = Parts(output, run, window_size)
-        job = Job(rows, columns, parts, file, stamp)
+        job = Job(rows, columns, parts, file, file_stamp)
         finished, total, resumed, theirs = team.first(lambda: (*_prepare(job, overwrite=overwrite), run))
         if theirs != run:
             raise ValueError(f"Process {team.rank} differs from process 0 in its work: {differences(theirs, run)}.")
@@ -333,13 +334,8 @@ def _digest(classifier: SpamClassifier) -> str:
     return digest.hexdigest()
 
 
-def _stamp(file: Path) -> tuple[int, ...]:
-    status = file.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _check_unchanged(job: Job) -> None:
-    if job.file is not None and (not job.file.exists() or _stamp(job.file) != job.stamp):
+    if job.file is not None and (not job.file.exists() or stamp(job.file) != job.stamp):
         raise DataError(f"{job.source.name}: was changed while it was read; run the command again")
 
 
@@ -397,7 +393,7 @@ def _score_on(count: int | None, job: Job, classifier: SpamClassifier, update: C
     except (ProcessExitedException, ProcessRaisedException) as error:
         if failures.poll():
             raise OSError(failures.recv()) from error
-        raise OSError(f"A process was killed, or has failed ({str(error).splitlines()[0]}). {AGAIN}") from error
+        raise OSError(f"A process was killed, or has failed ({first_line(error)}). {AGAIN}") from error
     update()
 
 

@@ -32,16 +32,16 @@ FLOATING = ("F16", "BF16", "F32", "F64")  # as safetensors names them
 # Names of code that the library would fetch and run, or convert the weights with.
 CHOICES_OF_CODE = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
 TOO_LARGE = 1e9  # no training ends there; a weight whose exponent was damaged does, and makes answers that are none
-MOST_LABELS = 10_000  # which a configuration may ask for in a single number
+MOST_CLASSES = 10_000  # which a configuration may ask for in a single number
 
 
-def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str:
+def model_type(source: str | os.PathLike) -> str:
     """The `model_type` that the `config.json` of a folder or a repository names.
 
     Raises:
         OSError: there is none; the message, one line, says where it was looked for.
     """
-    return _settings(source, revision)["model_type"]
+    return _settings(source, None)["model_type"]
 
 
 def load_config(source: str | os.PathLike, *, revision: str | None = None) -> SpamGPTConfig:
@@ -55,7 +55,7 @@ def load_config(source: str | os.PathLike, *, revision: str | None = None) -> Sp
     if settings["model_type"] != SpamGPTConfig.model_type:
         raise ValueError(f"{name} holds a {settings['model_type']!r} model, not a SpamGPT classifier.")
     with errors_as(f"{name} has a config.json that describes no SpamGPT"):
-        if settings.get("num_labels", 2) > MOST_LABELS:  # each of them would be given a name
+        if settings.get("num_labels", 2) > MOST_CLASSES:  # each of them would be given a name
             raise ValueError(f"num_labels is {settings['num_labels']}")
         return SpamGPTConfig.from_dict({key: value for key, value in settings.items() if key not in CHOICES_OF_CODE})
 

@@ -99,7 +99,7 @@ def uncalibrate(config: SpamGPTConfig) -> None:
     config.temperature, config.threshold = 1.0, None
 
 
-def is_calibrated(recipe: Recipe) -> bool:
+def calibrates(recipe: Recipe) -> bool:
     """Whether a recipe fits anything after the training."""
     return recipe.temperature_scaling or recipe.target_fpr is not None
 
@@ -110,7 +110,7 @@ def check_validation(recipe: Recipe, data: DatasetDict, config: SpamGPTConfig) -
     Raises:
         ValueError: a recipe that fits something has no validation split, or none that will do.
     """
-    if is_calibrated(recipe):
+    if calibrates(recipe):
         what = "temperature_scaling" if recipe.temperature_scaling else "target_fpr"
         if "validation" not in data:
             raise ValueError(f"Recipe {recipe.name!r}: {what} needs a validation split, on which it is fitted.")

@@ -29,6 +29,7 @@ from ..data.collation import EncodedMessages
 from ..files import MANIFEST, read_manifest
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_config
+from ..printable import one_line
 from ..provenance import digest
 from .history import History
 from .lora import has_adapters
@@ -194,7 +195,7 @@ class TrainingState:
             self.epoch_order, order = random["epoch_order"], random["order"]
             self.order.set_state(self.epoch_order)
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{checkpoint} does not fit this run: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{checkpoint} does not fit this run: {one_line(error)}") from error
 
         def restore_random() -> None:
             self.order.set_state(order)
@@ -312,7 +313,10 @@ class Checkpoints:
         steps = [step for step in self.steps() if step <= last]
         spare = [step for step in steps if step not in (last, best_step)]
         for step in spare[: max(0, len(steps) - self.save_total_limit)]:
-            # Renamed first: what is half deleted is no checkpoint any more.
-            doomed = self.path(step).with_name(f".deleted-{step}-{uuid.uuid4().hex[:8]}")
-            os.replace(self.path(step), doomed)
-            shutil.rmtree(doomed)
+            self.delete(step)
+
+    def delete(self, step: int) -> None:
+        """Deletes a checkpoint, renamed first: what is half deleted is no checkpoint any more."""
+        doomed = self.path(step).with_name(f".deleted-{step}-{uuid.uuid4().hex[:8]}")
+        os.replace(self.path(step), doomed)
+        shutil.rmtree(doomed)

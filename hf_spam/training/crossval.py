@@ -14,7 +14,7 @@ from ..data.messages import LABEL_NAMES, grouped_folds, label_names, read_messag
 from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
 from ..evaluation.metrics import SpamMetrics
 from ..provenance import public
-from .calibration import is_calibrated
+from .calibration import calibrates
 from .loop import finetune
 from .recipes import Recipe, get_recipe
 
@@ -71,7 +71,7 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
 
 def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> DatasetDict:
     """A fold as `finetune` takes it: with a validation split, a tenth of its training messages, if one is needed."""
-    if not is_calibrated(recipe):
+    if not calibrates(recipe):
         return DatasetDict(train=train, test=test)
     train, validation = next(grouped_folds(train, 10, seed=seed, needed_by="a tenth to calibrate on needs 10"))
     return DatasetDict(train=train, validation=validation, test=test)

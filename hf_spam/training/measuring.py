@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from ..evaluation.metrics import SpamMetrics
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from .batches import Batches, first
-from .calibration import Calibration, calibrate, is_calibrated
+from .calibration import Calibration, calibrate, calibrates
 
 # The splits by their names in the data and in the book's lists.
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -48,7 +48,7 @@ class Measuring:
         results = {
             split: evaluate(self.accelerator, self.model, loaders[split]) for split in splits if split in loaders
         }
-        if is_calibrated(recipe):
+        if calibrates(recipe):
             calibration = calibrate(
                 self.config,
                 results["validation"].logits,

@@ -52,7 +52,8 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, 
     path.mkdir(parents=True, exist_ok=True)
     if (path / STATE).exists():
         raise FileExistsError(f"{path} is a checkpoint: give another --output-dir.")
-    steps = Checkpoints(path).steps()
+    checkpoints = Checkpoints(path)
+    steps = checkpoints.steps()
     if resume:
         # A run that is killed before its first checkpoint leaves no more than this.
         left = (".", QUEUE, LOG, TRACKERS)
@@ -62,7 +63,7 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, 
         raise FileExistsError(f"{path} is not empty: give another --output-dir, or --overwrite-output-dir.")
     else:
         for step in steps:
-            shutil.rmtree(Checkpoints(path).path(step))
+            checkpoints.delete(step)
     for prefix in (".writing-", ".replaced-", ".deleted-", ".fetching-"):  # of a run that was killed
         for left in path.glob(f"{prefix}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -112,7 +113,7 @@ class Saving:
                 state.save(folder / STATE, tensors, random)
 
             try:
-                write_folder(folder, fill, step=progress.step, versions=versions(), **identity)
+                write_folder(folder, fill, {"step": progress.step, "versions": versions(), **identity})
             except (OSError, SafetensorError) as error:
                 logger.warning("Step %d: no checkpoint was written (%s). Training goes on.", progress.step, error)
             else:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from datasets import concatenate_datasets
-from transformers.utils import cached_file
 
 from ..data.messages import DataError, label_names
 from ..data.tokenization import load_tokenizer
@@ -23,7 +22,7 @@ from ..modeling.checksum import save_with_checksum
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.loading import load_classifier
 from ..printable import in_markdown
-from ..provenance import HISTORY, is_path, public
+from ..provenance import HISTORY, history_file, is_path, public
 from .calibration import Calibration, calibrate, uncalibrate
 
 logger = logging.getLogger(__name__)
@@ -73,7 +72,7 @@ def calibrated_copy(
         raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made of, and export the copy.")
     kept, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
     uncalibrate(kept.config)
-    history = cached_file(source, HISTORY, _raise_exceptions_for_missing_entries=False)
+    history = history_file(source)
     names = class_names(kept.config)
     columns = {"text_column": text_column, "label_column": label_column}
     evaluated = messages_for(model, data, **columns, classes=names)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +42,7 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     run, for want of GPT-2's weights, say, is named with the reason, and the others are run.
 
     Args:
-        rows: numbers of the published table, or names of recipes. None: all of the table.
+        rows: numbers of the published table, or names of recipes. Empty: all of the table.
         output_dir: where the folders are.
         settings: fields of all recipes that are to differ.
 
@@ -151,7 +150,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     if PartialState().is_main_process:
         write_file(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
         for step in Checkpoints(folder).steps():  # three times the size of the model each
-            shutil.rmtree(Checkpoints(folder).path(step))
+            Checkpoints(folder).delete(step)
     return result
 
 

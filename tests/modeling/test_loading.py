@@ -202,7 +202,7 @@ def test_nothing_that_came_along_is_run_or_read(folder, tmp_path):
 def test_a_damaged_checkpoint_is_no_model(tmp_path):
     """Where the manifest of a checkpoint says what was written, a single bit of a weight is noticed."""
     folder = tmp_path / "checkpoint-4"
-    write_folder(folder, lambda target: shutil.copytree(POCKET, target, dirs_exist_ok=True), step=4)
+    write_folder(folder, lambda target: shutil.copytree(POCKET, target, dirs_exist_ok=True), {"step": 4})
     SpamClassifier.from_pretrained(folder)
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1

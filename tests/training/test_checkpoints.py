@@ -246,10 +246,10 @@ def test_weights_of_another_shape_are_refused(trained, data, tmp_path):
 
     about = json.loads((trained / "checkpoint-24/manifest.json").read_text())
     del about["files"]
-    write_folder(folder, fill, **about)
+    write_folder(folder, fill, about)
     with pytest.raises(ValueError, match=r"checkpoint-24 does not fit this run: .*out_head\.bias"):
         finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint=folder, **SMALL)
-    write_folder(folder, fill)
+    write_folder(folder, fill, {})
     with pytest.raises(ValueError, match=r"checkpoint-24 does not say which run it is of"):
         finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint=folder, **SMALL)
 
