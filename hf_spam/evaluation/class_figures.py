@@ -1,16 +1,12 @@
 """Figures of a report on more than two classes."""
 
-from typing import TYPE_CHECKING
-
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score, roc_curve
 
-from .plots import CURVES, FAINT, INK, MODEL, STYLE, ReportFigure, draw_calibration, new_axes, svg_of, written
-
-if TYPE_CHECKING:
-    from .report import Answers
+from .report import Answers
+from .report_figures import CURVES, FAINT, INK, MODEL, STYLE, ReportFigure, draw_calibration, new_axes, svg_of, written
 
 LARGEST, NUMBERED = 20, 10  # classes in the figure of the confusion; up to how many its cells hold numbers
 FULLEST = 0.5  # the colour of a cell: numbers are read on it, on a light screen and on a dark one
@@ -18,7 +14,7 @@ LONGEST = 20  # characters of a name
 DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))  # curves are told apart without colours too
 
 
-def class_figures(model: "Answers") -> list[ReportFigure]:
+def class_figures(model: Answers) -> list[ReportFigure]:
     """The confusion, how sure the model is when it is right, and the curves of each class against the rest.
 
     Args:
@@ -34,7 +30,7 @@ def class_figures(model: "Answers") -> list[ReportFigure]:
     return drawn
 
 
-def _draw_confusion(model: "Answers") -> ReportFigure:
+def _draw_confusion(model: Answers) -> ReportFigure:
     table = confusion_matrix(model.actual, model.predicted, labels=range(len(model.names)))
     mistakes = table.sum(0) + table.sum(1) - 2 * table.diagonal()
     shown = np.flatnonzero(table.sum(0) + table.sum(1))
@@ -66,7 +62,7 @@ def _draw_confusion(model: "Answers") -> ReportFigure:
     return ReportFigure(svg_of(figure), text)
 
 
-def _draw_roc(model: "Answers", classes: np.ndarray) -> ReportFigure:
+def _draw_roc(model: Answers, classes: np.ndarray) -> ReportFigure:
     x, y = "False-positive rate (part of other messages called so)", "Recall (part of the label found)"
     figure, axes = new_axes("ROC curve of each label against the rest", x, y)
     areas = {label: roc_auc_score(model.actual == label, model.scores[:, label]) for label in classes}
@@ -81,7 +77,7 @@ def _draw_roc(model: "Answers", classes: np.ndarray) -> ReportFigure:
     )
 
 
-def _draw_precision_recall(model: "Answers", classes: np.ndarray) -> ReportFigure:
+def _draw_precision_recall(model: Answers, classes: np.ndarray) -> ReportFigure:
     x, y = "Recall (part of the label found)", "Precision (part of finds that is it)"
     figure, axes = new_axes("Precision and recall of each label", x, y)
     means = {label: average_precision_score(model.actual == label, model.scores[:, label]) for label in classes}
@@ -104,6 +100,6 @@ def _chosen(figures: dict[int, float], lowest: str) -> tuple[list[tuple[int, dic
     return list(zip(worst, styles, strict=False)), text
 
 
-def _name(model: "Answers", label: int) -> str:
+def _name(model: Answers, label: int) -> str:
     name = model.names[label]
     return written(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")

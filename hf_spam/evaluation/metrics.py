@@ -136,6 +136,18 @@ def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> flo
     return float(thresholds[last] + thresholds[last + 1]) / 2 if last else None
 
 
+def filled_bins(scores: np.ndarray, hits: np.ndarray) -> list[tuple[int, int, int, float]]:
+    """Of each bin that a score is in: its number, how many are, how many of these are hits, and their mean.
+
+    Args:
+        scores: of the messages, (N,).
+        hits: whether each is what its score is for, (N,) bool.
+    """
+    bins = score_bins(scores)
+    chosen = ((int(number), bins == number) for number in np.unique(bins))
+    return [(number, int(at.sum()), int(hits[at].sum()), float(scores[at].mean())) for number, at in chosen]
+
+
 def score_bins(scores: np.ndarray) -> np.ndarray:
     """The number of the bin of each score, 0 to `BINS` - 1; a score on an edge belongs to the bin above it."""
     return np.minimum((scores * BINS).astype(np.int64), BINS - 1)

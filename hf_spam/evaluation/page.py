@@ -13,8 +13,8 @@ from ..modeling.configuration_spam_gpt import spam_index
 from ..printable import printable
 from .baseline import ahead
 from .class_figures import class_figures
-from .plots import report_figures
 from .report import Estimate, Report
+from .report_figures import report_figures
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 WIDEST, LONGEST = 10, 100  # labels up to which their confusion is a square; mistakes that are listed beyond

@@ -25,7 +25,7 @@ from .intervals import (
     proportions,
     wilson,
 )
-from .metrics import BINS, PROBABILISTIC, SpamMetrics, lowest_threshold, score_bins
+from .metrics import BINS, PROBABILISTIC, SpamMetrics, filled_bins, lowest_threshold
 from .own_data import Evaluated
 
 TARGETS = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is looked up
@@ -366,18 +366,13 @@ def _counts(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
 
 def _calibration(answers: Answers) -> list[dict[str, Any]]:
     """Of each bin of scores that is not empty, the mean score and the part that is spam."""
-    bins = score_bins(answers.scores)
-    rows = []
-    for number in np.unique(bins):
-        chosen = bins == number
-        spam, messages = int(answers.actual[chosen].sum()), int(chosen.sum())
-        rows.append(
-            {
-                "from": number / BINS,
-                "to": (number + 1) / BINS,
-                "messages": messages,
-                "mean_score": float(answers.scores[chosen].mean()),
-                "spam": _estimate(spam / messages, wilson(spam, messages)),
-            }
-        )
-    return rows
+    return [
+        {
+            "from": number / BINS,
+            "to": (number + 1) / BINS,
+            "messages": messages,
+            "mean_score": mean_score,
+            "spam": _estimate(spam / messages, wilson(spam, messages)),
+        }
+        for number, messages, spam, mean_score in filled_bins(answers.scores, answers.actual)
+    ]

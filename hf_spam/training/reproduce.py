@@ -1,6 +1,5 @@
 """The book's additional experiments once more: what comes out of them here, beside what was published."""
 
-import hashlib
 import json
 import logging
 import os
@@ -11,7 +10,6 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..data.messages import load_sms_spam
 from ..data.tokenization import load_tokenizer
 from ..evaluation.intervals import wilson
 from ..files import write_file
@@ -26,10 +24,8 @@ from .recipes import PUBLISHED, Recipe, get_recipe
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"  # in the folder of an experiment once it is finished
-BOOK_TEST = (
-    "be3a08e1a72e62a89660063748f89ca13300a0a681f42f857e70e48af406ed94"  # the book's test messages, see `_digest`
-)
-
+# By which the book's test messages are known, see `provenance.fingerprints`.
+BOOK_TEST = {"messages": 300, "sha256": "04cb8f9b6129e44f918dd61b19f5c2c66c1a75bde9516f2dfe13173952dbdd49"}
 GPT2_VOCABULARY = 50257
 
 Row = dict[str, Any]
@@ -135,14 +131,14 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     except RunInterrupted as interruption:
         number = interruption.number
         raise RunInterrupted(f"interrupted in {recipe.name}; the same command goes on", number) from None
-    test = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)["test"]
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
-    interval = wilson(round(accuracies["test"] * len(test)), len(test))
+    messages = len(run.answers["test"]["references"])
+    interval = wilson(round(accuracies["test"] * messages), messages)
     result = {
         "recipe": _settings(recipe),
         "network": {name: getattr(run.model.config, name) for name in ("n_layer", "n_embd", "vocab_size")},
         "trained_before": run.history.trained_before,
-        "test_messages": _digest(test["text"][:], test["label"][:]),
+        "test_messages": run.history.splits.get("test"),
         "obtained": {split: round(100 * accuracy, 2) for split, accuracy in accuracies.items()},
         "interval": [round(100 * bound, 2) for bound in interval],
         "seconds": round(run.history.seconds, 1),
@@ -164,9 +160,3 @@ def _published(recipe: Recipe, result: Row | None) -> dict[str, float | None] | 
         if result["network"] != network or result.get("trained_before") or result["test_messages"] != BOOK_TEST:
             return None
     return {split: getattr(published, split) for split in SPLITS}
-
-
-def _digest(texts: Sequence[str], labels: Sequence[int]) -> str:
-    """The sha256 of messages, a line each: the label, 0 or 1, a tab and the text."""
-    lines = (f"{label}\t{text}" for label, text in zip(labels, texts, strict=True))
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()

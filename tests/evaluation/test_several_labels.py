@@ -21,8 +21,8 @@ from hf_spam.evaluation.class_figures import class_figures
 from hf_spam.evaluation.intervals import bootstrap_classes, weighted_class_metrics
 from hf_spam.evaluation.own_data import Evaluated
 from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tables
-from hf_spam.evaluation.plots import COLOURS
 from hf_spam.evaluation.report import Answers, make_report
+from hf_spam.evaluation.report_figures import COLOURS
 
 NAMES = ["home", "promo", "work"]
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=20)
