@@ -118,6 +118,11 @@ def suffix_of(name: str) -> str:
     return path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name is like that of a dataset on the Hub, owner/name, and nothing on this machine has it."""
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not os.path.exists(name)
+
+
 def unzip(name: str, data: bytes, limit: int = -1) -> tuple[str, bytes]:
     """The name and bytes (at most `limit`) of the one file of a zip that holds messages."""
     try:

@@ -9,10 +9,8 @@ import importlib.resources
 import logging
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +24,8 @@ from datasets.exceptions import DatasetsError
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..printable import first_line, printable, short
-from .formats import LABELS, SUFFIXES, Columns, DataError, parse, suffix_of, table_messages
+from .duplicates import duplicate_groups
+from .formats import LABELS, SUFFIXES, Columns, DataError, is_hub_id, parse, suffix_of, table_messages
 from .uci import uci_file
 
 logger = logging.getLogger(__name__)
@@ -248,42 +247,6 @@ def undersample(messages: Dataset, seed: int) -> Dataset:
     return messages.select(np.sort(_as_many_of_each(messages["label"][:], seed).to_numpy()))
 
 
-def standing_in(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which texts, (N,) bool, stand among others: word for word; and at least nearly, see `duplicate_key`."""
-    exact, near = set(others), set(map(duplicate_key, others))
-    return (
-        np.array([text in exact for text in texts], dtype=bool),
-        np.array([duplicate_key(text) in near for text in texts], dtype=bool),
-    )
-
-
-def duplicate_groups(texts: Sequence[str]) -> np.ndarray:
-    """The number of each text's group, (N,), from 0: those of one `duplicate_key` are in one."""
-    groups, _ = pd.factorize(np.array([duplicate_key(text) for text in texts], dtype=object))
-    return groups
-
-
-def duplicate_key(text: str) -> str:
-    """Reduce a message to what its near-duplicates share.
-
-    Lower-cased, every run of digits becomes one "0" and every run of punctuation or white space one blank, so that
-    "WIN £100 now!!" and "win £5000 now" agree. Without letters nothing would be left to compare ("16" and "?", say):
-    such a message is its own key.
-    """
-    if not any(map(str.isalpha, text)):
-        return text
-    between_words = r"[\W_]+" if text.isascii() else _between_words()
-    return re.sub(between_words, " ", re.sub(r"\d+", "0", text.lower())).strip()
-
-
-@cache
-def _between_words() -> re.Pattern[str]:
-    """What is no letter or digit, nor a mark on one: the vowels of Hindi and Thai are marks, and tell words apart."""
-    marks = (chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M"))
-    selectors = "\ufe00-\ufe0f"  # which ask for another look of an emoji, no more
-    return re.compile(rf"(?:[^\w{''.join(marks)}]|[_{selectors}])+")
-
-
 # Splitting
 
 
@@ -356,7 +319,7 @@ def _read(
         parts = {"all": parse(name, ".csv", data, protocol, columns)}
     elif source == "uci":
         parts = {"all": parse(name, ".tsv", uci_file(), protocol, columns)}
-    elif isinstance(source, str) and _is_hub_id(source):
+    elif isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
         parts = {split: table_messages(*part, columns) for split, part in _hub_tables(name).items()}
     else:
         parts = {"all": parse(name, suffix_of(name), _file_bytes(name), protocol, columns)}
@@ -451,10 +414,6 @@ def _positive_last(where: str, names: list[str], positive: str | None) -> list[s
     if len(names) > 2:
         raise DataError(f"{where}: a positive label is one of two labels, and there are {len(names)}")
     return sorted(names, key=lambda name: name == positive)
-
-
-def _is_hub_id(source: str) -> bool:
-    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not suffix_of(source) and not os.path.exists(source)
 
 
 def _file_bytes(name: str) -> bytes:

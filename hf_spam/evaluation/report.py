@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 
-from ..data.messages import LABEL_NAMES, DataError, duplicate_groups, label_names, standing_in
+from ..data.duplicates import duplicate_groups, standing_in
+from ..data.messages import LABEL_NAMES, DataError, label_names
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..provenance import public, versions

@@ -12,8 +12,9 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 
 from .. import __version__
+from ..data.duplicates import standing_in
 from ..data.formats import suffix_of
-from ..data.messages import label_names, load_sms_spam, standing_in
+from ..data.messages import label_names, load_sms_spam
 from ..printable import in_markdown
 from .errors import explained
 from .merging import merge_card

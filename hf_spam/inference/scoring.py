@@ -24,7 +24,6 @@ import math
 import multiprocessing
 import os
 import pickle
-import re
 import shutil
 import sys
 import tempfile
@@ -49,7 +48,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..data.formats import DataError
+from ..data.formats import DataError, is_hub_id
 from ..files import fingerprint, stamp
 from ..hub.errors import explained
 from ..printable import first_line
@@ -304,7 +303,7 @@ def _open(source: str | os.PathLike, columns: Columns, split: str | None) -> tup
     """The source, and in words what it is that is read, but for a file's content."""
     name, path = os.fspath(source), Path(source)
     suffix = path.suffix.lower()
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) and suffix not in INPUTS and not path.exists():
+    if is_hub_id(name) and suffix not in INPUTS:
         with explained(name, "dataset"):
             commit = HfApi().dataset_info(name).sha
         return HubSplit(name, split or "train", columns, commit), f"{name}, {split or 'train'}, {commit}"

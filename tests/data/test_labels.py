@@ -15,13 +15,13 @@ from small_runs import FOREIGN
 
 from hf_spam import finetune
 from hf_spam.data import messages
+from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.formats import LABELS, DataError
 from hf_spam.data.messages import (
     FEATURES,
     LABEL_NAMES,
     check_classes,
     check_splits,
-    duplicate_key,
     features_of,
     label_names,
     load_sms_spam,

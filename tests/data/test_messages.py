@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_spam.data import messages
-from hf_spam.data.messages import DataError, duplicate_key, grouped_folds, load_sms_spam, read_messages
+from hf_spam.data.duplicates import duplicate_key
+from hf_spam.data.messages import DataError, grouped_folds, load_sms_spam, read_messages
 
 quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from hf_spam import SpamClassifier, SpamMetrics, load_sms_spam
-from hf_spam.data.messages import FEATURES, LABEL_NAMES, duplicate_key
+from hf_spam.data.duplicates import duplicate_key
+from hf_spam.data.messages import FEATURES, LABEL_NAMES
 from hf_spam.evaluation import plots
 from hf_spam.evaluation.baseline import fit_baseline, measure_baseline
 from hf_spam.evaluation.own_data import Evaluated, messages_for

@@ -14,8 +14,9 @@ from huggingface_hub import HfApi
 
 from hf_spam.cli import main
 from hf_spam.data import messages
+from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.formats import DataError
-from hf_spam.data.messages import duplicate_key, load_sms_spam
+from hf_spam.data.messages import load_sms_spam
 from hf_spam.hub import dataset
 from hf_spam.hub.dataset import push_dataset
 from hf_spam.hub.errors import HubError

@@ -11,7 +11,8 @@ from datasets import DatasetDict
 from processes import run_processes
 
 from hf_spam import finetune
-from hf_spam.data.messages import duplicate_key, grouped_folds, read_messages, undersample
+from hf_spam.data.duplicates import duplicate_key
+from hf_spam.data.messages import grouped_folds, read_messages, undersample
 from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.metrics import SpamMetrics
 from hf_spam.training import crossval
