@@ -148,6 +148,8 @@ def test_a_copy_is_calibrated_by_own_labels(trained, source, tmp_path):
     assert found["messages"] == len(splits["validation"]) and found["spam"] is None
     config = json.loads((tmp_path / "own" / "config.json").read_text())
     assert list(config["id2label"].values()) == LABELS and config["temperature"] == found["temperature"]
+    (tmp_path / "own" / "README.md").write_text("in words of my own")  # as before it is pushed
+    assert "label" in hf_spam("classify", WORDS[LABELS[1]][0], "--model", tmp_path / "own", "--json")
     other = tmp_path / "other.csv"
     other.write_bytes(b"".join(source.read_bytes().splitlines(keepends=True)[:-1]))  # else these were its own messages
     found = json.loads(hf_spam("calibrate", tmp_path / "all", "--model", trained, "--data", other, *COLUMNS, "--json"))

@@ -337,8 +337,8 @@ def test_a_disk_that_fills_up_while_a_snapshot_is_frozen(hub, push, alone, tmp_p
     assert_delivered(hub, alone, [f"final model, step {LAST}"])
 
 
-def test_a_disk_that_is_full_at_the_end(hub, push, alone, tmp_path, monkeypatch):
-    """The final model, which does not change any more, is sent from where it is."""
+def test_a_disk_that_is_full_at_the_end(hub, push, alone, tmp_path, monkeypatch, caplog):
+    """The final model, which does not change any more, is sent from where it is; so is one whose step nobody knows."""
 
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -349,6 +349,10 @@ def test_a_disk_that_is_full_at_the_end(hub, push, alone, tmp_path, monkeypatch)
     assert_same_result(tmp_path / "out", alone)
     assert_delivered(hub, alone, [f"final model, step {LAST}"])
     assert "upload_log.jsonl" not in hub.files(REPO)
+    caplog.clear()
+    assert run("push", tmp_path / "out", "alice/again") == 0
+    assert "The final model is sent from where it is: it could not be frozen: [Errno 28] No space left" in caplog.text
+    assert set(hub.files("alice/again")) == set(hub.files(REPO))
 
 
 # What is asked for before the first step
