@@ -15,11 +15,11 @@ from .hub.settings import PushSettings
 from .interruption import Interrupted, stopping_at_signals
 from .options import given_of, options_of
 from .printable import printable
+from .terminal import excerpt, fitted, make_table, metrics_table, show
 from .training.recipes import PUBLISHED_IN, RECIPES, Recipe
 
 SPLITS = ("train", "validation", "test")
 ROWS_SHOWN = 20  # of a table of errors
-WHOLE = 20  # characters up to which a word of a report's tables is not broken
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 text_column = click.option("--text-column", help="Where the texts are.  [default: text, message, sms or v2]")
@@ -46,22 +46,22 @@ def recipes(names: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps([{**asdict(recipe), "published": numbers} for recipe, numbers in pairs], indent=2))
         return
     if not names:
-        table = _table("recipe", "row", "what it is", "published")
+        table = make_table("recipe", "row", "what it is", "published")
         for recipe in RECIPES.values():
             published = asdict(recipe.published) if recipe.published else {"row": "-"}
             table.add_row(recipe.name, str(published["row"]), recipe.summary, _accuracies(published))
-        _print(table)
-        _print(f"Accuracies on train, validation and test in percent. {PUBLISHED_IN}")
+        show(table)
+        show(f"Accuracies on train, validation and test in percent. {PUBLISHED_IN}")
         return
     others = [name for name in names if name != "book"]
-    table = _table("", "book", *others)
+    table = make_table("", "book", *others)
     for field in fields(Recipe):
         book, *values = (_plain(getattr(RECIPES[name], field.name)) for name in ("book", *others))
         if field.name not in ("name", "summary"):
             table.add_row(field.name, book, *("·" if value == book else value for value in values))
-    _print(table)
+    show(table)
     if others:
-        _print("·  as in the book")
+        show("·  as in the book")
 
 
 @cli.command()
@@ -126,13 +126,13 @@ def train(
         results = {"metrics": run.metrics, "baseline": run.baseline, "history": asdict(run.history)}
         click.echo(json.dumps({"output_dir": output_dir, **results}))
         return
-    _print(_metrics_table(run.metrics))
+    show(metrics_table(run.metrics))
     if run.baseline:
-        _print(f"Baseline: {BASELINE}, of the same messages.")
+        show(f"Baseline: {BASELINE}, of the same messages.")
     for split, values in run.baseline.items():
         threshold = run.model.config.threshold
-        _print(f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], threshold)}.")
-    _print(f"{run.history.seconds:.0f} s of training. Model, card, history and plots are in {output_dir}")
+        show(f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], threshold)}.")
+    show(f"{run.history.seconds:.0f} s of training. Model, card, history and plots are in {output_dir}")
 
 
 @cli.command()
@@ -159,14 +159,14 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
     if as_json:
         click.echo(json.dumps(results))
         return
-    table = _table("metric", name, "pooled", results["baseline"], "pooled")
+    table = make_table("metric", name, "pooled", results["baseline"], "pooled")
     for metric in results["mean"]["model"]:
         shown = ((kind, what) for kind in ("model", "baseline") for what in ("mean", "pooled"))
         table.add_row(metric, *(figure(results, metric, *which) for which in shown))
-    _print(table)
+    show(table)
     seconds = max(run["seconds"] for run in results["runs"])
-    _print(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
-    _print("Pooled: of the answers of all runs together.")
+    show(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
+    show("Pooled: of the answers of all runs together.")
 
 
 @cli.command()
@@ -192,7 +192,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
     if as_json:
         click.echo(json.dumps(found))
     else:
-        table = _table("experiment", "published", "obtained", "95 %", "in it")
+        table = make_table("experiment", "published", "obtained", "95 %", "in it")
         for row in found:
             within = row["published"] and row["interval"] and row["published"]["test"]
             table.add_row(
@@ -202,8 +202,8 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
                 "-".join(f"{bound:.1f}" for bound in row["interval"] or ()),
                 "" if not within else "yes" if row["interval"][0] <= within <= row["interval"][1] else "no",
             )
-        _print(table)
-        _print(
+        show(table)
+        show(
             "Accuracies on train, validation and test in percent. 95 %: what the number of test messages allows, by "
             "Wilson's interval, around what was obtained on them; in it: whether the published figure is. "
             f"{PUBLISHED_IN}"
@@ -269,16 +269,16 @@ def evaluate(
         click.echo(json.dumps(report.values))
         return
     for line in headline(report.values):
-        _print(printable(line))
+        show(printable(line))
     for table in report_tables(report.values):
         if table.rows:
-            _print(_fitted(table.title, table.columns, table.rows[:ROWS_SHOWN]))
+            show(fitted(table.title, table.columns, table.rows[:ROWS_SHOWN]))
         if len(table.rows) > ROWS_SHOWN:
-            _print(f"and {len(table.rows) - ROWS_SHOWN:,} more (see --output-dir or --json)")
+            show(f"and {len(table.rows) - ROWS_SHOWN:,} more (see --output-dir or --json)")
         if table.note:
-            _print(printable(table.note))
+            show(printable(table.note))
     if output_dir:
-        _print(f"The report is {os.path.join(output_dir, 'report.html')}, and report.json beside it.")
+        show(f"The report is {os.path.join(output_dir, 'report.html')}, and report.json beside it.")
 
 
 @cli.command()
@@ -297,10 +297,10 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))
         return
-    table = _table("label", "score", "text")
+    table = make_table("label", "score", "text")
     for text, answer in zip(texts, answers, strict=True):
-        table.add_row(_shown(answer["label"]), f"{answer['score']:.4f}", _shown(text))
-    _print(table)
+        table.add_row(excerpt(answer["label"]), f"{answer['score']:.4f}", excerpt(text))
+    show(table)
 
 
 @cli.command()
@@ -434,7 +434,7 @@ def import_weights(
     _quiet_libraries()
     given = None if tokenizer is None else load_tokenizer(tokenizer)
     model = import_weights(source, output_dir, n_head=n_head, tokenizer=given, revision=revision)
-    _print(f"{type(model).__name__} of {model.num_parameters():,} parameters is in {output_dir}")
+    show(f"{type(model).__name__} of {model.num_parameters():,} parameters is in {output_dir}")
 
 
 @cli.command()
@@ -476,13 +476,13 @@ def export(
     if as_json:
         click.echo(json.dumps(report))
         return
-    table = _table("agreement", report["precision"])
+    table = make_table("agreement", report["precision"])
     table.add_row("messages", str(report["messages"]))
     table.add_row("labels that differ", str(report["labels_differ"]))
     table.add_row("largest difference of a score", f"{report['largest_score_difference']:.6f}")
     table.add_row("mean difference of a score", f"{report['mean_score_difference']:.6f}")
-    _print(table)
-    _print(f"The export is in {output_dir}")
+    show(table)
+    show(f"The export is in {output_dir}")
 
 
 @cli.command()
@@ -507,8 +507,8 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
         click.echo(json.dumps(asdict(calibration)))
         return
     for line in calibration.in_words():
-        _print(line)
-    _print(f"The model is in {output_dir}")
+        show(line)
+    show(f"The model is in {output_dir}")
 
 
 def main(command: click.Command = cli, name: str = "hf-spam") -> NoReturn:
@@ -570,11 +570,6 @@ def _show_log() -> None:
     logging.getLogger("hf_spam").setLevel(logging.INFO if _is_main_process() else logging.WARNING)
 
 
-def _shown(text: str) -> str:
-    """A message as a terminal may show it: not too long, and without control characters, which could drive it."""
-    return printable(text if len(text) <= 200 else text[:200] + "…")
-
-
 def _accuracies(of: dict[str, float | None] | None) -> str:
     """Those of train, validation and test, in percent."""
     values = [(of or {}).get(split) for split in SPLITS]
@@ -583,47 +578,3 @@ def _accuracies(of: dict[str, float | None] | None) -> str:
 
 def _plain(value: Any) -> str:
     return "none" if value is None else str(value)
-
-
-def _table(*columns: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))  # so tight that a report's fit a terminal of 80 columns
-    for i, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=not i)
-    return table
-
-
-def _fitted(title: str, columns: list[str], rows: list[list[str]]) -> Any:
-    """A table in which, where it is wider than the terminal, texts and headings are broken, but no number."""
-    from rich.console import Console
-
-    table = _table()
-    table.title = title
-    cells = [[_shown(row[i]) for row in rows] for i in range(len(columns))]
-    widths = [max(map(len, [name, *column])) for name, column in zip(columns, cells, strict=True)]
-    fits = sum(widths) + 2 * len(columns) < Console().width
-    for name, column in zip(map(_shown, columns), cells, strict=True):
-        is_whole = all(len(cell) <= WHOLE and " " not in cell for cell in column)
-        is_cut = is_whole and not fits and len(name) > max(map(len, column))
-        word = min(WHOLE, max(map(len, name.split())))
-        heading = name.replace(" ", "\n") if is_cut else name
-        table.add_column(heading, no_wrap=is_whole, min_width=word, overflow="fold")
-    for row in zip(*cells, strict=True):
-        table.add_row(*row)
-    return table
-
-
-def _metrics_table(metrics: dict[str, dict[str, float | None]]) -> Any:
-    table = _table("metric", *metrics)
-    for name in next(iter(metrics.values())):
-        values = [split[name] for split in metrics.values()]
-        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
-    return table
-
-
-def _print(what: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False, soft_wrap=isinstance(what, str)).print(what)

@@ -9,7 +9,8 @@ from processes import run_processes
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_spam import RECIPES, load_sms_spam
-from hf_spam.cli import _fitted, _print, main
+from hf_spam.cli import main
+from hf_spam.terminal import fitted, show
 
 SMALL = ["--recipe", "pocket", "--data", "sample", "--max-steps", "30", "--n-embd", "16", "--vocab-size", "300"]
 
@@ -237,7 +238,7 @@ def test_a_table_that_is_too_wide_breaks_texts_and_headings_but_no_number(width,
         ["billing question", "1,234", "0.9993", "0.600-0.730", "1.0000", "0.972-1.000", "12,345"],
         ["\x1b[31mdelivery\ncomplaint", "9", "0.6683", "0.501-0.988", "0.1234", "0.111-0.222", "98,765"],
     ]
-    _print(_fitted("Labels", columns, rows))
+    show(fitted("Labels", columns, rows))
     shown = capsys.readouterr().out
     assert all(len(line) <= width for line in shown.splitlines())
     for row in rows:
