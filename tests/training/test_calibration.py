@@ -325,6 +325,7 @@ def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrate
         hf_spam("calibrate", tmp_path / "out", "--data", "sample", "--model", tmp_path / "model", "--json")
     )
     assert found["messages"] == 100 == len(load_sms_spam("sample")["validation"])
+    assert found["fitted_on"] == "of the validation split of the data"
     assert json.loads((tmp_path / "out" / "history.json").read_text()) == history
     assert not (tmp_path / "out" / "metrics.json").exists()
     card = ModelCard.load(tmp_path / "out" / "README.md", ignore_metadata_errors=False)
