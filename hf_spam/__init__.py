@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from .data.messages import load_sms_spam as load_sms_spam
+    from .conversion.import_weights import import_weights as import_weights
+    from .data.sources import load_sms_spam as load_sms_spam
     from .evaluation.metrics import SpamMetrics as SpamMetrics
     from .inference.classifier import SpamClassifier as SpamClassifier
     from .inference.classifier import classify_text as classify_text
     from .modeling.configuration_spam_gpt import SpamGPTConfig as SpamGPTConfig
-    from .modeling.import_weights import import_weights as import_weights
     from .modeling.modeling_spam_gpt import SpamGPTForSequenceClassification as SpamGPTForSequenceClassification
     from .modeling.modeling_spam_gpt import SpamGPTModel as SpamGPTModel
     from .modeling.pipeline_spam_gpt import SpamPipeline as SpamPipeline
@@ -34,8 +34,8 @@ _HOMES = {
     "SpamPipeline": "modeling.pipeline_spam_gpt",
     "classify_text": "inference.classifier",
     "finetune": "training.loop",
-    "import_weights": "modeling.import_weights",
-    "load_sms_spam": "data.messages",
+    "import_weights": "conversion.import_weights",
+    "load_sms_spam": "data.sources",
 }
 __all__ = list(_HOMES)
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, NoReturn
 import click
 
 from .hub.settings import PushSettings
-from .interruption import Interrupted, stopping_at_signals
 from .options import given_of, options_of
-from .printable import printable
+from .signals import Interrupted, stopping_at_signals
 from .terminal import excerpt, fitted, make_table, metrics_table, show
+from .text import printable
 from .training.recipes import PUBLISHED_IN, RECIPES, Recipe
 
 SPLITS = ("train", "validation", "test")
@@ -148,7 +148,7 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
     All messages count, and duplicates are in one fold. Nothing is saved.
     """
     given = given_of(ctx, settings)
-    from .training.crossval import cross_validate, figure
+    from .experiments.crossval import cross_validate, figure
 
     _quiet_libraries()
     _show_log()
@@ -182,7 +182,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
     is not run again. Every setting has a flag; with another than the experiment's nothing is shown as published.
     """
     given = given_of(ctx, settings)
-    from .training.reproduce import reproduce
+    from .experiments.book_table import reproduce
 
     _quiet_libraries()
     _show_log()
@@ -242,7 +242,7 @@ def evaluate(
     Data that the model was trained on are split as they were then, so that its test split is one that it has not seen.
     Other data are one set, however small. The bundled model has seen the whole SMS Spam Collection.
     """
-    from .evaluation.own_data import messages_for
+    from .evaluation.eval_data import messages_for
     from .evaluation.page import check_folder, headline, report_tables, write_report
     from .evaluation.report import make_report
     from .inference.classifier import SpamClassifier
@@ -362,7 +362,7 @@ def score(
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
 def push(folder: Path, repo_id: str | None, resume: bool, private: bool, revision: str, timeout: float) -> None:
     """Push the model in FOLDER to REPO on the Hub, with its code, card and metrics."""
-    from .hub.uploader import push_folder
+    from .hub.push import push_folder
 
     _quiet_libraries()
     _show_log()
@@ -428,8 +428,8 @@ def import_weights(
     source: str, output_dir: str, n_head: int | None, tokenizer: str | None, revision: str | None
 ) -> None:
     """Turn SOURCE, a state_dict of the book's or a GPT-2 (folder or Hub id), into a SpamGPT folder."""
+    from .conversion.import_weights import import_weights
     from .data.tokenization import load_tokenizer
-    from .modeling.import_weights import import_weights
 
     _quiet_libraries()
     given = None if tokenizer is None else load_tokenizer(tokenizer)
@@ -461,7 +461,7 @@ def export(
     Model and export classify the messages of --data. Where more than one label in a thousand differs, nothing is
     written.
     """
-    from .inference.export import export_onnx
+    from .conversion.export import export_onnx
 
     _quiet_libraries()
     report = export_onnx(

@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,20 @@ def flush(path: Path) -> None:
 def files_in(folder: Path) -> list[str]:
     """The files of a folder and of those in it, by path."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def public(value: Any) -> Any:
+    """A setting without the path to it on the machine that it was used on, which is nobody else's business."""
+    return Path(value).name if is_path(value) else value
+
+
+def is_path(value: Any) -> bool:
+    """Whether a setting names something on this machine, be it there still or not."""
+    if not isinstance(value, str):
+        return False
+    return Path(value).exists() or value.count("/") > 1 or value.startswith((".", "~", "/"))
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that its numbers depend on."""
+    return {name: version(name) for name in ("hf-spam", "torch", "transformers", "accelerate", "tokenizers")}

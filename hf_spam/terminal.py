@@ -4,7 +4,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .printable import printable
+from .text import printable
 
 WHOLE = 20  # characters up to which a word of a report's tables is not broken
 

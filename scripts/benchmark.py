@@ -197,7 +197,7 @@ def splits_of(work: dict) -> DatasetDict:
 
 
 def texts_of(work: dict) -> list[str]:
-    from hf_spam.data.messages import read_messages
+    from hf_spam.data.sources import read_messages
 
     texts = read_messages(work["data"])["text"][:]
     return texts[:: -(-len(texts) // work["messages"])] if work["messages"] else texts
@@ -216,10 +216,10 @@ def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
     from hf_spam import import_weights
-    from hf_spam.data.messages import read_messages
+    from hf_spam.conversion.export import export_onnx
+    from hf_spam.data.sources import read_messages
     from hf_spam.data.tokenization import encode, load_tokenizer
     from hf_spam.inference.classifier import POCKET
-    from hf_spam.inference.export import export_onnx
 
     torch.manual_seed(1)
     size = SHAPES[work["shape"]]

@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_spam import cli
-from hf_spam.data.messages import grouped_folds, label_names, read_messages
+from hf_spam.data.labels import label_names
+from hf_spam.data.sources import read_messages
+from hf_spam.data.splits import grouped_folds
 from hf_spam.evaluation.baseline import BASELINE
+from hf_spam.experiments.crossval import figure, in_words, measure_runs, summary
 from hf_spam.options import given_of, options_of
-from hf_spam.training.crossval import figure, in_words, measure_runs, summary
 from hf_spam.training.recipes import RECIPES, Recipe, get_recipe
 
 MEANS = {

@@ -49,7 +49,7 @@ def main(cases: int, seed: int, only: int | None) -> None:
     """Ends with an error where a case fails; --only looks at that one again."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
-    CONTEXT.set_forkserver_preload(["hf_spam.inference.classifier", "hf_spam.data.messages"])
+    CONTEXT.set_forkserver_preload(["hf_spam.inference.classifier", "hf_spam.data.sources"])
     counts, failed = Counter(), 0
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(Path(folder), seed)
@@ -153,7 +153,7 @@ def data_case(path: Path, model: Path) -> str:
     values = [figure["value"] for one in sets for figure in one["model"].values() if figure["value"] is not None]
     if not all(map(math.isfinite, values)):
         return f"no answer: {out}"
-    from hf_spam.data.messages import read_messages
+    from hf_spam.data.sources import read_messages
 
     messages = read_messages(str(path))
     ours = list(zip(messages["text"][:], messages["label"][:], strict=True))

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_spam import cli, load_sms_spam
-from hf_spam.data.messages import read_messages
+from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.baseline import BASELINE
+from hf_spam.experiments.crossval import cross_validate, figure, in_words, measure_runs, summary
 from hf_spam.options import given_of, options_of
-from hf_spam.training.crossval import cross_validate, figure, in_words, measure_runs, summary
 from hf_spam.training.recipes import Recipe, get_recipe
 
 KINDS = ("model", "baseline")

@@ -16,10 +16,10 @@ import torch
 from datasets import DatasetDict
 
 from hf_spam import cli, finetune
-from hf_spam.data.messages import read_messages
-from hf_spam.modeling.checksum import save_with_checksum
+from hf_spam.conversion.checksum import save_with_checksum
+from hf_spam.data.sources import read_messages
 
-POCKET = Path(__file__).parents[1] / "hf_spam" / "pocket"
+POCKET = Path(__file__).parents[1] / "hf_spam" / "bundled"
 SHIPPED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 

@@ -12,7 +12,7 @@ from transformers import pipeline
 from hf_spam import finetune
 from hf_spam.cli import cli
 from hf_spam.data.formats import DataError
-from hf_spam.data.messages import load_sms_spam
+from hf_spam.data.sources import load_sms_spam
 
 LABELS = ["home", "promo \U0001f389", "اشتراك"]
 WORDS = {

@@ -4,8 +4,9 @@ import pytest
 from datasets import Dataset
 
 from hf_spam import load_sms_spam
-from hf_spam.data.messages import features_of
-from hf_spam.provenance import digest, fingerprints, public, versions
+from hf_spam.data.labels import features_of
+from hf_spam.data.splits import digest, fingerprints
+from hf_spam.files import public, versions
 
 
 @pytest.mark.parametrize(

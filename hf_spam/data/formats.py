@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
-from ..printable import first_line, short
+from ..text import first_line, short
 
 # Where several of these names are present, the first one counts.
 TEXT_COLUMNS = ("text", "message", "sms", "v2")

@@ -7,8 +7,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..modeling.loading import load_config
-from ..printable import first_line
+from ..conversion.loading import load_config
+from ..text import first_line
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
 

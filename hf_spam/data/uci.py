@@ -10,7 +10,7 @@ import httpx2
 from huggingface_hub import constants
 
 from ..files import write_file
-from ..printable import first_line
+from ..text import first_line
 from .formats import UCI_MEMBER, DataError, unzip
 
 logger = logging.getLogger(__name__)

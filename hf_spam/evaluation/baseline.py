@@ -10,9 +10,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
-from ..data.messages import label_names
+from ..data.labels import label_names
 from ..modeling.configuration_spam_gpt import spam_index
-from ..printable import first_line
+from ..text import first_line
 from .metrics import PROBABILISTIC, SpamMetrics
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import evaluate
 import numpy as np
 from sklearn import metrics
 
-from ..data.messages import LABEL_NAMES
+from ..data.labels import LABEL_NAMES
 from ..modeling.configuration_spam_gpt import spam_index
 
 LOW_RATE = 0.001  # a false-positive rate that a person may live with: one honest message in a thousand is lost

@@ -10,7 +10,7 @@ import jinja2
 
 from ..files import write_file
 from ..modeling.configuration_spam_gpt import spam_index
-from ..printable import printable
+from ..text import printable
 from .baseline import ahead
 from .class_figures import class_figures
 from .report import Estimate, Report

@@ -11,11 +11,13 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 
 from ..data.duplicates import duplicate_groups, standing_in
-from ..data.messages import LABEL_NAMES, DataError, label_names
+from ..data.formats import DataError
+from ..data.labels import LABEL_NAMES, label_names
+from ..files import public, versions
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
-from ..provenance import public, versions
 from .baseline import BASELINE, baseline_answers, fit_baseline
+from .eval_data import Evaluated
 from .intervals import (
     HOW,
     HOW_OF_SEVERAL,
@@ -27,7 +29,6 @@ from .intervals import (
     wilson,
 )
 from .metrics import BINS, PROBABILISTIC, SpamMetrics, filled_bins, lowest_threshold
-from .own_data import Evaluated
 
 TARGETS = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is looked up
 LENGTHS = (40, 80, 120, 160)  # characters; a message of more than 160 does not fit into one SMS

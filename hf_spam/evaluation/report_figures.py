@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from ..printable import printable
+from ..text import printable
 from .intervals import wilson
 from .metrics import BINS, filled_bins
 from .report import Answers

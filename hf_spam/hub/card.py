@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..data.messages import LABEL_NAMES, OWN_DATA
+from ..data.labels import LABEL_NAMES
+from ..data.sources import OWN_DATA
 from ..evaluation.baseline import ahead
+from ..files import is_path, public, versions
 from ..modeling.configuration_spam_gpt import class_names, spam_index
-from ..printable import in_markdown
-from ..provenance import is_path, public, versions
+from ..text import in_markdown
 
 if TYPE_CHECKING:
     from ..modeling.configuration_spam_gpt import SpamGPTConfig

@@ -14,9 +14,10 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, Hf
 from .. import __version__
 from ..data.duplicates import standing_in
 from ..data.formats import suffix_of
-from ..data.messages import label_names, load_sms_spam
-from ..printable import in_markdown
-from .errors import explained
+from ..data.labels import label_names
+from ..data.sources import load_sms_spam
+from ..hub_errors import explained
+from ..text import in_markdown
 from .merging import merge_card
 from .repository import fetch_card, prepare_repository
 

@@ -4,7 +4,7 @@ from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from .errors import HubError
+from ..hub_errors import HubError
 from .settings import MAIN
 
 

@@ -12,14 +12,14 @@ from torch._dynamo.exc import ShortenTraceback
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.collation import PadRight, batch_tokens_for, token_batches
+from ..conversion.loading import load_classifier
+from ..conversion.onnx import OnnxModel, is_onnx
+from ..data.batching import PadRight, batch_tokens_for, token_batches
 from ..data.tokenization import encode, load_tokenizer
 from ..modeling.configuration_spam_gpt import decide
-from ..modeling.loading import load_classifier
-from ..printable import one_line
-from .onnx import OnnxModel, is_onnx
+from ..text import one_line
 
-POCKET = Path(__file__).parent.parent / "pocket"  # the trained model that comes with the package
+POCKET = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
 
 
 class Classification(TypedDict):

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..data.rows import merge
 from ..files import flush, stamp, write_file
-from ..printable import short
-from .rows import merge
+from ..text import short
 
 RUN, END = "run.json", "end.json"
 

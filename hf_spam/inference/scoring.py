@@ -49,12 +49,7 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..data.formats import DataError, is_hub_id
-from ..files import fingerprint, stamp
-from ..hub.errors import explained
-from ..printable import first_line
-from .classifier import SpamClassifier
-from .parts import Parts, differences
-from .rows import (
+from ..data.rows import (
     DELIMITERS,
     INPUTS,
     JSON_LINES,
@@ -69,6 +64,11 @@ from .rows import (
     check_output,
     written,
 )
+from ..files import fingerprint, stamp
+from ..hub_errors import explained
+from ..text import first_line
+from .classifier import SpamClassifier
+from .parts import Parts, differences
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.augmentation import Augmentation
-from ..data.collation import EncodedMessages, PadRight, token_batches
+from ..data.batching import EncodedMessages, PadRight, token_batches
 from ..data.tokenization import encode
 from ..modeling.configuration_spam_gpt import class_names
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification

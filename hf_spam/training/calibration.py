@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from ..evaluation.intervals import LEVEL, wilson
 from ..evaluation.metrics import lowest_threshold
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
-from ..printable import printable
+from ..text import printable
 from .recipes import Recipe
 
 TEMPERATURES = (0.1, 10.0)  # beyond these no temperature is looked for

@@ -25,15 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..data.collation import EncodedMessages
+from ..conversion.loading import load_config
+from ..data.batching import EncodedMessages
+from ..data.splits import digest
 from ..files import MANIFEST, read_manifest
 from ..modeling.configuration_spam_gpt import class_names
-from ..modeling.loading import load_config
-from ..printable import one_line
-from ..provenance import digest
-from .history import History
+from ..text import one_line
 from .lora import has_adapters
 from .recipes import SOURCES, Recipe
+from .run import History
 from .sharding import shard_like, whole
 from .zero import Moments, load_moments, moments
 

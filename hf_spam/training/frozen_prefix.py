@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..data.collation import EncodedMessages, PadRight, batch_tokens_for, token_batches
+from ..data.batching import EncodedMessages, PadRight, batch_tokens_for, token_batches
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 from .recipes import Recipe
 

@@ -25,25 +25,26 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from ..data.messages import OWN_DATA, check_classes, check_splits, label_names, load_sms_spam, undersample
+from ..data.labels import check_classes, check_splits, label_names
+from ..data.sources import OWN_DATA, load_sms_spam
+from ..data.splits import fingerprints, undersample
 from ..data.tokenization import load_tokenizer
 from ..evaluation.baseline import measure_baseline
-from ..evaluation.own_data import learned_from_others
+from ..evaluation.eval_data import learned_from_others
 from ..files import read_manifest
+from ..hub.push import Uploader
 from ..hub.settings import PushSettings
-from ..hub.uploader import Uploader
-from ..interruption import Interruption, RunInterrupted, listening
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..provenance import fingerprints
+from ..signals import Interruption, RunInterrupted, listening
 from .batches import Batches
 from .calibration import Calibration, check_validation, uncalibrate
 from .checkpoints import STATE, Checkpoints, Progress, TrainingState, differences, identity
-from .history import History
 from .lora import merged
 from .measuring import DIVERGED, SPLITS, Measured, Measuring
 from .objective import Objective, balanced_weights, log_priors
 from .output import TRACKERS, Saving, check_output_dir, remove_if_empty, save_run
 from .recipes import Recipe, get_recipe
+from .run import History
 from .sharding import is_set_up, sharding_asked_for
 from .start import start_from
 

@@ -14,16 +14,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
+from ..conversion.checksum import save_with_checksum
+from ..conversion.loading import HISTORY
 from ..evaluation.plots import plot_values
-from ..files import write_folder
+from ..files import public, versions, write_folder
 from ..hub.card import render_card
+from ..hub.push import LOG, Uploader
 from ..hub.snapshots import QUEUE
-from ..hub.uploader import LOG, Uploader
-from ..modeling.checksum import save_with_checksum
-from ..provenance import HISTORY, public, versions
 from .checkpoints import STATE, Checkpoints, TrainingState
-from .history import History
 from .lora import merged
+from .run import History
 
 if TYPE_CHECKING:
     from .loop import Run

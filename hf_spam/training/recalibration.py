@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from datasets import concatenate_datasets
 
-from ..data.messages import DataError, label_names
+from ..conversion.checksum import save_with_checksum
+from ..conversion.loading import HISTORY, history_file, load_classifier
+from ..conversion.onnx import is_onnx
+from ..data.formats import DataError
+from ..data.labels import label_names
 from ..data.tokenization import load_tokenizer
-from ..evaluation.own_data import messages_for
-from ..files import write_folder
+from ..evaluation.eval_data import messages_for
+from ..files import is_path, public, write_folder
 from ..hub.card import render_copy_card
 from ..inference.classifier import POCKET, SpamClassifier
-from ..inference.onnx import is_onnx
-from ..modeling.checksum import save_with_checksum
 from ..modeling.configuration_spam_gpt import class_names
-from ..modeling.loading import load_classifier
-from ..printable import in_markdown
-from ..provenance import HISTORY, history_file, is_path, public
+from ..text import in_markdown
 from .calibration import Calibration, calibrate, uncalibrate
 
 logger = logging.getLogger(__name__)

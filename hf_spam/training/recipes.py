@@ -233,6 +233,61 @@ class Recipe:
         return PUBLISHED.get(self.name) if same and fresh else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is executed: where it is saved, how it resumes, and whether it is pushed. Not part of the recipe.
+
+    Raises:
+        ValueError: a value that is out of range, or options that need another one.
+    """
+
+    output_dir: str | None = None
+    """Directory for the model, its card, history, metrics and plots. None: nothing is saved."""
+    overwrite_output_dir: bool = False
+    """Replace the files of an earlier run in output_dir."""
+    report_to: str | None = None
+    """Experiment tracker that Accelerate knows, such as tensorboard."""
+    save_steps: int | None = None
+    """Optimizer steps between two checkpoints. None: no checkpoints."""
+    save_total_limit: int | None = None
+    """Checkpoints to keep; the best and the newest always are. None: all."""
+    resume_from_checkpoint: str | None = None
+    """Checkpoint to resume from: a folder, auto (the newest in output_dir), or hub (the one an earlier run pushed)."""
+    allow_differences: bool = False
+    """Resume even if the recipe, the data or the number of processes differ; results will differ, too."""
+    push_to_hub: bool = False
+    """Push the model to the Hub."""
+    hub_model_id: str | None = None
+    """Repository, owner/name or name; created if missing. None: the name of output_dir."""
+    hub_strategy: Literal["end", "checkpoint", "every_save", "best"] = "end"
+    """What to push: the final model (end), every checkpoint as well (every_save), with the training state
+    (checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
+    hub_private_repo: bool = False
+    """Make the repository private when it is created."""
+    hub_revision: str = "main"
+    """Branch to push to; created if missing."""
+    hub_push_state: bool = False
+    """Push the training state of the newest checkpoint to a branch of its own, so that another machine can resume."""
+    hub_timeout: float = 600.0
+    """Seconds to wait for uploads at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("save_steps", "save_total_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.output_dir is None and (self.save_steps or self.resume_from_checkpoint or self.push_to_hub):
+            raise ValueError("Saving checkpoints, resuming and pushing need output_dir (--output-dir).")
+        if self.push_to_hub and self.save_steps is None and (self.hub_strategy != "end" or self.hub_push_state):
+            raise ValueError(
+                "Pushing checkpoints needs save_steps (--save-steps); hub_strategy end pushes the final model."
+            )
+        if self.resume_from_checkpoint == "hub" and not self.push_to_hub:
+            raise ValueError("Resuming from the Hub needs the repository: add --push-to-hub and --hub-model-id.")
+        if not 0 <= self.hub_timeout < math.inf:
+            raise ValueError(f"hub_timeout must be 0 or more seconds, got {self.hub_timeout}.")
+
+
 def _kinds(annotation: Any) -> list[Any]:
     """What a field of this annotation may be: types, and words or None, which stand for themselves."""
     if get_origin(annotation) is Literal:

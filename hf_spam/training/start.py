@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..data.messages import LABEL_NAMES
+from ..conversion.import_weights import import_weights
+from ..conversion.loading import load_classifier, load_config, model_type
+from ..data.labels import LABEL_NAMES
 from ..data.tokenization import encode, load_tokenizer, train_tokenizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
-from ..modeling.import_weights import import_weights
-from ..modeling.loading import load_classifier, load_config, model_type
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..printable import one_line
+from ..text import one_line
 from .calibration import uncalibrate
 from .lora import add_adapters
 from .recipes import Recipe

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_spam.data.formats import LONGEST_CELL, UNNAMED, DataError
-from hf_spam.data.messages import FEATURES, load_sms_spam, read_messages
+from hf_spam.data.labels import FEATURES
+from hf_spam.data.sources import load_sms_spam, read_messages
 
 quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 

@@ -17,18 +17,9 @@ from hf_spam import finetune
 from hf_spam.data import messages
 from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.formats import LABELS, DataError
-from hf_spam.data.messages import (
-    FEATURES,
-    LABEL_NAMES,
-    check_classes,
-    check_splits,
-    features_of,
-    label_names,
-    load_sms_spam,
-    read_messages,
-    read_sets,
-    undersample,
-)
+from hf_spam.data.labels import FEATURES, LABEL_NAMES, check_classes, check_splits, features_of, label_names
+from hf_spam.data.sources import load_sms_spam, read_messages, read_sets
+from hf_spam.data.splits import undersample
 
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], database=None)
 COLUMNS = {"text_column": "body", "label_column": "kind"}

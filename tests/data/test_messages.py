@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from hf_spam.data import messages
 from hf_spam.data.duplicates import duplicate_key
-from hf_spam.data.messages import DataError, grouped_folds, load_sms_spam, read_messages
+from hf_spam.data.formats import DataError
+from hf_spam.data.sources import load_sms_spam, read_messages
+from hf_spam.data.splits import grouped_folds
 
 quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 

@@ -10,7 +10,7 @@ import pytest
 
 from hf_spam.data import uci
 from hf_spam.data.formats import DataError
-from hf_spam.data.messages import read_messages
+from hf_spam.data.sources import read_messages
 from hf_spam.data.uci import uci_file
 
 

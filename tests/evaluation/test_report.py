@@ -16,10 +16,10 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from hf_spam import SpamClassifier, SpamMetrics, load_sms_spam
 from hf_spam.data.duplicates import duplicate_key
-from hf_spam.data.messages import FEATURES, LABEL_NAMES
+from hf_spam.data.labels import FEATURES, LABEL_NAMES
 from hf_spam.evaluation import plots
 from hf_spam.evaluation.baseline import fit_baseline, measure_baseline
-from hf_spam.evaluation.own_data import Evaluated, messages_for
+from hf_spam.evaluation.eval_data import Evaluated, messages_for
 from hf_spam.evaluation.page import headline, render_page, report_tables, write_report
 from hf_spam.evaluation.report import make_report
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, class_names, spam_index

@@ -14,12 +14,12 @@ from sklearn import metrics as sk
 
 from hf_spam import SpamMetrics
 from hf_spam.data.formats import DataError
-from hf_spam.data.messages import features_of
+from hf_spam.data.labels import features_of
 from hf_spam.evaluation import class_figures as module
 from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.class_figures import class_figures
+from hf_spam.evaluation.eval_data import Evaluated
 from hf_spam.evaluation.intervals import bootstrap_classes, weighted_class_metrics
-from hf_spam.evaluation.own_data import Evaluated
 from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tables
 from hf_spam.evaluation.report import Answers, make_report
 from hf_spam.evaluation.report_figures import COLOURS

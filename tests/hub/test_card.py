@@ -9,10 +9,10 @@ import torch
 from huggingface_hub import ModelCard
 
 from hf_spam import RECIPES, SpamGPTConfig, SpamGPTForSequenceClassification
-from hf_spam.data.messages import OWN_DATA
+from hf_spam.data.sources import OWN_DATA
 from hf_spam.hub.card import CARD_METRICS, PLACEHOLDER, render_card
-from hf_spam.training.history import History
 from hf_spam.training.loop import Run
+from hf_spam.training.run import History
 
 VALUES = dict(zip(CARD_METRICS, (0.91, 0.92, 0.93, 0.94, 0.85, 0.96, 0.0123456789), strict=True)) | {"unshown": 0.5}
 

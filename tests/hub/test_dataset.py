@@ -16,10 +16,10 @@ from hf_spam.cli import main
 from hf_spam.data import messages
 from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.formats import DataError
-from hf_spam.data.messages import load_sms_spam
+from hf_spam.data.sources import load_sms_spam
 from hf_spam.hub import dataset
 from hf_spam.hub.dataset import push_dataset
-from hf_spam.hub.errors import HubError
+from hf_spam.hub_errors import HubError
 
 REPO = "alice/messages"
 INITIAL = "initial commit"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_spam import SpamClassifier, SpamGPTConfig, SpamGPTForSequenceClassification, SpamPipeline, classify_text
-from hf_spam.data.messages import read_messages
-from hf_spam.hub.uploader import push_folder
+from hf_spam.conversion.checksum import save_with_checksum
+from hf_spam.conversion.export import export_onnx
+from hf_spam.data.sources import read_messages
+from hf_spam.hub.push import push_folder
 from hf_spam.inference.classifier import POCKET
-from hf_spam.inference.export import export_onnx
 from hf_spam.inference.scoring import score_file
-from hf_spam.modeling.checksum import save_with_checksum
 from hf_spam.modeling.configuration_spam_gpt import decide
 
 # Of the bundled model's scores of these, at temperature 3, some lie on either side of the threshold and of one half.

@@ -22,9 +22,9 @@ from small_runs import result
 
 from hf_spam import SpamClassifier, SpamGPTConfig, finetune, load_sms_spam
 from hf_spam.cli import main
-from hf_spam.data.messages import read_messages
+from hf_spam.data.sources import read_messages
+from hf_spam.data.splits import fingerprints
 from hf_spam.inference.classifier import POCKET
-from hf_spam.provenance import fingerprints
 from hf_spam.training.calibration import TEMPERATURES, Calibration, calibrate
 from hf_spam.training.recipes import get_recipe
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hf_spam import Recipe, finetune, load_sms_spam
-from hf_spam.data.messages import label_names
+from hf_spam.data.labels import label_names
 from hf_spam.training.batches import SeededShuffle
 from hf_spam.training.objective import Objective, balanced_weights, log_priors
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..modeling.loading import load_config
-from ..printable import one_line
+from ..text import one_line
+from .loading import load_config
 
 GRAPH = "model.onnx"
 

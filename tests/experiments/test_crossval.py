@@ -12,11 +12,12 @@ from processes import run_processes
 
 from hf_spam import finetune
 from hf_spam.data.duplicates import duplicate_key
-from hf_spam.data.messages import grouped_folds, read_messages, undersample
+from hf_spam.data.sources import read_messages
+from hf_spam.data.splits import grouped_folds, undersample
 from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.metrics import SpamMetrics
+from hf_spam.experiments.crossval import cross_validate, measure_runs, summary
 from hf_spam.training import crossval
-from hf_spam.training.crossval import cross_validate, measure_runs, summary
 
 NO_BASELINE = {"baseline": None}
 SMALL = {"data": "sample", "max_steps": 20, "n_embd": 16, "vocab_size": 300}

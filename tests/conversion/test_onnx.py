@@ -23,12 +23,12 @@ from onnx import numpy_helper
 
 from hf_spam import SpamClassifier, SpamGPTConfig, SpamGPTForSequenceClassification
 from hf_spam.cli import main
-from hf_spam.data.messages import read_messages
+from hf_spam.conversion.export import export_onnx
+from hf_spam.conversion.onnx import OnnxModel
+from hf_spam.data.sources import read_messages
 from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.inference import export
 from hf_spam.inference.classifier import POCKET
-from hf_spam.inference.export import export_onnx
-from hf_spam.inference.onnx import OnnxModel
 from hf_spam.modeling.configuration_spam_gpt import decide
 
 TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone \ud800 surrogate", "Running late, sorry"]

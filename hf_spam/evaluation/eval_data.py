@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict
 
-from ..data.messages import LABEL_NAMES, SPLITS, DataError, load_sms_spam, read_messages, read_sets, undersample
+from ..conversion.loading import HISTORY, history_file
+from ..data.formats import DataError
+from ..data.labels import LABEL_NAMES
+from ..data.sources import load_sms_spam, read_messages, read_sets
+from ..data.splits import SPLITS, fingerprints, undersample
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..printable import one_line
-from ..provenance import HISTORY, fingerprints, history_file
+from ..text import one_line
 
 logger = logging.getLogger(__name__)
 

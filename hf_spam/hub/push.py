@@ -39,9 +39,9 @@ from tenacity import (
 )
 
 from ..files import MANIFEST, files_in, read_manifest
-from ..interruption import RunInterrupted
+from ..hub_errors import explain, explained, is_transient
+from ..signals import RunInterrupted
 from .card import PLACEHOLDER
-from .errors import explain, explained, is_transient
 from .merging import merge_card
 from .repository import fetch_card, prepare_repository
 from .settings import MAIN, PushSettings

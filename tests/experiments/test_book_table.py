@@ -15,12 +15,12 @@ from small_runs import result
 
 from hf_spam import RECIPES, load_sms_spam
 from hf_spam.cli import main
+from hf_spam.conversion.loading import model_type
 from hf_spam.data.tokenization import load_tokenizer, train_tokenizer
 from hf_spam.evaluation.intervals import wilson
-from hf_spam.interruption import RunInterrupted
-from hf_spam.modeling.loading import model_type
+from hf_spam.experiments.book_table import reproduce
+from hf_spam.signals import RunInterrupted
 from hf_spam.training import reproduce as module
-from hf_spam.training.reproduce import reproduce
 
 TINY = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 256, "padded_length": 64, "max_steps": 12}
 TINY |= {"eval_freq": 3, "eval_iter": 1, "data": "sample", "learning_rate": 1e-2}

@@ -14,7 +14,7 @@ from processes import run_processes
 from small_runs import first_messages, result
 
 from hf_spam import finetune, load_sms_spam
-from hf_spam.interruption import RunInterrupted
+from hf_spam.signals import RunInterrupted
 from hf_spam.training import measuring, output
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.measuring import Measuring
@@ -92,7 +92,7 @@ def test_two_at_a_time_are_one_and_a_later_one_stops_at_once(data, tmp_path, mon
         finetune("pocket", data=data, output_dir=tmp_path / "one", **SMALL)
 
     def save(*_):
-        monkeypatch.setattr("hf_spam.interruption.TOGETHER", 0.0)
+        monkeypatch.setattr("hf_spam.signals.TOGETHER", 0.0)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("it went on")
 

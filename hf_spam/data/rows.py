@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset
 
-from ..data.formats import LONGEST_CELL, DataError, json_object
-from ..hub.errors import explained
-from ..printable import first_line, short
+from ..hub_errors import explained
+from ..text import first_line, short
+from .formats import LONGEST_CELL, DataError, json_object
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".json")

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2Model
 
 from hf_spam import finetune
+from hf_spam.conversion.checksum import CHECKSUM, save_with_checksum, verify_checksum
+from hf_spam.conversion.import_weights import import_weights
+from hf_spam.conversion.loading import load_classifier
 from hf_spam.inference.classifier import POCKET
-from hf_spam.modeling.checksum import CHECKSUM, save_with_checksum, verify_checksum
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
-from hf_spam.modeling.import_weights import import_weights
-from hf_spam.modeling.loading import load_classifier
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from hf_spam.training.recalibration import calibrated_copy
 

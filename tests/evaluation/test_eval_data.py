@@ -8,11 +8,11 @@ from datasets import DatasetDict
 
 from hf_spam import SpamClassifier, load_sms_spam
 from hf_spam.data.formats import DataError
-from hf_spam.data.messages import read_messages
-from hf_spam.evaluation.own_data import Evaluated, messages_for, trained_recipe
+from hf_spam.data.sources import read_messages
+from hf_spam.data.splits import fingerprints
+from hf_spam.evaluation.eval_data import Evaluated, messages_for, trained_recipe
 from hf_spam.evaluation.page import headline, report_tables
 from hf_spam.evaluation.report import make_report
-from hf_spam.provenance import fingerprints
 
 POCKET = SpamClassifier.from_pretrained()
 

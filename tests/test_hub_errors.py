@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import LocalTokenNotFoundError
 
-from hf_spam.hub.errors import explain, is_transient
+from hf_spam.hub_errors import explain, is_transient
 
 REPO = "alice/model"
 HTML = "<html><body>We'll be back</body></html>"
@@ -180,7 +180,7 @@ def test_offline_mode_is_a_setting(hub):
     """Read when the client is imported: so in a process of its own."""
     code = """if True:
         from huggingface_hub import HfApi
-        from hf_spam.hub.errors import explain, is_transient
+        from hf_spam.hub_errors import explain, is_transient
         try:
             HfApi().create_repo("alice/model")
         except Exception as error:

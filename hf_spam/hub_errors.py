@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..printable import first_line, short
+from .text import first_line, short
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (which comes first)"
 TOKENS = "https://huggingface.co/settings/tokens"

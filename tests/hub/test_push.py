@@ -22,8 +22,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from hf_spam import SpamClassifier, load_sms_spam
 from hf_spam.cli import main
 from hf_spam.hub import snapshots, uploader
+from hf_spam.hub.push import LOG, Uploader
 from hf_spam.hub.snapshots import QUEUE, Queue
-from hf_spam.hub.uploader import LOG, Uploader
 
 REPO = "alice/spam"
 LAST = 29  # step of the final model

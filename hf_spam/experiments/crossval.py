@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from ..data.messages import LABEL_NAMES, grouped_folds, label_names, read_messages, undersample
+from ..data.labels import LABEL_NAMES, label_names
+from ..data.sources import read_messages
+from ..data.splits import grouped_folds, undersample
 from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
 from ..evaluation.metrics import SpamMetrics
-from ..provenance import public
-from .calibration import calibrates
-from .loop import finetune
-from .recipes import Recipe, get_recipe
+from ..files import public
+from ..training.calibration import calibrates
+from ..training.loop import finetune
+from ..training.recipes import Recipe, get_recipe
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from transformers import (
 
 from hf_spam import SpamClassifier
 from hf_spam.cli import main
+from hf_spam.conversion.import_weights import ImportWeightsError, import_weights
 from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.modeling import import_weights as module
-from hf_spam.modeling.import_weights import ImportWeightsError, import_weights
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
 # --- GPT-2 checkpoints ------------------------------------------------------------------------------------------------

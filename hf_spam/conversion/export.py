@@ -19,15 +19,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from ..data.collation import PadRight, batch_tokens_for, token_batches
-from ..data.messages import read_messages
+from ..data.batching import PadRight, batch_tokens_for, token_batches
+from ..data.sources import read_messages
 from ..data.tokenization import encode, load_tokenizer
-from ..files import fingerprint, write_folder
+from ..files import fingerprint, public, versions, write_folder
+from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
-from ..modeling.loading import load_classifier
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..provenance import HISTORY, history_file, public, versions
-from .classifier import SpamClassifier
+from .loading import HISTORY, history_file, load_classifier
 from .onnx import GRAPH, OnnxModel, require
 
 REPORT = "export.json"

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_spam import SpamClassifier
+from hf_spam.conversion.loading import load_classifier
 from hf_spam.data.tokenization import load_tokenizer
 from hf_spam.files import write_folder
 from hf_spam.inference.classifier import POCKET
-from hf_spam.modeling.loading import load_classifier
 
 
 @contextmanager

@@ -20,10 +20,10 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import GPT2Config, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..modeling.configuration_spam_gpt import SpamGPTConfig
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 from .checksum import save_with_checksum
-from .configuration_spam_gpt import SpamGPTConfig
 from .loading import FLOATING, WEIGHT_FILES, broken_weights, errors_as, open_tensors
-from .modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,15 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 
-from ..files import MANIFEST, read_manifest
-from ..printable import one_line
-from ..provenance import is_path
+from ..files import MANIFEST, is_path, read_manifest
+from ..modeling.configuration_spam_gpt import SpamGPTConfig
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from ..text import one_line
 from .checksum import verify_checksum
-from .configuration_spam_gpt import SpamGPTConfig
-from .modeling_spam_gpt import SpamGPTForSequenceClassification
+
+HISTORY = "history.json"  # beside a model: how it was trained, and with that how its data were split
 
 logger = logging.getLogger(__name__)
 
@@ -194,3 +196,10 @@ def errors_as(message: str, kind: type[ValueError] = ValueError) -> Iterator[Non
         if kind is not ValueError and isinstance(error, kind):  # says what it has to say already
             raise
         raise kind(f"{message}: {one_line(error)}") from error
+
+
+def history_file(model: str | os.PathLike) -> Path | None:
+    """The file that tells how a model, a folder or a Hub id, was trained; None where none is in reach."""
+    quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
+    found = cached_file(os.fspath(model), HISTORY, **dict.fromkeys(quiet, False))
+    return None if found is None else Path(found)

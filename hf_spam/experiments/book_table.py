@@ -10,16 +10,15 @@ from typing import Any
 
 from accelerate import PartialState
 
+from ..conversion.loading import model_type
 from ..data.tokenization import load_tokenizer
 from ..evaluation.intervals import wilson
-from ..files import write_file
-from ..interruption import RunInterrupted
-from ..modeling.loading import model_type
-from ..provenance import public
-from .checkpoints import Checkpoints
-from .loop import finetune
-from .measuring import SPLITS
-from .recipes import PUBLISHED, Recipe, get_recipe
+from ..files import public, write_file
+from ..signals import RunInterrupted
+from ..training.checkpoints import Checkpoints
+from ..training.loop import finetune
+from ..training.measuring import SPLITS
+from ..training.recipes import PUBLISHED, Recipe, get_recipe
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_spam.data.collation import EncodedMessages, PadRight, token_batches
+from hf_spam.data.batching import EncodedMessages, PadRight, token_batches
 
 
 def test_batch():
