@@ -63,7 +63,7 @@ def test_training_leaves_the_names_everywhere(trained):
     assert metrics["test"]["f1"] > 0.8
     card = (trained / "README.md").read_text()
     assert "`, `".join(LABELS) in card and "not spam" not in card and "spam-detection" not in card
-    assert "Macro F1" in card and "F1 are plain means over the labels" in card and "roc_auc" not in card
+    assert "Macro F1" in card and "F1 are unweighted means over the labels" in card and "roc_auc" not in card
     assert "| test, baseline |" in card
 
 
@@ -187,8 +187,8 @@ def test_the_threshold_of_two_own_labels(spam, other, named, tmp_path):
     shown = hf_spam("evaluate", tmp_path / "out", "--data", tmp_path / "mine.csv")
     assert f"It calls {spam} what has a score of at least" in shown
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"`hf_spam` calls a message `{spam}` from the threshold on" in card
-    assert f"Precision, recall and F1 are of `{spam}`." in card
+    assert f"`hf_spam` labels a message `{spam}` if its score reaches the threshold" in card
+    assert f"Precision, recall and F1 are those of `{spam}`." in card
     assert (" ham of the validation split" in card) == (spam == "Spam") and f"are called `{spam}`, of" in card
     calibrated = CliRunner().invoke(
         cli, ["calibrate", str(tmp_path / "no"), "--model", str(tmp_path / "out"), "--data", "sample"]

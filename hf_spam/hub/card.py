@@ -1,43 +1,37 @@
-"""The model card of a run, and of a calibrated copy: text in `card_template.md`, data here."""
+"""The model card of a trained model or a calibrated copy, rendered from plain data.
+
+The text is in `card_template.md`.
+"""
 
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..data.labels import LABEL_NAMES
-from ..data.sources import OWN_DATA
-from ..evaluation.baseline import ahead
 from ..files import is_path, public, versions
-from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..text import in_markdown
-
-if TYPE_CHECKING:
-    from ..modeling.configuration_spam_gpt import SpamGPTConfig
-    from ..training.calibration import Calibration
-    from ..training.loop import Run
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 MODEL_NAME = "SpamGPT"
-PLACEHOLDER = "path/to/this/model"  # in a card, until it is known which repository it goes to
+PLACEHOLDER = "path/to/this/model"  # replaced by the repository's id when the card is pushed
+SPAM_LABELS = ["not spam", "spam"]
 SPAM_EXAMPLE = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
-EXAMPLE = "Hello, could you call me back after lunch? Thank you."  # for labels that may be about anything
-ABOUT = ("name", "summary")  # of a recipe, what is no setting
+NEUTRAL_EXAMPLE = "Hello, could you call me back after lunch? Thank you."  # for labels about any topic
+NOT_SETTINGS = ("name", "summary")  # fields of a recipe that describe it
 DATA = {
-    "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo 2011; CC BY 4.0)",
-    "sample": "the sample messages that come with hf_spam (MIT)",
-    OWN_DATA: "messages of the trainer's own",
+    "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo, 2011; CC BY 4.0)",
+    "sample": "the sample messages included in hf_spam (MIT)",
 }
-HUB_ID = {"uci": "ucirvine/sms_spam"}
+HUB_DATASETS = {"uci": "ucirvine/sms_spam"}
 PROTOCOLS = {
-    "book": "The splits are the book's: balanced, and drawn without regard to duplicates, so that some messages of the "
-    "test split may stand in the training split word for word.",
-    "full": "Messages that are alike are in one split, unless the data came with splits of its own.",
+    "book": "The classes are balanced and the splits were drawn at random, as in the book. Duplicates were not "
+    "removed, so some test messages may also be in the training split.",
+    "full": "Duplicates and near-duplicates are kept in the same split, unless the data came with its own splits.",
 }
-CARD_METRICS = {
+METRICS = {
     "accuracy": "Accuracy",
     "precision": "Precision",
     "recall": "Recall",
@@ -46,131 +40,137 @@ CARD_METRICS = {
     "roc_auc": "ROC AUC",
     "false_positive_rate": "False-positive rate",
 }
+MACRO_AVERAGED = ("precision", "recall", "f1")  # with more than two classes
+
+Metrics = Mapping[str, Mapping[str, float | None]]
 
 
-def render_card(run: "Run", plots: Sequence[str] = ()) -> str:
-    """The text of the card, with the results as a `model-index` that the Hub reads.
+@dataclass(frozen=True, kw_only=True)
+class TrainingContent:
+    """What the card says about the training of a model."""
 
-    Args:
-        run: the finished run.
-        plots: the figures that are beside it, "loss" and "accuracy".
-    """
-    recipe = run.recipe
-    names = class_names(run.model.config)
-    means = ("precision", "recall", "f1") if len(names) > 2 else ()
-    metric_names = [name for name in CARD_METRICS if all(name in values for values in run.metrics.values())]
-    own = recipe.data == OWN_DATA
-    split = next((name for name in ("test", "validation") if name in run.metrics), None)
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            dataset_type=HUB_ID.get(recipe.data, public(recipe.data)),
-            dataset_name=public(recipe.data),
-            dataset_split=split,
-            dataset_config=None if own else recipe.protocol,
-            metric_type=name,
-            metric_name=f"Macro {CARD_METRICS[name]}" if name in means else CARD_METRICS[name],
-            metric_value=value,
-            metric_args={"average": "macro"} if name in means else None,
-        )
-        for name, value in run.metrics.get(split, {}).items()
-        if name in CARD_METRICS and value is not None
-    ]
-    card_data = ModelCardData(
-        **_metadata(run.model.config),
-        base_model=None if recipe.base == "random" or is_path(recipe.base) else recipe.base,
-        datasets=HUB_ID.get(recipe.data),
-        eval_results=results or None,
+    recipe: dict[str, Any]
+    """All fields of the recipe. Local paths are shortened to their last component."""
+    data: str | None
+    """Source of the messages. `None` for a `DatasetDict` passed from Python."""
+    metrics: Metrics
+    """Metrics of each split."""
+    baseline: Metrics = field(default_factory=dict)
+    """Metrics of the baseline, for some of these splits."""
+    verdicts: Sequence[str] = ()
+    """Sentences that compare the model with the baseline."""
+    parameters: int
+    trained_parameters: int
+    examples_seen: int
+    seconds: float
+    trained_before: bool = False
+    """Whether the starting weights were already a classifier, trained on other or unknown messages."""
+    plots: Sequence[str] = ()
+    """Plots next to the card, from "loss" and "accuracy"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardContent:
+    """Everything that the card says about a model. Either `training` or `copy_of` is given."""
+
+    labels: Sequence[str]
+    """Names of the classes, in order."""
+    positive_label: str | None = None
+    """Positive class. `None` if there is none."""
+    threshold: float | None = None
+    """Threshold on the score of the positive class."""
+    calibrated: bool = False
+    """Whether the scores are calibrated probabilities."""
+    calibration: Sequence[str] = ()
+    """Sentences about the fitted temperature and threshold."""
+    calibrated_on: str = "the validation split"
+    """Messages that the calibration was fitted on."""
+    training: TrainingContent | None = None
+    copy_of: str | None = None
+    """Original of a calibrated copy, in words."""
+    base_model: str | None = None
+    """Hub id of the original or of the starting weights. Local paths and "random" are left out."""
+
+
+def render_card(content: CardContent) -> str:
+    """Return the text of the model card, with the results as a `model-index` that the Hub can read."""
+    labels, training = list(content.labels), content.training
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=[*(["spam-detection", "sms"] if labels == SPAM_LABELS else []), "hf_spam"],
+        model_name=MODEL_NAME,
+        base_model=_hub_id(content.base_model),
+        datasets=HUB_DATASETS.get(training.data) if training else None,
+        eval_results=(_eval_results(training, macro=len(labels) > 2) or None) if training else None,
     )
-    compared = [name for name in run.metrics if name in run.baseline]
-    return _filled_in(
-        card_data,
-        run.model.config,
-        run.calibration,
-        "of the validation split",
-        plots=plots,
-        recipe=recipe,
-        protocol="" if own else PROTOCOLS[recipe.protocol],
-        metric_names=metric_names,
-        metrics=_beside(run.metrics, run.baseline),
-        verdicts=[
-            f"On {name}, {ahead(run.metrics[name]['f1'], run.baseline[name]['f1'], run.model.config.threshold)}."
-            for name in compared
-        ],
-        data=DATA.get(recipe.data) or in_markdown(public(recipe.data)),
-        trained_before=run.history.trained_before,
-        base="random" if recipe.base == "random" else in_markdown(public(recipe.base)),
-        parameters=f"{run.model.num_parameters():,}",
-        trained=f"{run.trained:,}",
-        examples_seen=f"{run.history.examples_seen:,}",
-        seconds=round(run.history.seconds),
-        settings={name: _cell(public(value)) for name, value in asdict(recipe).items() if name not in ABOUT},
-    )
-
-
-def render_copy_card(
-    config: "SpamGPTConfig", calibration: "Calibration", *, original: str, base_model: str | None, fitted_on: str
-) -> str:
-    """The text of the card of a copy that was calibrated on other messages: it has no results but those of that.
-
-    Args:
-        config: the copy's.
-        calibration: what was fitted.
-        original: what the copy is of, in words.
-        base_model: its Hub id, if it has one.
-        fitted_on: what the messages are called, such as "of `mine.csv`".
-    """
-    card_data = ModelCardData(**_metadata(config), base_model=base_model)
-    return _filled_in(card_data, config, calibration, fitted_on, recipe=None, original=original)
-
-
-def _metadata(config: "SpamGPTConfig") -> dict[str, Any]:
-    return {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "tags": [*(["spam-detection", "sms"] if class_names(config) == LABEL_NAMES else []), "hf_spam"],
-        "model_name": MODEL_NAME,
-    }
-
-
-def _filled_in(
-    card_data: ModelCardData,
-    config: "SpamGPTConfig",
-    calibration: "Calibration | None",
-    fitted_on: str,
-    **about: Any,
-) -> str:
-    """The template with what every card says, and what it says about a run or a copy."""
-    names = class_names(config)
     card = ModelCard.from_template(
-        card_data,
+        data,
         template_path=str(TEMPLATE),
         model_name=MODEL_NAME,
         repo_id=PLACEHOLDER,
-        names=None if names == LABEL_NAMES else [in_markdown(name) for name in names],
-        positive=in_markdown(names[spam_index(names)]) if len(names) == 2 else None,
-        example=SPAM_EXAMPLE if "spam" in map(str.lower, names) else EXAMPLE,
-        calibration=calibration.in_words(fitted_on, in_markdown) if calibration else [],
-        fitted_on=fitted_on,
-        threshold=config.threshold,
-        spam=in_markdown(calibration.spam) if calibration and calibration.spam else None,
-        is_calibrated=config.temperature != 1,
+        content=content,
+        custom_labels=None if labels == SPAM_LABELS else [in_markdown(label) for label in labels],
+        positive=in_markdown(content.positive_label) if content.positive_label else None,
+        example=SPAM_EXAMPLE if "spam" in map(str.lower, labels) else NEUTRAL_EXAMPLE,
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
-        **about,
+        training=_training_context(training) if training else None,
     )
     return str(card)
 
 
-def _cell(value: Any) -> Any:
-    """A setting in a table: the name of a column, say, may hold what would end a cell."""
-    return in_markdown(value) if isinstance(value, str) and re.search("[`|<>]", value) else value
-
-
-def _beside(metrics: dict[str, dict], baseline: dict[str, dict]) -> dict[str, dict]:
-    """The rows of the table of results: each split's, and below it those of the baseline."""
+def _training_context(training: TrainingContent) -> dict[str, Any]:
+    """Return the training part of the template's variables, formatted for Markdown."""
+    recipe, base = training.recipe, training.recipe["base"]
     rows = {}
-    for split, values in metrics.items():
+    for split, values in training.metrics.items():
         rows[split] = values
-        if split in baseline:
-            rows[f"{split}, baseline"] = baseline[split]
-    return rows
+        if split in training.baseline:
+            rows[f"{split}, baseline"] = training.baseline[split]
+    if training.data is None:
+        data = "messages passed in as a `DatasetDict`"
+    else:
+        data = DATA.get(training.data) or in_markdown(public(training.data))
+    return {
+        "recipe": recipe,
+        "data": data,
+        "base": "random" if base == "random" else in_markdown(public(base)),
+        "protocol": "" if training.data is None else PROTOCOLS[recipe["protocol"]],
+        "metric_names": [name for name in METRICS if all(name in values for values in training.metrics.values())],
+        "rows": rows,
+        "settings": {name: _cell(public(value)) for name, value in recipe.items() if name not in NOT_SETTINGS},
+    }
+
+
+def _eval_results(training: TrainingContent, macro: bool) -> list[EvalResult]:
+    """Return the results on the test split, or on the validation split where there is no test split."""
+    split = next((name for name in ("test", "validation") if name in training.metrics), None)
+    source = "own messages" if training.data is None else training.data
+    results = []
+    for name, title in METRICS.items():
+        value = training.metrics.get(split, {}).get(name)
+        if value is None:
+            continue
+        is_mean = macro and name in MACRO_AVERAGED
+        result = EvalResult(
+            task_type="text-classification",
+            dataset_type=HUB_DATASETS.get(source, public(source)),
+            dataset_name=public(source),
+            dataset_split=split,
+            dataset_config=None if training.data is None else training.recipe["protocol"],
+            metric_type=name,
+            metric_name=f"Macro {title}" if is_mean else title,
+            metric_value=value,
+            metric_args={"average": "macro"} if is_mean else None,
+        )
+        results.append(result)
+    return results
+
+
+def _hub_id(base_model: str | None) -> str | None:
+    return None if base_model in (None, "random") or is_path(base_model) else base_model
+
+
+def _cell(value: Any) -> Any:
+    """Return a setting for a table cell, escaped if it contains characters that would break the table."""
+    return in_markdown(value) if isinstance(value, str) and re.search("[`|<>]", value) else value

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 from filelock import FileLock, Timeout
@@ -44,8 +44,7 @@ from ..signals import RunInterrupted
 from .card import PLACEHOLDER
 from .merging import merge_card
 from .repository import fetch_card, prepare_repository
-from .settings import MAIN, PushSettings
-from .snapshots import QUEUE, Kind, Queue, Snapshot, published
+from .snapshots import MAIN, QUEUE, STATE_BRANCH, Kind, Queue, Snapshot, Strategy, published
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +62,42 @@ class Uploader:
     left to the worker.
 
     Args:
-        output_dir: the run's folder, in which the queue and the log of uploads are.
-        settings: where and when to push.
+        output_dir: Folder of the run; holds the queue and the upload log.
+        repo_id: Repository, `owner/name` or `name` for one of yours. Created if it does not exist.
+        strategy: What to push; see `Strategy`.
+        private: Create the repository as a private one.
+        revision: Branch. Created if it does not exist.
+        push_state: Also push the training state of the newest checkpoint, to a branch of its own.
+        timeout: Seconds to wait for uploads at the end.
 
     Raises:
-        ValueError: on entering, if pushing can never succeed; the message says what to change.
+        ValueError: An argument is invalid; or, on entering, pushing can never succeed and the message says why.
     """
 
-    def __init__(self, output_dir: Path, settings: PushSettings):
-        self.settings = settings
+    def __init__(
+        self,
+        output_dir: Path,
+        repo_id: str,
+        *,
+        strategy: Strategy = "end",
+        private: bool = False,
+        revision: str = MAIN,
+        push_state: bool = False,
+        timeout: float = 600.0,
+    ):
+        if strategy not in get_args(Strategy):
+            raise ValueError(f"hub_strategy must be one of {', '.join(get_args(Strategy))}, got {strategy!r}.")
+        if not 0 <= timeout <= threading.TIMEOUT_MAX:  # also False for NaN
+            raise ValueError(f"The time to wait for uploads must be seconds, 0 or more, got {timeout}.")
         self.output_dir = output_dir
-        self.repo_id = settings.model_id
+        self.repo_id = repo_id
+        self.strategy = strategy
+        self.private = private
+        self.revision = revision
+        self.pushes_state = push_state or strategy == "checkpoint"
+        self.state_branch = STATE_BRANCH if revision == MAIN else f"{revision}-{STATE_BRANCH}"
+        self.timeout = timeout
+        self._asked_for = repo_id
         self.queue = Queue(output_dir / QUEUE)
         self.left: list[Snapshot] = []
         self._api = HfApi()
@@ -101,7 +125,7 @@ class Uploader:
             undo.callback(self._leave)
             self.queue.tidy()
             self._preflight()
-            names = (self.settings.model_id, self.repo_id)
+            names = (self._asked_for, self.repo_id)
             self._waiting = [snapshot for snapshot in self.queue.snapshots() if snapshot.repo_id in names]
             undo.pop_all()
         self._thread.start()
@@ -111,20 +135,19 @@ class Uploader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         at_once = kind is not None and not issubclass(kind, (Exception, RunInterrupted))
-        self.close(0.0 if at_once else self.settings.timeout)
+        self.close(0.0 if at_once else self.timeout)
 
     def submit(self, folder: Path, run_id: str, step: int | None, kind: Kind, *, is_best: bool) -> None:
         """Freezes a checkpoint or the final model, if the strategy wants it, and returns at once."""
-        settings = self.settings
-        about = {"repo_id": self.repo_id, "private": settings.private, "run_id": run_id, "step": step}
+        about = {"repo_id": self.repo_id, "private": self.private, "run_id": run_id, "step": step}
         about |= {"is_best": is_best}
-        if kind == "final" or settings.strategy != "end":
-            if is_best or settings.strategy != "best":
-                self._freeze(folder, published, **about, kind=kind, revision=settings.revision)
+        if kind == "final" or self.strategy != "end":
+            if is_best or self.strategy != "best":
+                self._freeze(folder, published, **about, kind=kind, revision=self.revision)
             elif kind == "final":
                 logger.info("The final weights are not the best by validation loss, and are not pushed.")
-        if kind == "checkpoint" and settings.pushes_state:
-            self._freeze(folder, files_in, **about, kind="state", revision=settings.state_branch)
+        if kind == "checkpoint" and self.pushes_state:
+            self._freeze(folder, files_in, **about, kind="state", revision=self.state_branch)
 
     def close(self, timeout: float) -> None:
         """Waits until all is sent, at most `timeout` seconds, and says what is `left` and how to send it."""
@@ -151,7 +174,7 @@ class Uploader:
             ValueError: there is none, or it is damaged.
             HubError: it cannot be reached.
         """
-        branch = self.settings.state_branch
+        branch = self.state_branch
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".fetching-") as temporary:
             folder = Path(temporary, "checkpoint")
             with explained(self.repo_id):
@@ -283,10 +306,10 @@ class Uploader:
         return merge_card(ours, fetch_card(repo_id, tip)).encode()
 
     def _preflight(self) -> None:
-        branches = [self.settings.revision, *([self.settings.state_branch] if self.settings.pushes_state else [])]
+        branches = [self.revision, *([self.state_branch] if self.pushes_state else [])]
         try:
             for branch in branches:
-                self.repo_id = self._prepare(self.repo_id, branch, self.settings.private)
+                self.repo_id = self._prepare(self.repo_id, branch, self.private)
         except Exception as error:
             if not (is_transient(error) or isinstance(error, OfflineModeIsEnabled)):
                 raise ValueError(f"Nothing can be pushed. {explain(error, self.repo_id)}.") from error
@@ -329,9 +352,9 @@ class Uploader:
         """The command that sends what is left."""
         if all(map(self.queue.holds, self.left)):
             return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
-        flags = ["--private"] if self.settings.private else []
-        if self.settings.revision != MAIN:
-            flags += ["--revision", self.settings.revision]
+        flags = ["--private"] if self.private else []
+        if self.revision != MAIN:
+            flags += ["--revision", self.revision]
         return shlex.join(["hf-spam", "push", str(self.output_dir), self.repo_id, *flags])
 
     def _log(self, snapshot: Snapshot | dict[str, Any], event: str, **values: Any) -> None:
@@ -392,8 +415,7 @@ def push_folder(
     step = None
     if (folder / MANIFEST).exists():  # a checkpoint, which has to be as it was written
         step = read_manifest(folder).get("step")
-    settings = PushSettings(model_id=repo_id, private=private, revision=revision, timeout=timeout)
-    with Uploader(folder, settings) as uploader:
+    with Uploader(folder, repo_id, private=private, revision=revision, timeout=timeout) as uploader:
         uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
     if uploader.left:
         raise TimeoutError(f"{len(uploader.left)} of the uploads to {repo_id} were not made.")
@@ -409,9 +431,9 @@ def _resume(folder: Path, repo_id: str | None, timeout: float) -> None:
         raise ValueError(f"What waits in {folder / QUEUE} is for {', '.join(first_of)}, not for {repo_id}.")
     problems = []
     for first in (first_of[name] for name in reversed(first_of) if repo_id in (None, name)):
-        settings = {"model_id": first.repo_id, "private": first.private, "revision": first.revision}
+        about = {"private": first.private, "revision": first.revision, "timeout": timeout}
         try:
-            with Uploader(folder, PushSettings(**settings, timeout=timeout)) as uploader:
+            with Uploader(folder, first.repo_id, **about) as uploader:
                 pass  # leaving it waits until all is sent
         except ValueError as error:
             problems.append(str(error))

@@ -5,7 +5,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from ..hub_errors import HubError
-from .settings import MAIN
+from .snapshots import MAIN
 
 
 def prepare_repository(

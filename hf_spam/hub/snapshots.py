@@ -24,7 +24,12 @@ PUBLISHED = (
     *("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
 )
+MAIN = "main"  # the branch that every repository has
+STATE_BRANCH = "training-state"
 Kind = Literal["checkpoint", "final", "state"]
+Strategy = Literal["end", "checkpoint", "every_save", "best"]
+"""What a run pushes: the final model only (end); every checkpoint too (every_save), with its training state
+(checkpoint); or each checkpoint with the lowest validation loss so far (best)."""
 
 
 @dataclass(frozen=True, kw_only=True)

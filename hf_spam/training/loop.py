@@ -164,7 +164,8 @@ def finetune(
         interruption = stack.enter_context(listening())
         uploader = None
         if push is not None and accelerator.is_main_process:
-            uploader = stack.enter_context(Uploader(output_dir, push))
+            about = asdict(push)
+            uploader = stack.enter_context(Uploader(output_dir, about.pop("model_id"), **about))
         checkpoint = None
         if accelerator.is_main_process and resume_from_checkpoint is not None:
             checkpoint = _checkpoint(resume_from_checkpoint, output_dir, uploader)

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,15 @@ from safetensors import SafetensorError
 
 from ..conversion.checksum import save_with_checksum
 from ..conversion.loading import HISTORY
+from ..data.sources import OWN_DATA
+from ..evaluation.baseline import ahead
 from ..evaluation.plots import plot_values
 from ..files import public, versions, write_folder
-from ..hub.card import render_card
+from ..hub.card import CardContent, TrainingContent, render_card
 from ..hub.push import LOG, Uploader
 from ..hub.snapshots import QUEUE
+from ..modeling.configuration_spam_gpt import class_names, spam_index
+from ..text import in_markdown
 from .checkpoints import STATE, Checkpoints, TrainingState
 from .lora import merged
 from .run import History
@@ -159,7 +164,37 @@ def write_model(run: "Run", folder: Path) -> None:
     _write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
     _write_json(folder / "metrics.json", run.metrics)
     plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
-    (folder / "README.md").write_text(render_card(run, plots=plots), encoding="utf-8")
+    (folder / "README.md").write_text(render_card(card_content(run, plots)), encoding="utf-8")
+
+
+def card_content(run: "Run", plots: Sequence[str] = ()) -> CardContent:
+    """Return what the card says about a run."""
+    recipe, config, calibration = run.recipe, run.model.config, run.calibration
+    names = class_names(config)
+    return CardContent(
+        labels=names,
+        positive_label=names[spam_index(names)] if len(names) == 2 else calibration and calibration.spam,
+        threshold=config.threshold,
+        calibrated=config.temperature != 1,
+        calibration=calibration.in_words(named=in_markdown) if calibration else (),
+        base_model=recipe.base,
+        training=TrainingContent(
+            recipe=asdict(recipe),
+            data=None if recipe.data == OWN_DATA else recipe.data,
+            metrics=run.metrics,
+            baseline=run.baseline,
+            verdicts=[
+                f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], config.threshold)}."
+                for split, values in run.baseline.items()
+            ],
+            parameters=run.model.num_parameters(),
+            trained_parameters=run.trained,
+            examples_seen=run.history.examples_seen,
+            seconds=run.history.seconds,
+            trained_before=run.history.trained_before,
+            plots=plots,
+        ),
+    )
 
 
 def _plot(history: History, folder: Path) -> None:

@@ -18,8 +18,8 @@ from ..data.formats import DataError
 from ..data.labels import label_names
 from ..data.tokenization import load_tokenizer
 from ..evaluation.eval_data import messages_for
-from ..files import is_path, public, write_folder
-from ..hub.card import render_copy_card
+from ..files import public, write_folder
+from ..hub.card import CardContent, render_card
 from ..inference.classifier import POCKET, SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names
 from ..text import in_markdown
@@ -95,13 +95,18 @@ def calibrated_copy(
         tokenizer.save_pretrained(folder)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
-        card = render_copy_card(
-            kept.config,
-            calibration,
-            original="the bundled model" if model is None else in_markdown(public(os.fspath(model))),
-            base_model=None if model is None or is_path(os.fspath(model)) else os.fspath(model),
-            fitted_on=f"of {'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}",
+        messages = f"{'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}"
+        content = CardContent(
+            labels=names,
+            positive_label=calibration.spam,
+            threshold=kept.config.threshold,
+            calibrated=kept.config.temperature != 1,
+            calibration=calibration.in_words(f"of {messages}", in_markdown),
+            calibrated_on=messages,
+            copy_of="the bundled model" if model is None else in_markdown(public(os.fspath(model))),
+            base_model=None if model is None else os.fspath(model),
         )
+        card = render_card(content)
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
 

@@ -21,7 +21,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from hf_spam import SpamClassifier, load_sms_spam
 from hf_spam.cli import main
-from hf_spam.hub import snapshots, uploader
+from hf_spam.hub import push as uploader
+from hf_spam.hub import snapshots
 from hf_spam.hub.push import LOG, Uploader
 from hf_spam.hub.snapshots import QUEUE, Queue
 

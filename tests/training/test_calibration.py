@@ -232,9 +232,9 @@ def test_the_card_says_what_was_fitted_and_to_what(plain, calibrated):
     assert ": the log loss of 90 messages of the validation split is" in card
     assert f"Threshold {config['threshold']:.7f}, for a false-positive rate of 5% or less" in card
     assert 'pipeline("spam-classification", model="path/to/this/model")' in card
-    assert "not a calibrated probability" not in card and "| `target_fpr` | 0.05 |" in card
+    assert "not calibrated probabilities" not in card and "| `target_fpr` | 0.05 |" in card
     assert "Calibration" not in (plain / "README.md").read_text()
-    assert "not a calibrated probability" in (plain / "README.md").read_text()
+    assert "not calibrated probabilities" in (plain / "README.md").read_text()
 
 
 @pytest.mark.parametrize("setting", [{"temperature_scaling": True}, {"target_fpr": 0.01}])
@@ -329,11 +329,14 @@ def test_a_models_own_data_are_its_validation_split(hf_spam, tmp_path, calibrate
     assert json.loads((tmp_path / "out" / "history.json").read_text()) == history
     assert not (tmp_path / "out" / "metrics.json").exists()
     card = ModelCard.load(tmp_path / "out" / "README.md", ignore_metadata_errors=False)
-    assert "A copy of `model`: the weights are the same" in card.text and "The copy has not been measured." in card.text
+    assert (
+        "a recalibrated copy of `model`: the weights are unchanged" in card.text
+        and "This copy has not been evaluated." in card.text
+    )
     assert f"the log loss of 100 messages of the validation split of `sample` is {found['loss']:.4f}" in card.text
     assert card.data.eval_results is None and card.data.base_model is None
     assert str(tmp_path) not in card.text and "## Training" not in card.text and "|" not in card.text
-    assert "Threshold" not in card.text and "calibrated for messages like those of the validation split" in card.text
+    assert "Threshold" not in card.text and "calibrated for messages like those in the validation split" in card.text
     assert SpamClassifier.from_pretrained(tmp_path / "out")(["hi"])
     assert not [record for record in caplog.records if "too sure" in record.getMessage()]
 

@@ -381,7 +381,7 @@ def test_a_base_that_has_learned_from_others_is_told_of(tmp_path, caplog):
         )
         assert run.history.trained_before == expected
         assert ("may have learned from messages of any split." in caplog.text) == expected
-        assert ("may have learned from messages of any split." in (out / "README.md").read_text()) == expected
+        assert ("may have been trained on messages of any split" in (out / "README.md").read_text()) == expected
         found = messages_for(out, "sample")
         assert list(found.sets) == ["train", "validation", "test"] and found.remark == (said if expected else "")
 
@@ -464,7 +464,7 @@ def test_messages_handed_over_are_called_that(tmp_path):
     rows = Dataset.from_dict({**OWN, "id": range(32)})
     run = finetune("pocket", data=DatasetDict(train=rows), output_dir=tmp_path, **small(vocab_size=260))
     card = (tmp_path / "README.md").read_text()
-    assert run.recipe.data == "a DatasetDict" and "messages of the trainer's own" in card
+    assert run.recipe.data == "a DatasetDict" and "messages passed in as a `DatasetDict`" in card
     assert "sms_spam" not in card and "model-index" not in card
     assert run.model.config.id2label == {0: "not spam", 1: "spam"}
 
