@@ -19,14 +19,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from ..data.batching import PadRight, batch_tokens_for, token_batches
+from ..data.batching import batch_tokens_for, text_batches
 from ..data.sources import read_messages
-from ..data.tokenization import encode, load_tokenizer
+from ..data.tokenization import load_tokenizer
 from ..files import fingerprint, public, versions, write_folder
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from .loading import HISTORY, history_file, load_classifier
+from .loading import HISTORY, history_file, load_classifier, named_model
 from .onnx import GRAPH, OnnxModel, require
 
 REPORT = "export.json"
@@ -80,7 +80,7 @@ def export_onnx(
     texts = read_messages(data, one_label=True, **columns)["text"][:]
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
-    origin = Path(cached_file(source, "config.json")).parent
+    origin = Path(cached_file(named_model(source), "config.json")).parent
     history = history_file(source)
     expected = SpamClassifier(model, tokenizer).probabilities(texts, progress=progress)
     report = {
@@ -155,10 +155,9 @@ def _batches(
     model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Messages as the graph takes them."""
-    ids = encode(tokenizer, texts, model.config.padded_length or model.config.n_positions)
-    collate = PadRight(tokenizer.pad_token_id)
-    for chosen in token_batches([len(message) for message in ids], batch_tokens_for(model.config, model.device)):
-        yield {name: tensor.numpy() for name, tensor in collate([{"input_ids": ids[i]} for i in chosen]).items()}
+    batch_tokens = batch_tokens_for(model.config, model.device)
+    for _, batch in text_batches(model.config, tokenizer, texts, batch_tokens):
+        yield {name: tensor.numpy() for name, tensor in batch.items()}
 
 
 def _quantise(graph: Path, quantised: Path, batches: Iterator[dict[str, Any]]) -> None:

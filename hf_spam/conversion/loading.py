@@ -25,6 +25,7 @@ from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
 from .checksum import verify_checksum
 
+BUNDLED = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
 HISTORY = "history.json"  # beside a model: how it was trained, and with that how its data were split
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ FLOATING = ("F16", "BF16", "F32", "F64")  # as safetensors names them
 CHOICES_OF_CODE = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
 TOO_LARGE = 1e9  # no training ends there; a weight whose exponent was damaged does, and makes answers that are none
 MOST_CLASSES = 10_000  # which a configuration may ask for in a single number
+
+
+def named_model(source: str | os.PathLike) -> str | os.PathLike:
+    """Return the folder of the bundled model for the name "bundled", and any other folder or Hub id as it is."""
+    return BUNDLED if source == "bundled" else source
 
 
 def model_type(source: str | os.PathLike) -> str:
@@ -83,6 +89,7 @@ def load_classifier(
         OSError: nothing is there.
         ValueError: what is there is of another kind, damaged, or its weights are not those of its configuration.
     """
+    source = named_model(source)
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
     if os.path.isdir(source):
         folder = Path(source)
@@ -144,6 +151,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _settings(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
+    source = named_model(source)
     if os.path.isfile(source):  # of which the library would read a configuration, and look for the weights on the Hub
         raise OSError(f"No model in {os.fspath(source)!r}: it is a file; a model's folder or a Hub id is needed.")
     if is_path(os.fspath(source)) and not os.path.isdir(source):
@@ -201,5 +209,5 @@ def errors_as(message: str, kind: type[ValueError] = ValueError) -> Iterator[Non
 def history_file(model: str | os.PathLike) -> Path | None:
     """The file that tells how a model, a folder or a Hub id, was trained; None where none is in reach."""
     quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
-    found = cached_file(os.fspath(model), HISTORY, **dict.fromkeys(quiet, False))
+    found = cached_file(os.fspath(named_model(model)), HISTORY, **dict.fromkeys(quiet, False))
     return None if found is None else Path(found)

@@ -8,7 +8,7 @@ import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..text import one_line
-from .loading import load_config
+from .loading import load_config, named_model
 
 GRAPH = "model.onnx"
 
@@ -79,7 +79,7 @@ class OnnxModel:
 
 def is_onnx(source: str | os.PathLike) -> bool:
     """Whether a local folder holds an exported classifier."""
-    return Path(source, GRAPH).is_file()
+    return Path(named_model(source), GRAPH).is_file()
 
 
 def require(package: str) -> None:

@@ -1,4 +1,7 @@
-"""Token ids to batches. The model lays messages out (`padded_length`, pooling): a batch only has to be a rectangle."""
+"""Texts to batches of token ids, and to a model's logits.
+
+The model itself lays messages out (`padded_length`, pooling), so a batch only has to be a rectangle.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,15 +10,18 @@ from itertools import chain
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedConfig
+from tqdm.auto import tqdm
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# Numbers in the widest activation of a batch. On a CPU they are to stay in its cache (8 MB), an accelerator is to be
-# filled.
+from .tokenization import encode
+
+# Numbers in the widest activation of a batch: small enough for the cache of a CPU (8 MB), large enough to keep an
+# accelerator busy.
 CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**26
 
 
 class EncodedMessages(Dataset):
-    """Messages as token ids with their labels.
+    """Messages as token ids, with their labels.
 
     Args:
         input_ids: the ids of each message.
@@ -33,34 +39,47 @@ class EncodedMessages(Dataset):
         return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
 
 
+def pad_batch(ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Pad messages on the right to the longest of them.
+
+    Args:
+        ids: the token ids of each message.
+        pad_token_id: the id that fills the rest of each row.
+
+    Returns:
+        `input_ids` and `attention_mask` (B, T) in int64, T at least 1.
+    """
+    lengths = torch.tensor([len(message) for message in ids])
+    shape = (len(ids), max(1, int(lengths.max())))
+    attention_mask = torch.arange(shape[1]) < lengths[:, None]
+    input_ids = torch.full(shape, pad_token_id)
+    # np.fromiter is faster than torch.tensor of a list.
+    input_ids[attention_mask] = torch.from_numpy(np.fromiter(chain.from_iterable(ids), np.int64))
+    return {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+
+
 @dataclass(frozen=True)
 class PadRight:
-    """Collates encoded messages into `input_ids` and `attention_mask` (B, T) and, where they have them, `labels` (B,).
-
-    T is the length of the longest message, at least 1.
-    """
+    """Collate encoded messages with `pad_batch`, adding `labels` (B,) if they have any."""
 
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-        shape = (len(examples), max(1, int(lengths.max())))
-        attention_mask = torch.arange(shape[1]) < lengths[:, None]
-        input_ids = torch.full(shape, self.pad_token_id)
-        ids = chain.from_iterable(example["input_ids"] for example in examples)
-        input_ids[attention_mask] = torch.from_numpy(np.fromiter(ids, np.int64))  # faster than torch.tensor of a list
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+        batch = pad_batch([example["input_ids"] for example in examples], self.pad_token_id)
         if "labels" in examples[0]:
             batch["labels"] = torch.tensor([example["labels"] for example in examples])
         return batch
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of messages in batches of like length, the shortest first, which holds padding down.
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Group messages of similar length into batches, shortest first, so that little is padded.
 
     Args:
-        lengths: of each message.
-        batch_tokens: tokens to a batch, pads included. A message that is longer than this is a batch by itself.
+        lengths: the length of each message.
+        batch_tokens: the most tokens in a batch, pads included. A longer message is a batch of its own.
+
+    Yields:
+        The indices of the messages of each batch.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -72,7 +91,67 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
         yield batch
 
 
+token_batches = length_batches  # its name until every caller has moved
+
+
 def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
-    """The tokens to a batch at which a model of this width computes fastest: 682 for GPT-2 124M on a CPU."""
+    """Return the tokens per batch at which a model of this width is fastest: 682 for GPT-2 124M on a CPU."""
     inner = getattr(config, "n_inner", None) or 4 * config.hidden_size
     return max(1, (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH) // inner)
+
+
+def text_batches(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_tokens: int
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Encode texts and yield them in batches of similar length.
+
+    Args:
+        config: the configuration of the model that will read them.
+        tokenizer: the tokenizer of that model.
+        texts: the messages.
+        batch_tokens: the most tokens in a batch, pads included.
+
+    Yields:
+        The indices of the texts of a batch, and the batch as `pad_batch` makes it.
+
+    Raises:
+        TypeError: a text is not a string.
+    """
+    ids = encode(tokenizer, texts, config.max_tokens)
+    for chosen in length_batches([config.laid_out_length(len(message)) for message in ids], batch_tokens):
+        yield chosen, pad_batch([ids[i] for i in chosen], tokenizer.pad_token_id)
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    batch_tokens: int | None = None,
+    progress: bool = False,
+) -> torch.Tensor:
+    """Return the logits of each text, (N, num_labels) in float32 on the CPU, in the order of the texts.
+
+    Args:
+        model: a SpamGPT classifier in evaluation mode, or an `OnnxModel`.
+        tokenizer: the tokenizer it was trained with.
+        texts: the messages.
+        batch_tokens: the most tokens in a batch, pads included; it affects the speed only. `None` picks the number that
+            suits the model's width and device.
+        progress: whether to show a progress bar.
+
+    Raises:
+        TypeError: a text is not a string.
+        ValueError: a logit is not a finite number.
+    """
+    logits = torch.empty(len(texts), model.config.num_labels)
+    batch_tokens = batch_tokens or batch_tokens_for(model.config, model.device)
+    with tqdm(total=len(texts), desc="Classifying", unit="message", disable=not progress) as bar:
+        for chosen, batch in text_batches(model.config, tokenizer, texts, batch_tokens):
+            outputs = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+            logits[chosen] = outputs.logits.float().cpu()
+            bar.update(len(chosen))
+    if not logits.isfinite().all():
+        raise ValueError("The model's answers are not numbers: its weights are damaged.")
+    return logits

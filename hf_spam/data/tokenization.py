@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..conversion.loading import load_config
+from ..conversion.loading import load_config, named_model
 from ..text import first_line
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
@@ -22,6 +22,7 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
         ValueError: nothing there that is a tokenizer, or one that does not fit the SpamGPT beside it; the message says
             what was looked for.
     """
+    source = named_model(source)
     folder = Path(source)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     if vocab.is_file() and merges.is_file() and not (folder / "tokenizer_config.json").is_file():

@@ -2,24 +2,19 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TypedDict
 
 import torch
-from torch._dynamo.exc import ShortenTraceback
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..conversion.loading import load_classifier
+from ..conversion.loading import BUNDLED, load_classifier
 from ..conversion.onnx import OnnxModel, is_onnx
-from ..data.batching import PadRight, batch_tokens_for, token_batches
-from ..data.tokenization import encode, load_tokenizer
+from ..data.batching import predict_logits
+from ..data.tokenization import load_tokenizer
 from ..modeling.configuration_spam_gpt import decide
-from ..text import one_line
 
-POCKET = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
+POCKET = BUNDLED  # its name until every caller has moved
 
 
 class Classification(TypedDict):
@@ -90,7 +85,7 @@ class SpamClassifier:
             OSError: there is no such folder, nor such a repository that can be reached.
             ValueError: it is there, but is not a SpamGPT classifier, has no tokenizer, or cannot be compiled.
         """
-        source = POCKET if model is None else model
+        source = BUNDLED if model is None else model
         if is_onnx(source):
             return cls(OnnxModel(source), load_tokenizer(source), torch_compile=torch_compile)
         loaded = load_classifier(source, revision=revision, dtype=dtype)
@@ -122,7 +117,6 @@ class SpamClassifier:
         """
         return self.logits(texts, batch_tokens=batch_tokens, progress=progress).softmax(-1)
 
-    @torch.inference_mode()
     def logits(self, texts: Sequence[str], *, batch_tokens: int | None = None, progress: bool = False) -> torch.Tensor:
         """The logits of each message, (N, num_labels) in float32 on the CPU.
 
@@ -138,35 +132,8 @@ class SpamClassifier:
         """
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             raise TypeError(f"Give a list of messages, not a single {type(texts).__name__}.")
-        texts = list(texts)  # a column of a table, say, is none, and has no truth value
-        config, device = self.model.config, self.model.device
-        max_length = getattr(config, "padded_length", None) or config.max_position_embeddings
-        ids = encode(self.tokenizer, texts, max_length)
-        lengths = [getattr(config, "padded_length", None) or len(message) for message in ids]
-        collate = PadRight(self.tokenizer.pad_token_id)
-        result = torch.empty(len(ids), config.num_labels)
-        with tqdm(total=len(ids), desc="Classifying", unit="message", disable=not progress) as bar:
-            for chosen in token_batches(lengths, batch_tokens or batch_tokens_for(config, device)):
-                batch = collate([{"input_ids": ids[i]} for i in chosen])
-                result[chosen] = self._run({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
-                bar.update(len(chosen))
-        if not result.isfinite().all():
-            raise ValueError("The model's answers are not numbers: its weights are damaged.")
-        return result
-
-    def _run(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The logits (B, num_labels) of a batch."""
-        # To the compiler a size of one is a constant: it would make code for that alone, again and again.
-        eager = self.torch_compile and 1 in batch["input_ids"].shape
-        try:
-            with torch.compiler.set_stance("force_eager") if eager else nullcontext():
-                return self.model(**batch).logits
-        except ShortenTraceback as error:  # of which only some are errors around another
-            cause = getattr(error, "inner_exception", error)
-            raise ValueError(
-                f"torch.compile cannot compile for {self.model.device.type}, where it needs a C++ compiler such as g++ "
-                f"(and on a GPU Triton): {one_line(cause)}"
-            ) from error
+        texts = list(texts)  # a column of a table is no list, and has no truth value
+        return predict_logits(self.model, self.tokenizer, texts, batch_tokens=batch_tokens, progress=progress)
 
 
 def classify_text(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -25,7 +25,8 @@ class SpamGPTConfig(PreTrainedConfig):
       what each block adds. GPT-2 was pretrained with 0.1; the book fine-tunes without.
     - `layer_norm_epsilon` (1e-5), `initializer_range` (0.02).
     - `qkv_bias` (`True`): whether the query, key and value projections have a bias, as GPT-2's do.
-    - `bos_token_id`, `eos_token_id`, `pad_token_id` (50256, `<|endoftext|>`).
+    - `bos_token_id`, `eos_token_id`, `pad_token_id`: the last id of the vocabulary by default, as `<|endoftext|>` is
+      GPT-2's.
 
     The reading of a message (the book, chapter 6, and its appendix of variations):
 
@@ -69,9 +70,9 @@ class SpamGPTConfig(PreTrainedConfig):
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
     qkv_bias: bool = True
-    bos_token_id: int | None = 50256
-    eos_token_id: int | None = 50256
-    pad_token_id: int = 50256
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
     tie_word_embeddings: bool = False  # a classifier has no output embeddings to tie
     pooling: Literal["last", "last_token", "first", "mean"] = "last"
     padded_length: int | None = None
@@ -91,6 +92,9 @@ class SpamGPTConfig(PreTrainedConfig):
         if __name__.startswith("hf_spam."):
             # The package has the pipeline itself: the library is not to ask for `trust_remote_code` to fetch another.
             kwargs.pop("custom_pipelines", None)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, self.vocab_size - 1)
         if self.id2label is None and self.label2id is not None:
             self.id2label = {int(index): label for label, index in self.label2id.items()}
         elif self.id2label is None and kwargs.get("num_labels") in (None, 2):
@@ -98,6 +102,15 @@ class SpamGPTConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # numbers the labels where another count of them is all that is known
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
+
+    @property
+    def max_tokens(self) -> int:
+        """The number of tokens of a message that count: longer messages are cut to their first `max_tokens`."""
+        return self.n_positions if self.padded_length is None else self.padded_length
+
+    def laid_out_length(self, tokens: int) -> int:
+        """Return the number of positions that the network computes for a message of `tokens` tokens."""
+        return min(max(1, tokens), self.n_positions) if self.padded_length is None else self.padded_length
 
     def to_dict(self) -> dict[str, Any]:
         """As the library's, with the pipeline that travels along, as the library's pipelines write it when saved."""

@@ -2,11 +2,14 @@
 
 from itertools import chain, pairwise
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_spam.data.batching import EncodedMessages, PadRight, token_batches
+from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification, load_sms_spam
+from hf_spam.data.batching import EncodedMessages, PadRight, length_batches, predict_logits
+from hf_spam.data.tokenization import train_tokenizer
 
 
 def test_batch():
@@ -27,10 +30,31 @@ def test_only_empty_messages_and_no_labels():
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))
 def test_batches_by_tokens(lengths, batch_tokens):
     """Each message once, by length, and never more tokens than asked for, but for one that is longer by itself."""
-    batches = list(token_batches(lengths, batch_tokens))
+    batches = list(length_batches(lengths, batch_tokens))
     order = list(chain(*batches))
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths)
     assert all(len(batch) == 1 or len(batch) * max(1, lengths[batch[-1]]) <= batch_tokens for batch in batches)
     for batch, following in pairwise(batches):  # it was full
         assert (len(batch) + 1) * max(1, lengths[following[0]]) > batch_tokens
+
+
+@pytest.mark.parametrize("padded_length", [None, 9])
+def test_logits_are_those_of_each_text_alone_in_the_order_of_the_texts(padded_length):
+    """Whatever the size of the batches; and an empty list has none."""
+    texts = ["", "b " * 100, *load_sms_spam("sample")["train"]["text"][:20]]
+    tokenizer = train_tokenizer(texts, 300)
+    config = SpamGPTConfig(
+        vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=24, padded_length=padded_length, num_labels=3,
+        pad_token_id=tokenizer.pad_token_id, initializer_range=0.5,
+    )  # fmt: skip
+    model = SpamGPTForSequenceClassification(config).eval()
+    alone = torch.cat([predict_logits(model, tokenizer, [text]) for text in texts])
+    for batch_tokens in (1, 50, None):
+        together = predict_logits(model, tokenizer, texts, batch_tokens=batch_tokens)
+        assert together.shape == (22, 3) and torch.allclose(together, alone, atol=1e-5)
+    assert predict_logits(model, tokenizer, []).shape == (0, 3)
+    with torch.no_grad():
+        model.out_head.bias[0] = torch.nan
+    with pytest.raises(ValueError, match="The model's answers are not numbers: its weights are damaged"):
+        predict_logits(model, tokenizer, texts)

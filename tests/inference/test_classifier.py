@@ -41,6 +41,10 @@ def test_the_bundled_model_tells_the_books_example_from_an_ordinary_message():
     assert classify_text(ORDINARY, CLASSIFIER.model, CLASSIFIER.tokenizer) == "not spam"
 
 
+def test_the_name_bundled_is_the_bundled_model_s():
+    assert torch.equal(SpamClassifier.from_pretrained("bundled").logits([ORDINARY]), CLASSIFIER.logits([ORDINARY]))
+
+
 def test_the_bundled_model_is_small_and_says_what_it_is():
     assert sum(file.stat().st_size for file in POCKET.iterdir()) <= 3_000_000
     config = json.loads((POCKET / "config.json").read_text())

@@ -559,7 +559,7 @@ def test_mixed_precision_answers_like_full_precision():
         ({"n_layer": 2.0}, "n_layer' expected int, got float"),
         ({"causal": 1}, "causal' expected bool, got int"),
         ({"qkv_bias": None}, "qkv_bias' expected bool"),
-        ({"pad_token_id": None}, "pad_token_id' expected int"),
+        ({"pad_token_id": 1.0}, "pad_token_id' with value 1.0"),
         ({"padded_length": True}, "padded_length' with value True"),
         ({"embd_pdrop": "0.1"}, "embd_pdrop' with value '0.1'"),
         ({"temperature": None}, "temperature' with value None"),
@@ -596,6 +596,24 @@ def test_the_defaults_are_gpt2_s_and_the_aliases_the_library_s():
     assert config.n_embd == 48
 
 
+def test_special_tokens_default_to_the_last_id_of_any_vocabulary(tmp_path):
+    """Protects `SpamGPTConfig(vocab_size=99)`, and keeps an id that was given, even GPT-2's, in the file."""
+    config = SpamGPTConfig(vocab_size=99)
+    assert config.pad_token_id == config.bos_token_id == config.eos_token_id == 98
+    SpamGPTConfig(vocab_size=60_000, pad_token_id=50_256).save_pretrained(tmp_path)
+    assert SpamGPTConfig.from_pretrained(tmp_path).pad_token_id == 50_256
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 11, 12, 13, 17, 1000])
+@pytest.mark.parametrize("padded_length", [None, PADDED])
+def test_the_configuration_knows_how_long_a_message_becomes(tokens, padded_length):
+    """Protects everyone who plans batches: what the configuration says is what the model lays out."""
+    model = shared_classifier("last", padded_length, True)
+    laid_out, lengths = model.lay_out(torch.zeros(1, tokens, dtype=torch.long), torch.ones(1, tokens))
+    assert laid_out.shape[1] == model.config.laid_out_length(tokens)
+    assert lengths.item() == max(1, min(tokens, model.config.max_tokens))
+
+
 @pytest.mark.parametrize(
     ("given_", "names"),
     [
@@ -621,7 +639,7 @@ def test_a_configuration_survives_its_file(tmp_path):
     """Protects every field, at its default and away from it, and that two instances share no state."""
     away = {
         "n_inner": 20, "embd_pdrop": 0.1, "attn_pdrop": 0.2, "resid_pdrop": 0.3, "layer_norm_epsilon": 1e-6,
-        "qkv_bias": False, "pooling": "mean", "padded_length": 7, "causal": False, "bos_token_id": None,
+        "qkv_bias": False, "pooling": "mean", "padded_length": 7, "causal": False, "bos_token_id": 3,
         "id2label": {0: "a", 1: "b", 2: "c"}, "problem_type": "single_label_classification",
     }  # fmt: skip
     for overrides in ({}, away):
