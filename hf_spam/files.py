@@ -1,9 +1,10 @@
-"""Files and folders that are whole or are not there, some with a manifest by which damage is found."""
+"""Atomic writes, manifests and hashes: a file or folder is complete, or it is not there."""
 
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from importlib.metadata import version
@@ -11,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+MTIME_STEP_NS = 20_000_000  # two writes closer together than this may get the same modification time
+
+_hashes: dict[tuple[int, ...], dict[str, Any]] = {}
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], about: dict[str, Any] | None = None) -> None:
-    """Makes `folder`: filled under another name, given its manifest, flushed to the disk, renamed.
+    """Write a folder atomically: under a temporary name, flushed to disk, then renamed.
 
     Args:
-        folder: the folder; one of that name is replaced.
-        fill: writes the files into the folder that it is given.
-        about: what else a manifest says, beside which files there are and what is in them. None: there is none, since
-            people may change what is in the folder.
+        folder: Folder to write. An existing one is replaced.
+        fill: Function that writes the files into the folder passed to it.
+        about: Entries of a manifest, to which the size and hash of every file are added. `None` writes no manifest,
+            for folders whose files may be edited later.
 
     Raises:
-        OSError: it could not be written; nothing of it is left.
+        OSError: The folder could not be written. Nothing is left behind.
     """
     unique = f"{folder.name}-{uuid.uuid4().hex[:8]}"
     temporary, replaced = folder.with_name(f".writing-{unique}"), folder.with_name(f".replaced-{unique}")
@@ -31,8 +35,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None], about: dict[str, An
         temporary.mkdir(parents=True)
         fill(temporary)
         if about is not None:
-            files = {name: fingerprint(temporary / name) for name in files_in(temporary)}
-            (temporary / MANIFEST).write_text(json.dumps({**about, "files": files}, indent=2) + "\n", encoding="utf-8")
+            hashes = {name: hash_file(temporary / name) for name in files_in(temporary)}
+            write_json(temporary / MANIFEST, {**about, "files": hashes})
         for name in files_in(temporary):
             flush(temporary / name)
         flush(temporary)
@@ -46,30 +50,30 @@ def write_folder(folder: Path, fill: Callable[[Path], None], about: dict[str, An
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, once every file that it names is found to be as it was written.
+    """Return the manifest of a folder after checking every file against it.
 
     Raises:
-        ValueError: the folder is not whole; the message says what is wrong with which file.
+        ValueError: A file is missing or damaged, or the manifest is. The message names the file.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = dict(manifest["files"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder} is not whole: it has no readable {MANIFEST}") from error
+        raise ValueError(f"{folder} is incomplete: it has no readable {MANIFEST}") from error
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
-            raise ValueError(f"{folder} is not whole: {name} is missing")
-        if fingerprint(path) != expected:
-            raise ValueError(f"{folder} is damaged: {name} is not as it was written")
+            raise ValueError(f"{folder} is incomplete: {name} is missing")
+        if hash_file(path) != expected:
+            raise ValueError(f"{folder} is damaged: {name} has changed since it was written")
     return manifest
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Makes a file, or replaces one: written under another name, flushed to the disk, renamed.
+    """Write or replace a file atomically: under a temporary name, flushed to disk, then renamed.
 
     Raises:
-        OSError: it could not be written; nothing of it is left.
+        OSError: The file could not be written. Nothing is left behind.
     """
     temporary = path.with_name(f".writing-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -81,23 +85,43 @@ def write_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """The size of a file in bytes, and the sha256 of what it holds."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-        return {"size": file.tell(), "sha256": digest.hexdigest()}
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically.
+
+    Raises:
+        OSError: The file could not be written.
+        ValueError: The value contains NaN or an infinity, which JSON cannot hold.
+    """
+    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def hash_file(path: Path) -> dict[str, Any]:
+    """Return the size of a file in bytes and its sha256.
+
+    The result is remembered by inode, size and modification time, so that a process hashes no file twice, not even
+    after the file was moved or linked.
+    """
+    key = (path.stat().st_dev, *stamp(path))
+    if key not in _hashes:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+            found = {"size": file.tell(), "sha256": digest.hexdigest()}
+        if time.time_ns() - key[-1] < MTIME_STEP_NS:
+            return found  # a change right now might leave no trace in the modification time
+        _hashes[key] = found
+    return dict(_hashes[key])
 
 
 def stamp(path: Path) -> list[int]:
-    """What stays as it is when a file is renamed, and changes when it is written."""
+    """Return inode, size and modification time: they survive renaming a file and change when it is written."""
     status = path.stat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the list of names in a folder, is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -106,22 +130,22 @@ def flush(path: Path) -> None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """The files of a folder and of those in it, by path."""
+    """Return the relative paths of all files in a folder and its subfolders."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def public(value: Any) -> Any:
-    """A setting without the path to it on the machine that it was used on, which is nobody else's business."""
+    """Return a setting for publication: of a local path only the last component."""
     return Path(value).name if is_path(value) else value
 
 
 def is_path(value: Any) -> bool:
-    """Whether a setting names something on this machine, be it there still or not."""
+    """Return whether a setting is a path on this machine, existing or not."""
     if not isinstance(value, str):
         return False
     return Path(value).exists() or value.count("/") > 1 or value.startswith((".", "~", "/"))
 
 
 def versions() -> dict[str, str]:
-    """The versions of this package and of those that its numbers depend on."""
+    """Return the versions of this package and of the libraries that its results depend on."""
     return {name: version(name) for name in ("hf-spam", "torch", "transformers", "accelerate", "tokenizers")}

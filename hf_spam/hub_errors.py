@@ -1,4 +1,4 @@
-"""What the Hub client raises, for people (one line that says what to do) and for retries (whether one may help)."""
+"""Errors of the Hub client: one helpful line for people, and whether a retry may succeed."""
 
 import re
 from collections.abc import Iterator
@@ -18,19 +18,18 @@ from huggingface_hub.errors import (
 
 from .text import first_line, short
 
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (which comes first)"
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (it takes precedence)"
 TOKENS = "https://huggingface.co/settings/tokens"
-# A time-out, another request in conflict, a commit in between, too early, too many: gone at the next attempt, maybe.
-TRANSIENT_STATUS = {408, 409, 412, 425, 429}
+RETRY_STATUS = {408, 409, 412, 425, 429}  # time-out, conflict, a commit in between, too early, too many requests
 
 
 class HubError(OSError):
-    """The Hub or its client has failed; the message is what `explain` says of it."""
+    """A request to the Hub failed. The message is the one of `explain`."""
 
 
 @contextmanager
 def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
-    """Turns what the client raises into `HubError`; arguments as for `explain`."""
+    """Turn errors of the Hub client into `HubError`. Arguments as for `explain`."""
     try:
         yield
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RuntimeError) as error:
@@ -38,106 +37,105 @@ def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
 
 
 def explain(error: Exception, repo_id: str, repo_type: str = "model") -> str:
-    """One line on why the Hub or its client failed and what to do. It never holds a token.
+    """Return one line that says why a request failed and what to do. It never contains a token.
 
     Args:
-        error: what the client raised, on any call and over Xet or LFS.
-        repo_id: the repository that was meant.
+        error: Exception raised by the client, whether it used Xet or LFS.
+        repo_id: Repository of the request.
         repo_type: "model" or "dataset".
     """
-    name = short(repo_id)[1:-1]  # without control characters, which a mistyped name may hold
+    name = short(repo_id)[1:-1]  # repr() escapes control characters in a mistyped name
     return f"{name}: {_reason(_root(error), name.split('/')[0], repo_type)}"
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a new attempt, with operations made anew, may succeed where this one failed.
+    """Return whether another attempt, with new commit operations, may succeed.
 
-    So it is with refused and lost connections, time-outs, answers that are cut or no JSON, 5xx, `TRANSIENT_STATUS`, and
-    whatever storage and hf_xet say. Not with offline mode: it is a setting, and stays until the process ends.
+    True for failed or lost connections, time-outs, incomplete answers, answers that are not JSON, status 5xx and
+    `RETRY_STATUS`, and all errors of the storage behind the Hub. False for offline mode, which is a setting.
     """
     root = _root(error)
     if (status := _status(root)) is not None:
-        # Storage says 403 to an address that has expired; a new attempt is given a new one.
-        return status >= 500 or status in TRANSIENT_STATUS or _is_from_storage(root)
+        # Storage answers 403 if an upload address has expired. The next attempt gets a new address.
+        return status >= 500 or status in RETRY_STATUS or _is_from_storage(root)
     if isinstance(root, OfflineModeIsEnabled | httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
         return False
-    if _is_from_xet(root):
+    if (
+        type(root).__module__.partition(".")[0] == "hf_xet"
+    ):  # also if its token was refused: each attempt gets a new one
         return True
     network = httpx2.TransportError | httpx2.DecodingError | ConnectionError | TimeoutError
-    # hf_xet says RuntimeError where it has no better word.
-    return isinstance(root, network | JSONDecodeError | RuntimeError)
+    return isinstance(root, network | JSONDecodeError | RuntimeError)  # RuntimeError: other errors of hf_xet
 
 
 def _reason(error: BaseException, owner: str, repo_type: str) -> str:
-    status, said = _status(error), _said(error)
+    status, detail = _status(error), _detail(error)
+    hub = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]
     match error:
         case HFValidationError():
-            allowed = "letters, digits, '-', '_' and '.', at most 96 of them, without '--', '..' or a '.git' at the end"
-            return f"cannot be the name of a {repo_type}; 'owner/name' it must be, each part of {allowed}"
+            rules = "letters, digits, '-', '_' and '.', up to 96 characters, no '--' or '..', no '.git' at the end"
+            return f"not a valid {repo_type} name; use 'owner/name', each part made of {rules}"
         case LocalTokenNotFoundError():
             return f"not logged in to the Hub; {LOG_IN}"
-        case httpx2.LocalProtocolError() | UnicodeEncodeError():  # its message would show the token
-            return f"the token holds characters that no token has; {LOG_IN}"
+        case httpx2.LocalProtocolError() | UnicodeEncodeError():  # their messages contain the token
+            return f"the token contains invalid characters; {LOG_IN}"
         case OfflineModeIsEnabled():
-            return "the Hub is not asked in offline mode; unset HF_HUB_OFFLINE"
-        case httpx2.HTTPError() if status == 401 and not _token_sent(error):
+            return "the Hub cannot be used in offline mode; unset HF_HUB_OFFLINE"
+        case httpx2.HTTPError() if status == 401 and "Authorization" not in error.response.request.headers:
             return f"not logged in to the Hub; {LOG_IN}"
         case RevisionNotFoundError():
-            return f"there is no such branch or commit{said}"
+            return f"branch or commit not found{detail}"
         case RepositoryNotFoundError():
-            return f"no such {repo_type} on the Hub, or not one that your token may see; check the name and the token"
-    if status is not None and _is_from_storage(error):
-        return f"the storage of the Hub is out of order (status {status}); try again later"
-    if status is not None:
-        return _reason_of_status(status, said, owner)
-    hub = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]
-    again = "check the network and try again"
-    match error:
+            return f"{repo_type} not found on the Hub, or not visible to your token; check the name and the token"
+        case _ if status is not None and _is_from_storage(error):
+            return f"the Hub's storage is not working (status {status}); try again later"
+        case _ if status is not None:
+            return _reason_of_status(status, detail, owner)
         case httpx2.ConnectTimeout() | httpx2.ConnectError() | httpx2.ProxyError() | httpx2.UnsupportedProtocol():
-            return f"the Hub cannot be reached at {hub}{said}; check the network, and HF_ENDPOINT if you have set it"
+            return f"cannot reach the Hub at {hub}{detail}; check the network, and HF_ENDPOINT if you have set it"
         case httpx2.TimeoutException() | TimeoutError():
-            return f"the Hub at {hub} did not answer in time; {again}"
+            return f"the Hub at {hub} did not answer in time; check the network and try again"
         case httpx2.TransportError() | httpx2.DecodingError() | ConnectionError():
-            return f"the connection to the Hub at {hub} broke off; {again}"
+            return f"lost the connection to the Hub at {hub}; check the network and try again"
         case JSONDecodeError():
-            return f"the Hub at {hub} answered with something else than JSON; try again later"
-    return said[2:-1] or type(error).__name__
+            return f"the answer of the Hub at {hub} is not JSON; try again later"
+    return detail[2:-1] or type(error).__name__
 
 
-def _reason_of_status(status: int, said: str, owner: str) -> str:
+def _reason_of_status(status: int, detail: str, owner: str) -> str:
     if status == 401:
-        return f"the Hub does not accept the token: expired, revoked or mistyped; make one at {TOKENS} and {LOG_IN}"
+        return f"the Hub rejected the token (expired, revoked or mistyped); create one at {TOKENS} and {LOG_IN}"
     if status == 403:
         scope = f'"Write access to contents/settings of all repos" for {owner}'
-        return f'the token has no write access{said}; it needs the role "write", or, fine-grained, {scope} ({TOKENS})'
+        return (
+            f'the token has no write access{detail}; it needs the role "write" or, if fine-grained, {scope} ({TOKENS})'
+        )
     if status in (409, 412):
-        return f"somebody else is changing it at the same time{said}; try again"
+        return f"someone else is changing the repository right now{detail}; try again"
     if status == 429:
-        return "the Hub has had too many requests from you; try again later"
+        return "too many requests to the Hub; try again later"
     if status == 408 or status >= 500:
-        return f"the Hub is out of order (status {status}); try again later"
-    return f"the Hub refuses it with status {status}{said}"
+        return f"the Hub is not working (status {status}); try again later"
+    return f"the Hub refused the request with status {status}{detail}"
 
 
 def _root(error: BaseException) -> BaseException:
-    """The error of the request, where the client raised another one that only says what the request was for."""
-    while not isinstance(error, httpx2.HTTPError):
-        if not isinstance(error.__cause__, httpx2.HTTPError | ConnectionError):
-            break
+    """Return the error of the request itself where the client wrapped it in another one."""
+    while not isinstance(error, httpx2.HTTPError) and isinstance(error.__cause__, httpx2.HTTPError | ConnectionError):
         error = error.__cause__
     return error
 
 
 def _status(error: BaseException) -> int | None:
-    """The status that was answered, if any was; hf_xet tells it in words only."""
+    """Return the HTTP status of the answer, if there was one. hf_xet gives it only in its message."""
     if (response := getattr(error, "response", None)) is not None:
         return response.status_code
     words = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error))
     return int(words[1]) if words and isinstance(error, ConnectionError) else None
 
 
-def _said(error: BaseException) -> str:
-    """What the server, or else the error, has to say: " (…)", or nothing."""
+def _detail(error: BaseException) -> str:
+    """Return the message of the server, or else of the error, as " (...)" without tokens; "" if there is none."""
     if (response := getattr(error, "response", None)) is not None:
         text = getattr(error, "server_message", None) or ""
         secret = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -149,16 +147,7 @@ def _said(error: BaseException) -> str:
     return f" ({text[:200].rstrip('.')})" if text else ""
 
 
-def _token_sent(error: httpx2.HTTPError) -> bool:
-    return "Authorization" in error.response.request.headers
-
-
 def _is_from_storage(error: BaseException) -> bool:
-    """Whether not the Hub itself answered, but the storage behind it, to which it sends for large files."""
+    """Return whether the storage behind the Hub answered, where large files are sent."""
     response = getattr(error, "response", None)
     return response is not None and response.url.netloc != httpx2.URL(constants.ENDPOINT).netloc
-
-
-def _is_from_xet(error: BaseException) -> bool:
-    """Among them: the storage's own token was refused, which a new attempt asks for anew."""
-    return type(error).__module__.partition(".")[0] == "hf_xet"

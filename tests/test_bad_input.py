@@ -207,7 +207,7 @@ MISTAKES = {
     ),
     "a damaged checkpoint": (
         [*TRAIN, "--resume-from-checkpoint", "damaged"],
-        "damaged is damaged: training_state/state.json is not as it was written",
+        "damaged is damaged: training_state/state.json has changed since it was written",
         1,
     ),
     "a checkpoint of another run": (

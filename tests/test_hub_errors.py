@@ -17,18 +17,18 @@ from hf_spam.hub_errors import explain, is_transient
 
 REPO = "alice/model"
 HTML = "<html><body>We'll be back</body></html>"
-BROKE_OFF = "the connection to the Hub at ADDRESS broke off; check the network and try again"
-NO_JSON = "the Hub at ADDRESS answered with something else than JSON; try again later"
-REACH = "the Hub cannot be reached at ADDRESS (REASON); check the network, and HF_ENDPOINT if you have set it"
-STORAGE = "the storage of the Hub is out of order (status STATUS); try again later"
+BROKE_OFF = "lost the connection to the Hub at ADDRESS; check the network and try again"
+NO_JSON = "the answer of the Hub at ADDRESS is not JSON; try again later"
+REACH = "cannot reach the Hub at ADDRESS (REASON); check the network, and HF_ENDPOINT if you have set it"
+STORAGE = "the Hub's storage is not working (status STATUS); try again later"
 TOKENS = "https://huggingface.co/settings/tokens"
 SCOPE = f'"Write access to contents/settings of all repos" for alice ({TOKENS})'
-NO_WRITE = f'the token has no write access (REASON); it needs the role "write", or, fine-grained, {SCOPE}'
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (which comes first)"
-ILLEGAL = f"the token holds characters that no token has; {LOG_IN}"
+NO_WRITE = f'the token has no write access (REASON); it needs the role "write" or, if fine-grained, {SCOPE}'
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (it takes precedence)"
+ILLEGAL = f"the token contains invalid characters; {LOG_IN}"
 NO_LOGIN = f"not logged in to the Hub; {LOG_IN}"
-BAD_TOKEN = f"the Hub does not accept the token: expired, revoked or mistyped; make one at {TOKENS} and {LOG_IN}"
-MISSING = "no such model on the Hub, or not one that your token may see; check the name and the token"
+BAD_TOKEN = f"the Hub rejected the token (expired, revoked or mistyped); create one at {TOKENS} and {LOG_IN}"
+MISSING = "model not found on the Hub, or not visible to your token; check the name and the token"
 
 
 def upload(token: str | bool | None = None, repo: str = REPO, revision: str | None = None) -> None:
@@ -49,19 +49,19 @@ def check(expected: str, transient: bool, call, *arguments, repo: str = REPO, **
 
 
 FAULTS = {
-    "500": ({"status": 500, "body": HTML}, "the Hub is out of order (status 500); try again later", True),
+    "500": ({"status": 500, "body": HTML}, "the Hub is not working (status 500); try again later", True),
     "before": ({"drop": "before"}, BROKE_OFF, True),
     "during": ({"drop": "during"}, BROKE_OFF, True),
     "after": ({"drop": "after"}, BROKE_OFF, True),
     "half": ({"drop": "half"}, BROKE_OFF, True),
-    "400": ({"status": 400}, "the Hub refuses it with status 400 (REASON)", False),
+    "400": ({"status": 400}, "the Hub refused the request with status 400 (REASON)", False),
     "401": ({"status": 401}, BAD_TOKEN, False),
     "403": ({"status": 403}, NO_WRITE, False),
-    "408": ({"status": 408}, "the Hub is out of order (status 408); try again later", True),
-    "409": ({"status": 409}, "somebody else is changing it at the same time (REASON); try again", True),
-    "412": ({"status": 412}, "somebody else is changing it at the same time (REASON); try again", True),
-    "413": ({"status": 413}, "the Hub refuses it with status 413 (REASON)", False),
-    "429": ({"status": 429}, "the Hub has had too many requests from you; try again later", True),
+    "408": ({"status": 408}, "the Hub is not working (status 408); try again later", True),
+    "409": ({"status": 409}, "someone else is changing the repository right now (REASON); try again", True),
+    "412": ({"status": 412}, "someone else is changing the repository right now (REASON); try again", True),
+    "413": ({"status": 413}, "the Hub refused the request with status 413 (REASON)", False),
+    "429": ({"status": 429}, "too many requests to the Hub; try again later", True),
 }
 
 
@@ -83,7 +83,7 @@ def test_a_page_of_html(hub, place, status):
     hub.fail("*", place, times=99, status=status, body=HTML)
     expected = NO_JSON if not hub.xet or "xet" not in place else BROKE_OFF
     if status == 503 and place != "validate-yaml":
-        expected = "the Hub is out of order (status 503); try again later"
+        expected = "the Hub is not working (status 503); try again later"
     check(expected, True, upload)
 
 
@@ -100,7 +100,7 @@ def test_downloads_fail_in_the_same_words(hub, tmp_path):
     HfApi().create_repo(REPO)
     upload()
     hub.fail("*", "/resolve/", times=99, status=500)
-    expected = "the Hub is out of order (status 500); try again later"
+    expected = "the Hub is not working (status 500); try again later"
     check(expected, True, hf_hub_download, REPO, "config.json", cache_dir=tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_nobody_is_logged_in(hub, monkeypatch):
 def test_what_is_not_there(hub):
     check(MISSING, False, upload)
     HfApi().create_repo(REPO)
-    check("there is no such branch or commit (Invalid rev id: nowhere)", False, upload, revision="nowhere")
+    check("branch or commit not found (Invalid rev id: nowhere)", False, upload, revision="nowhere")
 
 
 @pytest.mark.parametrize("name", ["a b/c", "a/b/c", "alice/x--y", "alice/.x", "alice/x.git", "alice/", "", "a/\x1b"])
@@ -150,14 +150,14 @@ def test_names_that_cannot_be(hub, name):
     with pytest.raises(ValueError) as caught:
         HfApi().create_repo(name)
     line = explain(caught.value, name, "dataset")
-    assert "cannot be the name of a dataset; 'owner/name' it must be" in line and line.isprintable()
+    assert "not a valid dataset name; use 'owner/name'" in line and line.isprintable()
     assert not is_transient(caught.value)
 
 
 def test_a_card_that_the_hub_refuses(hub):
     HfApi().create_repo(REPO)
     card = [CommitOperationAdd("README.md", b"---\nlicense: {a: 1}\n---\n")]
-    line = 'the Hub refuses it with status 400 ("license" has the wrong type)'
+    line = 'the Hub refused the request with status 400 ("license" has the wrong type)'
     check(line, False, HfApi().create_commit, REPO, card, commit_message="card")
 
 
@@ -188,7 +188,7 @@ def test_offline_mode_is_a_setting(hub):
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{REPO}: the Hub is not asked in offline mode; unset HF_HUB_OFFLINE False\n"
+    assert done.stdout == f"{REPO}: the Hub cannot be used in offline mode; unset HF_HUB_OFFLINE False\n"
     assert hub.calls() == []
 
 

@@ -1,29 +1,10 @@
 """What a card, a report and a checkpoint say of where they are from."""
 
-import pytest
 from datasets import Dataset
 
 from hf_spam import load_sms_spam
 from hf_spam.data.labels import features_of
 from hf_spam.data.splits import digest, fingerprints
-from hf_spam.files import public, versions
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("/home/me/data.csv", "data.csv"),
-        ("../data.csv", "data.csv"),
-        ("~/data.csv", "data.csv"),
-        ("a/b/c.csv", "c.csv"),
-        ("owner/name", "owner/name"),
-        ("uci", "uci"),
-        (5, 5),
-        (None, None),
-    ],
-)
-def test_public(value, shown):
-    assert public(value) == shown
 
 
 def test_a_digest_is_of_texts_labels_their_names_and_the_order():
@@ -41,9 +22,3 @@ def test_a_digest_is_of_texts_labels_their_names_and_the_order():
     found = fingerprints(data)
     assert {split: part["messages"] for split, part in found.items()} == {"train": 700, "validation": 100, "test": 200}
     assert found["test"]["sha256"] == digest(data["test"])
-
-
-def test_versions_are_those_installed():
-    import torch
-
-    assert versions()["torch"] == torch.__version__

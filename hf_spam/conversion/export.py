@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from ..data.batching import batch_tokens_for, text_batches
 from ..data.sources import read_messages
 from ..data.tokenization import load_tokenizer
-from ..files import fingerprint, public, versions, write_folder
+from ..files import hash_file, public, versions, write_folder
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -87,7 +87,7 @@ def export_onnx(
         "precision": "int8" if int8 else "fp32",
         "data": public(os.fspath(data)),
         "messages": len(texts),
-        "weights": {path.name: fingerprint(path) for path in sorted(origin.glob("*.safetensors"))},
+        "weights": {path.name: hash_file(path) for path in sorted(origin.glob("*.safetensors"))},
         "versions": versions() | {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")},
     }
 

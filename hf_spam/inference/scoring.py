@@ -64,7 +64,7 @@ from ..data.rows import (
     check_output,
     written,
 )
-from ..files import fingerprint, stamp
+from ..files import hash_file, stamp
 from ..hub_errors import explained
 from ..text import first_line
 from .classifier import SpamClassifier
@@ -170,7 +170,7 @@ def score_file(
         file = None if isinstance(rows, HubSplit) else Path(source)
         file_stamp = file and stamp(file)
         run = {
-            "the input": f"{content} {fingerprint(file)['sha256']}" if file else content,
+            "the input": f"{content} {hash_file(file)['sha256']}" if file else content,
             "the model": _digest(classifier),
             "the device": classifier.model.device.type,
             "torch.compile": classifier.torch_compile,

@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_no_model(tmp_path):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(ValueError, match=r"is damaged: model\.safetensors is not as it was written"):
+    with pytest.raises(ValueError, match=r"is damaged: model\.safetensors has changed since it was written"):
         SpamClassifier.from_pretrained(folder)
 
 

@@ -257,7 +257,7 @@ def test_a_dataset_on_the_hub_is_streamed(tmp_path, hub, monkeypatch):
     assert same_answers(list(zip(found["label"], found["score"], strict=True)), texts)
     with pytest.raises(OSError, match="alice/inbox"):
         score_file(CLASSIFIER, "alice/inbox", tmp_path / "out2.parquet", split="nonesuch")
-    with pytest.raises(OSError, match="alice/nothing: no such dataset on the Hub"):
+    with pytest.raises(OSError, match="alice/nothing: dataset not found on the Hub"):
         score_file(CLASSIFIER, "alice/nothing", tmp_path / "out2.parquet")
 
 

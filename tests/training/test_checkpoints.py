@@ -222,7 +222,7 @@ def test_damaged_checkpoints_are_passed_over(trained, data, tmp_path, caplog):
     state.write_text(state.read_text().replace('"step": 12', '"step": 13'))
     with caplog.at_level("INFO", "hf_spam"):
         finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SMALL)
-    for words in ("24 is not whole: it has no readable manifest.json", "20 is not whole: training_state/random-0"):
+    for words in ("24 is incomplete: it has no readable manifest.json", "20 is incomplete: training_state/random-0"):
         assert words in caplog.text
     for words in ("16 is damaged: model.safetensors", "12 is damaged: training_state/state.json"):
         assert words in caplog.text
