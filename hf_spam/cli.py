@@ -312,12 +312,9 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @click.option("--prefix", default="", help="What the names of the new columns begin with.")
 @click.option("--window-size", default=4096, show_default=True, help="Rows scored, and kept, at a time.")
 @click.option("--num-processes", type=int, help="On this machine.  [default: one, after 10 s one a core]")
-@click.option("--torch-compile", is_flag=True, help="Compile the network first: pays for very many messages.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and discard what is left of a run on something else.")
 @as_json
-def score(
-    source: str, output: str, model: str | None, torch_compile: bool, overwrite: bool, as_json: bool, **settings: Any
-) -> None:
+def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
     """Score the messages of IN, and write its rows to OUT with the columns label and score.
 
     IN is a .csv, .tsv, .jsonl, .parquet or .txt file (a message a line), - for lines of standard input, or a Hub
@@ -333,11 +330,10 @@ def score(
     if output == STANDARD:
         if as_json or overwrite or settings.pop("num_processes") is not None:
             raise click.UsageError("With OUT - there are no --json, --overwrite and --num-processes.")
-        classifier = SpamClassifier.from_pretrained(model, torch_compile=torch_compile)
-        score_stream(classifier, source, sys.stdout.buffer, **settings)
+        score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **settings)
         return
     scored = score_file(
-        SpamClassifier.from_pretrained(model, torch_compile=torch_compile),
+        SpamClassifier.from_pretrained(model),
         source,
         output,
         overwrite=overwrite,

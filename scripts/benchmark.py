@@ -157,11 +157,8 @@ def scored(folder: Path, work: dict, model: str = "ours", **settings: Any) -> Ru
 
     classifier = SpamClassifier.from_pretrained(folder / model, **settings)
     texts = texts_of(work)
-    start = time.perf_counter()
-    classifier.probabilities(texts[:8])  # as the pipeline is warm by now
-    first = time.perf_counter() - start
-    known = {"compiling": first} if classifier.torch_compile else {}
-    return lambda: {"scores": classifier.probabilities(texts)[:, 1].tolist(), **known}
+    classifier.predict_proba(texts[:8])  # as the pipeline is warm by now
+    return lambda: {"scores": classifier.predict_proba(texts)[:, 1].tolist()}
 
 
 # The tables: what is done, by whom (the first is the one that the others are held against)
@@ -179,7 +176,6 @@ TABLES = {
     "scoring": {
         "pipeline": pipeline,
         "hf_spam": scored,
-        "hf_spam, torch.compile": lambda *job: scored(*job, torch_compile=True),
         "hf_spam, bf16": lambda *job: scored(*job, dtype="bfloat16"),
         "hf_spam, ONNX Runtime": lambda *job: scored(*job, model="onnx"),
         "hf_spam, ONNX Runtime, int8": lambda *job: scored(*job, model="int8"),
@@ -322,7 +318,6 @@ def compare(peer: dict[str, Any], name: str, other: dict[str, Any]) -> str:
 @click.option("--epochs", default=5, show_default=True, help="Of fine-tuning.")
 @click.option("--repeats", default=3, show_default=True, help="Runs of each, of which the median counts.")
 @click.option("--without", multiple=True, help="Contenders to leave out.")
-@click.option("--torch-compile", is_flag=True, help="Score with torch.compile too, which takes minutes to compile.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where all figures go, as JSON.")
 @click.option("--job", hidden=True)
 def main(
@@ -334,7 +329,6 @@ def main(
     epochs: int,
     repeats: int,
     without: tuple[str, ...],
-    torch_compile: bool,
     output: Path | None,
     job: str | None,
 ) -> None:
@@ -347,8 +341,6 @@ def main(
         work = {"shape": "pocket" if table == "scoring, pocket" else shape, "messages": messages, "epochs": epochs}
         work |= {"data": data, "tokenizer": tokenizer, "without": without}
         contenders = [name for name in TABLES[table] if name not in without]
-        if not torch_compile:
-            contenders = [name for name in contenders if "torch.compile" not in name]
         if report["cpu"] == "AVX2":  # bfloat16 takes eight times as long as float32 there
             contenders = [name for name in contenders if "bf16" not in name]
         runs: dict[str, list[dict]] = {name: [] for name in contenders}
@@ -376,8 +368,6 @@ def as_markdown(table: str, known: dict, runs: dict[str, list[dict]]) -> list[st
         if "flop" in known and "hf_spam" in name:
             limit = statistics.median(known["flop"] / run["rate"] / run["seconds"] for run in of)
             result += f", {limit:.0%} of the product rate, {len(of[0]['scores']) / medians[name]:,.0f} messages/s"
-            if "compiling" in of[0]:
-                result += f", after {max(run['compiling'] for run in of):.0f} s of compiling"
         elif "batch_size" in of[0]:
             result = f"batch size {of[0]['batch_size']}"
         ratio = medians[peer] / medians[name]

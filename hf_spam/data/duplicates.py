@@ -1,4 +1,4 @@
-"""Messages that are others word for word, or nearly: which they are, and how to tell."""
+"""Duplicates and near-duplicates among messages."""
 
 import re
 import unicodedata
@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import pandas as pd
 
 
-def standing_in(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which texts, (N,) bool, stand among others: word for word; and at least nearly, see `duplicate_key`."""
+def find_duplicates(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Find the texts that occur among other texts, such as the training messages.
+
+    Returns:
+        Two arrays (N,) of bool: whether each text is an exact duplicate of another, and whether it is at least a
+        near-duplicate (see `duplicate_key`).
+    """
     exact, near = set(others), set(map(duplicate_key, others))
     return (
         np.array([text in exact for text in texts], dtype=bool),
@@ -18,18 +22,21 @@ def standing_in(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray
     )
 
 
+standing_in = find_duplicates  # its name until every caller has moved
+
+
 def duplicate_groups(texts: Sequence[str]) -> np.ndarray:
-    """The number of each text's group, (N,), from 0: those of one `duplicate_key` are in one."""
-    groups, _ = pd.factorize(np.array([duplicate_key(text) for text in texts], dtype=object))
-    return groups
+    """Return the group of each text, (N,), numbered from 0 by first appearance; near-duplicates share a group."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(duplicate_key(text), len(numbers)) for text in texts], dtype=int)
 
 
 def duplicate_key(text: str) -> str:
-    """Reduce a message to what its near-duplicates share.
+    """Reduce a message to a key that it shares with its near-duplicates.
 
-    Lower-cased, every run of digits becomes one "0" and every run of punctuation or white space one blank, so that
-    "WIN £100 now!!" and "win £5000 now" agree. Without letters nothing would be left to compare ("16" and "?", say):
-    such a message is its own key.
+    Letters become lower-case, every run of digits one "0", and every run of punctuation or white space one space:
+    "WIN £100 now!!" and "win £5000 now" have the same key. A message without letters ("16", "?") would lose everything
+    that sets it apart, so it is its own key.
     """
     if not any(map(str.isalpha, text)):
         return text
@@ -39,7 +46,7 @@ def duplicate_key(text: str) -> str:
 
 @cache
 def _between_words() -> re.Pattern[str]:
-    """What is no letter or digit, nor a mark on one: the vowels of Hindi and Thai are marks, and tell words apart."""
+    """Match what is neither a letter, nor a digit, nor a mark: in Hindi and Thai, marks are vowels."""
     marks = (chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M"))
-    selectors = "\ufe00-\ufe0f"  # which ask for another look of an emoji, no more
+    selectors = "\ufe00-\ufe0f"  # marks too, but they only choose how an emoji is drawn
     return re.compile(rf"(?:[^\w{''.join(marks)}]|[_{selectors}])+")

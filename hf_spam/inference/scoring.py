@@ -173,7 +173,6 @@ def score_file(
             "the input": f"{content} {hash_file(file)['sha256']}" if file else content,
             "the model": _digest(classifier),
             "the device": classifier.model.device.type,
-            "torch.compile": classifier.torch_compile,
             "the columns": [columns.text, columns.label, columns.score],
             "the window size": window_size,
             "the version": f"hf_spam {__version__}, torch {torch.__version__}",

@@ -247,17 +247,10 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, int8, hf_spam):
 
 
 def test_what_an_export_is_not_for_is_said_in_one_line(tmp_path, int8, hf_spam):
-    (tmp_path / "in.txt").write_text("hi\n")
-    for arguments, message in (
-        (["calibrate", tmp_path / "out", "--data", "sample"], "is an ONNX export: calibrate the model it was made of"),
-        (
-            ["score", tmp_path / "in.txt", tmp_path / "out.csv", "--torch-compile"],
-            "An ONNX export is not for torch.compile",
-        ),
-    ):
-        (line,) = hf_spam(*arguments, "--model", int8[0], fails=True)[1].splitlines()
-        assert message in line
-    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+    arguments = ["calibrate", tmp_path / "out", "--data", "sample", "--model", int8[0]]
+    (line,) = hf_spam(*arguments, fails=True)[1].splitlines()
+    assert "is an ONNX export: calibrate the model it was made of" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_graph_or_another_model_is_said_in_one_line(tmp_path, int8, hf_spam):

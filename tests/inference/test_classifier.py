@@ -1,10 +1,9 @@
-"""Loading a model and calling it: the same answer for the same message, and an answer for every message."""
+"""Loading a classifier and calling it: the same answer for the same message, and an answer for every message."""
 
-import copy
 import json
-import shutil
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,10 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, pipeline
 
 from hf_spam import SpamClassifier, classify_text
-from hf_spam.inference.classifier import POCKET
+from hf_spam.inference.classifier import BUNDLED
 
 BOOKS_EXAMPLE = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
 ORDINARY = "Hey, just wanted to check if we're still on for dinner tonight? Let me know!"
@@ -24,7 +23,7 @@ STRANGE = [
     "",
     " ",
     "🙂🎉🙂",
-    "\x00\x00",
+    "\0\0",
     "lone \ud800 surrogate",
     "a" * 100_000,
     "win " * 25_000,
@@ -36,136 +35,146 @@ CLASSIFIER = SpamClassifier.from_pretrained()
 
 
 def test_the_bundled_model_tells_the_books_example_from_an_ordinary_message():
-    assert [answer["label"] for answer in CLASSIFIER([BOOKS_EXAMPLE, ORDINARY])] == ["spam", "not spam"]
+    assert CLASSIFIER.predict([BOOKS_EXAMPLE, ORDINARY]) == ["spam", "not spam"]
     assert classify_text(BOOKS_EXAMPLE, CLASSIFIER.model, CLASSIFIER.tokenizer) == "spam"
     assert classify_text(ORDINARY, CLASSIFIER.model, CLASSIFIER.tokenizer) == "not spam"
 
 
-def test_the_name_bundled_is_the_bundled_model_s():
-    assert torch.equal(SpamClassifier.from_pretrained("bundled").logits([ORDINARY]), CLASSIFIER.logits([ORDINARY]))
+def test_the_bundled_model_is_small_and_has_a_name():
+    assert sum(file.stat().st_size for file in BUNDLED.iterdir()) <= 3_000_000
+    named = SpamClassifier.from_pretrained("bundled")
+    assert torch.equal(named.logits([ORDINARY]), CLASSIFIER.logits([ORDINARY]))
 
 
-def test_the_bundled_model_is_small_and_says_what_it_is():
-    assert sum(file.stat().st_size for file in POCKET.iterdir()) <= 3_000_000
-    config = json.loads((POCKET / "config.json").read_text())
-    assert config["id2label"] == {"0": "not spam", "1": "spam"} and config["model_type"] == "spam_gpt"
+def test_every_method_gives_the_same_answer():
+    """A call, `predict`, `predict_proba`, `logits` and `decide`; a single string is a list of one, as in a pipeline."""
+    texts = [BOOKS_EXAMPLE, ORDINARY]
+    answers, probabilities = CLASSIFIER(texts), CLASSIFIER.predict_proba(texts)
+    assert probabilities.shape == (2, 2) and probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(1), 1)
+    assert [answer["label"] for answer in answers] == CLASSIFIER.predict(texts)
+    assert [answer["score"] for answer in answers] == [probabilities[0, 1], probabilities[1, 0]]
+    assert torch.equal(CLASSIFIER.logits(texts).softmax(-1), torch.tensor(probabilities))
+    labels, scores = CLASSIFIER.decide(torch.tensor(probabilities))
+    assert [{"label": label, "score": score.item()} for label, score in zip(labels, scores, strict=True)] == answers
+    assert CLASSIFIER(ORDINARY) == CLASSIFIER([ORDINARY]) and CLASSIFIER.predict(ORDINARY) == ["not spam"]
+    assert CLASSIFIER([]) == [] and CLASSIFIER.predict_proba([]).shape == (0, 2)
 
 
 @settings(max_examples=30)
-@given(st.lists(st.text(max_size=60), min_size=1, max_size=12), st.randoms(), st.integers(1, 200))
-def test_scores_depend_on_the_message_only(texts, random, batch_tokens):
-    """Alone, among others, in another order, in batches of another size."""
-    alone = torch.cat([CLASSIFIER.probabilities([text]) for text in texts])
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=12), st.randoms())
+def test_an_answer_depends_on_the_message_only(texts, random):
+    """Not on the other messages, nor on their order."""
+    alone = np.concatenate([CLASSIFIER.predict_proba(text) for text in texts])
     order = random.sample(range(len(texts)), len(texts))
-    together = CLASSIFIER.probabilities([texts[i] for i in order], batch_tokens=batch_tokens)
-    assert torch.allclose(together, alone[order], atol=1e-5)
-
-
-def test_answers_that_are_not_numbers_are_none():
-    """Of weights that were damaged in memory, say: whoever asks, from one message to logits, is told."""
-    model = copy.deepcopy(CLASSIFIER.model)
-    with torch.no_grad():
-        model.out_head.bias[0] = torch.nan
-    for ask in (SpamClassifier(model, CLASSIFIER.tokenizer), SpamClassifier(model, CLASSIFIER.tokenizer).logits):
-        with pytest.raises(ValueError, match="The model's answers are not numbers: its weights are damaged"):
-            ask([ORDINARY])
+    assert np.allclose(CLASSIFIER.predict_proba([texts[i] for i in order]), alone[order], atol=1e-5)
 
 
 def test_every_text_gets_an_answer():
     for text, answer in zip(STRANGE, CLASSIFIER(STRANGE), strict=True):
         assert answer["label"] in ("spam", "not spam") and 0.5 <= answer["score"] <= 1, text[:20]
-    assert CLASSIFIER([]) == []
 
 
 @pytest.mark.parametrize("text", [None, 1, 2.5, b"spam", ["spam"]])
 def test_what_is_not_text_gets_a_type_error_that_says_so(text):
     with pytest.raises(TypeError, match="A message must be a string, got"):
         classify_text(text, CLASSIFIER.model, CLASSIFIER.tokenizer)
-    for single in ("a single string", None, 5):
-        with pytest.raises(TypeError, match=f"Give a list of messages, not a single {type(single).__name__}"):
-            CLASSIFIER(single)
+    if not isinstance(text, list):
+        with pytest.raises(TypeError, match=f"Give a message or a list of messages, not {type(text).__name__}"):
+            CLASSIFIER(text)
 
 
-def test_messages_may_be_in_anything_that_holds_them():
+def test_messages_may_be_in_any_iterable():
     """A column of a table, an array, a generator: none of them is a list, and some have no truth value."""
     texts = [BOOKS_EXAMPLE, ORDINARY]
     for holder in (tuple(texts), pd.Series(texts), np.array(texts), Dataset.from_dict({"text": texts})["text"]):
         assert CLASSIFIER(holder) == CLASSIFIER(texts)
-    assert CLASSIFIER(text for text in texts) == CLASSIFIER(texts) and CLASSIFIER(()) == []
+    assert CLASSIFIER(text for text in texts) == CLASSIFIER(texts)
 
 
 def test_auto_classes_and_the_stock_pipeline_agree_with_ours():
-    """With the package imported, without remote code; empty and very long messages included."""
-    assert type(AutoConfig.from_pretrained(POCKET)).__name__ == "SpamGPTConfig"
-    assert type(AutoModel.from_pretrained(POCKET)).__name__ == "SpamGPTModel"
-    assert type(AutoModelForSequenceClassification.from_pretrained(POCKET)).__name__.startswith("SpamGPTFor")
-    assert AutoTokenizer.from_pretrained(POCKET)("hi")["input_ids"]
+    """With the package imported and without remote code; for empty and very long messages too."""
+    assert type(AutoConfig.from_pretrained(BUNDLED)).__name__ == "SpamGPTConfig"
+    assert type(AutoModel.from_pretrained(BUNDLED)).__name__ == "SpamGPTModel"
+    assert type(AutoModelForSequenceClassification.from_pretrained(BUNDLED)).__name__.startswith("SpamGPTFor")
+    assert AutoTokenizer.from_pretrained(BUNDLED)("hi")["input_ids"]
     texts = [BOOKS_EXAMPLE, ORDINARY, "", "🙂", "win " * 25_000]
     ours = CLASSIFIER(texts)
-    stock = pipeline("text-classification", model=str(POCKET))
+    stock = pipeline("text-classification", model=str(BUNDLED))
     for answers in (stock(texts), stock(texts, batch_size=3)):
         assert [answer["label"] for answer in answers] == [answer["label"] for answer in ours]
         assert [a["score"] for a in answers] == pytest.approx([a["score"] for a in ours], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
+def run_python(code: str, *arguments: str) -> str:
+    """Run code in a process of its own, and return what it printed."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_our_classes_are_registered_whatever_is_imported_first():
+    """The libraries import one another in circles, and every way in must lead to registered classes.
+
+    Each order is tried in a fork, so that torch is imported once for all of them.
+    """
+    registered = """
+        import os, sys, torch, torch._dynamo, torch.distributed.tensor
+        check = '''
+        from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+        from transformers.pipelines import check_task
+        config = AutoConfig.for_model("spam_gpt", n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=4)
+        for auto in (AutoModel, AutoModelForSequenceClassification):
+            print(type(auto.from_config(config)).__name__, end=" ")
+        print(check_task("spam-classification")[1]["impl"].__name__)
+        '''
+        for order in sys.argv[1:]:
+            if os.fork() == 0:
+                exec(order + check.replace(" " * 8, ""))
+                sys.stdout.flush()
+                os._exit(0)
+            _, status = os.wait()
+            assert status == 0, order
+    """
+    orders = [
         "import hf_spam",
         "import hf_spam, transformers.models.gpt2.modeling_gpt2",
         "import transformers.models.gpt2.modeling_gpt2, hf_spam",
         "import hf_spam; hf_spam.SpamGPTForSequenceClassification",
         "import hf_spam; hf_spam.SpamPipeline",
         "import transformers.pipelines, hf_spam",
-    ],
-)
-def test_registration_whatever_is_imported_first(first):
-    """The libraries import one another in circles: each way in has to lead to registered classes."""
-    code = (
-        f"{first}; from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification as Classifier;"
-        "c = AutoConfig.for_model('spam_gpt', n_layer=1, n_embd=8, n_head=2);"
-        "from transformers.pipelines import check_task;"
-        "print(type(AutoModel.from_config(c)).__name__, type(Classifier.from_config(c)).__name__);"
-        "print(check_task('spam-classification')[1]['impl'].__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["SpamGPTModel", "SpamGPTForSequenceClassification", "SpamPipeline"], done.stderr
+    ]
+    assert run_python(registered, *orders).splitlines() == len(orders) * [
+        "SpamGPTModel SpamGPTForSequenceClassification SpamPipeline"
+    ]
 
 
-def test_importing_the_package_loads_no_heavy_library():
-    """Nor does whoever only classifies wait for what reads tables."""
-    code = (
-        "import sys, hf_spam; print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)));"
-        "hf_spam.SpamClassifier; print(sorted({'pandas', 'pyarrow', 'datasets', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["[]", "[]"], done.stdout + done.stderr
+def test_importing_the_package_and_classifying_load_no_library_that_is_not_needed():
+    """`import hf_spam` waits for none of the large ones, `hf-spam classify` for none that reads tables or draws."""
+    code = """
+        import sys, hf_spam
+        print({"torch", "transformers", "datasets", "numpy"} & set(sys.modules))
+        from hf_spam.cli import main
+        sys.argv = ["hf-spam", "classify", "hi", "--json"]
+        try:
+            main()
+        except SystemExit as exit:
+            assert not exit.code
+        print({"pandas", "pyarrow", "datasets", "sklearn", "matplotlib", "onnxruntime"} & set(sys.modules))
+    """
+    before, answer, after = run_python(code).splitlines()
+    assert json.loads(answer)["label"] == "not spam" and before == after == "set()"
 
 
-def test_what_is_not_a_whole_classifier_is_refused(tmp_path):
-    """A base without a head would answer by chance, a model of another kind not at all."""
-    from transformers import GPT2Config
-
-    base = type(CLASSIFIER.model.gpt).from_pretrained(POCKET)
-    base.save_pretrained(tmp_path / "base")
+def test_a_folder_without_a_whole_classifier_is_refused(tmp_path):
+    """A base without a head would answer by chance, and a model of another kind not at all."""
+    CLASSIFIER.model.gpt.save_pretrained(tmp_path / "base")
     CLASSIFIER.tokenizer.save_pretrained(tmp_path / "base")
     GPT2Config().save_pretrained(tmp_path / "gpt2")
-    for name in ("damaged", "unfitting"):
-        shutil.copytree(POCKET, tmp_path / name)
-    weights = tmp_path / "damaged" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    config = tmp_path / "unfitting" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"n_inner": 100}))
     for source, error, message in (
         (tmp_path / "base", ValueError, r"train it first: it lacks out_head\.bias, out_head\.weight"),
         (tmp_path / "gpt2", ValueError, "holds a 'gpt2' model, not a SpamGPT classifier"),
-        (tmp_path / "damaged", ValueError, "cannot be loaded"),
-        (
-            tmp_path / "unfitting",
-            ValueError,
-            r"does not fit its config.json: .* is of shape \(512,\), expected \(100,\)",
-        ),
-        (tmp_path, OSError, r"No model in .*: there is no config\.json"),
         ("no/where", OSError, "No model in a local folder or a Hub repository named 'no/where'"),
     ):
         with pytest.raises(error, match=message) as caught:

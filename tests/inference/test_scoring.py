@@ -450,18 +450,11 @@ def other_weights() -> SpamClassifier:
     return other
 
 
-def compiled() -> SpamClassifier:
-    other = SpamClassifier.from_pretrained(torch_compile=True)
-    other.model.base_model.compile(dynamic=True, backend="eager")  # nothing is written for the C++ compiler
-    return other
-
-
 @pytest.mark.parametrize(
     ("change", "what"),
     [
         (lambda source: write_csv(source, [["another message"]] * 6) and {}, "the input"),
         (lambda source: {"classifier": other_weights()}, "the model"),
-        (lambda source: {"classifier": compiled()}, r"torch\.compile \(False there, True here\)"),
         (lambda source: {"prefix": "pred_"}, "the columns"),
         (lambda source: {"window_size": 3}, r"the window size \(2 there, 3 here\)"),
     ],
