@@ -3,244 +3,214 @@
 import json
 import logging
 import os
-import signal
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from .hub.settings import PushSettings
-from .options import given_of, options_of
-from .signals import Interrupted, stopping_at_signals
-from .terminal import excerpt, fitted, make_table, metrics_table, show
-from .text import printable
-from .training.recipes import PUBLISHED_IN, RECIPES, Recipe
-
-SPLITS = ("train", "validation", "test")
-ROWS_SHOWN = 20  # of a table of errors
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-text_column = click.option("--text-column", help="Where the texts are.  [default: text, message, sms or v2]")
-label_column = click.option(
-    "--label-column", help="Where the labels are, which may be any.  [default: label, category, class or v1]"
+from .entry import is_main_process, quiet_libraries, run, show_log
+from .experiments.book_table import PUBLISHED, PUBLISHED_IN
+from .options import CONTEXT, SettingsCommand, given_settings, options_of
+from .terminal import (
+    excerpt,
+    experiments_table,
+    fitted,
+    make_table,
+    metrics_table,
+    recipes_table,
+    settings_table,
+    show,
 )
+from .text import printable
+from .training.recipes import RECIPES, Recipe, RunOptions
+
+ROWS_SHOWN = 20  # rows of a long table, such as that of the errors
+ACCURACIES = "Accuracies on train, validation and test in percent."
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+model_option = click.option("--model", help="Model: a folder or a Hub id.  [default: the bundled model]")
+recipe_option = click.option(
+    "--recipe",
+    "name",
+    type=click.Choice(list(RECIPES)),
+    default="book",
+    show_default=True,
+    metavar="NAME",
+    help="Recipe; `hf-spam recipes` lists them.",
+)
+text_column = click.option(
+    "--text-column", help="Column of the texts.  [default: the model's own, or text, message, sms or v2]"
+)
+label_column = click.option(
+    "--label-column", help="Column of the labels.  [default: the model's own, or label, category, class or v1]"
+)
+private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(context_settings={**CONTEXT, "max_content_width": 110})
 @click.version_option(package_name="hf-spam", prog_name="hf-spam")
 def cli() -> None:
-    """Train, evaluate and use GPTs that tell spam from not spam in text messages."""
+    """Train, evaluate and use small GPTs that tell spam from not spam in text messages."""
 
 
 @cli.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(list(RECIPES)))
 @as_json
 def recipes(names: tuple[str, ...], as_json: bool) -> None:
-    """List the recipes, or show all settings of those that are named, beside the book's."""
+    """List the recipes, or show all settings of the named ones beside the book's."""
+    chosen = [RECIPES[name] for name in names or RECIPES]
     if as_json:
-        chosen = [RECIPES[name] for name in names or RECIPES]
-        published = (recipe.published and asdict(recipe.published) for recipe in chosen)
-        pairs = zip(chosen, published, strict=True)
-        click.echo(json.dumps([{**asdict(recipe), "published": numbers} for recipe, numbers in pairs], indent=2))
-        return
-    if not names:
-        table = make_table("recipe", "row", "what it is", "published")
-        for recipe in RECIPES.values():
-            published = asdict(recipe.published) if recipe.published else {"row": "-"}
-            table.add_row(recipe.name, str(published["row"]), recipe.summary, _accuracies(published))
-        show(table)
-        show(f"Accuracies on train, validation and test in percent. {PUBLISHED_IN}")
-        return
-    others = [name for name in names if name != "book"]
-    table = make_table("", "book", *others)
-    for field in fields(Recipe):
-        book, *values = (_plain(getattr(RECIPES[name], field.name)) for name in ("book", *others))
-        if field.name not in ("name", "summary"):
-            table.add_row(field.name, book, *("·" if value == book else value for value in values))
-    show(table)
-    if others:
-        show("·  as in the book")
+        published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
+        values = [{**asdict(recipe), "published": published.get(recipe.name)} for recipe in chosen]
+        click.echo(json.dumps(values, indent=2))
+    elif names:
+        others = [recipe for recipe in chosen if recipe.name != "book"]
+        show(settings_table(RECIPES["book"], others))
+        if others:
+            show("·  as in the book")
+    else:
+        show(recipes_table(chosen))
+        show(f"{ACCURACIES} {PUBLISHED_IN}")
 
 
-@cli.command()
-@click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="book", show_default=True, help="Settings.")
-@click.option("--output-dir", type=click.Path(), help="Where the model goes.  [default: runs/RECIPE]")
-@click.option("--overwrite-output-dir", is_flag=True, help="Replace an earlier run's files in the output directory.")
-@click.option("--report-to", help="Tracker of Accelerate's, such as tensorboard.")
-@click.option("--save-steps", type=int, help="Optimizer steps between two checkpoints.  [default: no checkpoints]")
-@click.option(
-    "--save-total-limit", type=int, help="Checkpoints kept; the best and the last always are.  [default: all]"
-)
-@click.option("--resume-from-checkpoint", help="auto (the newest of the output directory), hub, or a checkpoint.")
-@click.option("--allow-differences", is_flag=True, help="Go on also from a checkpoint of another recipe or data.")
-@click.option("--push-to-hub", is_flag=True, help="Push the model to the Hub.")
+@cli.command(cls=SettingsCommand)
+@recipe_option
 @as_json
 @click.pass_context
-@options_of(PushSettings, "hub_")
+@options_of(RunOptions, "Saving, resuming and pushing")
 @options_of(Recipe)
-def train(
-    ctx: click.Context,
-    name: str,
-    output_dir: str | None,
-    overwrite_output_dir: bool,
-    report_to: str | None,
-    save_steps: int | None,
-    save_total_limit: int | None,
-    resume_from_checkpoint: str | None,
-    allow_differences: bool,
-    push_to_hub: bool,
-    as_json: bool,
-    **settings: Any,
-) -> None:
-    """Fine-tune a classifier and save it. Every setting of the recipe has a flag; `recipes NAME` shows them all."""
-    given = given_of(ctx, settings)
-    output_dir = output_dir or f"runs/{name}"
-    of_hub = {key.removeprefix("hub_"): given.pop(key) for key in list(given) if key.startswith("hub_")}
-    if of_hub and not push_to_hub:
-        raise click.UsageError(f"--hub-{next(iter(of_hub)).replace('_', '-')} needs --push-to-hub.")
-    push = None
-    if push_to_hub:
-        push = PushSettings(**{"model_id": os.path.basename(os.path.abspath(output_dir)), **of_hub})
+def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None:
+    """Fine-tune a classifier and save it.
+
+    A recipe holds the settings of a run, and flags override them; `hf-spam recipes NAME` shows them. The model goes to
+    runs/NAME unless --output-dir says otherwise.
+    """
+    given = given_settings(ctx, settings)
+    output_dir = given.setdefault("output_dir", f"runs/{name}")
+    hub_settings = [setting for setting in given if setting.startswith("hub_")]
+    if hub_settings and not given.get("push_to_hub"):
+        raise click.UsageError(f"--{hub_settings[0].replace('_', '-')} needs --push-to-hub.")
     from .evaluation.baseline import BASELINE, ahead
     from .training.loop import finetune
 
-    _quiet_libraries()
-    _show_log()
-    run = finetune(
-        name,
-        output_dir=output_dir,
-        report_to=report_to,
-        overwrite_output_dir=overwrite_output_dir,
-        save_steps=save_steps,
-        save_total_limit=save_total_limit,
-        resume_from_checkpoint=resume_from_checkpoint,
-        allow_differences=allow_differences,
-        push=push,
-        **given,
-    )
-    if not _is_main_process():
+    quiet_libraries()
+    show_log()
+    finished = finetune(name, **_arguments(given))
+    if not is_main_process():
         return
     if as_json:
-        results = {"metrics": run.metrics, "baseline": run.baseline, "history": asdict(run.history)}
+        results = {"metrics": finished.metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
         click.echo(json.dumps({"output_dir": output_dir, **results}))
         return
-    show(metrics_table(run.metrics))
-    if run.baseline:
-        show(f"Baseline: {BASELINE}, of the same messages.")
-    for split, values in run.baseline.items():
-        threshold = run.model.config.threshold
-        show(f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], threshold)}.")
-    show(f"{run.history.seconds:.0f} s of training. Model, card, history and plots are in {output_dir}")
+    show(metrics_table(finished.metrics))
+    if finished.baseline:
+        show(f"Baseline: {BASELINE}, trained on the same messages.")
+    for split, values in finished.baseline.items():
+        show(f"On {split}, {ahead(finished.metrics[split]['f1'], values['f1'], finished.model.config.threshold)}.")
+    show(f"Trained in {finished.history.seconds:.0f} s. The model, its card, history and plots are in {output_dir}")
 
 
-@cli.command()
-@click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="book", show_default=True, help="Settings.")
-@click.option("--folds", type=int, default=5, show_default=True, help="Parts, each of which is tested on in turn.")
-@click.option("--repeats", type=int, default=1, show_default=True, help="Times that all is done, with other seeds.")
+def _arguments(given: dict[str, Any]) -> dict[str, Any]:
+    """Map fields of `RunOptions` to the arguments of `finetune`."""
+    from .hub.settings import PushSettings
+
+    arguments = dict(given)
+    RunOptions(**{name: arguments[name] for name in arguments if name in RunOptions.__dataclass_fields__})
+    hub = {name.removeprefix("hub_"): arguments.pop(name) for name in given if name.startswith("hub_")}
+    if "private_repo" in hub:
+        hub["private"] = hub.pop("private_repo")
+    if arguments.pop("push_to_hub", False):
+        hub["model_id"] = hub.get("model_id") or os.path.basename(os.path.abspath(given["output_dir"]))
+        arguments["push"] = PushSettings(**hub)
+    return arguments
+
+
+@cli.command(cls=SettingsCommand)
+@recipe_option
+@click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
+@click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, with other seeds.")
 @as_json
 @click.pass_context
 @options_of(Recipe)
 def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: bool, **settings: Any) -> None:
-    """Cross-validate a recipe, beside a linear baseline. Every setting of the recipe has a flag (see `recipes NAME`).
+    """Cross-validate a recipe, beside a linear baseline.
 
-    All messages count, and duplicates are in one fold. Nothing is saved.
+    All messages are used, and duplicates are in one fold. Nothing is saved.
     """
-    given = given_of(ctx, settings)
-    from .experiments.crossval import cross_validate, figure
+    given = given_settings(ctx, settings)
+    from .experiments.crossval import cross_validate, format_metric
 
-    _quiet_libraries()
-    _show_log()
-    logging.getLogger("hf_spam.training.loop").setLevel(logging.WARNING)  # the losses of every run would bury the rest
+    quiet_libraries()
+    show_log()
+    logging.getLogger("hf_spam.training.loop").setLevel(logging.WARNING)  # hide the losses of every run
     results = cross_validate(name, folds=folds, repeats=repeats, **given)
-    if not _is_main_process():
+    if not is_main_process():
         return
     if as_json:
         click.echo(json.dumps(results))
         return
     table = make_table("metric", name, "pooled", results["baseline"], "pooled")
     for metric in results["mean"]["model"]:
-        shown = ((kind, what) for kind in ("model", "baseline") for what in ("mean", "pooled"))
-        table.add_row(metric, *(figure(results, metric, *which) for which in shown))
+        columns = ((kind, column) for kind in ("model", "baseline") for column in ("mean", "pooled"))
+        table.add_row(metric, *(format_metric(results, metric, *column) for column in columns))
     show(table)
-    seconds = max(run["seconds"] for run in results["runs"])
-    show(f"Mean and standard deviation of {len(results['runs'])} runs, the slowest of which took {seconds:.0f} s.")
-    show("Pooled: of the answers of all runs together.")
+    slowest = max(run["seconds"] for run in results["runs"])
+    show(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
+    show("Pooled: computed on the answers of all runs together.")
 
 
-@cli.command()
-@click.option("--rows", default="", help="Numbers of the table or recipes, separated by commas.  [default: all 19]")
-@click.option("--output-dir", type=click.Path(), default="runs/reproduce", show_default=True, help="Where they go.")
+@cli.command(cls=SettingsCommand)
+@click.option("--rows", default="", help="Rows of the table or recipes, separated by commas.  [default: all 19]")
+@click.option("--output-dir", type=click.Path(), default="runs/reproduce", show_default=True, help="Output directory.")
 @as_json
 @click.pass_context
 @options_of(Recipe)
 def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **settings: Any) -> None:
-    """Run the book's additional experiments and show what comes out beside what was published.
+    """Run the book's additional experiments and compare them with the published accuracies.
 
-    Each has a recipe and a folder. What was killed goes on when the same command is given again, and what is finished
-    is not run again. Every setting has a flag; with another than the experiment's nothing is shown as published.
+    Run the same command again to resume after an interruption; finished experiments are not run twice. With other
+    settings than the experiment's, nothing is shown as published.
     """
-    given = given_of(ctx, settings)
+    given = given_settings(ctx, settings)
     from .experiments.book_table import reproduce
 
-    _quiet_libraries()
-    _show_log()
-    found = list(reproduce([row.strip() for row in rows.split(",") if row.strip()], output_dir=output_dir, **given))
-    if not _is_main_process():
+    quiet_libraries()
+    show_log()
+    names = [row.strip() for row in rows.split(",") if row.strip()]
+    found = list(reproduce(names, output_dir=output_dir, **given))
+    if not is_main_process():
         return
     if as_json:
         click.echo(json.dumps(found))
     else:
-        table = make_table("experiment", "published", "obtained", "95 %", "in it")
-        for row in found:
-            within = row["published"] and row["interval"] and row["published"]["test"]
-            table.add_row(
-                f"{row['row'] or '-':>2} {row['recipe']}",
-                _accuracies(row["published"]),
-                "not run" if row["problem"] else _accuracies(row["obtained"]),
-                "-".join(f"{bound:.1f}" for bound in row["interval"] or ()),
-                "" if not within else "yes" if row["interval"][0] <= within <= row["interval"][1] else "no",
-            )
-        show(table)
-        show(
-            "Accuracies on train, validation and test in percent. 95 %: what the number of test messages allows, by "
-            "Wilson's interval, around what was obtained on them; in it: whether the published figure is. "
-            f"{PUBLISHED_IN}"
+        show(experiments_table(found))
+        interval = (
+            "95 %: Wilson's interval for the obtained test accuracy; within: whether the published one lies in it."
         )
+        show(f"{ACCURACIES} {interval} {PUBLISHED_IN}")
     if all(row["problem"] for row in found):
         raise ValueError("None of the experiments could be run.")
 
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--data", required=True, help="sample, uci, a local file, or a Hub dataset id.")
-@click.option("--protocol", type=click.Choice(["book", "full"]), help="Splits.  [default: the model's own, or none]")
-@click.option("--seed", type=int, help="Seed of the splits.  [default: the model's own, or none]")
-@click.option("--split", help="Score this set alone.  [default: all, and look closely at test]")
-@click.option(
-    "--train-data", help="What MODEL was trained on, for baseline and duplicates.  [default: known of its own]"
-)
-@click.option("--text-column", help="Where the texts are.  [default: as for the model's own data, or known names]")
-@click.option("--label-column", help="Where the labels are, which the model is to know.  [default: the same]")
-@click.option("--output-dir", type=click.Path(), help="Where report.html and report.json go.  [default: nowhere]")
+@click.option("--data", required=True, help="Messages: sample, uci, a local file, or a Hub dataset id.")
+@click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as for training]")
+@click.option("--seed", type=int, help="Seed of the splits.  [default: as for training]")
+@click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
+@click.option("--train-data", help="Messages that MODEL was trained on.  [default: its own, if they are known]")
+@text_column
+@label_column
+@click.option("--output-dir", type=click.Path(), help="Directory for report.html and report.json.")
 @as_json
 def evaluate(
-    model: str | None,
-    data: str,
-    protocol: Literal["book", "full"] | None,
-    seed: int | None,
-    split: str | None,
-    train_data: str | None,
-    text_column: str | None,
-    label_column: str | None,
-    output_dir: str | None,
-    as_json: bool,
+    model: str | None, data: str, split: str | None, output_dir: str | None, as_json: bool, **how: Any
 ) -> None:
-    """Evaluate MODEL (a folder or Hub id; the bundled one if none is named), beside a linear baseline.
+    """Evaluate MODEL (a folder or a Hub id; default: the bundled model) beside a linear baseline.
 
-    Data that the model was trained on are split as they were then, so that its test split is one that it has not seen.
-    Other data are one set, however small. The bundled model has seen the whole SMS Spam Collection.
+    Data that the model was trained on are split as they were for training, so that its test split is unseen. Other data
+    are one set. The bundled model has seen the whole SMS Spam Collection.
     """
     from .evaluation.eval_data import messages_for
     from .evaluation.page import check_folder, headline, report_tables, write_report
@@ -248,21 +218,12 @@ def evaluate(
     from .inference.classifier import SpamClassifier
     from .modeling.configuration_spam_gpt import class_names
 
-    _quiet_libraries()
+    quiet_libraries()
     if output_dir:
         check_folder(output_dir)
     classifier = SpamClassifier.from_pretrained(model)
-    evaluated = messages_for(
-        model,
-        data,
-        protocol=protocol,
-        seed=seed,
-        train_data=train_data,
-        text_column=text_column,
-        label_column=label_column,
-        classes=class_names(classifier.model.config),
-    )
-    report = make_report(classifier, evaluated, split=split, model=model, data=data, progress=sys.stderr.isatty())
+    eval_data = messages_for(model, data, classes=class_names(classifier.model.config), **how)
+    report = make_report(classifier, eval_data, split=split, model=model, data=data, progress=sys.stderr.isatty())
     if output_dir:
         write_report(report, output_dir)
     if as_json:
@@ -278,20 +239,23 @@ def evaluate(
         if table.note:
             show(printable(table.note))
     if output_dir:
-        show(f"The report is {os.path.join(output_dir, 'report.html')}, and report.json beside it.")
+        show(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
 
 
 @cli.command()
 @click.argument("texts", nargs=-1)
-@click.option("--model", help="Folder or Hub id.  [default: the bundled model]")
+@model_option
 @as_json
 def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
-    """Classify TEXTS, or the lines of standard input where none is given."""
+    """Classify TEXTS, or the lines of standard input.
+
+    The bundled model learned from British messages of the years around 2006; it is often wrong about today's.
+    """
     from .inference.classifier import SpamClassifier
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
-    _quiet_libraries()
+    quiet_libraries()
     answers = SpamClassifier.from_pretrained(model)(list(texts))
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
@@ -306,42 +270,34 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
-@click.option("--model", help="Folder or Hub id.  [default: the bundled model]")
-@click.option("--text-column", default="text", show_default=True, help="Where the messages are.")
-@click.option("--split", help="Of a dataset on the Hub.  [default: train]")
-@click.option("--prefix", default="", help="What the names of the new columns begin with.")
-@click.option("--window-size", default=4096, show_default=True, help="Rows scored, and kept, at a time.")
-@click.option("--num-processes", type=int, help="On this machine.  [default: one, after 10 s one a core]")
-@click.option("--overwrite", is_flag=True, help="Replace OUT, and discard what is left of a run on something else.")
+@model_option
+@click.option("--text-column", default="text", show_default=True, help="Column of the messages.")
+@click.option("--split", help="Split of a dataset on the Hub.  [default: train]")
+@click.option("--prefix", default="", help="Prefix of the names of the new columns.")
+@click.option("--window-size", default=4096, show_default=True, help="Rows to score and save at a time.")
+@click.option("--num-processes", type=int, help="Processes.  [default: one at first, one per core after 10 s]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, and discard the parts of an unfinished run.")
 @as_json
 def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
-    """Score the messages of IN, and write its rows to OUT with the columns label and score.
+    """Score the messages of IN; write its rows to OUT with the columns label and score.
 
-    IN is a .csv, .tsv, .jsonl, .parquet or .txt file (a message a line), - for lines of standard input, or a Hub
-    dataset id. OUT is a .jsonl or .parquet file, or .csv or .tsv for what has no types; - prints JSON lines at once.
+    IN is a .csv, .tsv, .jsonl, .parquet or .txt file (a message per line), - for the lines of standard input, or a Hub
+    dataset id. OUT is a .jsonl, .parquet, .csv or .tsv file, or - for JSON lines on standard output.
 
-    A run that was killed goes on when the same command is given again. Under torchrun, every process takes a share.
+    Run the same command again to resume after an interruption.
     """
     from .inference.classifier import SpamClassifier
     from .inference.scoring import STANDARD, score_file, score_stream
 
-    _quiet_libraries()
-    _show_log()
+    quiet_libraries()
+    show_log()
     if output == STANDARD:
         if as_json or overwrite or settings.pop("num_processes") is not None:
-            raise click.UsageError("With OUT - there are no --json, --overwrite and --num-processes.")
+            raise click.UsageError("--json, --overwrite and --num-processes cannot be used with OUT -.")
         score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **settings)
         return
-    scored = score_file(
-        SpamClassifier.from_pretrained(model),
-        source,
-        output,
-        overwrite=overwrite,
-        progress=sys.stderr.isatty(),
-        **settings,
-    )
-    if not _is_main_process():
-        return
+    classifier, progress = SpamClassifier.from_pretrained(model), sys.stderr.isatty()
+    scored = score_file(classifier, source, output, overwrite=overwrite, progress=progress, **settings)
     if as_json:
         click.echo(json.dumps(asdict(scored)))
     rate = (scored.rows - scored.resumed_rows) / scored.seconds
@@ -353,151 +309,115 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="REPO", required=False)
 @click.option("--resume", is_flag=True, help="Send what an earlier run or push left in its queue.")
-@click.option("--private", is_flag=True, help="Make the repository a private one, if it is created.")
-@click.option("--revision", default="main", show_default=True, help="Branch, created if there is none.")
+@private
+@click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
-def push(folder: Path, repo_id: str | None, resume: bool, private: bool, revision: str, timeout: float) -> None:
+def push(folder: Path, repo_id: str | None, **settings: Any) -> None:
     """Push the model in FOLDER to REPO on the Hub, with its code, card and metrics."""
     from .hub.push import push_folder
 
-    _quiet_libraries()
-    _show_log()
-    push_folder(folder, repo_id, resume=resume, private=private, revision=revision, timeout=timeout)
+    quiet_libraries()
+    show_log()
+    push_folder(folder, repo_id, **settings)
 
 
 @cli.group()
 def data() -> None:
-    """Prepare messages and share them."""
+    """Prepare and share messages."""
 
 
 @data.command("push")
 @click.argument("source")
 @click.argument("repo_id", metavar="REPO")
-@click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
+@click.option(
+    "--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="How to split."
+)
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed of the splits.")
 @text_column
 @label_column
-@click.option("--private", is_flag=True, help="Make the repository a private one, if it is created.")
-@click.option("--revision", help="Branch, created if there is none.  [default: main]")
+@private
+@click.option("--revision", help="Branch; created if missing.  [default: main]")
 @as_json
-def push_data(
-    source: str,
-    repo_id: str,
-    protocol: Literal["book", "full"],
-    seed: int,
-    text_column: str | None,
-    label_column: str | None,
-    private: bool,
-    revision: str | None,
-    as_json: bool,
-) -> None:
+def push_data(source: str, repo_id: str, private: bool, as_json: bool, **settings: Any) -> None:
     """Split the messages of SOURCE and push them to the Hub dataset REPO, with a card.
 
-    SOURCE is sample, uci, a local file, or a Hub dataset id. Read the splits back with --data REPO --protocol full.
+    SOURCE is sample, uci, a local file, or a Hub dataset id. To read the splits back: --data REPO --protocol full.
     """
     from datasets import disable_progress_bars
 
     from .hub.dataset import push_dataset
 
-    _quiet_libraries()
+    quiet_libraries()
     disable_progress_bars()
-    url = push_dataset(
-        source,
-        repo_id,
-        protocol=protocol,
-        seed=seed,
-        text_column=text_column,
-        label_column=label_column,
-        private=private or None,
-        revision=revision,
-    )
+    url = push_dataset(source, repo_id, private=private or None, **settings)
     click.echo(json.dumps({"commit_url": url}) if as_json else f"The splits and their card are at {url}")
 
 
 @cli.command("import-weights")
 @click.argument("source")
-@click.argument("output_dir", type=click.Path())
+@click.argument("output_dir", metavar="OUT", type=click.Path())
 @click.option("--n-head", type=int, help="Attention heads of a book file.  [default: width / 64]")
-@click.option("--tokenizer", help="Folder or Hub id of a tokenizer that goes with it.  [default: the source's, if any]")
+@click.option("--tokenizer", help="Tokenizer: a folder or a Hub id.  [default: that of SOURCE, if it has one]")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
-def import_weights(
-    source: str, output_dir: str, n_head: int | None, tokenizer: str | None, revision: str | None
-) -> None:
-    """Turn SOURCE, a state_dict of the book's or a GPT-2 (folder or Hub id), into a SpamGPT folder."""
+def import_weights(source: str, output_dir: str, tokenizer: str | None, **settings: Any) -> None:
+    """Convert SOURCE, a state_dict saved as in the book or a GPT-2 (folder or Hub id), to a SpamGPT model in OUT."""
     from .conversion.import_weights import import_weights
     from .data.tokenization import load_tokenizer
 
-    _quiet_libraries()
-    given = None if tokenizer is None else load_tokenizer(tokenizer)
-    model = import_weights(source, output_dir, n_head=n_head, tokenizer=given, revision=revision)
-    show(f"{type(model).__name__} of {model.num_parameters():,} parameters is in {output_dir}")
+    quiet_libraries()
+    loaded = None if tokenizer is None else load_tokenizer(tokenizer)
+    model = import_weights(source, output_dir, tokenizer=loaded, **settings)
+    show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")
 
 
 @cli.command()
 @click.argument("model")
 @click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--onnx", is_flag=True, required=True, help="As an ONNX graph, for ONNX Runtime.")
-@click.option("--int8", is_flag=True, help="With 8-bit weights: faster, and half the size or less.")
+@click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
+@click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, and half the size or less.")
 @click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source as for evaluate.")
 @text_column
 @label_column
 @as_json
-def export(
-    model: str,
-    output_dir: str,
-    onnx: bool,
-    int8: bool,
-    data: str,
-    text_column: str | None,
-    label_column: str | None,
-    as_json: bool,
-) -> None:
-    """Export MODEL (a folder or Hub id) to the new folder OUT, which the other commands take for a model too.
+def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
+    """Export MODEL (a folder or a Hub id) to the new folder OUT, which --model accepts as well.
 
-    Model and export classify the messages of --data. Where more than one label in a thousand differs, nothing is
+    The model and its export classify the messages of --data. If more than one label in a thousand differs, nothing is
     written.
     """
     from .conversion.export import export_onnx
 
-    _quiet_libraries()
-    report = export_onnx(
-        model,
-        output_dir,
-        int8=int8,
-        data=data,
-        text_column=text_column,
-        label_column=label_column,
-        progress=sys.stderr.isatty(),
-    )
+    quiet_libraries()
+    report = export_onnx(model, output_dir, progress=sys.stderr.isatty(), **settings)
     if as_json:
         click.echo(json.dumps(report))
         return
     table = make_table("agreement", report["precision"])
     table.add_row("messages", str(report["messages"]))
-    table.add_row("labels that differ", str(report["labels_differ"]))
+    table.add_row("different labels", str(report["labels_differ"]))
     table.add_row("largest difference of a score", f"{report['largest_score_difference']:.6f}")
-    table.add_row("mean difference of a score", f"{report['mean_score_difference']:.6f}")
+    table.add_row("mean difference of the scores", f"{report['mean_score_difference']:.6f}")
     show(table)
     show(f"The export is in {output_dir}")
 
 
 @cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--model", help="Folder or Hub id.  [default: the bundled model]")
-@click.option("--data", required=True, help="Messages that it was not trained on: a source as for evaluate.")
-@click.option("--target-fpr", type=float, help="False-positive rate that is allowed.  [default: no threshold]")
-@click.option("--text-column", help="Where the texts are.  [default: as for the model's own data, or known names]")
-@click.option("--label-column", help="Where the labels are, which are to be the model's.  [default: the same]")
+@model_option
+@click.option("--data", required=True, help="Messages the model was not trained on: a source as for evaluate.")
+@click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
+@text_column
+@label_column
 @as_json
 def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
-    """Copy a model to the new folder OUT with scores that are probabilities, on messages of your own.
+    """Copy a model to the new folder OUT and calibrate its scores on your own messages.
 
-    With --target-fpr it also gets a threshold: of the messages' ham no more than that part is called spam. Of data that
-    the model was trained on only the validation split is looked at. Card and metrics are not copied.
+    With --target-fpr the copy also gets a threshold: no more than that fraction of the ham in --data is called spam.
+    For data the model was trained on, only the validation split is used. Card and metrics are not copied.
     """
     from .training.recalibration import calibrated_copy
 
-    _quiet_libraries()
+    quiet_libraries()
     calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
     if as_json:
         click.echo(json.dumps(asdict(calibration)))
@@ -507,70 +427,6 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     show(f"The model is in {output_dir}")
 
 
-def main(command: click.Command = cli, name: str = "hf-spam") -> NoReturn:
-    """Runs the command line, or a script's; what a user can get wrong is one line on standard error."""
-
-    def fail(message: str, code: int) -> NoReturn:
-        first, *rest = message.strip().splitlines() or ["failed"]
-        if not any(line.startswith("  ") for line in rest):  # an indented list of findings is kept as it is
-            first, rest = " ".join([first, *rest]), []
-        # It may quote the name of a file, or what is in one.
-        click.echo("\n".join(map(printable, [f"{name}: {first}", *rest])), err=True)
-        sys.exit(code)
-
-    try:
-        with stopping_at_signals():
-            command(prog_name=name, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        hint = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
-        fail(error.format_message() + hint, error.exit_code)
-    except (click.Abort, KeyboardInterrupt) as error:  # Click raises the one from the other
-        cause = error.__cause__ or error
-        number = cause.number if isinstance(cause, Interrupted) else signal.SIGINT
-        if not _is_main_process():
-            sys.exit(128 + number)
-        fail(str(cause) or "interrupted", 128 + number)
-    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
-        sys.stdout = None
-        sys.exit(1)
-    except (ValueError, OSError) as error:
-        fail(str(error), 1)
-    sys.exit(0)
-
-
-def _is_main_process() -> bool:
-    # Not asked of Accelerate: what it knows before the run has made its `Accelerator` would be taken for settled.
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _quiet_libraries() -> None:
-    """What a person has to know is said by this package; the bars and warnings of others would bury it.
-
-    Such as those of every attempt to reach the Hub, where the last is what an error is about.
-    """
-    import huggingface_hub
-    import transformers
-
-    huggingface_hub.utils.disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-
-
-def _show_log() -> None:
-    """Sends the progress of a run to standard error, from one process only."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("hf_spam").setLevel(logging.INFO if _is_main_process() else logging.WARNING)
-
-
-def _accuracies(of: dict[str, float | None] | None) -> str:
-    """Those of train, validation and test, in percent."""
-    values = [(of or {}).get(split) for split in SPLITS]
-    return " ".join("-" if value is None else f"{value:.2f}" for value in values)
-
-
-def _plain(value: Any) -> str:
-    return "none" if value is None else str(value)
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    run(cli, "hf-spam")

@@ -1,4 +1,4 @@
-"""The flags of the command line that are the fields of a dataclass of settings."""
+"""Command-line flags made from the fields of a dataclass."""
 
 import types
 from collections.abc import Callable
@@ -10,9 +10,16 @@ from docstring_parser import parse_from_object
 
 from .training.recipes import Recipe
 
+# The Trainer's flags are often written with underscores: --save_steps is --save-steps.
+CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+
 
 class Setting(click.ParamType):
-    """A value of the type of a recipe's field, such as `int | Literal["longest"] | None`."""
+    """Values of a field annotated, for example, `int | Literal["longest"] | None`; `none` on the command line is None.
+
+    Args:
+        annotation: The annotation of the field.
+    """
 
     name = "setting"
 
@@ -36,12 +43,33 @@ class Setting(click.ParamType):
         self.fail(f"{value!r} is not {self.get_metavar(param, ctx)}.", param, ctx)
 
 
-def options_of(settings: type, prefix: str = "") -> Callable[[Callable], Callable]:
-    """Adds an option for each field of a dataclass of settings, explained by the field's docstring.
+class SettingOption(click.Option):
+    """An option that belongs to a titled section of the help."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class SettingsCommand(click.Command):
+    """A command whose help lists the options of each section under its title."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def options_of(settings: type, section: str = "Settings of the recipe") -> Callable[[Callable], Callable]:
+    """Add an option for each field of a dataclass to a command; the field's docstring is the help.
 
     Args:
-        settings: `Recipe`, whose defaults are those of the recipe that is chosen, or another, whose defaults are shown.
-        prefix: what the options' names begin with.
+        settings: The dataclass. Defaults are shown, except for those of `Recipe`, which depend on the chosen recipe.
+        section: Title of the options in the help of a `SettingsCommand`.
     """
     help_of = {param.arg_name: " ".join(param.description.split()) for param in parse_from_object(settings).params}
 
@@ -49,21 +77,21 @@ def options_of(settings: type, prefix: str = "") -> Callable[[Callable], Callabl
         for field in reversed(fields(settings)):
             if field.name in ("name", "summary"):
                 continue
-            name, text = prefix + field.name, help_of[field.name]
-            if settings is not Recipe and field.default not in (MISSING, False):
+            text, flag = help_of[field.name], "--" + field.name.replace("_", "-")
+            if settings is not Recipe and field.default not in (MISSING, None, False):
                 text += f"  [default: {field.default}]"
-            flag = f"--{name.replace('_', '-')}"
+            common = {"cls": SettingOption, "section": section, "help": text}
             if field.type is bool:
-                option = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+                option = click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, **common)
             else:
-                option = click.option(flag, name, type=Setting(field.type), help=text)
+                option = click.option(flag, field.name, type=Setting(field.type), **common)
             command = option(command)
         return command
 
     return decorate
 
 
-def given_of(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that were given on the command line, be it as none."""
+def given_settings(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given on the command line, including those given as `none`."""
     default = click.core.ParameterSource.DEFAULT
     return {name: value for name, value in settings.items() if ctx.get_parameter_source(name) is not default}

@@ -1,47 +1,57 @@
-"""Tables and texts as a terminal shows them."""
+"""Tables and texts for the terminal."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .experiments.book_table import PUBLISHED, Row
 from .text import printable
+from .training.recipes import Recipe
 
-WHOLE = 20  # characters up to which a word of a report's tables is not broken
+UNBROKEN_CHARACTERS = 20  # a column of single words up to this length is never broken
 
 
 def excerpt(text: str) -> str:
-    """A message as a terminal may show it: not too long, and without control characters, which could drive it."""
+    """Return the first 200 characters of a message without control characters, which could drive the terminal."""
     return printable(text if len(text) <= 200 else text[:200] + "…")
 
 
+def show(content: Table | str) -> None:
+    """Print a table, or a line that the terminal may wrap."""
+    Console(highlight=False, markup=False, soft_wrap=isinstance(content, str)).print(content)
+
+
 def make_table(*columns: str) -> Table:
-    """A table without rows."""
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))  # so tight that a report's fit a terminal of 80 columns
+    """Return an empty table; its padding is small, so that the tables of a report fit into 80 columns."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=not i)
     return table
 
 
 def fitted(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    """A table in which, where it is wider than the terminal, texts and headings are broken, but no number."""
+    """Return a table that fits the terminal: long texts and headings are broken, numbers are not."""
+    headings, *cells = [[excerpt(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    fits = sum(widths) + 2 * len(widths) < Console().width
     table = make_table()
     table.title = title
-    cells = [[excerpt(row[i]) for row in rows] for i in range(len(columns))]
-    widths = [max(map(len, [name, *column])) for name, column in zip(columns, cells, strict=True)]
-    fits = sum(widths) + 2 * len(columns) < Console().width
-    for name, column in zip(map(excerpt, columns), cells, strict=True):
-        is_whole = all(len(cell) <= WHOLE and " " not in cell for cell in column)
-        is_cut = is_whole and not fits and len(name) > max(map(len, column))
-        word = min(WHOLE, max(map(len, name.split())))
-        heading = name.replace(" ", "\n") if is_cut else name
-        table.add_column(heading, no_wrap=is_whole, min_width=word, overflow="fold")
-    for row in zip(*cells, strict=True):
+    for heading, *column in zip(headings, *cells, strict=True):
+        unbroken = all(len(cell) <= UNBROKEN_CHARACTERS and " " not in cell for cell in column)
+        if unbroken and not fits and len(heading) > max(map(len, column)):
+            heading = heading.replace(" ", "\n")
+        longest_word = max(map(len, heading.split()))
+        table.add_column(heading, no_wrap=unbroken, min_width=min(UNBROKEN_CHARACTERS, longest_word), overflow="fold")
+    for row in cells:
         table.add_row(*row)
     return table
 
 
 def metrics_table(metrics: dict[str, dict[str, float | None]]) -> Table:
-    """The metrics, a row each, of some splits, a column each."""
+    """Return a table with a row per metric and a column per split."""
     table = make_table("metric", *metrics)
     for name in next(iter(metrics.values())):
         values = [split[name] for split in metrics.values()]
@@ -49,6 +59,46 @@ def metrics_table(metrics: dict[str, dict[str, float | None]]) -> Table:
     return table
 
 
-def show(what: Table | str) -> None:
-    """Prints a table, or a line that the terminal itself may break."""
-    Console(highlight=False, markup=False, soft_wrap=isinstance(what, str)).print(what)
+def recipes_table(recipes: Sequence[Recipe]) -> Table:
+    """Return a table with a row per recipe: what it is, and the accuracies that were published for it."""
+    table = make_table("recipe", "row", "what it is", "published")
+    for recipe in recipes:
+        published = PUBLISHED.get(recipe.name)
+        row, accuracies = (str(published.row), asdict(published)) if published else ("-", None)
+        table.add_row(recipe.name, row, recipe.summary, format_accuracies(accuracies))
+    return table
+
+
+def settings_table(book: Recipe, others: Sequence[Recipe]) -> Table:
+    """Return a table with a row per setting: the book's value, and that of other recipes where it differs."""
+    table = make_table("", book.name, *(recipe.name for recipe in others))
+    columns = [
+        {name: "none" if value is None else str(value) for name, value in asdict(recipe).items()}
+        for recipe in (book, *others)
+    ]
+    for name, setting in columns[0].items():
+        if name not in ("name", "summary"):
+            table.add_row(name, setting, *("·" if other[name] == setting else other[name] for other in columns[1:]))
+    return table
+
+
+def experiments_table(rows: Sequence[Row]) -> Table:
+    """Return a table with a row per experiment: published beside obtained accuracies (see `reproduce`)."""
+    table = make_table("experiment", "published", "obtained", "95 %", "within")
+    for row in rows:
+        low, high = row["interval"] or (None, None)
+        published = row["published"] and row["published"]["test"]
+        table.add_row(
+            f"{row['row'] or '-':>2} {row['recipe']}",
+            format_accuracies(row["published"]),
+            "not run" if row["problem"] else format_accuracies(row["obtained"]),
+            "" if low is None else f"{low:.1f}-{high:.1f}",
+            "" if low is None or published is None else "yes" if low <= published <= high else "no",
+        )
+    return table
+
+
+def format_accuracies(accuracies: dict[str, float | None] | None) -> str:
+    """Return the accuracies on train, validation and test in percent, "-" for a missing one."""
+    values = [(accuracies or {}).get(split) for split in ("train", "validation", "test")]
+    return " ".join("-" if value is None else f"{value:.2f}" for value in values)

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from hf_spam.cli import cli
-from hf_spam.inference.classifier import POCKET
+from hf_spam.conversion.loading import BUNDLED
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -20,7 +20,7 @@ def run(code: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         # A model that this reader has trained: here the bundled one stands in for it.
-        exec(code.replace("runs/quickstart", str(POCKET)), {})
+        exec(code.replace("runs/quickstart", str(BUNDLED)), {})
     return printed.getvalue()
 
 

@@ -1,99 +1,135 @@
-"""The book's additional experiments once more: what comes out of them here, beside what was published."""
+"""The book's additional experiments: the published accuracies, and a way to run the experiments again.
 
+Imports heavy libraries late, so that the command line can list the published figures at once.
+"""
+
+import functools
 import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
-from ..conversion.loading import model_type
-from ..data.tokenization import load_tokenizer
-from ..evaluation.intervals import wilson
 from ..files import public, write_file
 from ..signals import RunInterrupted
-from ..training.checkpoints import Checkpoints
-from ..training.loop import finetune
-from ..training.measuring import SPLITS
-from ..training.recipes import PUBLISHED, Recipe, get_recipe
+from ..training.recipes import RECIPES, SOURCES, Recipe, get_recipe
 
 logger = logging.getLogger(__name__)
 
-RESULT = "result.json"  # in the folder of an experiment once it is finished
-# By which the book's test messages are known, see `provenance.fingerprints`.
-BOOK_TEST = {"messages": 300, "sha256": "04cb8f9b6129e44f918dd61b19f5c2c66c1a75bde9516f2dfe13173952dbdd49"}
+PUBLISHED_IN = (
+    "Published: Raschka, LLMs-from-scratch, ch06/02_bonus_additional-experiments. Those scripts shuffle the messages "
+    "once more than the book does, so their splits differ from ours."
+)
+RESULT = "result.json"  # written to the folder of an experiment when it is finished
 GPT2_VOCABULARY = 50257
+SPLITS = ("train", "validation", "test")
+# The book's test split, as `fingerprints` gives it.
+BOOK_TEST = {"messages": 300, "sha256": "04cb8f9b6129e44f918dd61b19f5c2c66c1a75bde9516f2dfe13173952dbdd49"}
 
 Row = dict[str, Any]
 
 
-def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **settings: Any) -> Iterator[Row]:
-    """Runs experiments one after the other, each in a folder of its recipe's name, and says what came of each.
+@dataclass(frozen=True)
+class Published:
+    """Published accuracies of an experiment in percent. `None` where none was published."""
 
-    One that is finished is not run again, and one that was killed goes on from its last checkpoint. One that cannot be
-    run, for want of GPT-2's weights, say, is named with the reason, and the others are run.
+    row: int
+    """Number of the experiment in the published table."""
+    train: float
+    validation: float | None
+    test: float
+
+
+PUBLISHED = {
+    "book": Published(1, 96.63, 99.33, 95.00),
+    "first-token": Published(2, 78.46, 80.54, 75.00),
+    "head-only": Published(3, 78.65, 79.87, 72.00),
+    "last-two-blocks": Published(4, 98.85, 98.66, 98.33),
+    "all-layers": Published(5, 99.62, 96.64, 96.67),
+    "medium": Published(6, 87.50, 91.28, 84.67),
+    "large": Published(7, 99.52, 98.66, 96.67),
+    "xl": Published(8, 99.81, None, 98.33),
+    "xl-all-layers": Published(9, 100.00, 98.66, 98.67),
+    "random-weights": Published(10, 100.00, 96.64, 93.67),
+    "lora": Published(11, 100.00, 97.32, 96.67),
+    "xl-lora": Published(12, 100.00, 98.66, 98.33),
+    "full-context": Published(13, 83.08, 87.92, 78.33),
+    "no-padding": Published(14, 100.00, 98.66, 98.00),
+    "accumulation": Published(15, 99.33, 98.66, 98.33),
+    "last-real-token": Published(16, 99.42, 98.66, 98.33),
+    "no-causal-mask": Published(17, 99.23, 98.66, 95.33),
+    "ignore-index": Published(18, 96.63, 99.33, 95.00),
+    "mean-pooling": Published(19, 97.79, 99.33, 96.33),
+}
+
+
+def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **settings: Any) -> Iterator[Row]:
+    """Run experiments one after the other, each in a folder named after its recipe.
+
+    A finished experiment is not run again, and an interrupted one resumes from its last checkpoint. An experiment that
+    cannot be run, for example because GPT-2's weights cannot be downloaded, is reported with the reason.
 
     Args:
-        rows: numbers of the published table, or names of recipes. Empty: all of the table.
-        output_dir: where the folders are.
-        settings: fields of all recipes that are to differ.
+        rows: Row numbers of the published table, or names of recipes. Empty: the whole table.
+        output_dir: Directory for the folders.
+        settings: Fields of `Recipe` to override in every experiment.
 
     Yields:
-        Of each experiment its `recipe` and `row`; `published` and `obtained`, the accuracies of `train`, `validation`
-        and `test` in percent; `interval`, Wilson's at 95 % around the accuracy obtained on the test split; `seconds`
-        of training; and `problem`, why it was not run, or None. `published` is None where the run is not the
-        experiment: where a setting, the size of the network or the test messages are others, or a base that is a
-        classifier already.
+        A dict per experiment: `recipe`; `row`; `published` and `obtained`, the accuracies on `train`, `validation` and
+        `test` in percent; `interval`, the 95 % Wilson interval of the obtained test accuracy; `seconds` of training;
+        and `problem`, the reason why it was not run, or `None`. `published` is `None` if the run differs from the
+        published experiment: in a setting, the network's size, the test messages, or a base that is already a
+        classifier.
 
     Raises:
-        ValueError: an experiment or a setting that there is none of, or a result of other settings in `output_dir`.
+        ValueError: An unknown row, recipe or setting, or `output_dir` holds a result of other settings.
         RunInterrupted: Ctrl-C or SIGTERM.
     """
-    recipes = [get_recipe(name, **settings) for name in map(_name, rows or PUBLISHED)]
-    earlier = {recipe.name: _earlier(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
-    missing: dict[tuple[str | int | None, ...], str | None] = {}
+    recipes = [get_recipe(name, **settings) for name in map(_recipe_name, rows or PUBLISHED)]
+    finished = {recipe.name: _finished(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
+    problem_with = functools.cache(_problem_with)  # asks once: without a network, every attempt takes a minute
     for recipe in recipes:
-        where = f"{recipe.name}, row {PUBLISHED[recipe.name].row}" if recipe.name in PUBLISHED else recipe.name
-        result, problem = earlier[recipe.name], None
+        number = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None
+        result, problem = finished[recipe.name], None
         if result is None:
-            logger.info("Running %s ...", where)
-            sources = recipe.base, recipe.tokenizer, recipe.vocab_size
-            if sources not in missing:  # asked once: without a network, it takes a minute to be told so
-                missing[sources] = _missing(recipe)
-            problem = missing[sources]
+            title = recipe.name if number is None else f"{recipe.name}, row {number}"
+            logger.info("Running %s ...", title)
+            problem = problem_with(recipe.base, None if recipe.vocab_size else recipe.tokenizer or recipe.base)
             try:
                 result = None if problem else _run(recipe, Path(output_dir, recipe.name))
             except (OSError, ValueError) as error:
                 problem = str(error)
             if problem:
-                logger.info("Not run: %s. %s", where, problem)
+                logger.info("Not run: %s. %s", title, problem)
         yield {
             "recipe": recipe.name,
-            "row": PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None,
-            "published": _published(recipe, result),
-            **{name: (result or {}).get(name) for name in ("obtained", "interval", "seconds")},
+            "row": number,
+            "published": published_for(recipe, result),
+            **{name: result and result[name] for name in ("obtained", "interval", "seconds")},
             "problem": problem,
         }
 
 
-def _name(row: str) -> str:
-    """The recipe of a row that is named by its number, or by that very name."""
+def _recipe_name(row: str) -> str:
+    """Return the recipe of a row that is given by number or by name."""
     names = {str(published.row): name for name, published in PUBLISHED.items()}
     if row.isdecimal() and row not in names:
         raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
     return names.get(row, row)
 
 
-def _missing(recipe: Recipe) -> str | None:
-    """Why the tokenizer or the weights of a recipe cannot be had; None where they can."""
+def _problem_with(base: str, tokenizer: str | None) -> str | None:
+    """Return why the weights or the tokenizer cannot be loaded, or `None` if they can."""
+    from ..conversion.loading import model_type
+    from ..data.tokenization import load_tokenizer
+
     try:
-        if recipe.vocab_size is None:
-            load_tokenizer(recipe.tokenizer or recipe.base)
-        if recipe.base != "random" and not Path(recipe.base).is_file():
-            model_type(recipe.base)
+        if tokenizer is not None:
+            load_tokenizer(tokenizer)
+        if base != "random" and not Path(base).is_file():
+            model_type(base)
     except (OSError, ValueError) as error:
         return str(error)
     return None
@@ -103,33 +139,40 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     return {name: public(value) for name, value in asdict(recipe).items()}
 
 
-def _earlier(recipe: Recipe, folder: Path) -> Row | None:
-    """The result of an experiment that is finished."""
-    if not (folder / RESULT).exists():
+def _finished(recipe: Recipe, folder: Path) -> Row | None:
+    """Return the result of a finished experiment, or `None` if there is none.
+
+    Raises:
+        ValueError: The result cannot be read, or was obtained with other settings.
+    """
+    path = folder / RESULT
+    if not path.exists():
         return None
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        others = [name for name, value in _settings(recipe).items() if result["recipe"].get(name) != value]
+        result = json.loads(path.read_text(encoding="utf-8"))
+        differences = [name for name, value in _settings(recipe).items() if result["recipe"].get(name) != value]
     except (ValueError, TypeError, LookupError, AttributeError):
-        raise ValueError(f"{folder / RESULT} is damaged: delete it, and its experiment is run again.") from None
-    if others:
-        raise ValueError(f"{folder} has a result of another {', '.join(others)}: give another --output-dir.")
+        raise ValueError(f"{path} is damaged: delete it to run the experiment again.") from None
+    if differences:
+        names = ", ".join(differences)
+        raise ValueError(f"{folder} holds a result with different settings ({names}): use another --output-dir.")
     return result
 
 
 def _run(recipe: Recipe, folder: Path) -> Row:
-    """Runs an experiment, from its last checkpoint on, and writes its result."""
+    """Run an experiment, from its last checkpoint if there is one, and write its result."""
+    from accelerate import PartialState
+
+    from ..evaluation.intervals import wilson
+    from ..training.checkpoints import Checkpoints
+    from ..training.loop import finetune
+
+    saving = {"save_steps": recipe.eval_freq, "save_total_limit": 1, "resume_from_checkpoint": "auto"}
     try:
-        run = finetune(
-            recipe,
-            output_dir=folder,
-            save_steps=recipe.eval_freq,
-            save_total_limit=1,
-            resume_from_checkpoint="auto",
-        )
+        run = finetune(recipe, output_dir=folder, **saving)
     except RunInterrupted as interruption:
-        number = interruption.number
-        raise RunInterrupted(f"interrupted in {recipe.name}; the same command goes on", number) from None
+        message = f"interrupted in {recipe.name}; run the same command again to resume"
+        raise RunInterrupted(message, interruption.number) from None
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
     messages = len(run.answers["test"]["references"])
     interval = wilson(round(accuracies["test"] * messages), messages)
@@ -144,18 +187,24 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     }
     if PartialState().is_main_process:
         write_file(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
-        for step in Checkpoints(folder).steps():  # three times the size of the model each
+        for step in Checkpoints(folder).steps():  # each is three times as large as the model
             Checkpoints(folder).delete(step)
     return result
 
 
-def _published(recipe: Recipe, result: Row | None) -> dict[str, float | None] | None:
-    """The published accuracies, if the run is, or is to be, what they were measured on."""
-    published = recipe.published
-    if published is None:
+def published_for(recipe: Recipe, result: Row | None = None) -> dict[str, float | None] | None:
+    """Return the published accuracies, or `None` if the recipe or its result differs from the published experiment.
+
+    Where data, weights and tokenizer are read from does not matter.
+    """
+    original, published = RECIPES.get(recipe.name), PUBLISHED.get(recipe.name)
+    if original is None or published is None or (recipe.base == "random") != (original.base == "random"):
         return None
-    if result is not None:
-        network = {"n_layer": recipe.n_layer, "n_embd": recipe.n_embd, "vocab_size": GPT2_VOCABULARY}
-        if result["network"] != network or result.get("trained_before") or result["test_messages"] != BOOK_TEST:
-            return None
+    if any(getattr(recipe, name) != value for name, value in asdict(original).items() if name not in SOURCES):
+        return None
+    network = {"n_layer": recipe.n_layer, "n_embd": recipe.n_embd, "vocab_size": GPT2_VOCABULARY}
+    if result and (
+        result["network"] != network or result.get("trained_before") or result["test_messages"] != BOOK_TEST
+    ):
+        return None
     return {split: getattr(published, split) for split in SPLITS}

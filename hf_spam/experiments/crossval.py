@@ -1,4 +1,4 @@
-"""Cross-validation: a recipe measured on every message of a source, none of which it has then seen."""
+"""Cross-validation of a recipe, beside the baseline."""
 
 import logging
 import statistics
@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.sources import read_messages
-from ..data.splits import grouped_folds, undersample
+from ..data.splits import grouped_folds
 from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
 from ..evaluation.metrics import SpamMetrics
 from ..files import public
@@ -24,44 +24,43 @@ logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float | None]
 Run = dict[str, Any]
-"""`seed`, `seconds` of the training and its measurements, the metrics of `model` and, or None, of `baseline`, and the
-`answers` of both that they are computed from."""
+"""`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), and
+the `answers` of both, from which the metrics are computed."""
 
 
 def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **settings: Any) -> dict[str, Any]:
-    """Trains a recipe on all but one of the folds, tests it on that one, for each in turn; beside it the baseline.
+    """Train a recipe on all folds but one and test it on that one, for each fold in turn.
 
-    The folds are stratified and keep duplicates together (see `grouped_folds`). All messages count: of a protocol only
-    how it reads a file matters, not its balancing nor its splits. Nothing is chosen by what is measured here: what is
-    fitted after the training (temperature, threshold) is fitted to a tenth of the fold's training messages, which no
-    weights then see; without that there is no validation split.
+    Folds are stratified and keep duplicates together (see `grouped_folds`). All messages are used: the protocol only
+    says how a file is read. If the recipe fits a temperature or a threshold, it does so on a tenth of the training
+    messages, which is left out of the training; otherwise there is no validation split.
 
     Args:
-        recipe: a `Recipe` or the name of one.
-        folds: how many, at least 2.
-        repeats: how often all of it is done: each time with folds, fresh weights and orders of the next seed.
-        settings: fields of the recipe that are to differ.
+        recipe: A `Recipe`, or the name of one.
+        folds: Number of folds, at least 2.
+        repeats: Number of repeats, each with folds, weights and orders of the next seed.
+        settings: Fields of `Recipe` to override.
 
     Returns:
-        `recipe` (its settings), `folds`, `repeats`, `baseline` (what it is), and what `summary` says of the runs, which
-        are in the order of the folds.
+        `recipe` (its settings), `folds`, `repeats`, `baseline` (a description), and the keys of `summary`. The runs are
+        in the order of the folds.
 
     Raises:
-        ValueError: as `finetune` does, and where there are fewer different messages of a label than folds.
+        ValueError: As for `finetune`, or a label has fewer different messages than there are folds.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
     recipe = get_recipe(recipe, **settings)
     messages = read_messages(recipe.data, protocol=recipe.protocol, **recipe.reading)
     jobs = (
-        (_splits(recipe, train, test, recipe.seed + repeat), recipe.seed + repeat)
-        for repeat in range(repeats)
-        for train, test in grouped_folds(messages, folds, seed=recipe.seed + repeat)
+        (_splits(recipe, train, test, seed), seed)
+        for seed in range(recipe.seed, recipe.seed + repeats)
+        for train, test in grouped_folds(messages, folds, seed=seed)
     )
     runs = []
     for run in measure_runs(recipe, jobs):
         runs.append(run)
-        logger.info("Run %d of %d: %s", len(runs), folds * repeats, in_words(run))
+        logger.info("Run %d of %d: %s", len(runs), folds * repeats, describe(run))
     return {
         "recipe": {name: public(value) for name, value in asdict(recipe).items()},
         "folds": folds,
@@ -72,7 +71,7 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
 
 
 def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> DatasetDict:
-    """A fold as `finetune` takes it: with a validation split, a tenth of its training messages, if one is needed."""
+    """Return the splits of a fold; a tenth of its training messages becomes the validation split if one is needed."""
     if not calibrates(recipe):
         return DatasetDict(train=train, test=test)
     train, validation = next(grouped_folds(train, 10, seed=seed, needed_by="a tenth to calibrate on needs 10"))
@@ -80,74 +79,83 @@ def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> Dataset
 
 
 def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], **settings: Any) -> Iterator[Run]:
-    """Trains a recipe on the split `train` of each set with a seed, and measures it and the baseline on `test`."""
+    """Train a recipe on the `train` split of each job with its seed; measure it and the baseline on `test`."""
     recipe = get_recipe(recipe, **settings)
     for data, seed in jobs:
         start = time.perf_counter()
-        model = finetune(recipe, data=data, seed=seed)
+        trained = finetune(recipe, data=data, seed=seed)
         seconds = time.perf_counter() - start
-        baseline = fit_baseline(undersample(data["train"], seed) if recipe.undersample else data["train"])
-        theirs = None if baseline is None else baseline_answers(baseline, data["test"])
+        linear_model = fit_baseline(data["train"])
+        answers = None if linear_model is None else baseline_answers(linear_model, data["test"])
         yield {
             "seed": seed,
             "seconds": seconds,
-            "model": model.metrics["test"],
-            "baseline": None if theirs is None else baseline_metrics(theirs, label_names(data["test"])),
-            "answers": {"model": model.answers["test"], "baseline": theirs},
+            "model": trained.metrics["test"],
+            "baseline": None if answers is None else baseline_metrics(answers, label_names(data["test"])),
+            "answers": {"model": trained.answers["test"], "baseline": answers},
         }
 
 
 def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, Any]:
-    """What several runs come to.
+    """Aggregate the metrics of several runs.
 
-    A rate of one in a thousand cannot be told on a fold that has fewer messages than that, and the mean over folds of
-    a ratio whose denominator differs is biased (Forman and Scholz 2010, *Apples-to-Apples in Cross-Validation
-    Studies*): so there is, beside the mean over the runs, the metric of all their answers together. It takes scores
-    of different models for comparable.
+    A false-positive rate of 0.001 cannot be resolved on a fold with fewer than a thousand ham messages, and the mean
+    over folds of a ratio such as F1 is biased (Forman and Scholz 2010, *Apples-to-Apples in Cross-Validation Studies*).
+    So the metrics are also computed on the answers of all runs together; this takes the scores of different models to
+    be comparable.
 
     Args:
-        runs: see `measure_runs`.
-        names: of the classes.
+        runs: As `measure_runs` yields them.
+        names: Names of the classes.
 
     Returns:
-        `runs` without their answers; and for `model` and `baseline`, or None where a run has none, the `mean` and the
-        `spread`, the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers.
+        `runs` without their answers. For `model` and `baseline` (`None` if a run has none): `mean` and `spread`, the
+        standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers together.
     """
-
-    def over(kind: str, function: Callable[[list[float]], float]) -> Metrics | None:
-        if any(run[kind] is None for run in runs):
-            return None
-        columns = {name: [run[kind][name] for run in runs] for name in runs[0][kind]}
-        return {name: None if None in values else function(values) for name, values in columns.items()}
-
-    def spread(values: list[float]) -> float | None:
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def pooled(kind: str) -> Metrics | None:
-        answers = [run["answers"][kind] for run in runs]
-        if None in answers:
-            return None
-        together = {name: np.concatenate([given[name] for given in answers]) for name in answers[0]}
-        return SpamMetrics(names).compute(**together) if kind == "model" else baseline_metrics(together, names)
-
     kinds = ("model", "baseline")
     return {
         "runs": [{name: value for name, value in run.items() if name != "answers"} for run in runs],
-        "mean": {kind: over(kind, statistics.fmean) for kind in kinds},
-        "spread": {kind: over(kind, spread) for kind in kinds},
-        "pooled": {kind: pooled(kind) for kind in kinds},
+        "mean": {kind: _aggregate(runs, kind, statistics.fmean) for kind in kinds},
+        "spread": {kind: _aggregate(runs, kind, _standard_deviation) for kind in kinds},
+        "pooled": {kind: _pooled(runs, kind, names) for kind in kinds},
     }
 
 
-def in_words(run: Run) -> str:
-    """The F1 of a run, and of the baseline beside it."""
-    beside = f", the baseline {run['baseline']['f1']:.4f}" if run["baseline"] else ""
-    return f"F1 {run['model']['f1']:.4f}{beside}"
+def _aggregate(runs: list[Run], kind: str, function: Callable[[list[float]], float | None]) -> Metrics | None:
+    if any(run[kind] is None for run in runs):
+        return None
+    columns = {metric: [run[kind][metric] for run in runs] for metric in runs[0][kind]}
+    return {metric: None if None in values else function(values) for metric, values in columns.items()}
 
 
-def figure(summary: dict[str, Any], metric: str, kind: str, what: str = "mean") -> str:
-    """A metric of a `summary` as tables show it: the mean with its spread, if it has one, or what is pooled."""
-    value, spread = ((summary[which][kind] or {}).get(metric) for which in (what, "spread"))
+def _standard_deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _pooled(runs: list[Run], kind: str, names: Sequence[str]) -> Metrics | None:
+    answers = [run["answers"][kind] for run in runs]
+    if any(answer is None for answer in answers):
+        return None
+    pooled = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+    return SpamMetrics(names).compute(**pooled) if kind == "model" else baseline_metrics(pooled, names)
+
+
+def describe(run: Run) -> str:
+    """Return a line with the F1 of a run and of its baseline."""
+    baseline = f", baseline {run['baseline']['f1']:.4f}" if run["baseline"] else ""
+    return f"F1 {run['model']['f1']:.4f}{baseline}"
+
+
+def format_metric(summary: dict[str, Any], metric: str, kind: str, column: str = "mean") -> str:
+    """Return a metric of a `summary` as a table shows it: the mean with its spread, or the pooled value.
+
+    Args:
+        summary: As `summary` returns it.
+        metric: Name of the metric.
+        kind: "model" or "baseline".
+        column: "mean" or "pooled".
+    """
+    value, spread = ((summary[key][kind] or {}).get(metric) for key in (column, "spread"))
     if value is None:
         return "-"
-    return f"{value:.4f}" + (f" ± {spread:.4f}" if what == "mean" and spread is not None else "")
+    return f"{value:.4f} ± {spread:.4f}" if column == "mean" and spread is not None else f"{value:.4f}"

@@ -7,28 +7,10 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-PUBLISHED_IN = (
-    "Published: Raschka, LLMs-from-scratch, ch06/02_bonus_additional-experiments. Those scripts shuffle the messages "
-    "once more than the book does: their test split is another part of the same messages."
-)
 # Where the same messages, weights and tokenizer are read from may differ from machine to machine.
 SOURCES = ("data", "text_column", "label_column", "base", "tokenizer")
 # Beyond these, building a network or learning a tokenizer would take all the memory there is before it failed.
 MOST = {"n_layer": 1000, "n_embd": 100_000, "n_positions": 1_000_000, "vocab_size": 1_000_000}
-
-
-@dataclass(frozen=True)
-class Published:
-    """What was published for one of the book's additional experiments, accuracies in percent. None: nothing was.
-
-    Where, and on what, stands in `PUBLISHED_IN`.
-    """
-
-    row: int
-    """Number of the experiment in that table."""
-    train: float | None
-    validation: float | None
-    test: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,15 +205,6 @@ class Recipe:
         """How messages are read, as `load_sms_spam` takes it."""
         return {name: getattr(self, name) for name in ("text_column", "label_column", "positive_label")}
 
-    @property
-    def published(self) -> Published | None:
-        """What was published for these settings, wherever their sources are. None: nothing, or a setting is another."""
-        named = RECIPES.get(self.name)
-        settings = [field.name for field in fields(self) if field.name not in SOURCES]
-        same = named is not None and all(getattr(self, name) == getattr(named, name) for name in settings)
-        fresh = named is not None and (self.base == "random") == (named.base == "random")
-        return PUBLISHED.get(self.name) if same and fresh else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -313,60 +286,50 @@ _XL = {"base": "openai-community/gpt2-xl", "n_layer": 48, "n_embd": 1600, "n_hea
 _LORA = {"trainable": "head", "lora_r": 16, "lora_alpha": 256}
 
 
-def _experiment(
-    row: int, published: tuple[float, float | None, float], name: str, summary: str, **settings: Any
-) -> tuple[Recipe, Published]:
-    return replace(_BOOK, name=name, summary=summary, **settings), Published(row, *published)
+def _experiment(name: str, summary: str, **settings: Any) -> Recipe:
+    return replace(_BOOK, name=name, summary=summary, **settings)
 
 
+# The book's additional experiments, in the order of their table; what was published is in experiments/book_table.py.
 _EXPERIMENTS = (
-    (_BOOK, Published(1, 96.63, 99.33, 95.00)),
-    _experiment(2, (78.46, 80.54, 75.00), "first-token", "the first token classified", pooling="first"),
-    _experiment(3, (78.65, 79.87, 72.00), "head-only", "the head alone trained", trainable="head"),
+    _BOOK,
+    _experiment("first-token", "the first token classified", pooling="first"),
+    _experiment("head-only", "the head alone trained", trainable="head"),
+    _experiment("last-two-blocks", "the last two blocks trained", trainable="last_two_blocks"),
+    _experiment("all-layers", "everything trained", trainable="all"),
+    _experiment("medium", "GPT-2 355M, last block trained", **_MEDIUM),
+    _experiment("large", "GPT-2 774M, last block trained", **_LARGE),
+    _experiment("xl", "GPT-2 1.6B, last block trained", **_XL),
+    _experiment("xl-all-layers", "GPT-2 1.6B, everything trained", **_XL, trainable="all"),
     _experiment(
-        4, (98.85, 98.66, 98.33), "last-two-blocks", "the last two blocks trained", trainable="last_two_blocks"
-    ),
-    _experiment(5, (99.62, 96.64, 96.67), "all-layers", "everything trained", trainable="all"),
-    _experiment(6, (87.50, 91.28, 84.67), "medium", "GPT-2 355M, last block trained", **_MEDIUM),
-    _experiment(7, (99.52, 98.66, 96.67), "large", "GPT-2 774M, last block trained", **_LARGE),
-    _experiment(8, (99.81, None, 98.33), "xl", "GPT-2 1.6B, last block trained", **_XL),
-    _experiment(9, (100.00, 98.66, 98.67), "xl-all-layers", "GPT-2 1.6B, everything trained", **_XL, trainable="all"),
-    _experiment(
-        *(10, (100.00, 96.64, 93.67), "random-weights", "a GPT-2 124M from random weights, everything trained"),
+        "random-weights",
+        "a GPT-2 124M from random weights, everything trained",
         base="random",
         tokenizer="openai-community/gpt2",
         initialization="pytorch",
         trainable="all",
     ),
-    _experiment(11, (100.00, 97.32, 96.67), "lora", "adapters on every linear layer, and the head, trained", **_LORA),
-    _experiment(12, (100.00, 98.66, 98.33), "xl-lora", "GPT-2 1.6B, adapters and the head trained", **_XL, **_LORA),
-    _experiment(13, (83.08, 87.92, 78.33), "full-context", "messages padded to all positions", padded_length=1024),
+    _experiment("lora", "adapters on every linear layer, and the head, trained", **_LORA),
+    _experiment("xl-lora", "GPT-2 1.6B, adapters and the head trained", **_XL, **_LORA),
+    _experiment("full-context", "messages padded to all positions", padded_length=1024),
+    _experiment("no-padding", "messages one by one, not padded", padded_length=None, per_device_train_batch_size=1),
     _experiment(
-        *(14, (100.00, 98.66, 98.00), "no-padding", "messages one by one, not padded"),
-        padded_length=None,
-        per_device_train_batch_size=1,
-    ),
-    _experiment(
-        *(15, (99.33, 98.66, 98.33), "accumulation", "messages one by one, not padded, eight to a step"),
+        "accumulation",
+        "messages one by one, not padded, eight to a step",
         padded_length=None,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=8,
     ),
-    _experiment(
-        16, (99.42, 98.66, 98.33), "last-real-token", "the last token before the pads classified", pooling="last_token"
-    ),
-    _experiment(17, (99.23, 98.66, 95.33), "no-causal-mask", "every position sees all others", causal=False),
-    _experiment(
-        18, (96.63, 99.33, 95.00), "ignore-index", "the pads' id ignored as a label, which none is", ignore_index=50256
-    ),
-    _experiment(19, (97.79, 99.33, 96.33), "mean-pooling", "the mean of all positions classified", pooling="mean"),
+    _experiment("last-real-token", "the last token before the pads classified", pooling="last_token"),
+    _experiment("no-causal-mask", "every position sees all others", causal=False),
+    _experiment("ignore-index", "the pads' id ignored as a label, which none is", ignore_index=50256),
+    _experiment("mean-pooling", "the mean of all positions classified", pooling="mean"),
 )
-PUBLISHED: dict[str, Published] = {recipe.name: published for recipe, published in _EXPERIMENTS}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        *(recipe for recipe, _ in _EXPERIMENTS),
+        *_EXPERIMENTS,
         replace(
             _BOOK,
             name="pocket",

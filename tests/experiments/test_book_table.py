@@ -1,26 +1,23 @@
-"""Experiments are run once, whatever interrupts them, and nothing that was published is passed off as obtained."""
+"""Experiments run once whatever interrupts them, and published accuracies are only shown beside the same experiment."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from command_line import hf_spam
 from small_runs import result
 
 from hf_spam import RECIPES, load_sms_spam
-from hf_spam.cli import main
-from hf_spam.conversion.loading import model_type
-from hf_spam.data.tokenization import load_tokenizer, train_tokenizer
+from hf_spam.conversion import loading
+from hf_spam.data import tokenization
+from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.evaluation.intervals import wilson
-from hf_spam.experiments.book_table import reproduce
+from hf_spam.experiments import book_table
+from hf_spam.experiments.book_table import PUBLISHED, published_for, reproduce
 from hf_spam.signals import RunInterrupted
-from hf_spam.training import reproduce as module
 
 TINY = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 256, "padded_length": 64, "max_steps": 12}
 TINY |= {"eval_freq": 3, "eval_iter": 1, "data": "sample", "learning_rate": 1e-2}
@@ -34,119 +31,66 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(tokenizer, tmp_path_factory):
-    """A finished row 10, and what was yielded."""
-    folder = tmp_path_factory.mktemp("whole")
-    (row,) = reproduce(["10"], output_dir=folder, tokenizer=tokenizer, **TINY)
-    return folder, row
-
-
-def flags(tokenizer: str, **settings) -> list[str]:
-    pairs = {**TINY, "tokenizer": tokenizer, **settings}.items()
+def flags(tokenizer):
+    pairs = {**TINY, "tokenizer": tokenizer}.items()
     return [part for name, value in pairs for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def test_on_the_command_line(tokenizer, tmp_path, monkeypatch, capsys, caplog):
-    """What can be run is, the rest is named; a second time nothing is run again, and the table says it all."""
-    out = tmp_path / "out"
-    command = [
-        "hf-spam",
-        "reproduce",
-        "--rows",
-        "1, random-weights,12,lora",
-        "--output-dir",
-        str(out),
-        *flags(tokenizer),
-    ]
-
-    def run(*more: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [*command, *more])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        return exit.value.code, *capsys.readouterr()
-
+def test_a_table_of_runs_and_of_reasons(flags, tokenizer, tmp_path, monkeypatch):
+    """What cannot be run is named with the reason, asked for once; a second time nothing is run again."""
     asked = []
-    monkeypatch.setattr(module, "load_tokenizer", lambda source: asked.append(source) or load_tokenizer(source))
-    monkeypatch.setattr(module, "model_type", lambda source: asked.append(source) or model_type(source))
-    code, printed, _ = run("--json")
-    book, random, xl, lora = json.loads(printed)
-    assert code == 0 and [row["row"] for row in (book, random, xl, lora)] == [1, 10, 12, 11]
-    # The second row on GPT-2 124M does not wait for the network to be missing once more.
-    assert asked == [tokenizer, "openai-community/gpt2", tokenizer, tokenizer, "openai-community/gpt2-xl"]
-    assert lora["problem"] == book["problem"] and f"Not run: book, row 1. {book['problem']}" in caplog.text
-    assert book["obtained"] is None and "openai-community/gpt2" in book["problem"] and "gpt2-xl" in xl["problem"]
+    for module, name in ((tokenization, "load_tokenizer"), (loading, "model_type")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda source, load=original: asked.append(source) or load(source))
+    out = tmp_path / "out"
+    command = ("reproduce", "--rows", "1, random-weights,12,lora", "--output-dir", out, *flags)
+    done = hf_spam(*command, "--json")
+    book, random, xl, lora = json.loads(done.out)
+    assert done.code == 0 and [row["row"] for row in (book, random, xl, lora)] == [1, 10, 12, 11]
+    assert [source for source in asked if source != tokenizer] == ["openai-community/gpt2", "openai-community/gpt2-xl"]
+    assert lora["problem"] == book["problem"] and "openai-community/gpt2" in book["problem"]
+    assert book["obtained"] is None and "gpt2-xl" in xl["problem"]
     metrics = json.loads((out / "random-weights/metrics.json").read_text())
     assert random["obtained"] == {split: round(100 * metrics[split]["accuracy"], 2) for split in metrics}
     size = len(load_sms_spam("sample", protocol="book")["test"])
     expected = wilson(round(metrics["test"]["accuracy"] * size), size)
     assert random["interval"] == pytest.approx([100 * bound for bound in expected], abs=0.01)
-    assert random["problem"] is None and random["published"] is None, "its settings are not those of the experiment"
+    assert random["problem"] is None and random["published"] is None, "its settings are not the experiment's"
     assert not list((out / "random-weights").glob("checkpoint-*"))
 
     before = (out / "random-weights/model.safetensors").stat()
-    code, printed, _ = run()
-    lines = [line.split() for line in printed.splitlines()]
-    assert code == 0 and (out / "random-weights/model.safetensors").stat() == before
+    done = hf_spam(*command)
+    lines = [line.split() for line in done.out.splitlines()]
+    assert done.code == 0 and (out / "random-weights/model.safetensors").stat() == before
     obtained = [f"{random['obtained'][split]:.2f}" for split in ("train", "validation", "test")]
     assert ["10", "random-weights", "-", "-", "-", *obtained] == next(line[:8] for line in lines if line[:1] == ["10"])
     assert any(line[:2] == ["1", "book"] and line[-2:] == ["not", "run"] for line in lines)
-    assert run("--max-steps", "3")[::2] == (
-        1,
-        f"hf-spam: {out}/random-weights has a result of another max_steps: give another --output-dir.\n",
-    )
+    done = hf_spam(*command, "--max-steps", "3")
+    assert done.code == 1 and "different settings (max_steps)" in done.err and "--output-dir" in done.err
 
 
-def test_published_stands_beside_what_it_was_published_for(tokenizer, sms_collection, tmp_path, monkeypatch):
-    """A run of the very recipe on the book's messages is compared; one on others, or of another network, is not."""
-    tiny = {**TINY, "tokenizer": tokenizer, "padded_length": "longest", "max_steps": 2, "data": "uci"}
-    monkeypatch.setitem(RECIPES, "random-weights", replace(RECIPES["random-weights"], **tiny))
-    monkeypatch.setattr(module, "GPT2_VOCABULARY", 300)
-    (row,) = reproduce(["10"], output_dir=tmp_path, data=sms_collection)
-    assert row["published"] == {"train": 100.0, "validation": 96.64, "test": 93.67}
-    assert row["obtained"] != row["published"] and row["interval"][0] < row["obtained"]["test"] < row["interval"][1]
-    path = tmp_path / "random-weights/result.json"
-    found = json.loads(path.read_text())
-    network = {"n_layer": 2, "n_embd": 16, "vocab_size": 300}
-    assert found["network"] == network and found["trained_before"] is False
+def test_published_accuracies_stand_beside_the_same_experiment_only(monkeypatch):
+    assert list(PUBLISHED) == [name for name in RECIPES if name != "pocket"]
+    assert [published.row for published in PUBLISHED.values()] == list(range(1, 20))
+    recipe = RECIPES["random-weights"]
+    expected = {"train": 100.0, "validation": 96.64, "test": 93.67}
+    assert published_for(recipe) == published_for(replace(recipe, data="mine.csv", tokenizer="gpt2")) == expected
+    assert published_for(replace(recipe, base="gpt2")) is published_for(replace(recipe, seed=1)) is None
+    same = {"network": {"n_layer": 12, "n_embd": 768, "vocab_size": 50257}, "trained_before": False}
+    same |= {"test_messages": book_table.BOOK_TEST}
+    assert published_for(recipe, same) == expected
     for other in (
-        {"network": network | {"n_layer": 12}},
-        {"network": network | {"vocab_size": 400}},
+        {"network": same["network"] | {"n_layer": 24}},
+        {"network": same["network"] | {"vocab_size": 400}},
         {"trained_before": True},
         {"test_messages": "others"},
     ):
-        path.write_text(json.dumps({**found, **other}))
-        (again,) = reproduce(["10"], output_dir=tmp_path, data=sms_collection)
-        assert again == {**row, "published": None}
-    for damaged in ("{", "{}", "[]"):
-        path.write_text(damaged)
-        with pytest.raises(ValueError, match="is damaged: delete it, and its experiment is run again"):
-            list(reproduce(["10"], output_dir=tmp_path, data=sms_collection))
+        assert published_for(recipe, same | other) is None, other
 
 
-def test_what_was_killed_goes_on(whole, tokenizer, tmp_path):
-    """SIGKILL after the first checkpoint; the end is that of a run which nothing happened to."""
-    folder, expected = whole
-    command = [sys.executable, "-m", "hf_spam", "reproduce", "--rows", "10", "--output-dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [*command, *flags(tokenizer)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "random-weights/checkpoint-3").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
-    assert not (tmp_path / "random-weights/result.json").exists()
-    (row,) = reproduce(["random-weights"], output_dir=tmp_path, tokenizer=tokenizer, **TINY)
-    assert {**row, "seconds": 0} == {**expected, "seconds": 0}
-    assert result(tmp_path / "random-weights") == result(folder / "random-weights")
-
-
-def test_ctrl_c_says_how_to_go_on(whole, tokenizer, tmp_path, monkeypatch):
-    folder, _ = whole
+def test_an_interrupted_experiment_resumes(tokenizer, flags, tmp_path, monkeypatch):
+    """The result is that of a run without an interruption; the error says how to go on."""
+    (expected,) = reproduce(["10"], output_dir=tmp_path / "whole", tokenizer=tokenizer, **TINY)
     step, calls = torch.optim.AdamW.step, []
 
     def interrupted(self, *args, **kwargs):
@@ -156,11 +100,16 @@ def test_ctrl_c_says_how_to_go_on(whole, tokenizer, tmp_path, monkeypatch):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
-    with pytest.raises(RunInterrupted) as caught:
+    with pytest.raises(RunInterrupted, match="interrupted in random-weights; run the same command again to resume"):
         list(reproduce(["10"], output_dir=tmp_path, tokenizer=tokenizer, **TINY))
-    assert str(caught.value) == "interrupted in random-weights; the same command goes on"
-    list(reproduce(["10"], output_dir=tmp_path, tokenizer=tokenizer, **TINY))
-    assert len(calls) == TINY["max_steps"] and result(tmp_path / "random-weights") == result(folder / "random-weights")
+    assert not (tmp_path / "random-weights/result.json").exists()
+    (row,) = reproduce(["random-weights"], output_dir=tmp_path, tokenizer=tokenizer, **TINY)
+    assert len(calls) == TINY["max_steps"] and {**row, "seconds": 0} == {**expected, "seconds": 0}
+    assert result(tmp_path / "random-weights") == result(tmp_path / "whole/random-weights")
+    for damaged in ("{", "{}", "[]"):
+        (tmp_path / "random-weights/result.json").write_text(damaged)
+        done = hf_spam("reproduce", "--rows", "10", "--output-dir", tmp_path, *flags)
+        assert done.code == 1 and "result.json is damaged: delete it" in done.err
 
 
 @pytest.mark.parametrize(
@@ -171,17 +120,7 @@ def test_ctrl_c_says_how_to_go_on(whole, tokenizer, tmp_path, monkeypatch):
         ("2,lora", "None of the experiments could be run."),
     ],
 )
-def test_nothing_to_be_run(rows, message, tokenizer, tmp_path, monkeypatch, capsys):
-    """A mistake is known before anything is run; where nothing can be, the exit code says so."""
-    command = ["hf-spam", "reproduce", "--rows", rows, "--output-dir", str(tmp_path), *flags(tokenizer)]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as exit:
-        main()
-    assert exit.value.code == 1 and f"hf-spam: {message}" in capsys.readouterr().err
+def test_a_mistake_is_found_before_anything_runs(rows, message, flags, tmp_path):
+    done = hf_spam("reproduce", "--rows", rows, "--output-dir", tmp_path, *flags)
+    assert done.code == 1 and f"hf-spam: {message}" in done.err
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def test_the_script_is_the_command():
-    script = Path(__file__).parents[2] / "scripts/reproduce_book.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("Usage: hf-spam reproduce [OPTIONS]")

@@ -1,0 +1,68 @@
+"""How a command starts and ends: signals, errors, exit codes, and what is logged."""
+
+import logging
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import click
+
+from .signals import Interrupted, stopping_at_signals
+from .text import printable
+
+
+def run(command: click.Command, name: str) -> NoReturn:
+    """Run a command line and exit. A mistake of the user is one line on standard error."""
+    try:
+        with stopping_at_signals():
+            command(prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        hint = f" (see {error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
+        _fail(name, error.format_message() + hint, error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ or error  # Click raises Abort from KeyboardInterrupt
+        number = cause.number if isinstance(cause, Interrupted) else signal.SIGINT
+        if not is_main_process():
+            sys.exit(128 + number)
+        _fail(name, str(cause) or "interrupted", 128 + number)
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        sys.stdout = None
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        _fail(name, str(error), 1)
+    sys.exit(0)
+
+
+def _fail(name: str, message: str, code: int) -> NoReturn:
+    """Print an error and exit. The message may quote file names and contents, so it is made printable."""
+    first, *rest = message.strip().splitlines() or ["failed"]
+    if not any(line.startswith("  ") for line in rest):  # an indented list of findings keeps its lines
+        first, rest = " ".join([first, *rest]), []
+    click.echo("\n".join(map(printable, [f"{name}: {first}", *rest])), err=True)
+    sys.exit(code)
+
+
+def is_main_process() -> bool:
+    """Return whether this process is the one that prints."""
+    return os.environ.get("RANK", "0") == "0"  # asking Accelerate would fix its state before the run sets it up
+
+
+def quiet_libraries() -> None:
+    """Silence the progress bars and warnings of the libraries; this package reports what a user needs to know."""
+    import huggingface_hub
+    import transformers
+
+    huggingface_hub.utils.disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every retry
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def show_log() -> None:
+    """Send the log of this package to standard error, from the main process only."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("hf_spam").setLevel(logging.INFO if is_main_process() else logging.WARNING)

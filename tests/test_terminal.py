@@ -1,0 +1,21 @@
+"""Tables fit the terminal and show every number whole, whatever the texts in them are."""
+
+import pytest
+
+from hf_spam.terminal import fitted, show
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_wide_table_breaks_texts_and_headings_but_no_number(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ["label", "messages", "precision", "95 %", "recall", "95 %", "alarms and such"]
+    rows = [
+        ["billing question", "1,234", "0.9993", "0.600-0.730", "1.0000", "0.972-1.000", "12,345"],
+        ["\x1b[31mdelivery\ncomplaint", "9", "0.6683", "0.501-0.988", "0.1234", "0.111-0.222", "98,765"],
+    ]
+    show(fitted("Labels", columns, rows))
+    shown = capsys.readouterr().out
+    assert all(len(line) <= width for line in shown.splitlines())
+    for row in rows:
+        assert all(f" {number} " in shown for number in row[1:])
+    assert ("alarms and such" in shown) == ("billing question" in shown) == (width == 120) and "\x1b" not in shown
