@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .modeling.modeling_spam_gpt import SpamGPTForSequenceClassification as SpamGPTForSequenceClassification
     from .modeling.modeling_spam_gpt import SpamGPTModel as SpamGPTModel
     from .modeling.pipeline_spam_gpt import SpamPipeline as SpamPipeline
-    from .training.loop import finetune as finetune
+    from .training.finetune import finetune as finetune
     from .training.recipes import RECIPES as RECIPES
     from .training.recipes import Recipe as Recipe
 
@@ -33,7 +33,7 @@ _HOMES = {
     "SpamMetrics": "evaluation.metrics",
     "SpamPipeline": "modeling.pipeline_spam_gpt",
     "classify_text": "inference.classifier",
-    "finetune": "training.loop",
+    "finetune": "training.finetune",
     "import_weights": "conversion.import_weights",
     "load_sms_spam": "data.sources",
 }

@@ -92,11 +92,11 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
     if hub_settings and not given.get("push_to_hub"):
         raise click.UsageError(f"--{hub_settings[0].replace('_', '-')} needs --push-to-hub.")
     from .evaluation.baseline import BASELINE, ahead
-    from .training.loop import finetune
+    from .training.finetune import finetune
 
     quiet_libraries()
     show_log()
-    finished = finetune(name, **_arguments(given))
+    finished = finetune(name, **given)
     if not is_main_process():
         return
     if as_json:
@@ -109,21 +109,6 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
     for split, values in finished.baseline.items():
         show(f"On {split}, {ahead(finished.metrics[split]['f1'], values['f1'], finished.model.config.threshold)}.")
     show(f"Trained in {finished.history.seconds:.0f} s. The model, its card, history and plots are in {output_dir}")
-
-
-def _arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """Map fields of `RunOptions` to the arguments of `finetune`."""
-    from .hub.settings import PushSettings
-
-    arguments = dict(given)
-    RunOptions(**{name: arguments[name] for name in arguments if name in RunOptions.__dataclass_fields__})
-    hub = {name.removeprefix("hub_"): arguments.pop(name) for name in given if name.startswith("hub_")}
-    if "private_repo" in hub:
-        hub["private"] = hub.pop("private_repo")
-    if arguments.pop("push_to_hub", False):
-        hub["model_id"] = hub.get("model_id") or os.path.basename(os.path.abspath(given["output_dir"]))
-        arguments["push"] = PushSettings(**hub)
-    return arguments
 
 
 @cli.command(cls=SettingsCommand)
@@ -422,7 +407,7 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         click.echo(json.dumps(asdict(calibration)))
         return
-    for line in calibration.in_words():
+    for line in calibration.summary():
         show(line)
     show(f"The model is in {output_dir}")
 

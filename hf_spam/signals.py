@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run ends its step and saves before it stops; what has nothing to save stops at once."""
+"""Ctrl-C and SIGTERM: a training run finishes its step and saves before it stops; everything else stops at once."""
 
 import os
 import signal
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-TOGETHER = 1.0  # seconds within which signals count as one: `timeout` and some launchers send each of theirs twice
+# Signals this close together count as one: `timeout` and some launchers send each signal twice.
+SAME_SIGNAL_SECONDS = 1.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal stops at once what was going on.
+    """A signal stopped the work.
 
     Attributes:
         number: the signal.
@@ -26,17 +27,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RunInterrupted(Interrupted):
-    """A signal has ended a run, in good order; the message says what is saved and how to go on."""
+    """A signal ended a training run after its step; the message says what was saved and how to resume."""
 
 
 @dataclass
 class Interruption:
-    """What has been heard of Ctrl-C and SIGTERM.
+    """Whether Ctrl-C or SIGTERM was received.
 
     Attributes:
-        postpones: whether the first signal is only taken note of. One that comes a second after it, or while this is
-            not set, acts at once.
-        number: the signal that was taken note of. 0: none.
+        postpones: set to only note the first signal. Until then, and for a second signal a second later, signals have
+            their usual effect.
+        number: the signal that was noted; 0 for none.
     """
 
     postpones: bool = False
@@ -45,14 +46,14 @@ class Interruption:
 
 @contextmanager
 def listening() -> Iterator[Interruption]:
-    """Lets a run put off Ctrl-C and SIGTERM, which otherwise do what they did before."""
+    """Let a run postpone Ctrl-C and SIGTERM inside a `with` block."""
     interruption, noted = Interruption(), 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal noted
         if interruption.postpones and not interruption.number:
             interruption.number, noted = number, time.monotonic()
-        elif not interruption.number or time.monotonic() - noted > TOGETHER:
+        elif not interruption.number or time.monotonic() - noted > SAME_SIGNAL_SECONDS:
             restore()
             signal.raise_signal(number)
 
@@ -62,10 +63,10 @@ def listening() -> Iterator[Interruption]:
 
 @contextmanager
 def stopping_at_signals() -> Iterator[None]:
-    """For a command: Ctrl-C and SIGTERM raise `Interrupted`, so that what is open is closed."""
+    """Raise `Interrupted` at Ctrl-C and SIGTERM inside a `with` block, so that files are closed."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        # Nothing is open while libraries are being imported, and they turn what is raised then into odd errors.
+        # During an import nothing is open yet, and libraries would turn the exception into an unrelated error.
         while frame is not None:
             if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
                 os.write(2, b"\nhf-spam: interrupted\n")
@@ -79,17 +80,17 @@ def stopping_at_signals() -> Iterator[None]:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
-    """Sets the handler of Ctrl-C and SIGTERM; gives a function that sets those that were there before."""
+    """Handle Ctrl-C and SIGTERM inside a `with` block; yield a function that restores the previous handlers."""
     previous = {}
 
     def restore() -> None:
         for number, before in previous.items():
             signal.signal(number, before)
 
-    if threading.current_thread() is threading.main_thread():  # no other may, and no other is told of signals
+    if threading.current_thread() is threading.main_thread():  # only it receives signals and may set handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.getsignal(number)
-            if before not in (signal.SIG_IGN, None):  # what `nohup` starts, or a shell behind it, is not to hear of it
+            if before not in (signal.SIG_IGN, None):  # `nohup` and shells ignore signals for what they start
                 previous[number] = before
                 signal.signal(number, handler)
     try:

@@ -42,7 +42,7 @@ def main(kills: int, seed: int) -> None:
     """Ends with an error where a resumed run has left anything else."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "1"}
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # who is killed leaves locks
-    CONTEXT.set_forkserver_preload(["hf_spam.training.loop"])
+    CONTEXT.set_forkserver_preload(["hf_spam.training.finetune"])
     moments = random.Random(seed)
     turns = [(name, processes) for processes in (1, 2) for name in RUNS]
     turns = turns[::2] + turns[1::2]

@@ -15,9 +15,9 @@ from small_runs import first_messages, result
 
 from hf_spam import finetune, load_sms_spam
 from hf_spam.signals import RunInterrupted
-from hf_spam.training import measuring, output
+from hf_spam.training import evaluator, saving
 from hf_spam.training.checkpoints import Checkpoints
-from hf_spam.training.measuring import Measuring
+from hf_spam.training.evaluator import Evaluator
 
 SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 20, "eval_freq": 4}
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -47,8 +47,8 @@ def at_call(count: int, function, number: int):
     [
         (torch.optim.AdamW, "step", 9, 8, signal.SIGINT),
         (torch.Tensor, "backward", 7, 3, signal.SIGTERM),  # the first batch of two
-        (measuring, "evaluate", 7, 4, signal.SIGTERM),  # of the losses after step 4
-        (output, "write_model", 1, 7, signal.SIGINT),  # of the checkpoint after step 6
+        (evaluator, "evaluate", 7, 4, signal.SIGTERM),  # of the losses after step 4
+        (saving, "write_model", 1, 7, signal.SIGINT),  # of the checkpoint after step 6
     ],
     ids=["step", "accumulation", "evaluation", "saving"],
 )
@@ -63,7 +63,7 @@ def test_the_step_is_ended_and_saved_and_the_run_goes_on_exactly(
         patch.setattr(place, name, at_call(count, getattr(place, name), number))
         finetune("pocket", data=data, output_dir=tmp_path / "out", save_steps=6, **settings)
     assert type(caught.value) is RunInterrupted and caught.value.number == number
-    way_on = "go on with the same command and --resume-from-checkpoint auto"
+    way_on = "resume with the same command and --resume-from-checkpoint auto"
     assert str(caught.value) == f"interrupted after step {step}; {way_on}"
     assert Checkpoints(tmp_path / "out").latest() == tmp_path / f"out/checkpoint-{step}"
     assert [signal.getsignal(one) for one in SIGNALS] == before
@@ -72,13 +72,13 @@ def test_the_step_is_ended_and_saved_and_the_run_goes_on_exactly(
 
 
 def test_after_the_last_step_the_run_is_finished(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(Measuring, "whole", at_call(1, Measuring.whole, signal.SIGINT))
+    monkeypatch.setattr(Evaluator, "whole", at_call(1, Evaluator.whole, signal.SIGINT))
     finetune("pocket", data=data, output_dir=tmp_path / "out", **SMALL)
     assert (tmp_path / "out/model.safetensors").exists() and not Checkpoints(tmp_path / "out").steps()
 
 
 def test_before_the_first_step_it_stops_at_once(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(measuring, "evaluate", at_call(1, measuring.evaluate, signal.SIGINT))
+    monkeypatch.setattr(evaluator, "evaluate", at_call(1, evaluator.evaluate, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
         finetune("pocket", data=data, output_dir=tmp_path / "out", **SMALL)
     assert type(caught.value) is KeyboardInterrupt and not (tmp_path / "out").exists()
@@ -92,12 +92,12 @@ def test_two_at_a_time_are_one_and_a_later_one_stops_at_once(data, tmp_path, mon
         finetune("pocket", data=data, output_dir=tmp_path / "one", **SMALL)
 
     def save(*_):
-        monkeypatch.setattr("hf_spam.signals.TOGETHER", 0.0)
+        monkeypatch.setattr("hf_spam.signals.SAME_SIGNAL_SECONDS", 0.0)
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("it went on")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", at_call(3, step, signal.SIGINT))
-    monkeypatch.setattr(output.Saving, "save", save)
+    monkeypatch.setattr(saving.Saver, "save", save)
     with pytest.raises(KeyboardInterrupt) as caught:
         finetune("pocket", data=data, output_dir=tmp_path / "two", **SMALL)
     assert type(caught.value) is KeyboardInterrupt and not (tmp_path / "two").exists()
@@ -119,7 +119,7 @@ def test_what_is_saved_is_what_is_said(data, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_spam.files.os.replace", full)
     for save_steps, words in (
         (None, "no checkpoint could be written"),
-        (2, "go on from step 4 with the same command and --resume-from-checkpoint auto"),
+        (2, "resume from step 4 with the same command and --resume-from-checkpoint auto"),
     ):
         with monkeypatch.context() as patch, pytest.raises(RunInterrupted) as caught:
             patch.setattr(torch.optim.AdamW, "step", at_call(6, torch.optim.AdamW.step, signal.SIGINT))
@@ -165,7 +165,7 @@ def test_two_processes_stop_at_the_same_step(data, tmp_path):
     (tmp_path / "one_of_two.py").write_text(ONE_OF_TWO)
     settings = {**SMALL, "output_dir": str(tmp_path / "out")}
     done = run_processes(2, tmp_path / "one_of_two.py", tmp_path / "data", json.dumps(settings))
-    way_on = "15 interrupted after step 5; go on with the same command and --resume-from-checkpoint auto"
+    way_on = "15 interrupted after step 5; resume with the same command and --resume-from-checkpoint auto"
     assert sorted(done.stdout.splitlines()) == [f"{rank} {way_on}" for rank in (0, 1)]
     assert Checkpoints(tmp_path / "out").steps() == [5]
     assert len(list((tmp_path / "out/checkpoint-5/training_state").glob("random-*"))) == 2
@@ -204,11 +204,11 @@ def test_a_command_says_in_one_line_how_to_go_on(number, code, command, tmp_path
     command = [*command, "--output-dir", str(tmp_path / "out")]
     returned, lines = interrupted(command, number, after="Epoch ")
     step = Checkpoints(tmp_path / "out").steps()[-1]
-    way_on = "go on with the same command and --resume-from-checkpoint auto"
+    way_on = "resume with the same command and --resume-from-checkpoint auto"
     assert lines[-2:] == [f"Stopping after step {step} ...", f"hf-spam: interrupted after step {step}; {way_on}"]
     assert returned == code
-    _, lines = interrupted([*command, "--resume-from-checkpoint", "auto"], number, after="Going on from")
-    assert any(f"Going on from {tmp_path / 'out' / f'checkpoint-{step}'}." in line for line in lines)
+    _, lines = interrupted([*command, "--resume-from-checkpoint", "auto"], number, after="Resuming from")
+    assert any(f"Resuming from {tmp_path / 'out' / f'checkpoint-{step}'}." in line for line in lines)
     assert "Traceback" not in "".join(lines)
 
 

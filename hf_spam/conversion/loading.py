@@ -211,3 +211,17 @@ def history_file(model: str | os.PathLike) -> Path | None:
     quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
     found = cached_file(os.fspath(named_model(model)), HISTORY, **dict.fromkeys(quiet, False))
     return None if found is None else Path(found)
+
+
+def load_tokenizer(*args, **kwargs):
+    from ..data.tokenization import load_tokenizer as load
+
+    return load(*args, **kwargs)
+
+
+def save_classifier(model, tokenizer, folder):
+    from .checksum import save_with_checksum
+
+    save_with_checksum(model, folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)

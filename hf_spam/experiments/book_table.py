@@ -165,7 +165,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
 
     from ..evaluation.intervals import wilson
     from ..training.checkpoints import Checkpoints
-    from ..training.loop import finetune
+    from ..training.finetune import finetune
 
     saving = {"save_steps": recipe.eval_freq, "save_total_limit": 1, "resume_from_checkpoint": "auto"}
     try:
@@ -174,7 +174,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
         message = f"interrupted in {recipe.name}; run the same command again to resume"
         raise RunInterrupted(message, interruption.number) from None
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
-    messages = len(run.answers["test"]["references"])
+    messages = len(run.predictions["test"]["references"])
     interval = wilson(round(accuracies["test"] * messages), messages)
     result = {
         "recipe": _settings(recipe),

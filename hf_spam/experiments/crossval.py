@@ -16,8 +16,8 @@ from ..data.splits import grouped_folds
 from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
 from ..evaluation.metrics import SpamMetrics
 from ..files import public
-from ..training.calibration import calibrates
-from ..training.loop import finetune
+from ..training.calibration import needs_calibration
+from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
 
 def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> DatasetDict:
     """Return the splits of a fold; a tenth of its training messages becomes the validation split if one is needed."""
-    if not calibrates(recipe):
+    if not needs_calibration(recipe):
         return DatasetDict(train=train, test=test)
     train, validation = next(grouped_folds(train, 10, seed=seed, needed_by="a tenth to calibrate on needs 10"))
     return DatasetDict(train=train, validation=validation, test=test)
@@ -92,7 +92,7 @@ def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], 
             "seconds": seconds,
             "model": trained.metrics["test"],
             "baseline": None if answers is None else baseline_metrics(answers, label_names(data["test"])),
-            "answers": {"model": trained.answers["test"], "baseline": answers},
+            "answers": {"model": trained.predictions["test"], "baseline": answers},
         }
 
 

@@ -1,10 +1,11 @@
-"""Calibration: scores that are probabilities, and from which of them on a message is called spam.
+"""Calibration: a temperature that makes scores probabilities, and a threshold for a false-positive rate.
 
-Both are fitted after the training to messages that the weights have not seen, and kept in the model's configuration.
+Both are fitted after training, on messages that the weights have not seen, and stored in the model's configuration.
 """
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,167 +13,171 @@ from datasets import DatasetDict
 from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
+from ..data.labels import label_names
 from ..evaluation.intervals import LEVEL, wilson
 from ..evaluation.metrics import lowest_threshold
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, spam_index
 from ..text import printable
 from .recipes import Recipe
 
-TEMPERATURES = (0.1, 10.0)  # beyond these no temperature is looked for
+TEMPERATURES = (0.1, 10.0)  # range of the search
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What was fitted, and what comes of it on the messages that it was fitted to."""
+    """A fitted temperature and threshold, and their effect on the messages they were fitted on.
+
+    Attributes:
+        temperature: divisor of the logits.
+        temperature_scaling: whether the temperature was fitted.
+        threshold: score from which a message is called spam. None: the likeliest class is predicted.
+        target_fpr: false-positive rate that the threshold allows. None: no threshold was asked for.
+        fitted_on: name of the messages, such as "the validation split".
+        messages: how many there are.
+        loss_before, loss: their log loss at temperature 1 and at this temperature.
+        spam: name of the positive class. This and the following are None without `target_fpr`.
+        ham: messages of other classes.
+        false_alarms: ham that is called spam.
+        missed: spam that is not called spam.
+    """
 
     temperature: float
-    """What logits are divided by."""
     temperature_scaling: bool
-    """Whether that was fitted."""
     threshold: float | None
-    """The score from which on a message is called spam. None: it is given the likeliest class."""
     target_fpr: float | None
-    """The false-positive rate that the threshold is for. None: none was wanted."""
     fitted_on: str
-    """What the messages are called, such as "of the validation split"."""
     messages: int
     loss_before: float
-    """Their log loss at temperature 1."""
     loss: float
-    """Their log loss at this temperature."""
     spam: str | None
-    """The label that is called spam here; this and what follows is None where no threshold was wanted."""
     ham: int | None
-    """How many are not spam."""
     false_alarms: int | None
-    """Ham that is called spam."""
     missed: int | None
-    """Spam that is not."""
 
     @property
     def is_met(self) -> bool:
-        """Whether there is a threshold, if one was wanted."""
+        """Whether there is a threshold if one was asked for."""
         return self.threshold is not None or self.target_fpr is None
 
-    def in_words(self, fitted_on: str | None = None, named: Callable[[str], str] = printable) -> list[str]:
-        """Sentences that say what was fitted, and how much that is worth.
+    def summary(self, fitted_on: str | None = None, quote: Callable[[str], str] = printable) -> list[str]:
+        """Describe the calibration in sentences.
 
         Args:
-            fitted_on: what the messages are to be called; None: as they are.
-            named: how the name of a label is written.
+            fitted_on: name of the messages. None: `self.fitted_on`.
+            quote: formats the name of a label.
         """
         fitted_on, lines = fitted_on or self.fitted_on, []
         if self.temperature_scaling:
-            where = f"{self.messages:,} messages {fitted_on}"
-            effect = f"the log loss of {where} is {self.loss:.4f} with it, and {self.loss_before:.4f} without"
+            effect = f"log loss {self.loss:.4f} instead of {self.loss_before:.4f} on {self.messages:,} messages"
             if self.temperature == 1:
-                effect = f"{where} tell of no other, since all are classified right"
-            lines.append(f"Temperature {self.temperature:.4f}{self._bound_in_words()}: {effect}.")
+                effect = f"not changed, since all {self.messages:,} messages are classified correctly,"
+            elif any(math.isclose(self.temperature, end, rel_tol=1e-4) for end in TEMPERATURES):
+                effect += f" (the search ends at {TEMPERATURES[0]} and {TEMPERATURES[1]:.0f}; the optimum is beyond)"
+            lines.append(f"Temperature {self.temperature:.4f}: {effect} of {fitted_on}.")
         if self.target_fpr is not None:
-            lines.append(self._threshold_in_words(fitted_on, named(self.spam)))
+            lines.append(self._threshold_summary(fitted_on, quote(self.spam)))
         return lines
 
-    def _bound_in_words(self) -> str:
-        """What to say of a temperature that the search ended with for no other reason than that it goes no further."""
-        for bound, what in zip(TEMPERATURES, ("lowest", "highest"), strict=True):
-            if math.isclose(self.temperature, bound, rel_tol=1e-4):
-                return f", the {what} that is tried and not the best, which lies beyond"
-        return ""
-
-    def _threshold_in_words(self, fitted_on: str, name: str) -> str:
-        ham = "ham" if self.spam.lower() == "spam" else f"messages other than {name}"
-        allowed = f"a false-positive rate of {100 * self.target_fpr:g}%"
+    def _threshold_summary(self, fitted_on: str, spam: str) -> str:
+        ham = "ham" if self.spam.lower() == "spam" else f"messages that are not {spam}"
+        allowed = f"a false-positive rate of at most {100 * self.target_fpr:g}%"
         if self.threshold is None:
-            return f"No threshold keeps {allowed} or less: too many {ham} {fitted_on} have the highest of all scores."
+            return f"No threshold gives {allowed} on {fitted_on}: too many {ham} have the highest score."
         positives = self.messages - self.ham
-        _, most = wilson(self.false_alarms, self.ham)
+        _, upper = wilson(self.false_alarms, self.ham)
         return (
-            f"Threshold {self.threshold:.7f}, for {allowed} or less: of {self.ham:,} {ham} {fitted_on} "
-            f"{self.false_alarms:,} are called {name}, of {positives:,} {name} {positives - self.missed:,}. So many "
-            f"{ham} tell of no rate below {1 / self.ham:.2%}; that of other messages may be {most:.2%} ({LEVEL:.0%} "
-            "interval)."
+            f"Threshold {self.threshold:.7f} for {allowed}: on {fitted_on}, {self.false_alarms:,} of {self.ham:,} "
+            f"{ham} are called {spam}, and {positives - self.missed:,} of {positives:,} {spam} are found. The rate on "
+            f"new messages may be up to {upper:.2%} ({LEVEL:.0%} interval); {self.ham:,} messages cannot show a rate "
+            f"below {1 / self.ham:.2%}."
         )
 
 
-def uncalibrate(config: SpamGPTConfig) -> None:
-    """Takes temperature and threshold out of a model's configuration."""
-    config.temperature, config.threshold = 1.0, None
-
-
-def calibrates(recipe: Recipe) -> bool:
-    """Whether a recipe fits anything after the training."""
+def needs_calibration(recipe: Recipe) -> bool:
+    """Return whether a recipe fits a temperature or a threshold."""
     return recipe.temperature_scaling or recipe.target_fpr is not None
 
 
-def check_validation(recipe: Recipe, data: DatasetDict, config: SpamGPTConfig) -> None:
-    """Looks, before the training, whether there will be something to fit to.
+def apply_calibration(config: SpamGPTConfig, calibration: Calibration | None) -> None:
+    """Store a calibration in a configuration; None removes it."""
+    config.temperature = 1.0 if calibration is None else calibration.temperature
+    config.threshold = None if calibration is None else calibration.threshold
+
+
+def calibrated(config: SpamGPTConfig, calibration: Calibration) -> SpamGPTConfig:
+    """Return a copy of a configuration with a calibration."""
+    config = copy.deepcopy(config)
+    apply_calibration(config, calibration)
+    return config
+
+
+def check_validation_split(recipe: Recipe, data: DatasetDict) -> None:
+    """Check before training that the validation split can be used to calibrate, if the recipe does.
 
     Raises:
-        ValueError: a recipe that fits something has no validation split, or none that will do.
+        ValueError: it is missing, or lacks messages of some kind.
     """
-    if calibrates(recipe):
+    if needs_calibration(recipe):
         what = "temperature_scaling" if recipe.temperature_scaling else "target_fpr"
         if "validation" not in data:
-            raise ValueError(f"Recipe {recipe.name!r}: {what} needs a validation split, on which it is fitted.")
-        labels = torch.tensor(data["validation"]["label"][:])
-        _check_labels(labels, config, recipe.target_fpr, f"the validation split, which is for {what},")
+            raise ValueError(f"Recipe {recipe.name!r}: {what} needs a validation split.")
+        labels, names = torch.tensor(data["validation"]["label"][:]), label_names(data["validation"])
+        _check_labels(labels, names, recipe.target_fpr, f"the validation split, which {what} needs,")
 
 
-def calibrate(
-    config: SpamGPTConfig,
+def fit_calibration(
     logits: torch.Tensor,
     labels: torch.Tensor,
+    names: Sequence[str],
     *,
     fitted_on: str,
     temperature_scaling: bool,
     target_fpr: float | None,
 ) -> Calibration:
-    """Fits the temperature, then the threshold, and puts them into a model's configuration.
+    """Fit a temperature, then a threshold.
 
-    The temperature is the one of the least log loss (Guo et al. 2017). Where every message is classified right, the
-    loss would fall for ever as it goes to 0: they tell nothing of it, and it stays at 1. The threshold is that of
+    The temperature minimizes the log loss (Guo et al. 2017, *On Calibration of Modern Neural Networks*). If every
+    message is classified correctly the loss has no minimum, and the temperature stays at 1. The threshold is that of
     `lowest_threshold`.
 
     Args:
-        config: the model's.
-        logits: the model's at temperature 1, (N, num_labels).
-        labels: the classes of the messages, (N,).
-        fitted_on: what the messages are called.
+        logits: of the uncalibrated model, (N, num_labels).
+        labels: class indices, (N,).
+        names: names of the classes.
+        fitted_on: name of the messages.
         temperature_scaling: whether to fit a temperature.
-        target_fpr: the part of the ham that may be called spam; None: there is no threshold.
+        target_fpr: false-positive rate that the threshold allows. None: fit no threshold.
 
     Raises:
-        ValueError: the messages are all of one class, or none is spam and there is to be a threshold.
+        ValueError: the messages are all of one class, or none is spam and a threshold is wanted.
     """
-    _check_labels(labels, config, target_fpr, "the data")
+    _check_labels(labels, names, target_fpr, "the data")
     exact = logits.double()
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(exact / math.exp(log_temperature), labels).item()
 
-    uncalibrate(config)
+    temperature, threshold = 1.0, None
     if temperature_scaling and (logits.argmax(-1) != labels).any():
         bounds = [math.log(end) for end in TEMPERATURES]
-        found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-        config.temperature = math.exp(found.x)
+        temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
     name = ham = false_alarms = missed = None
     if target_fpr is not None:
-        probabilities = (logits / config.temperature).softmax(-1)  # as the model will compute them
-        spam = spam_index(class_names(config))
-        name, is_spam = class_names(config)[spam], labels == spam
-        scores = probabilities[:, spam].double().numpy()
-        config.threshold = lowest_threshold(is_spam.numpy(), scores, target_fpr)
-        called = decide(config, probabilities) == spam
+        spam = spam_index(names)
+        scores = (logits / temperature).softmax(-1)[:, spam].double().numpy()  # as the model will compute them
+        name, is_spam = names[spam], (labels == spam).numpy()
+        threshold = lowest_threshold(is_spam, scores, target_fpr)
+        called = scores >= threshold if threshold is not None else (logits.argmax(-1) == spam).numpy()
         ham, false_alarms, missed = (int(which.sum()) for which in (~is_spam, called & ~is_spam, ~called & is_spam))
     return Calibration(
-        temperature=config.temperature,
+        temperature=temperature,
         temperature_scaling=temperature_scaling,
-        threshold=config.threshold,
+        threshold=threshold,
         target_fpr=target_fpr,
         fitted_on=fitted_on,
         messages=len(labels),
         loss_before=loss(0.0),
-        loss=loss(math.log(config.temperature)),
+        loss=loss(math.log(temperature)),
         spam=name,
         ham=ham,
         false_alarms=false_alarms,
@@ -180,14 +185,14 @@ def calibrate(
     )
 
 
-def _check_labels(labels: torch.Tensor, config: SpamGPTConfig, target_fpr: float | None, what: str) -> None:
+def _check_labels(labels: torch.Tensor, names: Sequence[str], target_fpr: float | None, what: str) -> None:
     if len(labels.unique()) == 1:
-        name = config.id2label[labels[0].item()]
-        raise ValueError(f"Calibration needs messages of different labels; {what} has only {name!r}.")
+        raise ValueError(
+            f"Calibration needs messages of different labels; {what} has only {names[labels[0].item()]!r}."
+        )
     if target_fpr is None:
         return
-    names = class_names(config)
     if len(names) > 2 and "spam" not in map(str.lower, names):
         raise ValueError(f"target_fpr needs a label named spam where there are more than two; {what} has none.")
-    if not (labels == (spam := spam_index(names))).any():
-        raise ValueError(f"A threshold needs {names[spam]} to be fitted to; {what} has none.")
+    if not (labels == spam_index(names)).any():
+        raise ValueError(f"A threshold needs messages labelled {names[spam_index(names)]!r}; {what} has none.")

@@ -1,11 +1,11 @@
-"""Checkpoints: all that a run needs to go on exactly, in a folder that is whole or is not there.
+"""Checkpoints: everything a run needs to resume exactly, in a folder that is complete or not there.
 
     checkpoint-50/
         config.json, model.safetensors, tokenizer, card, metrics, history    a model like any other
         training_state/    what only a resumed run reads: tensors in safetensors, the rest in JSON, no pickle
-        manifest.json      the sha256 of every file, versions, and which run it is of: recipe, data, processes
+        manifest.json      SHA-256 of every file, versions, and the identity of the run: recipe, data, processes
 
-A checkpoint is numbered as the log and `history.json` count steps: from 0, as the book does.
+Checkpoints are numbered as the log and `history.json` count steps: from 0, as the book does.
 """
 
 import json
@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from datasets import DatasetDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..conversion.loading import load_config
 from ..data.batching import EncodedMessages
@@ -31,215 +32,170 @@ from ..data.splits import digest
 from ..files import MANIFEST, read_manifest
 from ..modeling.configuration_spam_gpt import class_names
 from ..text import one_line
-from .lora import has_adapters
 from .recipes import SOURCES, Recipe
-from .run import History
-from .sharding import shard_like, whole
-from .zero import Moments, load_moments, moments
+from .run import History, Progress
+from .setup import Setup
 
 logger = logging.getLogger(__name__)
 
 STATE = "training_state"
-
-
-@dataclass
-class Progress:
-    """How far a run has come: what a checkpoint counts, beside weights and optimizer.
-
-    `step` is the last optimizer step done, `epoch` the current one (from 1), `batch` the number of its batches that
-    are done. `best_step` is the checkpoint of the lowest validation loss, `best_loss`. `run_id` names the run, through
-    all its resumptions.
-    """
-
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
-    step: int = -1
-    epoch: int = 1
-    batch: int = 0
-    best_step: int | None = None
-    best_loss: float | None = None
-    history: History = field(default_factory=History)
-
-    def compare(self, loss: float | None) -> None:
-        """Takes note of the validation loss of the current weights. None: there is no validation split."""
-        if loss is None or self.best_loss is None or loss < self.best_loss:
-            self.best_step, self.best_loss = self.step, loss
-
-    @property
-    def is_best(self) -> bool:
-        """Whether no checkpoint had a lower validation loss than the last weights that were compared."""
-        return self.best_step == self.step
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
 class TrainingState:
-    """Everything that moves during training, on one process.
+    """Everything that changes during training, on one process.
 
-    `order` is the generator of all orders and `epoch_order` its state at the start of the epoch, from which the order
-    of the epoch's batches can be drawn again; the global generator, which dropout draws from, is torch's own.
-    `average` is that of the weights after each step, moving with `decay`; it is empty before the first step, and where
-    there is none (0). `raw_weights` are those that are trained, while the averaged ones stand in their place. Of a
-    model with adapters a checkpoint has the merged weights, from which the others could not be told again, and the
-    state those. Weights, average and moments may be in shards; what is written is whole.
+    Attributes:
+        setup: holds the model and its adapters.
+        optimizer, scheduler, scaler: as Accelerate prepared them.
+        order: generator of all orders.
+        averaged: moving average of the weights, which is what the run keeps. None: the weights are not averaged.
+        progress: position of the run.
     """
 
-    model: torch.nn.Module
-    decay: float
-    optimizer: Any  # Accelerate's
+    setup: Setup
+    optimizer: Any
     scheduler: LRScheduler
     scaler: torch.amp.GradScaler | None
     order: torch.Generator
-    epoch_order: torch.Tensor | None = None
+    averaged: AveragedModel | None
     progress: Progress = field(default_factory=Progress)
-    average: dict[str, torch.Tensor] = field(default_factory=dict)
-    raw_weights: dict[str, torch.Tensor] | None = None
-
-    def update_average(self) -> None:
-        """Takes the weights after a step into their average."""
-        # By name, not by torch's AveragedModel: that copies the module, which one in shards does not allow.
-        if self.decay and not self.average:
-            self.average = self._copy()
-        elif self.decay:
-            for name, tensor in self.model.state_dict().items():
-                self.average[name].lerp_(tensor, 1 - self.decay)
+    _raw_weights: Tensors | None = None  # of the model, while averaged weights are in their place
+    _epoch_order: torch.Tensor | None = None  # state of `order` at the start of the epoch
+    _resumed_random: Tensors | None = None  # to restore once the finished batches of the epoch are skipped
 
     @contextmanager
     def kept_weights(self) -> Iterator[None]:
-        """Puts the averaged weights, which are those that the run keeps, in the model for the time being."""
-        if not self.average:
+        """Put the averaged weights, if there are any, into the model for the duration of a `with` block."""
+        if self.averaged is None or not self.averaged.n_averaged:
             yield
             return
-        self.raw_weights = self._copy()
-        self.model.load_state_dict(self.average)
+        model = self.setup.model
+        self._raw_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(self.averaged.module.state_dict())
         try:
             yield
         finally:
-            self.model.load_state_dict(self.raw_weights)
-            self.raw_weights = None
+            model.load_state_dict(self._raw_weights)
+            self._raw_weights = None
 
-    def random(self) -> dict[str, torch.Tensor]:
-        """The random state of this process."""
-        return {
-            "order": self.order.get_state(),
-            "epoch_order": self.epoch_order,
-            "cpu": torch.get_rng_state(),
-            **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
-        }
+    def start_epoch(self) -> None:
+        """Remember the state of the orders from which the epoch's batches can be drawn again."""
+        if self._resumed_random is None:
+            self._epoch_order = self.order.get_state()
 
-    def tensors(self, *, keep: bool) -> dict[str, dict[str, torch.Tensor]]:
-        """The files of tensors that `save` writes, by name: the moments, and the weights if the model has others.
+    def restore_random(self) -> None:
+        """Set the RNG states of the checkpoint that was loaded, if this has not been done yet."""
+        if self._resumed_random is None:
+            return
+        random, self._resumed_random = self._resumed_random, None
+        self.order.set_state(random["order"])
+        if "cpu" in random:  # a process that the checkpointed run did not have keeps its own
+            torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
 
-        All processes have to call it, of which those that do not `keep` them get empty ones.
-        """
-        names, state = self._trained(), moments(self.optimizer, keep=keep)
-        state = {f"{key} of {names[i]}": value for i, values in state.items() for key, value in values.items()}
-        raw = self.model.state_dict() if has_adapters(self.model) else self.raw_weights
-        files = {"optimizer": state} if raw is None else {"optimizer": state, "weights": raw}
-        return {name: whole(tensors, keep=keep) for name, tensors in files.items()}
+    def random(self) -> Tensors:
+        """Return the RNG states of this process."""
+        states = {"order": self.order.get_state(), "epoch_order": self._epoch_order, "cpu": torch.get_rng_state()}
+        return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
-    def save(
-        self, folder: Path, files: Mapping[str, dict[str, torch.Tensor]], random: Sequence[dict[str, torch.Tensor]]
-    ) -> None:
-        """Writes the state, from one process.
+    def save(self, folder: Path, random: Sequence[Tensors]) -> None:
+        """Write the state; the model beside it holds the kept weights.
 
         Args:
-            folder: where it goes, `training_state` of a checkpoint whose model has the kept weights.
-            files: what `tensors` has given.
-            random: the random states of all processes.
+            folder: `training_state` of a checkpoint.
+            random: RNG states of all processes.
         """
-        files = {**files, **{f"random-{rank}": tensors for rank, tensors in enumerate(random)}}
+        moments = self.optimizer.state_dict()["state"]
+        names = self._trained_names()
+        files = {
+            "optimizer": {f"{key} of {names[i]}": value for i, part in moments.items() for key, value in part.items()},
+            **{f"random-{rank}": states for rank, states in enumerate(random)},
+        }
+        # Merged adapters and averaged weights do not tell the weights that are being trained.
+        if self.setup.adapters is not None:
+            files["weights"] = self.setup.model.state_dict()
+        elif self._raw_weights is not None:
+            files["weights"] = self._raw_weights
         for name, tensors in files.items():
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, folder / f"{name}.safetensors")
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
         state = {
             "progress": asdict(self.progress),
             "scheduled": self.scheduler.last_epoch,
             "scaler": self.scaler and self.scaler.state_dict(),
-            "averaged": bool(self.average),
+            "averaged": self._raw_weights is not None,
         }
         (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
-    def load(self, checkpoint: Path, rank: int) -> Callable[[], None]:
-        """Takes over the state of a checkpoint; learning rates and other settings are those of this run.
+    def load(self, checkpoint: Path, rank: int) -> None:
+        """Load the state of a checkpoint; learning rate and other settings stay those of this run.
 
-        Of a checkpoint with other settings it takes what there is: what is trained only now begins without moments,
-        and a process that is new without a random state of its own.
-
-        Returns:
-            A function that sets the random state. It is called when the batches that are done have been skipped, whose
-            order comes from the state at the start of the epoch.
+        From a run with other settings it takes what fits: parameters that are only trained now start without moments.
 
         Raises:
-            ValueError: what is there does not fit the run, such as a head for other labels.
+            ValueError: it does not fit this run, such as a head for other labels.
         """
-        folder = checkpoint / STATE
+        folder, model = checkpoint / STATE, self.setup.model
         try:
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             progress = saved["progress"]
             self.progress = Progress(**{**progress, "history": History(**progress["history"])})
-            if (theirs := class_names(load_config(checkpoint))) != class_names(self.model.config):
-                raise ValueError(f"its labels are {', '.join(theirs)}")
+            if (labels := class_names(load_config(checkpoint))) != class_names(model.config):
+                raise ValueError(f"its labels are {', '.join(labels)}")
             kept = load_file(checkpoint / "model.safetensors")
-            if self.decay and saved["averaged"]:
-                self._load_weights(kept)
-                self.average = self._copy()
+            if self.averaged is not None and saved["averaged"]:
+                self.averaged.module.load_state_dict(kept)
+                self.averaged.n_averaged += 1
             if (folder / "weights.safetensors").exists():
                 kept = load_file(folder / "weights.safetensors")
-            if has_adapters(self.model) != any(".lora_" in name for name in kept):
-                raise ValueError("one of the two has adapters (lora_r), the other has none")
-            self._load_weights(kept)
+            if (self.setup.adapters is not None) != any(".lora_" in name for name in kept):
+                raise ValueError("one of the two has LoRA adapters (lora_r), the other has none")
+            model.load_state_dict(kept)
             self._load_optimizer(load_file(folder / "optimizer.safetensors"), saved["scheduled"])
             if self.scaler is not None and saved["scaler"] is not None:
                 self.scaler.load_state_dict(saved["scaler"])
             own = folder / f"random-{rank}.safetensors"
-            random = load_file(own if own.exists() else folder / "random-0.safetensors")
-            self.epoch_order, order = random["epoch_order"], random["order"]
-            self.order.set_state(self.epoch_order)
+            self._resumed_random = load_file(own if own.exists() else folder / "random-0.safetensors")
+            if not own.exists():
+                del self._resumed_random["cpu"]
+            self._epoch_order = self._resumed_random["epoch_order"]
+            self.order.set_state(self._epoch_order)
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{checkpoint} does not fit this run: {one_line(error)}") from error
 
-        def restore_random() -> None:
-            self.order.set_state(order)
-            if own.exists():
-                torch.set_rng_state(random["cpu"])
-                if "cuda" in random and torch.cuda.is_available():
-                    torch.cuda.set_rng_state(random["cuda"])
-
-        return restore_random
-
-    def _copy(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-
-    def _load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        own = self.model.state_dict()
-        self.model.load_state_dict({name: shard_like(tensor, own.get(name)) for name, tensor in weights.items()})
-
-    def _load_optimizer(self, tensors: dict[str, torch.Tensor], scheduled: int) -> None:
-        """Sets the moments, by the names of the parameters, and the learning rates of a step of the schedule."""
-        numbers, own = {name: i for i, name in enumerate(self._trained())}, self.model.state_dict()
-        state: Moments = {}
+    def _load_optimizer(self, tensors: Tensors, scheduled: int) -> None:
+        """Set the moments by parameter name, and the learning rate of a step of the schedule."""
+        numbers = {name: i for i, name in enumerate(self._trained_names())}
+        moments: dict[int, Tensors] = {}
         for name, tensor in tensors.items():
             key, _, parameter = name.partition(" of ")
             if parameter in numbers:
-                of = own[parameter] if tensor.ndim else None  # the number of its steps is whole everywhere
-                state.setdefault(numbers[parameter], {})[key] = shard_like(tensor, of)
-        load_moments(self.optimizer, state)
+                moments.setdefault(numbers[parameter], {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         (rate,), (factor,), (group,) = self.scheduler.base_lrs, self.scheduler.lr_lambdas, self.optimizer.param_groups
         group["lr"] = rate * factor(scheduled)
         place = {"last_epoch": scheduled, "_last_lr": [group["lr"]]}
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), **place})
 
-    def _trained(self) -> list[str]:
-        """The names of the parameters that the optimizer counts."""
-        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+    def _trained_names(self) -> list[str]:
+        """Return the names of the parameters in the order in which the optimizer numbers them."""
+        return [name for name, parameter in self.setup.model.named_parameters() if parameter.requires_grad]
+
+
+def averaged_model(model: torch.nn.Module, decay: float) -> AveragedModel | None:
+    """Return an exponential moving average of a model's weights; None for a decay of 0."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
 
 def identity(
     recipe: Recipe, data: DatasetDict, encoded: Mapping[str, EncodedMessages], num_processes: int
 ) -> dict[str, Any]:
-    """What a run must have in common with the checkpoint that it goes on from, whose manifest says it.
+    """Return what a run must share with the checkpoint it resumes from; stored in the manifest.
 
-    Where the messages, the weights and the tokenizer came from may differ, as it does on another machine: the weights
-    are in the checkpoint, and messages and their ids are compared themselves.
+    Sources of messages, weights and tokenizer may differ between machines: the weights are in the checkpoint, and the
+    messages and their ids are compared themselves.
     """
     digests = {split: digest(messages, encoded[split].input_ids) for split, messages in data.items()}
     settings = {name: value for name, value in asdict(recipe).items() if name not in ("name", "summary", *SOURCES)}
@@ -247,23 +203,23 @@ def identity(
 
 
 def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
-    """In what a run is another one than that of a checkpoint, in words.
+    """Describe how a checkpoint's run differs from this one.
 
     Raises:
-        ValueError: the checkpoint does not say of which run it is.
+        ValueError: the checkpoint does not say which run it belongs to.
     """
     try:
         there = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         recipe, digests, processes = dict(there["recipe"]), dict(there["data"]), there["num_processes"]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{checkpoint} does not say which run it is of.") from error
+        raise ValueError(f"{checkpoint} does not say which run it belongs to.") from error
     found = [
         f"{name} was {recipe.get(name)!r} and is {value!r}"
         for name, value in here["recipe"].items()
         if recipe.get(name) != value
     ]
     found += [
-        f"the {split} messages, or their tokenizer, are others"
+        f"the {split} messages or their tokenizer differ"
         for split in {**digests, **here["data"]}
         if digests.get(split) != here["data"].get(split)
     ]
@@ -274,49 +230,50 @@ def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of an output directory.
+    """The checkpoints in an output directory, `checkpoint-{step}`.
 
     Args:
-        output_dir: where they are, as `checkpoint-{step}`.
-        save_total_limit: how many are kept, of which the best and the last always are (so 1 may keep 2). None: all.
+        output_dir: the directory.
+        save_total_limit: how many to keep; the best and the newest always are, so 1 may keep 2. None: all.
     """
 
     output_dir: Path
     save_total_limit: int | None = None
 
     def path(self, step: int) -> Path:
+        """Return the folder of a step."""
         return self.output_dir / f"checkpoint-{step}"
 
     def steps(self) -> list[int]:
-        """The steps that have a folder, rising."""
+        """Return the steps that have a folder, in ascending order."""
         found = [path.name.removeprefix("checkpoint-") for path in self.output_dir.glob("checkpoint-*")]
         return sorted(int(step) for step in found if step.isdecimal())
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole; those that are not are named in the log. None: there is none."""
+        """Return the newest intact checkpoint; log those that are damaged. None: there is none."""
         for step in reversed(self.steps()):
             try:
                 read_manifest(self.path(step))
             except ValueError as error:
-                logger.warning("%s: passed over.", error)
+                logger.warning("%s: skipped.", error)
             else:
                 return self.path(step)
         return None
 
-    def rotate(self, last: int, best_step: int | None) -> None:
-        """Deletes the oldest beyond the limit, but neither the last that was written nor the best.
+    def rotate(self, newest: int, best_step: int | None) -> None:
+        """Delete the oldest checkpoints beyond the limit, but neither the newest nor the best.
 
-        Those of later steps are damaged ones, or of another run: they do not count, and stay.
+        Checkpoints of later steps are damaged or of another run: they do not count, and stay.
         """
         if self.save_total_limit is None:
             return
-        steps = [step for step in self.steps() if step <= last]
-        spare = [step for step in steps if step not in (last, best_step)]
+        steps = [step for step in self.steps() if step <= newest]
+        spare = [step for step in steps if step not in (newest, best_step)]
         for step in spare[: max(0, len(steps) - self.save_total_limit)]:
             self.delete(step)
 
     def delete(self, step: int) -> None:
-        """Deletes a checkpoint, renamed first: what is half deleted is no checkpoint any more."""
+        """Delete a checkpoint; renamed first, so that a half-deleted one is not taken for a checkpoint."""
         doomed = self.path(step).with_name(f".deleted-{step}-{uuid.uuid4().hex[:8]}")
         os.replace(self.path(step), doomed)
         shutil.rmtree(doomed)

@@ -1,4 +1,4 @@
-"""Copies of finished models that are calibrated on other messages."""
+"""Calibrate a copy of a finished model on other messages."""
 
 import copy
 import json
@@ -11,19 +11,17 @@ from pathlib import Path
 import torch
 from datasets import concatenate_datasets
 
-from ..conversion.checksum import save_with_checksum
-from ..conversion.loading import HISTORY, history_file, load_classifier
+from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, save_classifier
 from ..conversion.onnx import is_onnx
 from ..data.formats import DataError
 from ..data.labels import label_names
-from ..data.tokenization import load_tokenizer
 from ..evaluation.eval_data import messages_for
 from ..files import public, write_folder
 from ..hub.card import CardContent, render_card
-from ..inference.classifier import POCKET, SpamClassifier
+from ..inference.classifier import BUNDLED, SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names
 from ..text import in_markdown
-from .calibration import Calibration, calibrate, uncalibrate
+from .calibration import Calibration, apply_calibration, fit_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -40,77 +38,76 @@ def calibrated_copy(
     label_column: str | None = None,
     progress: bool = False,
 ) -> Calibration:
-    """Writes a copy of a classifier that is calibrated on messages that it has not been trained on.
+    """Write a copy of a classifier whose scores are calibrated on messages that it was not trained on.
 
-    The weights are the same. Metrics of the model stay behind, since they are of the model as it was, and the copy has
-    a card of its own.
+    The weights stay the same. Metrics and card of the original are not copied; the copy gets a card of its own.
 
     Args:
-        model: its folder or Hub id; None: the bundled model.
-        output_dir: the folder to make.
-        data: a source as for `load_sms_spam`. Of the data that the model was trained on, and of any that have one, it
-            is the validation split, of others all messages. A warning says what the model may have seen of them.
-        target_fpr: the part of the ham that may be called spam, for a threshold. None: none is set.
-        text_column, label_column: where they are, as for `messages_for`.
-        progress: whether to show a bar.
+        model: folder or Hub id; None: the bundled model.
+        output_dir: folder to create.
+        data: a source as for `load_sms_spam`. Its validation split is used if it has one, or is the model's own data;
+            otherwise all messages. A warning says which messages the model may have been trained on.
+        target_fpr: false-positive rate that a threshold allows. None: set no threshold.
+        text_column, label_column: columns to read.
+        progress: whether to show a progress bar.
 
     Returns:
-        What was fitted, which is in the folder too (`calibration.json`).
+        The calibration, which is also written to `calibration.json`.
 
     Raises:
-        FileExistsError: there is something at `output_dir`.
-        OSError: there is nothing at `model`, or the folder cannot be written.
-        ValueError: the model or the messages cannot be used, or no threshold will do. Nothing is written.
+        FileExistsError: `output_dir` exists.
+        OSError: there is no model at `model`, or the folder cannot be written.
+        ValueError: the model or the messages cannot be used, or no threshold is low enough. Nothing is written.
     """
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
-        raise FileExistsError(f"{output_dir} exists: name a folder that does not.")
+        raise FileExistsError(f"{output_dir} exists: give a folder that does not.")
     if target_fpr is not None and not 0 <= target_fpr < 1:
         raise ValueError(f"target_fpr must lie in [0, 1), got {target_fpr}.")
-    source = POCKET if model is None else model
+    source = BUNDLED if model in (None, "bundled") else model
     if is_onnx(source):
-        raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made of, and export the copy.")
-    kept, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
-    uncalibrate(kept.config)
-    history = history_file(source)
+        raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made from, then export again.")
+    kept, tokenizer, history = load_classifier(source, dtype="auto"), load_tokenizer(source), history_file(source)
+    apply_calibration(kept.config, None)
     names = class_names(kept.config)
     columns = {"text_column": text_column, "label_column": label_column}
-    evaluated = messages_for(model, data, **columns, classes=names)
-    sets = evaluated.sets
-    is_split = "validation" in sets
-    messages = sets["validation"] if is_split else concatenate_datasets(list(sets.values()))
-    if (theirs := label_names(messages)) != names:
-        raise DataError(f"the messages are labelled {', '.join(theirs)}, but the model knows {', '.join(names)}")
+    evaluated = messages_for(None if source is BUNDLED else model, data, **columns, classes=names)
+    is_split = "validation" in evaluated.sets
+    messages = evaluated.sets["validation"] if is_split else concatenate_datasets(list(evaluated.sets.values()))
+    if (found := label_names(messages)) != names:
+        raise DataError(f"the messages are labelled {', '.join(found)}, but the model knows {', '.join(names)}")
     classifier = SpamClassifier(copy.deepcopy(kept).float(), tokenizer)
-    logits = classifier.logits(messages["text"][:], progress=progress)
-    labels = torch.tensor(messages["label"][:])
-    where = "of the validation split of the data" if is_split else "of the data"
-    fitting = {"fitted_on": where, "temperature_scaling": True, "target_fpr": target_fpr}
-    calibration = calibrate(kept.config, logits, labels, **fitting)
+    calibration = fit_calibration(
+        classifier.logits(messages["text"][:], progress=progress),
+        torch.tensor(messages["label"][:]),
+        names,
+        fitted_on="the validation split of the data" if is_split else "the data",
+        temperature_scaling=True,
+        target_fpr=target_fpr,
+    )
     if not calibration.is_met:
-        raise ValueError(calibration.in_words()[-1])
+        raise ValueError(calibration.summary()[-1])
+    apply_calibration(kept.config, calibration)
 
     def fill(folder: Path) -> None:
-        save_with_checksum(kept, folder)
-        tokenizer.save_pretrained(folder)
+        save_classifier(kept, tokenizer, folder)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
-        messages = f"{'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}"
+        where = f"{'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}"
         content = CardContent(
             labels=names,
             positive_label=calibration.spam,
-            threshold=kept.config.threshold,
-            calibrated=kept.config.temperature != 1,
-            calibration=calibration.in_words(f"of {messages}", in_markdown),
-            calibrated_on=messages,
-            copy_of="the bundled model" if model is None else in_markdown(public(os.fspath(model))),
-            base_model=None if model is None else os.fspath(model),
+            threshold=calibration.threshold,
+            calibrated=calibration.temperature != 1,
+            calibration=calibration.summary(where, in_markdown),
+            calibrated_on=where,
+            copy_of="the bundled model" if source is BUNDLED else in_markdown(public(os.fspath(model))),
+            base_model=None if source is BUNDLED else os.fspath(model),
         )
-        card = render_card(content)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(render_card(content), encoding="utf-8")
         (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
 
     write_folder(output_dir, fill)
     if evaluated.remark:
-        logger.warning("%s On what it has seen it is too sure, and so is a calibration on that.", evaluated.remark)
+        logger.warning("%s A calibration on messages the model was trained on is overconfident.", evaluated.remark)
     return calibration

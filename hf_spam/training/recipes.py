@@ -1,208 +1,171 @@
-"""Recipes: every setting of a run, by name. Imports no library, so that the command line can list them at once."""
+"""Recipes and run options. Imports no heavy library, so that the command line can list them at once."""
 
 import math
 import os
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from inspect import formatannotation
+from typing import Any, Literal
 
-# Where the same messages, weights and tokenizer are read from may differ from machine to machine.
+# Fields that say where data and weights are read from; these may differ between machines.
 SOURCES = ("data", "text_column", "label_column", "base", "tokenizer")
-# Beyond these, building a network or learning a tokenizer would take all the memory there is before it failed.
-MOST = {"n_layer": 1000, "n_embd": 100_000, "n_positions": 1_000_000, "vocab_size": 1_000_000}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of a fine-tuning run; those of the book (chapter 6) unless another is given.
+    """All settings that decide what a fine-tuning run computes. Defaults are the book's (chapter 6).
 
     Raises:
-        ValueError: a setting, or a combination of settings, that cannot be meant.
+        ValueError: a setting that is out of range, or settings that exclude each other.
     """
 
     name: str = "book"
     """Name of the recipe."""
     summary: str = ""
-    """What it is, in a line."""
+    """One-line description."""
 
     data: str = "uci"
     """Messages: sample, uci, a local file (.tsv .csv .jsonl .parquet .zip), or a Hub dataset id."""
     protocol: Literal["book", "full"] = "book"
-    """Reading and splits: the book's balanced ones, or every message with duplicates kept on one side."""
+    """How to read and split: balanced as in the book, or every message, with duplicates kept in one split."""
     text_column: str | None = None
-    """Column of the texts. None: text, message, sms or v2."""
+    """Column of the messages. None: text, message, sms or v2."""
     label_column: str | None = None
-    """Column of the labels, which are then classes under their own names, unless they say ham or spam. None: label,
-    category, class or v1, for ham and spam."""
+    """Column of the labels; any labels are accepted as classes. None: label, category, class or v1, holding ham and
+    spam."""
     positive_label: str | None = None
-    """Of two labels the one that is sought, as spam is: precision, recall, F1 and thresholds are of it. None: spam, or
-    the one that comes second."""
-    undersample: bool = False
-    """Whether so many training messages of the commoner labels are left out that each has as many as the rarest."""
+    """Positive class of two labels of your own, for precision, recall, F1 and the threshold. None: spam, or the
+    second label."""
 
     base: str = "openai-community/gpt2"
     """Weights to start from: a Hub id, a local folder, or "random"."""
     tokenizer: str | None = None
-    """Tokenizer: a Hub id or a local folder. None: the base's, or one learned on the training messages."""
+    """Tokenizer: a Hub id or a local folder. None: that of the base, or one learned on the training messages."""
     vocab_size: int | None = None
-    """Entries of a tokenizer learned on the training messages, for base "random"."""
+    """Size of a tokenizer learned on the training messages; with base "random"."""
     n_layer: int = 12
-    """Blocks, for base "random"."""
+    """Number of blocks; with base "random"."""
     n_embd: int = 768
-    """Width, for base "random"."""
+    """Width; with base "random"."""
     n_head: int = 12
-    """Attention heads, for base "random"."""
+    """Number of attention heads; with base "random"."""
     n_positions: int = 1024
-    """Positions, for base "random"."""
+    """Number of positions; with base "random"."""
     qkv_bias: bool = True
-    """Bias in the query, key and value projections, for base "random"."""
+    """Add a bias to the query, key and value projections; with base "random"."""
     initialization: Literal["gpt2", "pytorch"] = "gpt2"
-    """How weights are drawn, for base "random": as GPT-2's were, or as PyTorch's layers draw theirs (the book's)."""
+    """Distribution of fresh weights: GPT-2's, or PyTorch's defaults as in the book; with base "random"."""
 
     pooling: Literal["last", "last_token", "first", "mean"] = "last"
-    """Position that is classified: the last, pads included; the last real token; the first; or the mean of all."""
+    """Position that is classified: the last one (pads included), the last real token, the first, or their mean."""
     padded_length: int | Literal["longest"] | None = "longest"
-    """Length to which messages are padded: a number, "longest" (the longest training message), or None."""
+    """Length that messages are padded to: a number, "longest" (the longest training message), or None."""
     causal: bool = True
-    """Whether a position sees only itself and those before it."""
+    """Use a causal attention mask."""
 
     trainable: Literal["all", "last_two_blocks", "last_block", "head"] = "last_block"
-    """What is trained; blocks include the final norm and the head."""
+    """Which weights to train; blocks include the final norm and the head."""
     lora_r: int | None = None
-    """Rank of adapters (LoRA) that are trained on every linear layer beside the head, and merged in what is saved.
-    None: no adapters."""
+    """Rank of LoRA adapters on every linear layer, merged when the model is saved. None: no adapters."""
     lora_alpha: int = 16
-    """What adapters add to a layer is multiplied by lora_alpha / lora_r."""
+    """LoRA scale: adapters are multiplied by lora_alpha / lora_r."""
     dropout: float = 0.0
-    """Dropout after the embeddings and on what each block adds."""
+    """Dropout on the embeddings and on the output of each block."""
     attention_dropout: float = 0.0
     """Dropout on the attention weights."""
     case_augmentation: float = 0.0
-    """Probability that a training message is seen in other case, anew in each epoch."""
+    """Probability of changing the case of a training message, drawn again in each epoch."""
     digit_augmentation: float = 0.0
-    """Probability that a training message is seen with other digits, anew in each epoch."""
+    """Probability of replacing the digits of a training message, drawn again in each epoch."""
     bpe_dropout: float = 0.0
-    """Probability that a BPE merge is skipped in training."""
+    """Probability of skipping a BPE merge in training (Provilkov et al. 2020)."""
 
     num_train_epochs: int = 5
     """Passes over the training messages."""
     max_steps: int | None = None
-    """Optimizer steps after which training ends; counts instead of num_train_epochs, which it may exceed."""
+    """Optimizer steps to train for; overrides num_train_epochs."""
     per_device_train_batch_size: int = 8
-    """Messages in a batch, on each process."""
+    """Messages per batch on each process."""
     gradient_accumulation_steps: int = 1
-    """Batches to an optimizer step."""
-    train_batch_tokens: int | None = None
-    """Tokens in a training batch, on each process, instead of per_device_train_batch_size: messages of like length, and
-    as many as fill it, pads included."""
+    """Batches per optimizer step."""
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
-    """Order of the messages: at random, or with messages of like length in a batch, which saves padding."""
-    balanced_sampling: bool = False
-    """Whether each label is drawn equally often. An epoch still has as many messages as there are to train on: those
-    of a rare label come several times, and not all of a common one."""
-    class_weights: Literal["balanced"] | None = None
-    """Weights of the labels in the training loss: "balanced" (the rarer a label, the more its messages count; 1 in the
-    mean over all messages), or None."""
+    """Order of the training messages: random, or with similar lengths in a batch, which saves padding."""
     logit_adjustment: float = 0.0
-    """How far the boundary between labels is moved towards the commoner ones: 0, not at all; 1, to where all labels are
-    equally likely before a message is read. Of no effect with class_weights or balanced_sampling."""
+    """Correct for class imbalance by adding this times the log class priors to the logits in the loss (Menon et al.
+    2021)."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
     """Weight decay of AdamW."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate after the warm-up."""
+    """Learning rate schedule after the warmup."""
     warmup_steps: float = 0.0
-    """Steps over which the learning rate rises from 0; below 1, the part of all steps."""
+    """Steps of linear warmup; below 1, a fraction of all steps."""
     max_grad_norm: float | None = None
-    """Norm to which gradients are clipped. None: no clipping."""
+    """Norm to clip gradients to. None: no clipping."""
     ignore_index: int = -100
-    """Label that the loss leaves out; none of the classes may be it."""
+    """Label that the loss ignores."""
     weight_average: float = 0.0
-    """Decay of a running average of the weights, taken at every step, that is kept in their place. 0: none."""
+    """Decay of the exponential moving average of the weights, which is what the run keeps. 0: no averaging."""
     adversarial_epsilon: float = 0.0
-    """How far (L2 norm) the token embeddings of a training message are moved to where its loss is higher, to learn from
-    them as well: adversarial training. 0: not at all."""
+    """L2 norm of the adversarial perturbation of the token embeddings (Miyato et al. 2017). 0: no adversarial
+    training."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the matrix products."""
+    """Mixed precision of the training."""
     prefix_precision: Literal["no", "bf16"] = "no"
-    """Precision of the frozen blocks that are computed once."""
+    """Precision of the frozen blocks, whose output is computed once."""
     temperature_scaling: bool = False
-    """Whether scores are made probabilities, by a temperature that is fitted to the validation split at the end."""
+    """Fit a temperature on the validation split, so that scores are calibrated probabilities."""
     target_fpr: float | None = None
-    """False-positive rate that is allowed: of the validation split no more ham than that part has a score from which on
-    messages are called spam. None: they are given the likeliest class."""
+    """Fit a threshold on the validation split with at most this false-positive rate. None: predict the likeliest
+    class."""
 
     eval_freq: int = 50
     """Optimizer steps between two evaluations of the losses."""
     eval_iter: int = 5
-    """Batches to such an evaluation, and to the accuracies after each epoch."""
+    """Batches per evaluation of losses and accuracies during training."""
     seed: int = 123
-    """Seed of splits, fresh weights, order and dropout."""
+    """Seed of the splits, fresh weights, the order of messages, and dropout."""
 
     def __post_init__(self) -> None:
-        def check(holds: bool, what: str) -> None:
+        def check(holds: bool, message: str) -> None:
             if not holds:
-                raise ValueError(f"Recipe {self.name!r}: {what}.")
+                raise ValueError(f"Recipe {self.name!r}: {message}.")
 
-        for field in fields(self):
-            kinds, value = _kinds(field.type), getattr(self, field.name)
-            *words, last = ("none" if kind is None else getattr(kind, "__name__", kind) for kind in kinds)
-            wanted = f"{', '.join(words)} or {last}" if words else last
-            check(any(_is_a(value, kind) for kind in kinds), f"{field.name} must be {wanted}, got {value!r}")
-        for field in (
-            *("n_layer", "n_embd", "n_head", "n_positions", "num_train_epochs", "per_device_train_batch_size"),
-            *("gradient_accumulation_steps", "eval_freq", "eval_iter", "lora_alpha"),
-        ):
-            check(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
-        for field in (
-            "dropout",
-            "attention_dropout",
-            "bpe_dropout",
-            "weight_average",
-            "case_augmentation",
-            "digit_augmentation",
-        ):
-            check(0 <= getattr(self, field) < 1, f"{field} must lie in [0, 1), got {getattr(self, field)}")
-        check(self.max_steps is None or self.max_steps >= 1, f"max_steps must be at least 1, got {self.max_steps}")
-        both = self.balanced_sampling and self.class_weights is not None
-        check(not both, "class_weights and balanced_sampling do the same twice: give one of them")
-        tokens = self.train_batch_tokens
-        check(not (tokens and self.balanced_sampling), "balanced_sampling has no batches of train_batch_tokens")
-        check(tokens is None or tokens >= 1, f"train_batch_tokens must be at least 1, got {tokens}")
-        if self.lora_r is not None:
-            check(self.lora_r >= 1, f"lora_r must be at least 1, or none, got {self.lora_r}")
-            check(self.trainable == "head", f"with lora_r, trainable must be head, got {self.trainable}")
-            check(not self.weight_average, "with lora_r there is no weight_average")
-        check(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
-        for field, most in MOST.items():
-            check((getattr(self, field) or 0) <= most, f"{field} must be at most {most}, got {getattr(self, field)}")
-        rate = self.target_fpr
-        check(rate is None or 0 <= rate < 1, f"target_fpr must lie in [0, 1), got {rate}")
-        check(0 <= self.seed < 2**32, f"seed must lie between 0 and 2**32 - 1, got {self.seed}")
-        for field in ("learning_rate", "weight_decay"):
-            check(math.isfinite(getattr(self, field)), f"{field} must be a number, got {getattr(self, field)}")
-        check(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
-        check(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
-        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm must be positive, or none")
-        epsilon = self.adversarial_epsilon
-        check(epsilon >= 0 and math.isfinite(epsilon), f"adversarial_epsilon must not be negative, got {epsilon}")
-        tau = self.logit_adjustment
-        check(tau >= 0 and math.isfinite(tau), f"logit_adjustment must not be negative, got {tau}")
+        def in_range(names: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+            for name in names.split():
+                value = getattr(self, name)
+                if value in (None, "longest"):
+                    continue
+                holds = (low < value if open_low else low <= value) and value < high
+                bounds = f"above {low}" if open_low else f"at least {low}"
+                bounds += "" if high == math.inf else f" and below {high}"
+                check(holds, f"{name} must be {bounds}, got {value}")
+
+        # Above the upper bounds the network or tokenizer would exhaust the memory before any other check could fail.
+        in_range("n_layer", 1, 1001)
+        in_range("n_embd", 1, 100_001)
+        in_range("n_positions", 1, 1_000_001)
+        in_range("vocab_size", 257, 1_000_001)
+        in_range("n_head padded_length lora_r lora_alpha num_train_epochs max_steps per_device_train_batch_size", 1)
+        in_range("gradient_accumulation_steps eval_freq eval_iter", 1)
+        in_range("dropout attention_dropout bpe_dropout weight_average case_augmentation digit_augmentation", 0, 1)
+        in_range("target_fpr", 0, 1)
+        in_range("warmup_steps weight_decay adversarial_epsilon logit_adjustment", 0)
+        in_range("learning_rate max_grad_norm", 0, open_low=True)
+        in_range("seed", 0, 2**32)
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
-        length = self.padded_length
-        check(length in (None, "longest") or length >= 1, f"padded_length must be at least 1, got {length}")
+        if self.lora_r is not None:
+            check(self.trainable == "head", f"lora_r needs trainable head, got {self.trainable}")
+            check(not self.weight_average, "lora_r and weight_average exclude each other")
         if self.vocab_size is not None:
-            check(self.base == "random", f"a tokenizer of its own (vocab_size) needs base random, not {self.base!r}")
-            check(self.tokenizer is None, f"give vocab_size or tokenizer ({self.tokenizer!r}), not both")
-            check(self.vocab_size >= 257, f"vocab_size must be at least 257, got {self.vocab_size}")
+            check(self.base == "random", f"vocab_size (a new tokenizer) needs base random, not {self.base!r}")
+            check(self.tokenizer is None, f"vocab_size and tokenizer ({self.tokenizer!r}) exclude each other")
         elif self.base == "random":
             check(self.tokenizer is not None, "base random needs a tokenizer, or a vocab_size to learn one")
 
     @property
     def reading(self) -> dict[str, str | None]:
-        """How messages are read, as `load_sms_spam` takes it."""
+        """Arguments of `load_sms_spam` that say which columns to read and which class is positive."""
         return {name: getattr(self, name) for name in ("text_column", "label_column", "positive_label")}
 
 
@@ -259,23 +222,6 @@ class RunOptions:
             raise ValueError("Resuming from the Hub needs the repository: add --push-to-hub and --hub-model-id.")
         if not 0 <= self.hub_timeout < math.inf:
             raise ValueError(f"hub_timeout must be 0 or more seconds, got {self.hub_timeout}.")
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    """What a field of this annotation may be: types, and words or None, which stand for themselves."""
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for part in get_args(annotation) for kind in _kinds(part)]
-    return [None if annotation is NoneType else annotation]
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    if not isinstance(kind, type):
-        return value is kind or (isinstance(value, str) and value == kind)
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, {int: Integral, float: Real}.get(kind, kind))
 
 
 _BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, loss for loss")
@@ -349,8 +295,8 @@ RECIPES: dict[str, Recipe] = {
             digit_augmentation=0.5,
             bpe_dropout=0.1,
             adversarial_epsilon=0.4,
-            logit_adjustment=0.5,  # spam of new kinds is taken for ham, the commoner label, more often than the reverse
-            # A constant rate keeps the weights moving about a minimum, and their average is nearer to it.
+            logit_adjustment=0.5,  # new kinds of spam are taken for ham, the majority class, more than the reverse
+            # At a constant learning rate the weights move around a minimum; their average lies closer to it.
             max_steps=2100,
             per_device_train_batch_size=16,
             train_sampling_strategy="group_by_length",
@@ -365,14 +311,38 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
-    """A recipe, or the one of a name, with some of its fields set; paths may be given as such.
+    """Return a recipe, given by itself or by name, with some of its fields replaced.
 
     Raises:
-        ValueError: there is none of that name, or the settings cannot be meant.
+        ValueError: an unknown name, or a setting of the wrong type or out of range.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
             raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
         recipe = RECIPES[recipe]
-    paths = {name: os.fspath(value) for name, value in settings.items() if isinstance(value, os.PathLike)}
-    return replace(recipe, **{**settings, **paths})
+    return replace(recipe, **checked(Recipe, settings))
+
+
+def checked(settings: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Return values for fields of a dataclass, with paths as strings and whole numbers as floats where it wants them.
+
+    Raises:
+        ValueError: a value is not of the type of its field.
+        TypeError: there is no such field.
+    """
+    from huggingface_hub.dataclasses import type_validator  # takes 0.1 s to import: too long for `hf-spam --help`
+
+    types, result = {field.name: field.type for field in fields(settings)}, {}
+    for name, value in values.items():
+        if name not in types:
+            raise TypeError(f"{name!r} is not a setting of {settings.__name__}.")
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if type(value) is int and types[name] in (float, float | None):
+            value = float(value)
+        try:
+            type_validator(name, value, types[name])
+        except TypeError:
+            raise ValueError(f"{name} must be {formatannotation(types[name])}, got {value!r}.") from None
+        result[name] = value
+    return result

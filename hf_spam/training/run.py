@@ -1,20 +1,38 @@
-"""What was measured in the course of a run, and on which messages."""
+"""Plain data of a run: its history, its progress, and its result."""
 
+import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+    from .calibration import Calibration
+    from .recipes import Recipe
+
+Metrics = dict[str, float | None]
 
 
 @dataclass
 class History:
-    """What was measured on the way, under the book's names.
+    """Measurements made during training, under the book's names; written to `history.json`.
 
-    `train_losses` and `val_losses` belong to `steps` (optimizer steps, counted from 0, of which `steps_per_epoch` are
-    an epoch), `train_accs` and `val_accs` to the ends of the epochs. `examples_seen` counts training messages and
-    `epochs` passes over them; `initial` holds `{split}_loss` and `{split}_acc` before training; `seconds` is the time
-    that training took, evaluations included.
-    By `splits`, which `fingerprints` makes, the messages are known again; it is empty where there were others before.
-    `trained_before` is whether the weights at the start were a classifier's that had learned from others, or nobody
-    knows from which.
+    Attributes:
+        initial: `{split}_loss` and `{split}_acc` before training.
+        steps: optimizer steps, counted from 0, after which the losses were measured.
+        train_losses, val_losses: losses at `steps`, over the first `eval_iter` batches.
+        train_accs, val_accs: accuracies at the end of each epoch, over the first `eval_iter` batches.
+        final_accs: accuracy of the final weights on `train`, `validation` and `test` as the book's loaders give it: the
+            training loader drops the last short batch.
+        examples_seen: training messages seen, counting repetitions.
+        epochs: passes over the training messages.
+        steps_per_epoch: optimizer steps per epoch.
+        seconds: duration of the training, evaluations included.
+        splits: number and SHA-256 of the messages of each split (see `fingerprints`); empty if the run was resumed with
+            other messages.
+        trained_before: whether training started from a classifier that had been trained on other, or unknown, messages.
     """
 
     initial: dict[str, float] = field(default_factory=dict)
@@ -23,6 +41,7 @@ class History:
     val_losses: list[float] = field(default_factory=list)
     train_accs: list[float] = field(default_factory=list)
     val_accs: list[float] = field(default_factory=list)
+    final_accs: dict[str, float] = field(default_factory=dict)
     examples_seen: int = 0
     epochs: float = 0.0
     steps_per_epoch: int = 0
@@ -30,7 +49,73 @@ class History:
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
     trained_before: bool = False
 
-    def append(self, values: dict[str, float]) -> None:
-        """Adds `{"train_loss": ..., "val_loss": ...}`, or accuracies, each to its list."""
-        for name, value in values.items():
-            getattr(self, {"loss": f"{name}es", "acc": f"{name}s"}[name.rpartition("_")[2]]).append(value)
+    def add_losses(self, step: int, losses: dict[str, float]) -> None:
+        """Record `train_loss` and, if there is a validation split, `val_loss` after a step."""
+        self.steps.append(step)
+        for name, value in losses.items():
+            getattr(self, f"{name}es").append(value)
+
+    def add_accuracies(self, accuracies: dict[str, float]) -> None:
+        """Record `train_acc` and, if there is a validation split, `val_acc` at the end of an epoch."""
+        for name, value in accuracies.items():
+            getattr(self, f"{name}s").append(value)
+
+
+@dataclass
+class Progress:
+    """Position of a run, saved with every checkpoint.
+
+    Attributes:
+        run_id: identifies the run across resumptions.
+        step: last finished optimizer step, counted from 0; -1 before the first.
+        epoch: current epoch, counted from 1.
+        batch: finished batches of this epoch.
+        best_step, best_loss: checkpoint with the lowest validation loss so far, and that loss.
+        history: measurements so far.
+    """
+
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    step: int = -1
+    epoch: int = 1
+    batch: int = 0
+    best_step: int | None = None
+    best_loss: float | None = None
+    history: History = field(default_factory=History)
+
+    def update_best(self, loss: float | None) -> None:
+        """Compare the validation loss of the current weights with the best one. None: there is no validation split."""
+        if loss is None or self.best_loss is None or loss < self.best_loss:
+            self.best_step, self.best_loss = self.step, loss
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the current weights have the lowest validation loss so far."""
+        return self.best_step == self.step
+
+
+@dataclass
+class Run:
+    """Result of a run.
+
+    Attributes:
+        recipe: the settings.
+        model: the trained model in evaluation mode, calibrated if the recipe says so.
+        tokenizer: its tokenizer.
+        history: measurements during training.
+        metrics: metrics of each split.
+        predictions: what the metrics of each split are computed from: `predictions` (N,), `references` (N,) and
+            `scores` (N, num_labels).
+        trained_parameters: number of parameters that were trained, adapters included.
+        calibration: what was fitted on the validation split, if anything.
+        baseline: metrics of the linear baseline on the same splits; only of runs that are saved.
+    """
+
+    recipe: "Recipe"
+    model: "SpamGPTForSequenceClassification"
+    tokenizer: "PreTrainedTokenizerBase"
+    history: History
+    metrics: dict[str, Metrics]
+    predictions: dict[str, dict[str, "np.ndarray"]]
+    trained_parameters: int
+    calibration: "Calibration | None" = None
+    baseline: dict[str, Metrics] = field(default_factory=dict)

@@ -24,8 +24,9 @@ from hf_spam import SpamClassifier, SpamGPTConfig, finetune, load_sms_spam
 from hf_spam.cli import main
 from hf_spam.data.sources import read_messages
 from hf_spam.data.splits import fingerprints
-from hf_spam.inference.classifier import POCKET
-from hf_spam.training.calibration import TEMPERATURES, Calibration, calibrate
+from hf_spam.inference.classifier import BUNDLED
+from hf_spam.modeling.configuration_spam_gpt import class_names
+from hf_spam.training.calibration import TEMPERATURES, Calibration, fit_calibration
 from hf_spam.training.recipes import get_recipe
 
 SMALL = {"vocab_size": 300, "n_embd": 16, "n_head": 2, "max_steps": 25, "eval_freq": 6, "learning_rate": 5e-3}
@@ -47,8 +48,13 @@ def fit(logits, labels, config=None, temperature_scaling=True, target_fpr=None) 
     if config is None:
         names = dict(enumerate(["not spam", "spam", "scam", "phish"][: logits.shape[1]]))
         config = SpamGPTConfig(id2label=names)
-    return calibrate(
-        config, logits, labels, fitted_on="here", temperature_scaling=temperature_scaling, target_fpr=target_fpr
+    return fit_calibration(
+        logits,
+        labels,
+        class_names(config),
+        fitted_on="here",
+        temperature_scaling=temperature_scaling,
+        target_fpr=target_fpr,
     )
 
 
@@ -304,7 +310,7 @@ def test_a_copy_that_is_calibrated_on_messages_of_ones_own(hf_spam, tmp_path):
     called = [answer["label"] == "spam" for answer in SpamClassifier.from_pretrained(out)(ham)]
     assert sum(called) == found["false_alarms"] == math.floor(0.01 * len(ham)) and found["ham"] == len(ham)
     assert config_of(out)["temperature"] == found["temperature"] and config_of(out)["threshold"] == found["threshold"]
-    assert (out / "model.safetensors").read_bytes() == (POCKET / "model.safetensors").read_bytes()
+    assert (out / "model.safetensors").read_bytes() == (BUNDLED / "model.safetensors").read_bytes()
     assert json.loads((out / "calibration.json").read_text()) == found
     printed = hf_spam("calibrate", again, "--data", "sample", "--model", out)
     assert f"Temperature {found['temperature']:.4f}: " in printed and "Threshold" not in printed

@@ -9,9 +9,9 @@ from small_runs import first_messages
 
 from hf_spam import Recipe, SpamGPTConfig, SpamGPTForSequenceClassification, finetune
 from hf_spam.data.tokenization import train_tokenizer
-from hf_spam.training import batches, frozen_prefix
+from hf_spam.training import frozen_prefix, loaders
 from hf_spam.training.frozen_prefix import compute_prefix
-from hf_spam.training.start import start_from
+from hf_spam.training.setup import set_up
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def run(base, data, **settings):
 
 def everywhere(monkeypatch):
     """Every block at every step, as without a frozen prefix."""
-    monkeypatch.setattr(batches, "frozen_blocks", lambda model, recipe: 0)
+    monkeypatch.setattr(loaders, "frozen_blocks", lambda model, recipe: 0)
 
 
 @pytest.mark.parametrize("pooling", ["last", "last_token", "first", "mean"])
@@ -61,7 +61,7 @@ def test_nothing_is_another(pooling, padded_length, settings, frozen, base, data
         counted.append(blocks)
         return computed(accelerator, model, blocks, *rest)
 
-    monkeypatch.setattr(batches, "compute_prefix", count)
+    monkeypatch.setattr(loaders, "compute_prefix", count)
     once = run(base, data, **settings)
     assert counted == [frozen] * 2  # a split each
     everywhere(monkeypatch)
@@ -95,7 +95,7 @@ def test_a_prefix_in_bfloat16(base, data, monkeypatch):
         kept.append(compute_prefix(*how))
         return kept[-1]
 
-    monkeypatch.setattr(batches, "compute_prefix", keep)
+    monkeypatch.setattr(loaders, "compute_prefix", keep)
     exact, near = run(base, data), run(base, data, prefix_precision="bf16")
     assert [part.states.dtype for part in kept] == [torch.float32] * 2 + [torch.bfloat16] * 2
     assert near.history.train_losses == pytest.approx(exact.history.train_losses, abs=0.02)
@@ -116,16 +116,16 @@ def test_longer_messages_than_the_model_reads(base, data):
 @pytest.mark.parametrize(
     "setting", ["dropout", "attention_dropout", "case_augmentation", "digit_augmentation", "bpe_dropout"]
 )
-def test_off_where_it_would_not_be_exact(setting, base, caplog):
+def test_off_where_it_would_not_be_exact(setting, base, data, caplog):
     """What is drawn anew at each step comes out of the frozen blocks as another each time: that is said."""
     recipe = Recipe(base=str(base), **{setting: 0.1})
-    model, _ = start_from(recipe, ["a message"])
+    model = set_up(recipe, data).model
     with caplog.at_level("INFO", "hf_spam"):
         assert frozen_prefix.frozen_blocks(model, recipe) == 0
     assert f"The 3 frozen blocks are computed at every step, because of {setting}." in caplog.text
 
 
-def test_nothing_is_frozen_where_all_is_trained(base, caplog):
+def test_nothing_is_frozen_where_all_is_trained(base, data, caplog):
     recipe = Recipe(base=str(base), trainable="all")
-    model, _ = start_from(recipe, ["a message"])
+    model = set_up(recipe, data).model
     assert frozen_prefix.frozen_blocks(model, recipe) == 0 and not caplog.text

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
-from itertools import chain
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.data.splits import fingerprints
 from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
 from hf_spam.evaluation.eval_data import messages_for
-from hf_spam.training.batches import SeededShuffle, SeededTokenBatches
+from hf_spam.training.loaders import SeededShuffle
 
 
 @pytest.fixture(scope="module")
@@ -158,37 +157,6 @@ def test_several_processes_do_what_one_does(blocks, data, base, tokenizer_dir, t
                 torch.testing.assert_close(tensor, weights[name], atol=1e-4, rtol=0)
 
 
-def test_batches_sized_by_tokens(data, base, tokenizer_dir, tmp_path):
-    """On two processes as on one that accumulates two of them; every message of a pass is counted."""
-    data.save_to_disk(tmp_path / "data")
-    settings = {"base": base, "tokenizer": tokenizer_dir, "num_train_epochs": 2, **BOOK, "padded_length": None}
-    settings |= {"pooling": "last_token", "train_batch_tokens": 110, "eval_freq": 4}  # an even number of batches
-    one = asdict(finetune("book", data=data, gradient_accumulation_steps=2, **settings).history)
-    settings |= {"per_device_train_batch_size": 4, "output_dir": tmp_path / "out"}
-    finetune_on(2, "book", tmp_path / "data", **settings)
-    two = json.loads((tmp_path / "out" / "history.json").read_text())
-    assert len(one["train_losses"]) > 5 and one["train_losses"][0] != pytest.approx(one["train_losses"][-1], abs=1e-3)
-    assert one["examples_seen"] == 2 * len(data["train"])
-    for name in ("train_losses", "val_losses", "train_accs", "val_accs"):
-        assert two[name] == pytest.approx(one[name], abs=1e-5), name
-
-
-def test_batches_of_tokens_are_new_at_each_pass_and_lose_nothing():
-    """As many in every pass, though lengths are equal and unequal; the same again from the same generator."""
-    lengths = [3, 3, 3, 3, 3, 3, 7, 2, 40, 7, 7, 1]
-    passes = [
-        list(SeededTokenBatches(lengths, 14, rng)) for rng in [torch.Generator().manual_seed(1)] for _ in range(9)
-    ]
-    for batches in passes:
-        assert len(batches) == len(SeededTokenBatches(lengths, 14, torch.Generator()))
-        assert sorted(chain(*batches)) == list(range(len(lengths)))
-        assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 14 for batch in batches)
-    assert len({tuple(map(len, batches)) for batches in passes}) > 1  # the order of the batches
-    assert len({frozenset(map(frozenset, batches)) for batches in passes}) > 1  # who is with whom
-    again = torch.Generator().manual_seed(1)
-    assert list(SeededTokenBatches(lengths, 14, again)) == passes[0]
-
-
 def test_the_order_is_that_of_a_shuffling_loader():
     """Pass after pass, and whether or not a pass is broken off, as evaluations over the first batches do."""
     torch.manual_seed(3)
@@ -307,7 +275,7 @@ def test_what_is_plotted_stands_where_it_was_measured(data, tmp_path, monkeypatc
     def record(epochs, *values, label, examples_per_epoch, output_dir):
         drawn[label] = (epochs, *values, examples_per_epoch)
 
-    monkeypatch.setattr("hf_spam.training.output.plot_values", record)
+    monkeypatch.setattr("hf_spam.training.saving.plot_values", record)
     settings = small(eval_freq=4, max_steps=14, gradient_accumulation_steps=1)
     history = finetune("pocket", data=data, output_dir=tmp_path, **settings).history
     assert history.steps_per_epoch == 5 and history.epochs == pytest.approx(2.8)
@@ -325,12 +293,12 @@ def test_training_alone_is_enough_and_more_is_measured(data):
 
 
 def test_a_runs_own_messages_are_known_again(tmp_path):
-    """Balanced or not, the splits that come out of its source are those that it was trained and tested on."""
+    """The splits that come out of its source are those that it was trained and tested on."""
     rows = [(f"{'win' if i % 3 else 'see'} {chr(97 + i % 26)}{chr(97 + i // 26)} now", i % 3 > 0) for i in range(90)]
     source = tmp_path / "private" / "mine.tsv"
     source.parent.mkdir()
     source.write_text("".join(f"{'spam' if label else 'ham'}\t{text}\n" for text, label in rows))
-    for i, settings in enumerate(({"undersample": True}, {"protocol": "book", "seed": 5})):
+    for i, settings in enumerate(({}, {"protocol": "book", "seed": 5})):
         out = tmp_path / f"{i}"
         run = finetune("pocket", data=source, output_dir=out, **small(max_steps=1, **settings))
         assert "private" not in (out / "history.json").read_text()
@@ -380,7 +348,7 @@ def test_a_base_that_has_learned_from_others_is_told_of(tmp_path, caplog):
             "pocket", output_dir=out, **settings | {"base": tmp_path / base, "vocab_size": None, "seed": seed}
         )
         assert run.history.trained_before == expected
-        assert ("may have learned from messages of any split." in caplog.text) == expected
+        assert ("may have been trained on messages of any split." in caplog.text) == expected
         assert ("may have been trained on messages of any split" in (out / "README.md").read_text()) == expected
         found = messages_for(out, "sample")
         assert list(found.sets) == ["train", "validation", "test"] and found.remark == (said if expected else "")
@@ -412,18 +380,18 @@ def test_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
         ({"per_device_train_batch_size": 92}, "91 training messages do not fill one batch of 92"),
         ({"report_to": "nonesuch"}, "tracker 'nonesuch' is not installed"),
         ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
-        ({"pooling": "middle"}, "pooling must be last, last_token, first or mean, got 'middle'"),
-        ({"padded_length": "longer"}, "padded_length must be int, longest or none, got 'longer'"),
-        ({"max_steps": "3"}, "max_steps must be int or none, got '3'"),
+        ({"pooling": "middle"}, "pooling must be Literal\['last', 'last_token', 'first', 'mean'\], got 'middle'"),
+        ({"padded_length": "longer"}, "padded_length must be .*'longest'.*, got 'longer'"),
+        ({"max_steps": "3"}, "max_steps must be int \| None, got '3'"),
         ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
         ({"seed": 1.5}, r"seed must be int, got 1\.5"),
-        ({"undersample": 1}, "undersample must be bool, got 1"),
+        ({"causal": 1}, "causal must be bool, got 1"),
         ({"n_layer": True}, "n_layer must be int, got True"),
         ({"learning_rate": 1e20, "max_grad_norm": None, "num_train_epochs": 4}, "Training diverged"),
         ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
         ({"eval_freq": 0}, "eval_freq must be at least 1, got 0"),
         ({"vocab_size": None}, "base random needs a tokenizer"),
-        ({"base": "somewhere/else"}, "a tokenizer of its own .* needs base random"),
+        ({"base": "somewhere/else"}, "vocab_size .* needs base random"),
     ],
 )
 def test_impossible_settings(settings, message, data):
@@ -441,7 +409,7 @@ def test_a_run_of_which_nothing_came_leaves_no_folder(tmp_path):
 
 
 def test_a_tokenizer_that_does_not_fit_the_base(data, base, gpt2_tokenizer_dir):
-    with pytest.raises(ValueError, match=r"tokenizer has 50257 entries, but the vocabulary of .* only"):
+    with pytest.raises(ValueError, match=r"tokenizer has 50257 entries, but .* has a vocabulary of only"):
         finetune("book", data=data, base=str(base), tokenizer=str(gpt2_tokenizer_dir))
 
 

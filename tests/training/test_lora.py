@@ -94,11 +94,11 @@ def test_what_is_saved_is_a_model_like_any_other(data, base, tmp_path):
     shapes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
     assert {name: tensor.shape for name, tensor in run.model.state_dict().items()} == shapes
     pairs = sum(layer.in_features + layer.out_features for layer in plain.modules() if isinstance(layer, nn.Linear))
-    assert run.trained == 4 * pairs + 16 * 2 + 2
+    assert run.trained_parameters == 4 * pairs + 16 * 2 + 2
     for folder in (tmp_path / "out", tmp_path / "out/checkpoint-4"):
         assert load_file(folder / "model.safetensors").keys() == shapes.keys()
         assert (
-            f"{plain.num_parameters():,} parameters, {run.trained:,} trained as adapters"
+            f"{plain.num_parameters():,} parameters, {run.trained_parameters:,} trained as adapters"
             in (folder / "README.md").read_text()
         )
         assert "peft" not in (folder / "config.json").read_text()
@@ -122,7 +122,7 @@ def test_resuming_is_exact(settings, data, base, tmp_path):
         torch.manual_seed(step)
         finetune("book", base=base, output_dir=out, resume_from_checkpoint="auto", **settings)
         assert result(out) == result(tmp_path / "whole"), step
-    with pytest.raises(ValueError, match=r"does not fit this run: one of the two has adapters \(lora_r\)"):
+    with pytest.raises(ValueError, match=r"does not fit this run: one of the two has LoRA adapters \(lora_r\)"):
         finetune(
             "book",
             base=base,

@@ -107,7 +107,7 @@ def test_the_pads_index_is_no_label(data, tokenizer):
     weights = ignoring.model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in book.model.state_dict().items())
     assert book.metrics == ignoring.metrics
-    with pytest.raises(ValueError, match=r"ignore_index \(1\) is a class"):
+    with pytest.raises(ValueError, match=r"ignore_index \(1\) is one of the classes"):
         finetune("book", **settings, ignore_index=1)
 
 

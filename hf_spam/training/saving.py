@@ -1,57 +1,48 @@
-"""What a run leaves in its output directory."""
+"""Save a run: its output directory, its checkpoints, and the model with everything that describes it."""
 
 import contextlib
-import json
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
-from ..conversion.checksum import save_with_checksum
-from ..conversion.loading import HISTORY
+from ..conversion.loading import HISTORY, save_classifier
 from ..data.sources import OWN_DATA
 from ..evaluation.baseline import ahead
 from ..evaluation.plots import plot_values
-from ..files import public, versions, write_folder
+from ..files import public, versions, write_folder, write_json
 from ..hub.card import CardContent, TrainingContent, render_card
 from ..hub.push import LOG, Uploader
 from ..hub.snapshots import QUEUE
 from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..text import in_markdown
+from .calibration import apply_calibration
 from .checkpoints import STATE, Checkpoints, TrainingState
-from .lora import merged
-from .run import History
-
-if TYPE_CHECKING:
-    from .loop import Run
+from .recipes import RunOptions
+from .run import History, Run
 
 logger = logging.getLogger(__name__)
 
-TRACKERS = "runs"  # the folder of what trackers write
+TRACKERS = "runs"  # folder of the experiment trackers
+TEMPORARY = (".writing-", ".replaced-", ".deleted-", ".fetching-")  # prefixes of what a killed run leaves
 
 
-def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, resume: bool = False) -> Path:
-    """Makes the folder, before any work is done.
-
-    Args:
-        output_dir: the folder.
-        overwrite: whether an earlier run in it is replaced; its checkpoints, which a later one could take for its own,
-            are deleted.
-        resume: whether a run in it may be gone on with.
+def prepare_output_dir(options: RunOptions) -> Path:
+    """Create the output directory, or check that this run may use it.
 
     Raises:
-        FileExistsError: it holds files already, and neither is said.
+        FileExistsError: it is not empty, and the run neither overwrites nor resumes.
         NotADirectoryError: it is a file.
     """
-    path = Path(output_dir)
+    path = Path(options.output_dir)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file: give another --output-dir.")
     path.mkdir(parents=True, exist_ok=True)
@@ -59,88 +50,83 @@ def check_output_dir(output_dir: str | os.PathLike, *, overwrite: bool = False, 
         raise FileExistsError(f"{path} is a checkpoint: give another --output-dir.")
     checkpoints = Checkpoints(path)
     steps = checkpoints.steps()
-    if resume:
-        # A run that is killed before its first checkpoint leaves no more than this.
-        left = (".", QUEUE, LOG, TRACKERS)
-        if not (overwrite or steps or all(entry.name.startswith(left) for entry in path.iterdir())):
-            raise FileExistsError(f"{path} holds another run, without a checkpoint to go on from: give another folder.")
-    elif not overwrite and any(path.iterdir()):
+    if options.resume_from_checkpoint is not None:
+        # All that a run leaves that is killed before its first checkpoint.
+        harmless = (".", QUEUE, LOG, TRACKERS)
+        is_new = all(entry.name.startswith(harmless) for entry in path.iterdir())
+        if not (options.overwrite_output_dir or steps or is_new):
+            raise FileExistsError(f"{path} holds another run, without a checkpoint: give another --output-dir.")
+    elif not options.overwrite_output_dir and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty: give another --output-dir, or --overwrite-output-dir.")
     else:
-        for step in steps:
+        for step in steps:  # or this run could be resumed from a checkpoint of the earlier one
             checkpoints.delete(step)
-    for prefix in (".writing-", ".replaced-", ".deleted-", ".fetching-"):  # of a run that was killed
-        for left in path.glob(f"{prefix}*"):
+    for left in path.iterdir():
+        if left.name.startswith(TEMPORARY):
             shutil.rmtree(left, ignore_errors=True)
     return path
 
 
 def remove_if_empty(output_dir: Path) -> None:
-    """Removes a folder that nothing was written to."""
+    """Remove a directory that nothing was written to."""
     with contextlib.suppress(OSError):
         output_dir.rmdir()
 
 
 @dataclass(frozen=True)
-class Saving:
-    """What a run saves on the way.
+class Saver:
+    """Writes the checkpoints of a run and hands them to the uploader.
 
     Args:
-        checkpoints: where checkpoints go.
-        save_steps: optimizer steps between two of them. None: none is made.
-        resume_from: the one that the run goes on from.
-        allow_differences: whether that may be one of another run.
-        uploader: what sends them to the Hub, on the main process.
+        checkpoints: the checkpoints in the output directory.
+        save_steps: optimizer steps between two checkpoints. None: none are written unless the run is interrupted.
+        uploader: pushes them to the Hub; on the main process only.
     """
 
     checkpoints: Checkpoints
     save_steps: int | None = None
-    resume_from: Path | None = None
-    allow_differences: bool = False
     uploader: Uploader | None = None
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint follows `step`: at the multiples of `save_steps`, as losses are logged, but not at 0."""
+        """Return whether to write a checkpoint after a step: at multiples of `save_steps`, but not at 0."""
         return self.save_steps is not None and step > 0 and step % self.save_steps == 0
 
-    def save(self, accelerator: Accelerator, state: TrainingState, run: "Run", identity: dict[str, Any]) -> None:
-        """Writes a checkpoint, from all processes, and hands it to the uploader."""
+    def save(self, accelerator: Accelerator, state: TrainingState, run: Run, identity: dict[str, Any]) -> None:
+        """Write a checkpoint; every process calls this. If that fails it is logged, and training continues."""
         progress = state.progress
         folder = self.checkpoints.path(progress.step)
         random = gather_object([state.random()])
-        tensors = state.tensors(keep=accelerator.is_main_process)
-        run = replace(run, model=merged(run.model, keep=accelerator.is_main_process))
         if accelerator.is_main_process:
 
             def fill(folder: Path) -> None:
                 (folder / STATE).mkdir()
                 write_model(run, folder)
-                state.save(folder / STATE, tensors, random)
+                state.save(folder / STATE, random)
 
             try:
                 write_folder(folder, fill, {"step": progress.step, "versions": versions(), **identity})
             except (OSError, SafetensorError) as error:
-                logger.warning("Step %d: no checkpoint was written (%s). Training goes on.", progress.step, error)
+                logger.warning("Step %d: no checkpoint was written (%s). Training continues.", progress.step, error)
             else:
                 if self.uploader is not None:
                     self.uploader.submit(folder, progress.run_id, progress.step, "checkpoint", is_best=progress.is_best)
                 try:
                     self.checkpoints.rotate(progress.step, progress.best_step)
                 except OSError as error:
-                    logger.warning("An old checkpoint was not deleted (%s). Training goes on.", error)
+                    logger.warning("An old checkpoint was not deleted (%s). Training continues.", error)
         accelerator.wait_for_everyone()
 
-    def way_on(self, step: int) -> str:
-        """What to do after a run that was interrupted after `step`, for which a checkpoint was to be written."""
+    def how_to_resume(self, step: int) -> str:
+        """Say how to continue a run that was interrupted after a step, if its checkpoint could be written."""
         steps = self.checkpoints.steps()
         if not steps:
             return "no checkpoint could be written"
         where = "" if step in steps else f"from step {steps[-1]} "
-        return f"go on {where}with the same command and --resume-from-checkpoint auto"
+        return f"resume {where}with the same command and --resume-from-checkpoint auto"
 
 
-def save_run(run: "Run", output_dir: Path) -> None:
-    """Writes model, tokenizer, card, history, metrics and plots, each file whole or not at all.
+def save_run(run: Run, output_dir: Path) -> None:
+    """Write model, tokenizer, card, history, metrics and plots; each file is complete or not there.
 
     Raises:
         OSError: they could not be written.
@@ -156,19 +142,24 @@ def save_run(run: "Run", output_dir: Path) -> None:
         raise OSError(f"The model was not written to {output_dir}: {error}.") from error
 
 
-def write_model(run: "Run", folder: Path) -> None:
-    """Writes what anyone needs to use the model, and to know what it is, into a folder."""
-    save_with_checksum(run.model, folder)
-    run.tokenizer.save_pretrained(folder)
-    recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
-    _write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
-    _write_json(folder / "metrics.json", run.metrics)
-    plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
-    (folder / "README.md").write_text(render_card(card_content(run, plots)), encoding="utf-8")
+def write_model(run: Run, folder: Path) -> None:
+    """Write the calibrated model and all that describes it into a folder."""
+    config, before = run.model.config, None
+    try:
+        before = config.temperature, config.threshold
+        apply_calibration(config, run.calibration)  # for the files alone: training goes on without it
+        save_classifier(run.model, run.tokenizer, folder)
+        recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
+        write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
+        write_json(folder / "metrics.json", run.metrics)
+        plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
+        (folder / "README.md").write_text(render_card(card_content(run, plots)), encoding="utf-8")
+    finally:
+        config.temperature, config.threshold = before
 
 
-def card_content(run: "Run", plots: Sequence[str] = ()) -> CardContent:
-    """Return what the card says about a run."""
+def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
+    """Return what the card says about a run whose model has its calibration applied."""
     recipe, config, calibration = run.recipe, run.model.config, run.calibration
     names = class_names(config)
     return CardContent(
@@ -176,7 +167,7 @@ def card_content(run: "Run", plots: Sequence[str] = ()) -> CardContent:
         positive_label=names[spam_index(names)] if len(names) == 2 else calibration and calibration.spam,
         threshold=config.threshold,
         calibrated=config.temperature != 1,
-        calibration=calibration.in_words(named=in_markdown) if calibration else (),
+        calibration=calibration.summary(quote=in_markdown) if calibration else (),
         base_model=recipe.base,
         training=TrainingContent(
             recipe=asdict(recipe),
@@ -188,7 +179,7 @@ def card_content(run: "Run", plots: Sequence[str] = ()) -> CardContent:
                 for split, values in run.baseline.items()
             ],
             parameters=run.model.num_parameters(),
-            trained_parameters=run.trained,
+            trained_parameters=run.trained_parameters,
             examples_seen=run.history.examples_seen,
             seconds=run.history.seconds,
             trained_before=run.history.trained_before,
@@ -206,7 +197,3 @@ def _plot(history: History, folder: Path) -> None:
     ):
         examples_per_epoch = history.examples_seen / history.epochs
         plot_values(epochs, train, val, examples_per_epoch=examples_per_epoch, label=label, output_dir=folder)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

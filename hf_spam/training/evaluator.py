@@ -1,0 +1,134 @@
+"""Evaluate a model during training, over the prepared loaders."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from ..evaluation.metrics import SpamMetrics
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
+from .calibration import Calibration, calibrated, fit_calibration, needs_calibration
+from .loaders import Loaders, first_batches
+from .recipes import Recipe
+from .run import Metrics
+
+BOOK_NAMES = {"train": "train", "validation": "val", "test": "test"}  # in the data and in the book's lists
+DIVERGED = "Training diverged: lower learning_rate or set max_grad_norm."
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of a pass: mean loss over batches (as in the book), accuracy, logits (N, num_labels) and labels (N,)."""
+
+    loss: float
+    acc: float
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics of a model on whole splits.
+
+    Attributes:
+        metrics: of each split.
+        predictions: of each split, as `Run.predictions` has them.
+        correct: whether the likeliest class is the label, for each message of each split.
+        loss: on the validation split, before calibration; None if it was not measured.
+        calibration: what was fitted on the validation split, if the recipe asks for it.
+    """
+
+    metrics: dict[str, Metrics]
+    predictions: dict[str, dict[str, np.ndarray]]
+    correct: dict[str, np.ndarray]
+    loss: float | None
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates a prepared model on the splits of a run. Nothing here changes the model or its configuration."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    loaders: Loaders
+    config: SpamGPTConfig
+    recipe: Recipe
+
+    def first(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
+        """Return `{split}_loss` or `{split}_acc` over the first batches of each split that exists."""
+        return {
+            f"{BOOK_NAMES[split]}_{what}": getattr(
+                evaluate(self.accelerator, self.model, self.loaders.evaluation[split], batches), what
+            )
+            for split in splits
+            if split in self.loaders.evaluation
+        }
+
+    def whole(self, splits: Iterable[str]) -> Measured:
+        """Measure the model on all messages of the splits that exist, calibrated if the recipe asks for it."""
+        results = {split: self._predict(split) for split in splits if split in self.loaders.evaluation}
+        calibration, config = None, self.config
+        if needs_calibration(self.recipe):
+            held_out = results["validation"]
+            calibration = fit_calibration(
+                held_out.logits,
+                held_out.labels,
+                class_names(config),
+                fitted_on="the validation split",
+                temperature_scaling=self.recipe.temperature_scaling,
+                target_fpr=self.recipe.target_fpr,
+            )
+            config = calibrated(config, calibration)
+        predictions = {}
+        for split, result in results.items():
+            probabilities = (result.logits / config.temperature).softmax(-1)
+            predictions[split] = {
+                "predictions": decide(config, probabilities).numpy(),
+                "references": result.labels.numpy(),
+                "scores": probabilities.numpy(),
+            }
+        return Measured(
+            metrics={split: SpamMetrics(class_names(config)).compute(**part) for split, part in predictions.items()},
+            predictions=predictions,
+            correct={split: (result.logits.argmax(-1) == result.labels).numpy() for split, result in results.items()},
+            loss=results["validation"].loss if "validation" in results else None,
+            calibration=calibration,
+        )
+
+    def _predict(self, split: str) -> Evaluation:
+        """Evaluate all messages of a split; logits and labels are in the order of the data."""
+        loader, order = self.loaders.whole(split)
+        result = evaluate(self.accelerator, self.model, loader)
+        back = order.argsort()
+        return Evaluation(result.loss, result.acc, result.logits[back], result.labels[back])
+
+
+@torch.no_grad()
+def evaluate(
+    accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
+) -> Evaluation:
+    """Evaluate the first batches of a prepared loader (None: all), counting each message once.
+
+    Raises:
+        ValueError: the logits are not finite.
+    """
+    model.eval()
+    losses, all_logits, all_labels = [], [], []
+    for batch in first_batches(loader, batches):
+        labels = batch.pop("labels")
+        # Gather before taking the loss: its mean is over the global batch, as on one process.
+        logits, labels = accelerator.gather_for_metrics((model(**batch).logits.float(), labels))
+        losses.append(cross_entropy(logits, labels).item())
+        all_logits.append(logits.cpu())
+        all_labels.append(labels.cpu())
+    logits, labels = torch.cat(all_logits), torch.cat(all_labels)
+    if not logits.isfinite().all():
+        raise ValueError(f"The loss is no longer a number. {DIVERGED}")
+    return Evaluation(
+        sum(losses) / len(losses), (logits.argmax(-1) == labels).sum().item() / len(labels), logits, labels
+    )

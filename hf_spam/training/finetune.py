@@ -1,0 +1,176 @@
+"""Fine-tune a classifier: from a recipe and messages to a saved model."""
+
+import atexit
+import logging
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, parse_flag_from_env
+from datasets import DatasetDict
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..conversion.loading import load_tokenizer
+from ..data.labels import check_classes, check_splits
+from ..data.sources import OWN_DATA, load_sms_spam
+from ..evaluation.baseline import measure_baseline
+from ..files import read_manifest
+from ..hub.push import Uploader
+from ..signals import listening
+from .calibration import check_validation_split
+from .checkpoints import STATE, Checkpoints
+from .loop import TrainingLoop
+from .recipes import Recipe, RunOptions, checked, get_recipe
+from .run import Run
+from .saving import TRACKERS, Saver, prepare_output_dir, remove_if_empty, save_run
+from .setup import set_up
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(
+    recipe: Recipe | str = "book", *, data: DatasetDict | str | os.PathLike | None = None, **settings: Any
+) -> Run:
+    """Fine-tune a spam classifier, and save it if `output_dir` is given.
+
+    Args:
+        recipe: a `Recipe` or the name of one.
+        data: messages instead of the recipe's: a source as for `load_sms_spam`, or a `DatasetDict` with columns `text`
+            and `label` (a `ClassLabel`, or 0 not spam, 1 spam), of which only the split `train` is required.
+        settings: fields of `Recipe` to replace, and fields of `RunOptions`, such as `output_dir`, `save_steps`,
+            `resume_from_checkpoint` and `push_to_hub`.
+
+    Returns:
+        The `Run`. Its metrics are those of the final weights on the whole of each split, calibrated if the recipe says
+        so; the losses and accuracies of its history never are.
+
+    Raises:
+        ValueError: settings, messages or a tracker that cannot be used, a checkpoint of another run, a token or a
+            repository that cannot be pushed to, or a loss that is no longer finite.
+        FileExistsError: `output_dir` is not empty.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM. During training the step is finished and a checkpoint written before
+            (`RunInterrupted`); after the last step the run is finished all the same. A second signal stops at once.
+    """
+    names = {field.name for field in fields(RunOptions)} & settings.keys()
+    options = RunOptions(**checked(RunOptions, {name: settings.pop(name) for name in names}))
+    if data is not None:
+        settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else data
+    recipe = get_recipe(recipe, **settings)
+    _check(recipe, options)
+    output_dir = None if options.output_dir is None else prepare_output_dir(options)
+    accelerator = _accelerator(recipe, options)
+    with ExitStack() as stack:
+        stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
+        if output_dir is not None:
+            stack.callback(remove_if_empty, output_dir)  # if the run failed before it wrote anything
+        interruption = stack.enter_context(listening())
+        uploader = None
+        if options.push_to_hub and accelerator.is_main_process:
+            uploader = stack.enter_context(_uploader(output_dir, options))
+        checkpoint = None
+        if accelerator.is_main_process and options.resume_from_checkpoint is not None:
+            checkpoint = _find_checkpoint(options.resume_from_checkpoint, output_dir, uploader)
+        checkpoint = broadcast_object_list([checkpoint])[0]
+        with accelerator.main_process_first():  # one process downloads, the others read the cache
+            splits = _read(recipe, data, accelerator)
+            # A tokenizer learned on other messages would have other ids for the same words.
+            tokenizer = load_tokenizer(checkpoint) if checkpoint and options.allow_differences else None
+            setup = set_up(recipe, splits, tokenizer)
+        if options.report_to is not None:
+            accelerator.init_trackers("hf_spam", {k: v for k, v in asdict(recipe).items() if v is not None})
+        saver = None
+        if output_dir is not None:
+            saver = Saver(Checkpoints(output_dir, options.save_total_limit), options.save_steps, uploader)
+        with logging_redirect_tqdm():
+            loop = TrainingLoop(accelerator, recipe, setup, splits, saver, interruption)
+            if checkpoint is None:
+                loop.start(recipe.base)
+            else:
+                loop.resume(checkpoint, allow_differences=options.allow_differences)
+            run = loop.run()
+        if output_dir is not None and accelerator.is_main_process:
+            run.baseline = measure_baseline(splits)
+            save_run(run, output_dir)
+            interruption.postpones = False
+            if uploader is not None:
+                progress = loop.state.progress
+                uploader.submit(output_dir, progress.run_id, progress.step, "final", is_best=progress.is_best)
+        accelerator.wait_for_everyone()  # no process may read the folder before it is written
+    return run
+
+
+def _check(recipe: Recipe, options: RunOptions) -> None:
+    """Check settings against this machine, before anything is written."""
+    resume = options.resume_from_checkpoint
+    if resume not in (None, "auto", "hub") and not (Path(resume) / STATE).is_dir():
+        raise ValueError(f"{resume} is not a checkpoint: give a folder such as runs/pocket/checkpoint-100, or auto.")
+    trackers = {str(tracker) for tracker in get_available_trackers()}
+    if options.report_to is not None and options.report_to not in trackers:
+        raise ValueError(f"The tracker {options.report_to!r} is not installed, or Accelerate does not know it.")
+    if recipe.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("mixed_precision fp16 needs a GPU; bf16 works on a CPU too.")
+    bf16 = "bf16" in (recipe.mixed_precision, recipe.prefix_precision)
+    if bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        logger.warning("This processor has no bfloat16 instructions; bf16 is slower on it than float32.")
+    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{engine}"):
+            raise ValueError(f"{engine} is not supported: launch with torchrun, or accelerate launch --multi_gpu.")
+
+
+def _accelerator(recipe: Recipe, options: RunOptions) -> Accelerator:
+    AcceleratorState._reset_state()  # or the precision of the first run would be that of every later one
+    trackers_dir = options.output_dir and os.path.join(options.output_dir, TRACKERS)
+    return Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        log_with=options.report_to,
+        project_config=ProjectConfiguration(project_dir=options.output_dir, logging_dir=trackers_dir),
+    )
+
+
+def _uploader(output_dir: Path, options: RunOptions) -> Uploader:
+    return Uploader(
+        output_dir,
+        options.hub_model_id or output_dir.absolute().name,
+        strategy=options.hub_strategy,
+        private=options.hub_private_repo,
+        revision=options.hub_revision,
+        push_state=options.hub_push_state,
+        timeout=options.hub_timeout,
+    )
+
+
+def _find_checkpoint(named: str, output_dir: Path, uploader: Uploader | None) -> Path | None:
+    """Return the checkpoint to resume from; None where "auto" finds none."""
+    if named == "hub":
+        return uploader.fetch_checkpoint()
+    if named == "auto":
+        return Checkpoints(output_dir).latest()
+    read_manifest(Path(named))
+    return Path(named)
+
+
+def _read(recipe: Recipe, data: DatasetDict | str | os.PathLike | None, accelerator: Accelerator) -> DatasetDict:
+    """Return the splits, after checking that they can be trained on."""
+    if isinstance(data, DatasetDict):
+        splits = check_splits(data, recipe.positive_label)
+    else:
+        splits = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)
+    few = check_classes(splits)
+    if few and accelerator.is_main_process:
+        logger.warning("Few training messages: %s. Is a label misspelt?", few)
+    check_validation_split(recipe, splits)
+    return splits
+
+
+@atexit.register
+def _disconnect() -> None:
+    """Leave the process group once, at exit; `end_training` would leave it after the first run."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

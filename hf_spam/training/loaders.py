@@ -1,0 +1,157 @@
+"""Data loaders of a run, prepared by Accelerate.
+
+All orders, of training and of the evaluations during it, are drawn from one generator, as in the book's loop.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import DatasetDict
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from ..data.augmentation import Augmentation
+from ..data.batching import EncodedMessages, PadRight
+from .frozen_prefix import AfterPrefix, collate_prefix, compute_prefix, frozen_blocks
+from .recipes import Recipe
+from .setup import Setup
+
+Batch = dict[str, torch.Tensor]
+
+
+class Loaders:
+    """Data loaders for training and evaluation.
+
+    Attributes:
+        rng: generator of all orders.
+        network: the module that takes the batches: the model, or the part of it behind its frozen blocks.
+        train: training batches, in a new order at each pass.
+        evaluation: a loader for each split with the batches of the book's loops; that of `train` is shuffled.
+        steps_per_epoch: optimizer steps per epoch.
+
+    Raises:
+        ValueError: there are fewer training messages than a batch holds.
+    """
+
+    def __init__(self, accelerator: Accelerator, recipe: Recipe, setup: Setup, data: DatasetDict):
+        config = setup.model.config
+        self.recipe, self.rng, self.max_tokens = recipe, torch.Generator(), config.max_tokens
+        self.texts = data["train"]["text"][:]
+        self.augmentation = Augmentation(
+            setup.tokenizer,
+            case=recipe.case_augmentation,
+            digits=recipe.digit_augmentation,
+            bpe_dropout=recipe.bpe_dropout,
+        )
+        batch_size = recipe.per_device_train_batch_size
+        self.global_batch_size = batch_size * accelerator.num_processes
+        if len(self.texts) < self.global_batch_size:
+            raise ValueError(
+                f"{len(self.texts)} training messages do not fill one batch of {self.global_batch_size}: lower "
+                "--per-device-train-batch-size."
+            )
+        self.network: nn.Module = setup.model
+        collate, parts = PadRight(config.pad_token_id), dict(setup.encoded)
+        # Augmentation gives the training set new ids in each epoch; those that are evaluated stay.
+        self._augmented = EncodedMessages(parts["train"].input_ids, parts["train"].labels)
+        train_part: Dataset = self._augmented
+        if blocks := frozen_blocks(setup.model, recipe):
+            collate, self.network = collate_prefix, AfterPrefix(setup.model, blocks)
+            dtype = torch.bfloat16 if recipe.prefix_precision == "bf16" else torch.float32
+            parts = {
+                split: compute_prefix(accelerator, setup.model, blocks, part, split, dtype)
+                for split, part in parts.items()
+            }
+            train_part = parts["train"]
+        self._lengths = {
+            split: [config.laid_out_length(len(ids)) for ids in part.input_ids] for split, part in setup.encoded.items()
+        }
+        grouped = self._lengths["train"] if recipe.train_sampling_strategy == "group_by_length" else None
+        self._sampler = SeededShuffle(len(self.texts), self.global_batch_size, self.rng, grouped)
+
+        def prepare(messages: Dataset, **settings: Any) -> DataLoader:
+            # Each pass draws one number from the loader's generator, as it does from the global one in the book.
+            return accelerator.prepare(DataLoader(messages, collate_fn=collate, **{"generator": self.rng, **settings}))
+
+        shuffled = {"batch_size": batch_size, "sampler": self._sampler, "drop_last": True}
+        self.train = prepare(train_part, **shuffled)
+        self.evaluation = {
+            split: prepare(part, **(shuffled if split == "train" else {"batch_size": batch_size}))
+            for split, part in parts.items()
+        }
+        self.steps_per_epoch = -(-len(self.train) // recipe.gradient_accumulation_steps)
+        # Sorted by length for speed. A generator of its own, or a pass would draw from the global one.
+        self._order = {split: torch.tensor(lengths).argsort(stable=True) for split, lengths in self._lengths.items()}
+        self._whole = {
+            split: prepare(Subset(part, self._order[split].tolist()), batch_size=32, generator=torch.Generator())
+            for split, part in parts.items()
+        }
+
+    def whole(self, split: str) -> tuple[DataLoader, torch.Tensor]:
+        """Return a loader of all messages of a split that draws no random number, and their order in it (N,)."""
+        return self._whole[split], self._order[split]
+
+    def training_batches(self, epoch: int, steps: int) -> Iterator[Batch]:
+        """Yield the training batches of an epoch, for at most `steps` optimizer steps.
+
+        Args:
+            epoch: counted from 1; the augmentation depends on it.
+            steps: optimizer steps left for this epoch and those that follow.
+        """
+        if self.augmentation:
+            self._augmented.input_ids = [
+                self.augmentation.encode(text, f"{self.recipe.seed} {epoch} {i}", self.max_tokens)
+                for i, text in enumerate(self.texts)
+            ]
+        return first_batches(self.train, steps * self.recipe.gradient_accumulation_steps)
+
+    def full_training_batches(self) -> list[int]:
+        """Draw the messages of one more pass over the training loader, which drops the last short batch."""
+        _draw_seed(self.rng)  # the loader's own draw
+        return list(self._sampler)[: len(self.texts) - len(self.texts) % self.global_batch_size]
+
+
+class SeededShuffle(Sampler[int]):
+    """Draw a new order at each pass from `rng`, as `DataLoader(shuffle=True)` draws it from the global generator.
+
+    With `lengths`, batches hold messages of similar length: windows of `WINDOW` batches are sorted, then the batches
+    are shuffled.
+    """
+
+    WINDOW = 16
+
+    def __init__(self, size: int, batch_size: int, rng: torch.Generator, lengths: Sequence[int] | None = None):
+        self.size, self.batch_size, self.rng, self.lengths = size, batch_size, rng, lengths
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(_draw_seed(self.rng))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        if self.lengths is None:
+            yield from order
+            return
+        window = self.WINDOW * self.batch_size
+        windows = (order[start : start + window] for start in range(0, self.size, window))
+        order = [index for part in windows for index in sorted(part, key=self.lengths.__getitem__)]
+        whole = self.size - self.size % self.batch_size  # the loader drops the last short batch
+        batches = [order[start : start + self.batch_size] for start in range(0, whole, self.batch_size)]
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[i]
+
+
+def first_batches(loader: DataLoader, batches: int | None) -> Iterator[Batch]:
+    """Yield the first batches of a pass over a prepared loader; None: all."""
+    if batches is None or batches >= len(loader):
+        yield from loader
+    else:
+        yield from islice(loader, batches)
+        loader.end()  # otherwise Accelerate takes the abandoned loader for the active one
+
+
+def _draw_seed(rng: torch.Generator) -> int:
+    return int(torch.empty((), dtype=torch.int64).random_(generator=rng))
