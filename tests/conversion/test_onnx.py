@@ -23,11 +23,11 @@ from onnx import numpy_helper
 
 from hf_spam import SpamClassifier, SpamGPTConfig, SpamGPTForSequenceClassification
 from hf_spam.cli import main
+from hf_spam.conversion import export
 from hf_spam.conversion.export import export_onnx
 from hf_spam.conversion.onnx import OnnxModel
 from hf_spam.data.sources import read_messages
 from hf_spam.data.tokenization import train_tokenizer
-from hf_spam.inference import export
 from hf_spam.inference.classifier import POCKET
 from hf_spam.modeling.configuration_spam_gpt import decide
 
