@@ -62,6 +62,7 @@ def read_gpt2(
         problems.append(f"--n-head {n_head} contradicts config.json, where n_head is {config.n_head}")
 
     def token(*candidates: Any) -> int | None:
+        """Return the first id in the vocabulary; `None` stands for the last one."""
         return next((i for i in candidates if isinstance(i, int) and 0 <= i < config.vocab_size), None)
 
     tensors = {}
@@ -70,7 +71,7 @@ def read_gpt2(
     settings = {name: getattr(config, name) for name in SAME_SETTINGS} | {
         "bos_token_id": token(config.bos_token_id),
         "eos_token_id": token(config.eos_token_id),
-        "pad_token_id": token(config.pad_token_id, config.eos_token_id, config.vocab_size - 1),
+        "pad_token_id": token(config.pad_token_id, config.eos_token_id),
     }
     if "out_head.weight" in tensors:  # GPT-2's head has no bias, and reads the last token that is not a pad
         tensors["out_head.bias"] = torch.zeros(config.num_labels)

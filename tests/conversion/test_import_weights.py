@@ -134,8 +134,8 @@ def test_half_precision_becomes_float32_and_settings_are_kept(tmp_path: Path) ->
     assert torch.equal(imported.trf_blocks[1].att.W_value.bias, reference.h[1].attn.c_attn.bias[64:].float())
     config = imported.config
     assert (config.initializer_range, config.embd_pdrop, config.padded_length) == (0.03, 0.0, None)
-    # Ids outside the vocabulary are dropped, but a pad token is always needed.
-    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (7, None, 59)
+    # An id outside the vocabulary becomes the last one in it.
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (7, 59, 59)
 
 
 def test_the_folder_is_complete_and_takes_a_fresh_head(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, int8, hf_spam):
         ([POCKET, tmp_path / "out"], "Missing option '--onnx'"),
         ([tmp_path / "none", tmp_path / "out", "--onnx"], f"'{tmp_path / 'none'}'"),
         ([POCKET, tmp_path / "out", "--onnx", "--data", "none.csv"], "none.csv: no such file"),
-        ([int8[0], tmp_path / "out", "--onnx"], "has no model.safetensors"),
+        ([int8[0], tmp_path / "out", "--onnx"], "there is no model.safetensors"),
     ):
         (line,) = hf_spam("export", *arguments, fails=True)[1].splitlines()
         assert message in line
@@ -263,7 +263,7 @@ def test_a_damaged_graph_or_another_model_is_said_in_one_line(tmp_path, int8, hf
     for name, message in (
         ("graph", "cannot be loaded, its model.onnx is damaged: "),
         ("config", "there is no config.json"),
-        ("kind", "holds a 'bert' model, not a SpamGPT classifier."),
+        ("kind", "holds a model of type 'bert', not 'spam_gpt'."),
     ):
         (line,) = hf_spam("classify", "hi", "--model", tmp_path / name, fails=True)[1].splitlines()
         assert message in line
