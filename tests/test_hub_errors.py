@@ -189,7 +189,7 @@ def test_offline_mode_is_a_setting(hub):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{REPO}: the Hub cannot be used in offline mode; unset HF_HUB_OFFLINE False\n"
-    assert hub.calls() == []
+    assert hub.log == []
 
 
 def test_errors_that_are_not_the_hubs():

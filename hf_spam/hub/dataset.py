@@ -1,4 +1,4 @@
-"""Splits of messages on the Hub: Parquet files and a card, in one commit."""
+"""Push the splits of a source to a dataset on the Hub: Parquet files and a card, in one commit."""
 
 import io
 import os
@@ -11,52 +11,52 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 
-from .. import __version__
 from ..data.duplicates import standing_in
 from ..data.formats import suffix_of
 from ..data.labels import label_names
 from ..data.sources import load_sms_spam
+from ..files import versions
 from ..hub_errors import explained
 from ..text import in_markdown
 from .merging import merge_card
 from .repository import fetch_card, prepare_repository
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
-FILE = "data/{split}-00000-of-00001.parquet"  # where and as push_to_hub of datasets puts them
+FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_to_hub`
 PROTOCOLS = {
-    "book": "As in the book: every class is sampled down to the size of the smallest one, then all is shuffled and "
-    "cut 70/10/20, without regard to duplicates.",
-    "full": "Every message is kept, 70/10/20, stratified by label; what differs in digits, case, punctuation or "
-    "blanks only is in one split.",
+    "book": "As in the book, the classes are balanced by sampling from the larger ones, and the messages are shuffled "
+    "and divided 70/10/20, regardless of duplicates.",
+    "full": "All messages are kept and divided 70/10/20, stratified by label. Near-duplicates, which differ only in "
+    "digits, case, punctuation or white space, are in the same split.",
 }
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the card says of where messages are from."""
+    """What the card says about the origin of the messages."""
 
     name: str
     text: str
     license: str | None = None
     language: str | None = None
-    own_splits: bool = False
-    """Whether it may come with splits of its own, which protocol "full" keeps."""
+    may_have_splits: bool = False
+    """Whether the source may have its own splits, which protocol "full" keeps."""
 
 
 SOURCES = {
     "uci": Source(
         "SMS Spam Collection",
         "The [SMS Spam Collection v.1](https://doi.org/10.24432/C5CC84) by Tiago A. Almeida and José María Gómez "
-        "Hidalgo, from the UCI Machine Learning Repository, under "
-        "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); here it is cut into splits. To cite it: T. A. "
-        "Almeida, J. M. Gómez Hidalgo and A. Yamakami, “Contributions to the Study of SMS Spam Filtering: New "
-        "Collection and Results”, DocEng 2011.",
+        "Hidalgo, from the UCI Machine Learning Repository, licensed under "
+        "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/). The messages are unchanged; the splits are new. "
+        "Please cite: T. A. Almeida, J. M. Gómez Hidalgo and A. Yamakami, “Contributions to the Study of SMS Spam "
+        "Filtering: New Collection and Results”, DocEng 2011.",
         license="cc-by-4.0",
         language="en",
     ),
     "sample": Source(
         "Sample messages of hf_spam",
-        "The messages that come with hf_spam, under its licence (MIT): written for it, not collected.",
+        "The sample messages included in hf_spam, under its license (MIT). They were written for it, not collected.",
         license="mit",
         language="en",
     ),
@@ -74,46 +74,45 @@ def push_dataset(
     private: bool | None = None,
     revision: str | None = None,
 ) -> str:
-    """Put the splits of a source on the Hub, from where `load_sms_spam(repo_id)` reads the same again.
+    """Push the splits of a source to the Hub, so that `load_sms_spam(repo_id)` loads the same splits.
 
-    There is one commit for all, so that nobody ever loads half of it, and none if nothing has changed. A card that is
-    there already is merged with ours: see `merge_card`.
+    Everything goes into one commit, so nobody can load half of it. If nothing has changed, no commit is made. An
+    existing card is merged with the new one, see `merge_card`.
 
     Args:
-        source: as for `load_sms_spam`.
-        repo_id: the dataset, "owner/name", or "name" for one of yours; it is made if there is none.
-        protocol: how the splits are made, as for `load_sms_spam`. Read it back with "full", whichever it was: "full"
-            takes the splits of a Hub dataset as they are.
-        seed: of the splits.
-        text_column, label_column: as for `load_sms_spam`.
-        private: whether the repository is to be private; None (the default) for as it is, or as the account makes
-            new ones.
-        revision: the branch, made if there is none; None (the default) for "main".
+        source: Source as for `load_sms_spam`.
+        repo_id: Dataset, `owner/name` or `name` for one of yours. Created if it does not exist.
+        protocol: How to make the splits, as for `load_sms_spam`. Load them back with "full" in either case, which keeps
+            the splits of a Hub dataset.
+        seed: Seed of the splits.
+        text_column, label_column: Columns, as for `load_sms_spam`.
+        private: Whether the repository must be private. Otherwise an existing one stays as it is, and a new one follows
+            the settings of the account.
+        revision: Branch. Created if it does not exist. `None` for "main".
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        DataError: the source cannot be read or split.
-        HubError: the Hub cannot be reached or refuses; the message, one line, says what to do.
+        DataError: The source cannot be read or split.
+        HubError: The Hub refuses or cannot be reached.
     """
-    columns = {"text_column": text_column, "label_column": label_column}
-    data = load_sms_spam(source, protocol=protocol, seed=seed, **columns)
+    data = load_sms_spam(source, protocol=protocol, seed=seed, text_column=text_column, label_column=label_column)
     with explained(repo_id, "dataset"):
         api = HfApi()
         repo_id = prepare_repository(api, repo_id, revision, repo_type="dataset", private=private)
-        there = api.dataset_info(repo_id, revision=revision)
-        theirs = fetch_card(repo_id, there.sha, "dataset")
-        card = merge_card(render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed), theirs)
-        files = {"README.md": card.encode()} | {FILE.format(split=split): _parquet(data[split]) for split in data}
+        tip = api.dataset_info(repo_id, revision=revision).sha
+        ours = render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed)
+        files = {"README.md": merge_card(ours, fetch_card(repo_id, tip, "dataset")).encode()}
+        files |= {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
         commit = api.create_commit(
             repo_id,
             [CommitOperationAdd(path, content) for path, content in files.items()],
-            commit_message=f"{_source(source).name}, protocol {protocol}, seed {seed}",
-            commit_description=f"Pushed by hf_spam {__version__}",
+            commit_message=f"{_describe(source).name}, protocol {protocol}, seed {seed}",
+            commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
             repo_type="dataset",
             revision=revision,
-            parent_commit=there.sha,  # or words that a person adds at this very moment would be lost
+            parent_commit=tip,  # never overwrite what someone commits right now
         )
     return str(commit.commit_url)
 
@@ -121,9 +120,11 @@ def push_dataset(
 def render_dataset_card(
     data: DatasetDict, source: str | os.PathLike, repo_id: str, *, protocol: str = "full", seed: int = 123
 ) -> str:
-    """The card of a dataset, with what it says of duplicates counted in `data`."""
-    about, names = _source(source), label_names(data["train"])
+    """Return the text of the dataset card, with sizes and duplicates counted in `data`."""
+    about, names = _describe(source), label_names(data["train"])
     total = sum(map(len, data.values()))
+    label = {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}}
+    files = [{"split": split, "path": FILE.format(split=split)} for split in data]
     metadata = DatasetCardData(
         pretty_name=f"{about.name}, split by hf_spam",
         license=about.license,
@@ -131,21 +132,8 @@ def render_dataset_card(
         task_categories=["text-classification"],
         size_categories=_size_category(total),
         tags=[*(["spam-detection", "sms"] if "spam" in names else []), "hf_spam"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": FILE.format(split=split)} for split in data],
-            }
-        ],
-        dataset_info={
-            "features": [
-                {"name": "text", "dtype": "string"},
-                {
-                    "name": "label",
-                    "dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}},
-                },
-            ]
-        },
+        configs=[{"config_name": "default", "data_files": files}],
+        dataset_info={"features": [{"name": "text", "dtype": "string"}, {"name": "label", "dtype": label}]},
     )
     card = DatasetCard.from_template(
         metadata,
@@ -158,33 +146,32 @@ def render_dataset_card(
         total=total,
         protocol=protocol,
         seed=seed,
-        made=PROTOCOLS[protocol],
-        own_splits=about.own_splits and protocol == "full",
+        method=PROTOCOLS[protocol],
+        keeps_splits=about.may_have_splits and protocol == "full",
     )
     return str(card)
 
 
-def _source(source: str | os.PathLike) -> Source:
+def _describe(source: str | os.PathLike) -> Source:
     if source in SOURCES:
         return SOURCES[source]
     name = os.fspath(source)
     if suffix_of(name) or os.path.exists(name):
-        # Of a local file the name alone: the way to it may tell what nobody else should know.
-        name = re.sub(r"[^\w .()-]", "_", Path(name).name)
-        return Source(f"{name}", f"The file `{name}`. Its licence and origin are for whoever has pushed it to name.")
+        name = re.sub(r"[^\w .()-]", "_", Path(name).name)  # not the path, which may be private
+        return Source(name, f"The file `{name}`. Its license and origin are not known to hf_spam.")
     link = f"[`{name}`](https://huggingface.co/datasets/{name})"
-    return Source(name, f"The Hub dataset {link}, the licence of which applies.", own_splits=True)
+    return Source(name, f"The Hub dataset {link}. Its license applies.", may_have_splits=True)
 
 
-def _statistics(data: DatasetDict) -> dict[str, dict[str, int]]:
-    """Of each split: messages, those of each label, and those that are (nearly) in the training split as well."""
+def _statistics(data: DatasetDict) -> dict[str, dict[str, int | list[int]]]:
+    """Count messages, labels, and duplicates of training messages in each split."""
     train, names = data["train"]["text"][:], label_names(data["train"])
     counts = {}
-    for split, rows in data.items():
-        exact, near = standing_in(rows["text"][:], train if split != "train" else [])
+    for split, messages in data.items():
+        exact, near = standing_in(messages["text"][:], train if split != "train" else [])
         counts[split] = {
-            "messages": len(rows),
-            "labels": np.bincount(rows["label"][:], minlength=len(names)).tolist(),
+            "messages": len(messages),
+            "labels": np.bincount(messages["label"][:], minlength=len(names)).tolist(),
             "exact": int(exact.sum()),
             "near": int(near.sum()),
         }
@@ -196,7 +183,7 @@ def _size_category(total: int) -> str:
     return next((name for limit, name in limits.items() if total < limit), "1M<n<10M")
 
 
-def _parquet(rows: Dataset) -> bytes:
+def _parquet(messages: Dataset) -> bytes:
     out = io.BytesIO()
-    rows.to_parquet(out)
+    messages.to_parquet(out)
     return out.getvalue()

@@ -1,13 +1,12 @@
-"""Checkpoints on their way to the Hub: frozen in a queue, sent by one thread, kept until they have arrived.
+"""Push models to the Hub in the background while training goes on.
 
-Training never waits for an upload and never dies of one. What a commit holds was frozen, with its checksums, before
-the worker saw it, so the weights in the commit of step N are those of step N whatever happens to the folder that they
-came from. A commit is made in one piece, on the tip that was looked at, and names its run and step: an attempt whose
-answer was lost is recognised by that, and not repeated.
+Training never waits for an upload and never fails because of one. Every snapshot is frozen, with the hashes of its
+files, before the worker thread sees it: the commit of step N holds the weights of step N even if the checkpoint has
+been deleted meanwhile. A commit is made on top of the branch tip that was just read, and names its run and step. If the
+answer to a commit is lost, the next attempt finds it in the history instead of repeating it.
 """
 
-import contextlib
-import email.utils
+import functools
 import json
 import logging
 import os
@@ -17,18 +16,17 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 import httpx2
 from filelock import FileLock, Timeout
-from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory
+from huggingface_hub import HfApi, close_session, get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import _http
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -41,37 +39,38 @@ from tenacity import (
 from ..files import MANIFEST, files_in, read_manifest
 from ..hub_errors import explain, explained, is_transient
 from ..signals import RunInterrupted
-from .card import PLACEHOLDER
-from .merging import merge_card
-from .repository import fetch_card, prepare_repository
+from .repository import commit_snapshot, prepare_repository
 from .snapshots import MAIN, QUEUE, STATE_BRANCH, Kind, Queue, Snapshot, Strategy, published
 
 logger = logging.getLogger(__name__)
 
 LOG = "upload_log.jsonl"
-MAX_WAITING = 3  # snapshots in the queue, beyond which intermediate ones are skipped
-PREFLIGHT_SILENCE, SILENCE = 15.0, 120.0  # seconds without an answer after which a request has failed
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts
-LONGEST_ASKED = 3600.0  # seconds between attempts where the Hub asks for them
+MAX_WAITING = 3  # models of a run in the queue; beyond that, intermediate checkpoints are skipped
+PREFLIGHT_SILENCE_SECONDS, SILENCE_SECONDS = 15.0, 120.0  # a request without an answer for so long has failed
+MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0  # between two attempts
+MAX_RETRY_AFTER_SECONDS = 3600.0  # between two attempts if the Hub asks for it
 
 
 class Uploader:
-    """Sends snapshots to the Hub while training goes on; a context whose end waits for what is under way.
+    """Send snapshots to the Hub from a background thread.
 
-    Entering looks whether the repository can be written to, and creates it and its branches. Without a network that is
-    left to the worker.
+    Use it as a context manager. Entering checks that the repository is writable, and creates it and its branches if
+    necessary; if the Hub cannot be reached, the worker thread does that later. Leaving waits for pending uploads.
 
     Args:
-        output_dir: Folder of the run; holds the queue and the upload log.
+        output_dir: Folder of the run; the queue and the upload log are written to it.
         repo_id: Repository, `owner/name` or `name` for one of yours. Created if it does not exist.
-        strategy: What to push; see `Strategy`.
+        strategy: What to push, see `Strategy`.
         private: Create the repository as a private one.
         revision: Branch. Created if it does not exist.
         push_state: Also push the training state of the newest checkpoint, to a branch of its own.
-        timeout: Seconds to wait for uploads at the end.
+        timeout: Seconds to wait for pending uploads when leaving.
+
+    Attributes:
+        left: Snapshots that could not be sent, after leaving.
 
     Raises:
-        ValueError: An argument is invalid; or, on entering, pushing can never succeed and the message says why.
+        ValueError: `timeout` is invalid; or, when entering, pushing can never succeed.
     """
 
     def __init__(
@@ -85,10 +84,8 @@ class Uploader:
         push_state: bool = False,
         timeout: float = 600.0,
     ):
-        if strategy not in get_args(Strategy):
-            raise ValueError(f"hub_strategy must be one of {', '.join(get_args(Strategy))}, got {strategy!r}.")
-        if not 0 <= timeout <= threading.TIMEOUT_MAX:  # also False for NaN
-            raise ValueError(f"The time to wait for uploads must be seconds, 0 or more, got {timeout}.")
+        if not 0 <= timeout <= threading.TIMEOUT_MAX:  # also rejects NaN
+            raise ValueError(f"The seconds to wait for uploads must be a finite number of at least 0, got {timeout}.")
         self.output_dir = output_dir
         self.repo_id = repo_id
         self.strategy = strategy
@@ -97,11 +94,10 @@ class Uploader:
         self.pushes_state = push_state or strategy == "checkpoint"
         self.state_branch = STATE_BRANCH if revision == MAIN else f"{revision}-{STATE_BRANCH}"
         self.timeout = timeout
-        self._asked_for = repo_id
         self.queue = Queue(output_dir / QUEUE)
         self.left: list[Snapshot] = []
         self._api = HfApi()
-        self._prepared: dict[tuple[str, str], str] = {}
+        self._prepare = functools.cache(functools.partial(prepare_repository, self._api))
         self._waiting: list[Snapshot] = []
         self._sending: Snapshot | None = None
         self._unsendable: list[Snapshot] = []
@@ -113,21 +109,23 @@ class Uploader:
         self._lock = FileLock(output_dir / QUEUE / ".lock")
 
     def __enter__(self) -> "Uploader":
+        asked_for = self.repo_id
         self.queue.folder.mkdir(exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"Another process is sending what is in {self.queue.folder}.") from None
-        # A user may have set one, of which nothing public tells.
-        self._client_factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
-        set_client_factory(self._client)
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._leave)
+            raise ValueError(f"Another process is pushing from {self.queue.folder}; wait until it is done.") from None
+        try:
+            client = get_session()
+            hooks = client.event_hooks
+            client.event_hooks = {**hooks, "request": [*hooks["request"], self._limit_silence]}
             self.queue.tidy()
             self._preflight()
-            names = (self._asked_for, self.repo_id)
-            self._waiting = [snapshot for snapshot in self.queue.snapshots() if snapshot.repo_id in names]
-            undo.pop_all()
+            repo_ids = (asked_for, self.repo_id)  # perhaps without and with its owner
+            self._waiting = [snapshot for snapshot in self.queue.snapshots() if snapshot.repo_id in repo_ids]
+        except BaseException:
+            self._leave()
+            raise
         self._thread.start()
         return self
 
@@ -138,96 +136,94 @@ class Uploader:
         self.close(0.0 if at_once else self.timeout)
 
     def submit(self, folder: Path, run_id: str, step: int | None, kind: Kind, *, is_best: bool) -> None:
-        """Freezes a checkpoint or the final model, if the strategy wants it, and returns at once."""
-        about = {"repo_id": self.repo_id, "private": self.private, "run_id": run_id, "step": step}
-        about |= {"is_best": is_best}
+        """Freeze a checkpoint or the final model if the strategy includes it, and return at once."""
+        about = {"repo_id": self.repo_id, "private": self.private, "run_id": run_id, "step": step, "is_best": is_best}
         if kind == "final" or self.strategy != "end":
             if is_best or self.strategy != "best":
                 self._freeze(folder, published, **about, kind=kind, revision=self.revision)
             elif kind == "final":
-                logger.info("The final weights are not the best by validation loss, and are not pushed.")
+                logger.info("The final model is not pushed: an earlier checkpoint has a lower validation loss.")
         if kind == "checkpoint" and self.pushes_state:
             self._freeze(folder, files_in, **about, kind="state", revision=self.state_branch)
 
     def close(self, timeout: float) -> None:
-        """Waits until all is sent, at most `timeout` seconds, and says what is `left` and how to send it."""
+        """Wait up to `timeout` seconds for pending uploads, then log what is `left` and how to send it."""
         with self._change:
             self._closing = True
             self._change.notify()
-        if timeout and self._thread.is_alive() and (waiting := len(self._left())):
-            logger.info("Waiting for %d uploads to %s ...", waiting, self.repo_id)
+        if timeout and self._thread.is_alive() and (pending := len(self._pending())):
+            logger.info("Waiting for %d uploads to %s ...", pending, self.repo_id)
         try:
             self._thread.join(timeout)
-        finally:  # also where a person has waited long enough
+        finally:  # also after Ctrl-C
             self._give_up.set()
-            self._thread.join(1.0)  # it is in a request, if it still runs then, and ends with the process
-            self.left = self._left()
+            self._thread.join(1.0)  # a thread that is still in a request after that ends with the process
+            self.left = self._pending()
             self._leave()
             if self.left:
                 titles = "; ".join(snapshot.title for snapshot in self.left)
-                logger.warning("Not pushed to %s, but kept: %s. Send it with: %s", self.repo_id, titles, self._again())
+                logger.warning("Not pushed to %s: %s. To push later, run: %s", self.repo_id, titles, self._command())
 
     def fetch_checkpoint(self) -> Path:
-        """Downloads the training state that an earlier run pushed, as a checkpoint of the output directory.
+        """Download the training state pushed by an earlier run, as a checkpoint of the output directory.
 
         Raises:
-            ValueError: there is none, or it is damaged.
-            HubError: it cannot be reached.
+            ValueError: There is no training state, or it is damaged.
+            HubError: The Hub cannot be reached.
         """
         branch = self.state_branch
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".fetching-") as temporary:
             folder = Path(temporary, "checkpoint")
             with explained(self.repo_id):
                 self._api.snapshot_download(self.repo_id, revision=branch, local_dir=folder)
-            if not (folder / MANIFEST).exists():  # the branch is made before anything is in it
+            if not (folder / MANIFEST).exists():  # the branch exists before anything is pushed to it
                 raise ValueError(
-                    f"{self.repo_id} holds no training state in branch {branch!r}: it is pushed with --hub-push-state."
+                    f"{self.repo_id} has no training state in branch {branch!r}: push it with --hub-push-state."
                 )
             step = read_manifest(folder).get("step")
             if not isinstance(step, int):
-                raise ValueError(f"What branch {branch!r} of {self.repo_id} holds is no checkpoint.")
-            shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's
+                raise ValueError(f"Branch {branch!r} of {self.repo_id} does not hold a checkpoint.")
+            shutil.rmtree(folder / ".cache", ignore_errors=True)  # written by the client
             target = self.output_dir / f"checkpoint-{step}"
             shutil.rmtree(target, ignore_errors=True)
             os.replace(folder, target)
         return target
 
-    # Freezing, on the thread of the training
+    # On the thread of the training
 
     def _freeze(self, folder: Path, names: Callable[[Path], list[str]], **about: Any) -> None:
         try:
             snapshot = self.queue.freeze(folder, names(folder), **about)
         except OSError as error:
             snapshot = Snapshot(files=folder, **about)
-            is_final = snapshot.kind == "final"  # nothing changes it any more: it can be sent from where it is
+            is_final = snapshot.kind == "final"  # nothing changes it any more, so it can be sent from its folder
             if not self._cannot_freeze:
-                what = "is sent from where it is" if is_final else "is not pushed, training goes on"
-                logger.warning("The %s %s: it could not be frozen: %s.", snapshot.title, what, error)
-            self._log(about, "not frozen", error=str(error))
+                result = "It is sent from its folder." if is_final else "It is not pushed; training goes on."
+                logger.warning("Cannot freeze the %s: %s. %s", snapshot.title, error, result)
+            self._log(snapshot, "not frozen", error=str(error))
             self._cannot_freeze = True
             if not is_final:
                 return
         with self._change:
             self._waiting.append(snapshot)
-            skipped = list(self._superfluous(snapshot.run_id))
-            for snapshot in skipped:
-                self._waiting.remove(snapshot)
+            skipped = self._superfluous(snapshot.run_id)
+            self._waiting = [snapshot for snapshot in self._waiting if snapshot not in skipped]
             self._change.notify()
         for snapshot in skipped:
             self.queue.remove(snapshot)
             self._log(snapshot, "skipped")
-            logger.info("Skipped: %s. Checkpoints come faster than they are sent.", snapshot.title)
+            logger.info("Skipped: %s. Checkpoints are written faster than they can be sent.", snapshot.title)
 
-    def _superfluous(self, run_id: str) -> Iterator[Snapshot]:
-        """What of a run has to go from a queue that is too long: the oldest, but never the best or the last."""
-        models = [snapshot for snapshot in self._waiting if snapshot.kind != "state" and snapshot.run_id == run_id]
-        states = [snapshot for snapshot in self._waiting if snapshot.kind == "state" and snapshot.run_id == run_id]
+    def _superfluous(self, run_id: str) -> list[Snapshot]:
+        """Return the oldest snapshots of a run that exceed the limit, never the best, the last or the final one."""
+        own = [snapshot for snapshot in self._waiting if snapshot.run_id == run_id]
+        models = [snapshot for snapshot in own if snapshot.kind != "state"]
         best = [snapshot for snapshot in models if snapshot.is_best][-1:]
         spare = [snapshot for snapshot in models[:-1] if snapshot not in best and snapshot.kind != "final"]
-        yield from spare[: max(0, len(models) - MAX_WAITING)]
-        yield from states[:-1]
+        states = [snapshot for snapshot in own if snapshot.kind == "state"]
+        return spare[: max(0, len(models) - MAX_WAITING)] + states[:-1]
 
-    # Sending, on the worker's thread
+    # On the worker thread
 
     def _work(self) -> None:
         while True:
@@ -238,20 +234,21 @@ class Uploader:
                 self._sending = self._waiting.pop(0)
             try:
                 self._deliver(self._sending)
-            except Exception as error:  # of any kind: in a thread it would be lost
+            except Exception as error:  # of any kind: it would be lost in a thread
                 message = explain(error, self._sending.repo_id)
                 self._log(self._sending, "kept" if self._give_up.is_set() else "failed", error=message)
                 if self._give_up.is_set():
                     return
                 logger.warning("Not pushed: %s. %s.", self._sending.title, message)
-                if not isinstance(error, ValueError):  # the next would fare no better
+                if not isinstance(error, ValueError):  # the next snapshot would fail as well
                     return
                 self._unsendable.append(self._sending)
             self._sending = None
 
     def _deliver(self, snapshot: Snapshot) -> None:
+        """Send a snapshot, with as many attempts as it takes, and remove it from the queue."""
         start = time.monotonic()
-        backoff = wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT)
+        backoff = wait_exponential(multiplier=MIN_WAIT_SECONDS, max=MAX_WAIT_SECONDS)
 
         def note(state: RetryCallState) -> None:
             message = explain(state.outcome.exception(), snapshot.repo_id)
@@ -276,80 +273,40 @@ class Uploader:
         self.queue.remove(snapshot)
 
     def _send(self, snapshot: Snapshot) -> str:
-        """One attempt; the commit that holds the snapshot now."""
-        branch = snapshot.revision
-        repo_id = self._prepare(snapshot.repo_id, branch, snapshot.private)
-        history = self._api.list_repo_commits(repo_id, revision=branch)
-        for commit in history:
-            if snapshot.signature in commit.message.splitlines():
-                return commit.commit_id
-        tip = history[0].commit_id
-        # New at every attempt: the client looks again at what is there, and marks what it has sent.
-        operations = [
-            CommitOperationAdd(name, snapshot.files / name)
-            if name != "README.md" or snapshot.kind == "state"
-            else CommitOperationAdd(name, self._card(snapshot, repo_id, tip))
-            for name in self.queue.check(snapshot)
-        ]
-        return self._api.create_commit(
-            repo_id,
-            operations,
-            commit_message=snapshot.title,
-            commit_description=snapshot.signature,
-            revision=branch,
-            parent_commit=tip,  # who pushed in between is not overwritten: the next attempt sees it
-        ).oid
+        repo_id = self._prepare(snapshot.repo_id, snapshot.revision, private=snapshot.private)
+        return commit_snapshot(self._api, repo_id, snapshot, self.queue.check(snapshot))
 
-    def _card(self, snapshot: Snapshot, repo_id: str, tip: str) -> bytes:
-        """The snapshot's card, with the words that people wrote around the one on the Hub."""
-        ours = (snapshot.files / "README.md").read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
-        return merge_card(ours, fetch_card(repo_id, tip)).encode()
+    # On both
 
     def _preflight(self) -> None:
         branches = [self.revision, *([self.state_branch] if self.pushes_state else [])]
         try:
             for branch in branches:
-                self.repo_id = self._prepare(self.repo_id, branch, self.private)
+                self.repo_id = self._prepare(self.repo_id, branch, private=self.private)
         except Exception as error:
+            message = explain(error, self.repo_id)
             if not (is_transient(error) or isinstance(error, OfflineModeIsEnabled)):
-                raise ValueError(f"Nothing can be pushed. {explain(error, self.repo_id)}.") from error
-            text = "Nothing can be pushed now. %s. Until then it waits in %s."
-            logger.warning(text, explain(error, self.repo_id), self.queue.folder)
+                raise ValueError(f"Cannot push to {message}.") from error
+            logger.warning("Cannot push now. %s. Until then, snapshots are kept in %s.", message, self.queue.folder)
 
-    def _prepare(self, repo_id: str, branch: str, private: bool) -> str:
-        """The full id of a repository that is ready to be written to: asked for once, not for each snapshot."""
-        if (repo_id, branch) not in self._prepared:
-            full = prepare_repository(self._api, repo_id, branch, private=private)
-            self._prepared |= {(repo_id, branch): full, (full, branch): full}
-        return self._prepared[repo_id, branch]
+    def _limit_silence(self, request: httpx2.Request) -> None:
+        """Limit how long the client waits for an answer: without a limit, a hung request never ends."""
+        silence = SILENCE_SECONDS if self._thread.is_alive() else PREFLIGHT_SILENCE_SECONDS
+        limits = request.extensions["timeout"].items()  # not the client's: some requests ask for no limit themselves
+        request.extensions["timeout"] = {what: silence if limit is None else limit for what, limit in limits}
 
-    # The rest
-
-    def _client(self) -> httpx2.Client:
-        """The client that speaks to the Hub, but one that does not wait for ever for an answer."""
-
-        def limit(request: httpx2.Request) -> None:
-            silence = SILENCE if self._thread.is_alive() else PREFLIGHT_SILENCE
-            # Not `client.timeout`: some requests ask for none, in so many words.
-            limits = request.extensions["timeout"].items()
-            request.extensions["timeout"] = {what: silence if limit is None else limit for what, limit in limits}
-
-        client = self._client_factory()
-        client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], limit]}
-        return client
-
-    def _left(self) -> list[Snapshot]:
+    def _pending(self) -> list[Snapshot]:
         with self._change:
             return [*self._unsendable, *([self._sending] if self._sending else []), *self._waiting]
 
     def _leave(self) -> None:
-        set_client_factory(self._client_factory)  # and a request that hangs is cut off
-        if not self.queue.folders():  # what cannot be read is kept as well
+        close_session()  # cuts off a hung request; the next session has no `_limit_silence`
+        if not self.queue.folders():
             shutil.rmtree(self.queue.folder, ignore_errors=True)
         self._lock.release()
 
-    def _again(self) -> str:
-        """The command that sends what is left."""
+    def _command(self) -> str:
+        """Return the command that sends what is left."""
         if all(map(self.queue.holds, self.left)):
             return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
         flags = ["--private"] if self.private else []
@@ -357,28 +314,20 @@ class Uploader:
             flags += ["--revision", self.revision]
         return shlex.join(["hf-spam", "push", str(self.output_dir), self.repo_id, *flags])
 
-    def _log(self, snapshot: Snapshot | dict[str, Any], event: str, **values: Any) -> None:
-        about = snapshot if isinstance(snapshot, dict) else asdict(snapshot)
+    def _log(self, snapshot: Snapshot, event: str, **values: Any) -> None:
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event}
-        line |= {key: about[key] for key in ("step", "kind", "repo_id", "revision", "run_id")}
+        line |= {key: asdict(snapshot)[key] for key in ("step", "kind", "repo_id", "revision", "run_id")}
         try:
             with (self.output_dir / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**line, **values}) + "\n")
         except OSError as error:
-            logger.debug("%s: %s", LOG, error)  # a full disk has been reported by then
+            logger.debug("%s: %s", LOG, error)  # a full disk has already been reported
 
 
 def _retry_after(error: BaseException) -> float:
-    """The seconds that the Hub asked to be left alone for."""
-    asked = error.response.headers.get("Retry-After", "0") if isinstance(error, HfHubHTTPError) else "0"
-    try:
-        seconds = float(asked)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
-        except ValueError:
-            seconds = 0.0
-    return min(seconds, LONGEST_ASKED) if seconds > 0 else 0.0  # which a nan is not
+    """Return the seconds that the Hub asks to wait before the next request, 0 if it does not."""
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return min(float(asked), MAX_RETRY_AFTER_SECONDS) if asked.isdecimal() else 0.0
 
 
 def push_folder(
@@ -390,55 +339,57 @@ def push_folder(
     revision: str = MAIN,
     timeout: float = 600.0,
 ) -> None:
-    """Pushes a model's folder, or what earlier runs left in its queue, and waits for it.
+    """Push a model's folder, or the snapshots that earlier runs left in its queue, and wait for it.
 
     Args:
-        folder: the folder of a run, or of a checkpoint.
-        repo_id: the repository; created if there is none.
-        resume: whether only the queue is sent, to the repository that is named or to all that it is for.
-        private: whether a repository that is created is private.
-        revision: branch; created if there is none. With `resume`, those that the queue names.
-        timeout: seconds to wait.
+        folder: Folder of a run or of a checkpoint.
+        repo_id: Repository. Created if it does not exist.
+        resume: Send only the queue, for `repo_id` or else for all repositories.
+        private: Create the repository as a private one.
+        revision: Branch. Created if it does not exist. With `resume`, the branches of the snapshots are used.
+        timeout: Seconds to wait.
 
     Raises:
-        ValueError: there is nothing to push, or it can never be.
-        TimeoutError: it was not sent, or not in time; what is left is in the queue.
+        ValueError: There is nothing to push, or pushing can never succeed.
+        TimeoutError: Not everything could be sent in time. The rest is kept in the queue.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
     if resume:
         return _resume(folder, repo_id, timeout)
     if repo_id is None:
-        raise ValueError("Name the repository to push to, owner/name; or --resume, to send what waits.")
+        raise ValueError("Give the repository to push to (owner/name), or --resume to send what is in the queue.")
     if not {"config.json", "model.safetensors"} <= set(published(folder)):
-        raise ValueError(f"{folder} holds no model: config.json or model.safetensors is missing.")
+        raise ValueError(f"{folder} is not a model: config.json or model.safetensors is missing.")
     step = None
-    if (folder / MANIFEST).exists():  # a checkpoint, which has to be as it was written
+    if (folder / MANIFEST).exists():  # a checkpoint
         step = read_manifest(folder).get("step")
     with Uploader(folder, repo_id, private=private, revision=revision, timeout=timeout) as uploader:
         uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
     if uploader.left:
-        raise TimeoutError(f"{len(uploader.left)} of the uploads to {repo_id} were not made.")
+        raise TimeoutError(f"The upload to {repo_id} did not finish.")
 
 
 def _resume(folder: Path, repo_id: str | None, timeout: float) -> None:
-    """Sends what waits in the queue of a folder, one repository after the other."""
-    waiting = Queue(folder / QUEUE).snapshots()
-    if not waiting:
-        raise ValueError(f"Nothing waits to be pushed in {folder / QUEUE}.")
-    first_of = {snapshot.repo_id: snapshot for snapshot in reversed(waiting)}
-    if repo_id is not None and repo_id not in first_of:
-        raise ValueError(f"What waits in {folder / QUEUE} is for {', '.join(first_of)}, not for {repo_id}.")
+    """Send the queue of a folder, one repository after the other."""
+    queue = Queue(folder / QUEUE)
+    repositories: dict[str, Snapshot] = {}
+    for snapshot in queue.snapshots():
+        repositories.setdefault(snapshot.repo_id, snapshot)
+    if not repositories:
+        raise ValueError(f"There is nothing to push in {queue.folder}.")
+    if repo_id not in (None, *repositories):
+        raise ValueError(f"The snapshots in {queue.folder} are for {', '.join(repositories)}, not for {repo_id}.")
     problems = []
-    for first in (first_of[name] for name in reversed(first_of) if repo_id in (None, name)):
-        about = {"private": first.private, "revision": first.revision, "timeout": timeout}
-        try:
-            with Uploader(folder, first.repo_id, **about) as uploader:
-                pass  # leaving it waits until all is sent
-        except ValueError as error:
-            problems.append(str(error))
-        else:
-            if uploader.left:
-                problems.append(f"{len(uploader.left)} of the uploads to {first.repo_id} were not made.")
+    for name, first in repositories.items():
+        if repo_id in (None, name):
+            about = {"private": first.private, "revision": first.revision, "timeout": timeout}
+            try:
+                with Uploader(folder, name, **about) as uploader:
+                    pass  # leaving sends everything
+            except ValueError as error:
+                problems.append(str(error))
+            else:
+                problems += [f"{len(uploader.left)} uploads to {name} did not finish."] if uploader.left else []
     if problems:
         raise TimeoutError(" ".join(problems))

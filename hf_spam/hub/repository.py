@@ -1,47 +1,52 @@
-"""What is asked of a repository before anything is put into it, a model's or a dataset's."""
+"""Requests to one repository on the Hub, of a model or a dataset: prepare it, read its card, commit a snapshot."""
 
-from huggingface_hub import HfApi, get_session, hf_hub_url
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from ..hub_errors import HubError
-from .snapshots import MAIN
+from .card import PLACEHOLDER
+from .merging import merge_card
+from .snapshots import MAIN, Snapshot
 
 
 def prepare_repository(
     api: HfApi, repo_id: str, branch: str | None = None, *, repo_type: str = "model", private: bool | None = None
 ) -> str:
-    """Makes repository and branch if they are missing, and makes sure of the right to write.
+    """Create a repository and branch if they do not exist, and check that they are writable.
 
     Args:
-        api: the client.
+        api: Client.
         repo_id: `owner/name`, or `name` for one of yours.
-        branch: the branch; None (the default) for "main".
+        branch: Branch; `None` for "main".
         repo_type: "model" or "dataset".
-        private: whether it is to be private; otherwise it is as it was, or as the account makes new ones.
+        private: Whether the repository must be private. Otherwise an existing one stays as it is, and a new one follows
+            the settings of the account.
 
     Returns:
-        The full id.
+        The full id, `owner/name`.
 
     Raises:
-        HubError: it is to be private, and is public.
-        HfHubHTTPError, httpx2.HTTPError: the Hub refuses or does not answer.
+        HubError: The repository must be private but is public.
+        HfHubHTTPError, httpx2.HTTPError: The Hub refuses or does not answer.
     """
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
-    # Creating one that exists succeeds without the right to write, and leaves a public one public.
+    # With `exist_ok`, that succeeds without write access, and leaves a public repository public.
     api.auth_check(repo_id, repo_type=repo_type, write=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise HubError("it is public already; make it private in its settings, or choose another name")
+        raise HubError("the repository is public; make it private in its settings, or choose another name")
     if branch not in (None, MAIN):
         api.create_branch(repo_id, branch=branch, repo_type=repo_type, exist_ok=True)
     return repo_id
 
 
 def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
-    """The README of a repository as it is now, None if it has none.
+    """Return the current README of a repository, `None` if it has none.
 
     Raises:
-        HfHubHTTPError, httpx2.HTTPError: the Hub does not answer. `hf_hub_download` would give an old copy instead.
+        HfHubHTTPError, httpx2.HTTPError: The Hub does not answer. (`hf_hub_download` would return a cached copy.)
     """
     url = hf_hub_url(repo_id, "README.md", repo_type=repo_type, revision=revision)
     response = get_session().get(url, headers=build_hf_headers())
@@ -50,3 +55,31 @@ def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | N
     except RemoteEntryNotFoundError:
         return None
     return response.content.decode(errors="replace")
+
+
+def commit_snapshot(api: HfApi, repo_id: str, snapshot: Snapshot, names: list[str]) -> str:
+    """Commit files of a snapshot, unless an earlier attempt already has; return the id of the commit.
+
+    Raises:
+        HfHubHTTPError, httpx2.HTTPError: The Hub refuses or does not answer, or someone else made a commit in between.
+    """
+    history = api.list_repo_commits(repo_id, revision=snapshot.revision)
+    for commit in history:
+        if snapshot.signature in commit.message.splitlines():
+            return commit.commit_id
+    tip = history[0].commit_id
+    operations = []  # made anew in each attempt: the client marks in them what it has sent
+    for name in names:
+        content: Path | bytes = snapshot.files / name
+        if name == "README.md" and snapshot.kind != "state":
+            card = content.read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
+            content = merge_card(card, fetch_card(repo_id, tip)).encode()
+        operations.append(CommitOperationAdd(name, content))
+    return api.create_commit(
+        repo_id,
+        operations,
+        commit_message=snapshot.title,
+        commit_description=snapshot.signature,
+        revision=snapshot.revision,
+        parent_commit=tip,  # a commit made in between is never overwritten: the next attempt builds on it
+    ).oid

@@ -1,4 +1,4 @@
-"""What waits to be pushed: snapshots of a model's files, frozen in a queue on disk."""
+"""The upload queue: snapshots of a model's files, frozen on disk until they are pushed."""
 
 import contextlib
 import json
@@ -17,72 +17,73 @@ from ..files import MANIFEST, read_manifest, write_folder
 logger = logging.getLogger(__name__)
 
 QUEUE = "hub-queue"
-# What of a model's folder is published; nothing else that lies there is.
-PUBLISHED = (
-    *("config.json", "*.safetensors", "*.safetensors.index.json", "configuration_*.py", "modeling_*.py"),
-    "pipeline_*.py",
+PUBLISHED = (  # the files of a model's folder that are pushed, and no others
+    *("config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("configuration_*.py", "modeling_*.py", "pipeline_*.py"),
     *("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
 )
-MAIN = "main"  # the branch that every repository has
+MAIN = "main"  # the default branch
 STATE_BRANCH = "training-state"
 Kind = Literal["checkpoint", "final", "state"]
 Strategy = Literal["end", "checkpoint", "every_save", "best"]
-"""What a run pushes: the final model only (end); every checkpoint too (every_save), with its training state
-(checkpoint); or each checkpoint with the lowest validation loss so far (best)."""
+"""What to push: the final model only (end), also every checkpoint (every_save), also every checkpoint with its training
+state (checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Files that are to become one commit."""
+    """Files that become one commit."""
 
     files: Path
-    """The folder of the files."""
+    """Folder of the files."""
     repo_id: str
     revision: str
     private: bool
     run_id: str
     step: int | None
-    """Optimizer step of the weights. None: not known."""
+    """Optimizer step of the weights. `None` if unknown."""
     kind: Kind
     is_best: bool
 
     @property
     def title(self) -> str:
+        """Title of the commit."""
         what = {"checkpoint": "checkpoint", "final": "final model", "state": "training state"}[self.kind]
         return what if self.step is None else f"{what}, step {self.step}"
 
     @property
     def signature(self) -> str:
-        """What tells this commit from all others."""
+        """Line in the commit's description that identifies it."""
         return f"hf_spam run {self.run_id}, {self.title}"
 
 
 class Queue:
-    """Frozen snapshots in a folder, in the order in which they came: each a folder with `files` and a manifest."""
+    """Frozen snapshots in the order they were made, each a folder with its `files` and a manifest."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def snapshots(self) -> list[Snapshot]:
-        """All that wait; whether their files are as they were frozen is seen when they are sent."""
+        """Return all snapshots. Their files are checked when they are sent."""
+        keys = [field.name for field in fields(Snapshot) if field.name != "files"]
         found = []
         for folder in self.folders():
             try:
                 about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-                found.append(Snapshot(files=folder / "files", **{key: about[key] for key in _ABOUT}))
+                found.append(Snapshot(files=folder / "files", **{key: about[key] for key in keys}))
             except (OSError, ValueError, KeyError, TypeError):
-                logger.warning("%s is passed over: it has no readable %s.", folder, MANIFEST)
+                logger.warning("Ignoring %s: it has no readable %s.", folder, MANIFEST)
         return found
 
     def freeze(self, source: Path, names: list[str], **about: Any) -> Snapshot:
-        """Makes a snapshot of files of a folder.
+        """Make a snapshot of files in a folder.
 
-        They are linked, which takes no time and no room: nothing of ours ever writes into a file that is there, and
-        what anybody else does to it shows in the checksum before it is sent. Where there are no links they are copied.
+        The files are hard-linked, which takes neither time nor space: this package never changes a file in place, and
+        any other change is noticed by its hash before sending. Where links are impossible, the files are copied.
 
         Raises:
-            OSError: there is no room for it; nothing of the snapshot is left.
+            OSError: The disk is full, for example. No part of the snapshot is left.
         """
         last = max((int(folder.name.partition("-")[0]) for folder in self.folders()), default=0)
         folder = self.folder / f"{last + 1:06d}-{about['kind']}"
@@ -100,41 +101,38 @@ class Queue:
         return Snapshot(files=folder / "files", **about)
 
     def check(self, snapshot: Snapshot) -> list[str]:
-        """The names of a snapshot's files.
+        """Return the names of a snapshot's files.
 
         Raises:
-            ValueError: they are not as they were frozen.
+            ValueError: A file has changed since it was frozen.
         """
         if not self.holds(snapshot):
             return published(snapshot.files)
         return [name.removeprefix("files/") for name in read_manifest(snapshot.files.parent)["files"]]
 
     def remove(self, snapshot: Snapshot) -> None:
-        """Takes a snapshot out, at once and for good."""
+        """Remove a snapshot, atomically."""
         if self.holds(snapshot):
-            gone = self.folder / f".gone-{uuid.uuid4().hex}"
-            with contextlib.suppress(OSError):  # what stays is found in the history when it is sent again
-                os.replace(snapshot.files.parent, gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            deleted = self.folder / f".deleted-{uuid.uuid4().hex}"
+            with contextlib.suppress(OSError):  # if it stays, sending it again finds its commit
+                os.replace(snapshot.files.parent, deleted)
+            shutil.rmtree(deleted, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Deletes what a process that was killed has left half made or half deleted."""
-        for left in [*self.folder.glob(".gone-*"), *self.folder.glob(".writing-*")]:
-            shutil.rmtree(left, ignore_errors=True)
+        """Delete the partly written and partly deleted snapshots of a killed process."""
+        for folder in [*self.folder.glob(".deleted-*"), *self.folder.glob(".writing-*")]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def holds(self, snapshot: Snapshot) -> bool:
-        """Whether it is frozen; what could not be is sent from the folder that it is in."""
+        """Return whether a snapshot is frozen here. One that could not be is sent from its original folder."""
         return snapshot.files.parent.parent == self.folder
 
     def folders(self) -> list[Path]:
-        """Those that are snapshots by name, whole or not, in their order."""
+        """Return the folders of all snapshots, readable or not, in order."""
         return sorted(path for path in self.folder.glob("*") if re.fullmatch(r"\d{6}-\w+", path.name))
 
 
-_ABOUT = [field.name for field in fields(Snapshot) if field.name != "files"]
-
-
 def published(folder: Path) -> list[str]:
-    """The files of a model's folder that are published, by name."""
+    """Return the names of the files in a model's folder that are pushed."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     return [name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED)]

@@ -106,7 +106,7 @@ heads = st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=12).map(
 cards = st.one_of(heads, st.builds("---\n{}\n---\n{}".format, heads, heads))
 
 
-@settings(max_examples=400, database=None)
+@settings(max_examples=150, database=None)
 @given(cards)
 def test_merging_again_changes_nothing(theirs):
     """Whatever the Hub holds: or each push would be a commit of its own, and the card would grow."""
