@@ -256,7 +256,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
 @model_option
-@click.option("--text-column", default="text", show_default=True, help="Column of the messages.")
+@text_column
 @click.option("--split", help="Split of a dataset on the Hub.  [default: train]")
 @click.option("--prefix", default="", help="Prefix of the names of the new columns.")
 @click.option("--window-size", default=4096, show_default=True, help="Rows to score and save at a time.")
@@ -266,7 +266,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
     """Score the messages of IN; write its rows to OUT with the columns label and score.
 
-    IN is a .csv, .tsv, .jsonl, .parquet or .txt file (a message per line), - for the lines of standard input, or a Hub
+    IN is a .csv, .tsv, .jsonl, .parquet, .zip or .txt file (a message per line), - for standard input, or a Hub
     dataset id. OUT is a .jsonl, .parquet, .csv or .tsv file, or - for JSON lines on standard output.
 
     Run the same command again to resume after an interruption.
@@ -347,7 +347,7 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 def import_weights(source: str, output_dir: str, tokenizer: str | None, **settings: Any) -> None:
     """Convert SOURCE, a state_dict saved as in the book or a GPT-2 (folder or Hub id), to a SpamGPT model in OUT."""
     from .conversion.import_weights import import_weights
-    from .conversion.loading import load_tokenizer
+    from .data.tokenization import load_tokenizer
 
     quiet_libraries()
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)

@@ -1,74 +1,61 @@
 """The UCI SMS Spam Collection v.1: downloaded once, verified, and kept in the cache."""
 
-import contextlib
-import hashlib
 import logging
-import time
+import tempfile
 from pathlib import Path
 
-import httpx2
+import pooch
 from huggingface_hub import constants
 
 from ..files import write_file
 from ..text import first_line
-from .formats import UCI_MEMBER, DataError, unzip
+from .formats import UCI_MEMBER, DataError
 
 logger = logging.getLogger(__name__)
 
-UCI_SIZE = 477_907
-UCI_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
+UCI_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"  # of the file in the zip
 UCI_ADDRESSES = (
     "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
     "https://f001.backblazeb2.com/file/LLMs-from-scratch/sms%2Bspam%2Bcollection.zip",
 )
-DOWNLOAD_LIMIT = 4_000_000  # bytes; the zip has about 200,000
-SILENCE_LIMIT, DOWNLOAD_SECONDS = 15, 60  # seconds without an answer, and for one address in all
+TIMEOUT_SECONDS = 15
 
 
-def uci_file() -> bytes:
-    """The verified collection, from the cache under HF_HOME or else from the first address that has it."""
+def uci_file() -> Path:
+    """Return the path of the verified collection: in the cache under HF_HOME, downloaded if it is not there.
+
+    Raises:
+        DataError: No address had it, or the cache cannot be written.
+    """
     cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
-    with contextlib.suppress(OSError):  # such as that there is none
-        if _is_uci(data := cached.read_bytes()):
-            return data
+    if cached.is_file() and pooch.file_hash(cached) == UCI_SHA256:
+        return cached
     failures = []
     for address in UCI_ADDRESSES:
         try:
-            _, data = unzip("the answer", _download(address), UCI_SIZE + 1)
-            if not _is_uci(data):
-                raise DataError("the answer has a wrong checksum")
-        except (httpx2.HTTPError, OSError, DataError) as error:
+            data = _download(address)
+        except Exception as error:  # requests, urllib3, zipfile and pooch each have their own
             logger.info("%s: %s", address, first_line(error))
             failures.append(f"{address}: {first_line(error)}")
-        else:
-            _store(cached, data)
-            return data
-    advice = "download the zip by hand and pass its path, or use 'sample'"
+            continue
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_file(cached, data)
+        except OSError as error:
+            raise DataError(f"uci: cannot be cached ({error}); set HF_HOME to a folder that you can write to") from None
+        return cached
+    advice = "check the network, or download the zip by hand and give its path as the data; 'sample' works offline"
     raise DataError(f"uci: not downloaded ({'; '.join(failures)}); {advice}")
 
 
-def _is_uci(data: bytes) -> bool:
-    return hashlib.sha256(data).hexdigest() == UCI_SHA256
-
-
 def _download(address: str) -> bytes:
-    deadline, data = time.monotonic() + DOWNLOAD_SECONDS, bytearray()
-    with httpx2.stream("GET", address, timeout=SILENCE_LIMIT, follow_redirects=True) as response:
-        if response.status_code != 200:
-            raise DataError(f"HTTP status {response.status_code}")
-        for chunk in response.iter_bytes():
-            data += chunk
-            if len(data) > DOWNLOAD_LIMIT:
-                raise DataError(f"more than {DOWNLOAD_LIMIT:,} bytes, which the collection has not")
-            if time.monotonic() > deadline:
-                raise DataError(f"not complete after {DOWNLOAD_SECONDS} seconds")
-    return bytes(data)
-
-
-def _store(path: Path, data: bytes) -> None:
-    """Write to the cache so that a reader sees the whole file or none; without a writable cache, go on."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, data)
-    except OSError as error:
-        logger.warning("the collection is not cached: %s", error)
+    """Return the collection from the zip at an address; raise whatever goes wrong."""
+    pooch.get_logger().setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        unpack = pooch.Unzip(members=[UCI_MEMBER])
+        fetch = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
+        # The two zips may differ in their bytes; the file in them must not.
+        paths = pooch.retrieve(address, None, "uci.zip", folder, processor=unpack, downloader=fetch)
+        if not paths or pooch.file_hash(paths[0]) != UCI_SHA256:
+            raise DataError("the zip does not hold the collection")
+        return Path(paths[0]).read_bytes()

@@ -17,8 +17,8 @@ from datasets import DatasetDict
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..conversion.loading import load_tokenizer
-from ..data.labels import check_classes, check_splits
-from ..data.sources import OWN_DATA, load_sms_spam
+from ..data.labels import check_classes
+from ..data.sources import OWN_DATA, check_splits, load_sms_spam
 from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
 from ..hub.push import Uploader

@@ -55,7 +55,7 @@ def test_a_file_is_one_set_and_may_be_small_and_of_one_label(folder, tmp_path):
     assert len(messages_for(None, "sample", protocol="full").sets["train"]) == 700
     with pytest.raises(DataError, match=r"there is no split 'tset'; there is: mine\.tsv"):
         make_report(POCKET, evaluated, split="tset")
-    with pytest.raises(DataError, match="both labels are needed"):
+    with pytest.raises(DataError, match="at least two labels are needed"):
         read_messages(path)
 
 

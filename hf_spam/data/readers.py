@@ -1,0 +1,340 @@
+"""Read rows of messages window by window: from CSV, TSV, JSON lines, Parquet, plain text, and datasets.
+
+Training, evaluation and scoring all read through these readers, so memory stays flat whatever the size of a file.
+Values stay as they are: a CSV cell is a string ("007", "", "NA"), a JSON line keeps its characters, a Parquet file its
+schema. (`datasets` would drop the empty lines of a CSV, pad short rows, and turn JSON into columns, with nulls for
+absent keys.)
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..text import first_line, short
+from .formats import DELIMITERS, JSON_LINES, TEXT_COLUMNS, Columns, DataError, DataFile, find_dialect, find_encoding
+
+MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive rows as they were read. Nothing in them has been checked yet."""
+
+    rows: list[str] | list[list[str]] | pa.Table
+    numbers: Sequence[int]
+    """The line where each row starts, or in a table the number of the row; both count from 1."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+class Reader:
+    """Reads the rows of one source in windows, as often as needed.
+
+    Windows are cheap to read, so that a process can skip those that other processes work on. All but the last have the
+    same number of rows. There is always at least one, which may be empty.
+    """
+
+    unit = "line"
+    has_types = False
+    """Whether values are more than strings."""
+    file: DataFile | None = None
+    """`None` for a dataset."""
+    total: int | None = None
+    """The number of rows, if it is known in advance."""
+    class_names: list[str] | None = None
+    """The names of the label column's ClassLabel, if it is one."""
+
+    def __init__(self, name: str, columns: Columns):
+        self.name, self.columns = name, columns
+
+    def windows(self, size: int) -> Iterator[Window]:
+        """Yield all rows, `size` at a time."""
+        rows = self.numbered_rows()
+        batch = list(islice(rows, size))
+        yield Window([row for _, row in batch], [number for number, _ in batch])
+        while len(batch) == size and (batch := list(islice(rows, size))):
+            yield Window([row for _, row in batch], [number for number, _ in batch])
+
+    def numbered_rows(self) -> Iterator[tuple[int, Any]]:
+        """Yield the rows of a text file, each with the number of its first line."""
+        raise NotImplementedError
+
+    def messages(self, window: Window) -> tuple[list[str], list[Any]]:
+        """Return the texts of a window, and the labels as they are in the file (empty if `columns` asks for none).
+
+        Raises:
+            DataError: A row or its text is missing or broken.
+        """
+        texts, labels = self.cells(window)
+        for i, text in enumerate(texts):
+            if text is None:
+                raise DataError(f"{self.place(window, i)}: the text is missing")
+            if not isinstance(text, str):
+                raise DataError(f"{self.place(window, i)}: the text is not a string: {short(text)}")
+        return texts, labels
+
+    def cells(self, window: Window) -> tuple[list[Any], list[Any]]:
+        """Return texts and labels as they are in the file, for `messages` to check."""
+        raise NotImplementedError
+
+    def table(self, window: Window) -> list[str] | pa.Table:
+        """Return all columns of a window, unchanged: a table, or JSON lines as they are."""
+        raise NotImplementedError
+
+    def place(self, window: Window, i: int) -> str:
+        """Return where the i-th row of a window is, for an error."""
+        return f"{self.name}, {self.unit} {window.numbers[i]}"
+
+
+class DelimitedReader(Reader):
+    """Reads a CSV or TSV file."""
+
+    def __init__(self, file: DataFile, columns: Columns, book_quotes: bool = False):
+        super().__init__(file.name, columns)
+        self.file, self.dialect = file, find_dialect(file, columns, book_quotes)
+        self.header = ["label", "text"]
+        if self.dialect.header:
+            _, self.header = next(self._records(), (1, []))
+            if not self.header:
+                raise DataError(f"{self.name}: the file is empty")
+        self.text_at, self.label_at = columns.find(f"{self.name}, line 1 (the header)", self.header)
+        # Kaggle's copy cut some texts at commas: they run on into columns that have no name, or pandas' "Unnamed: 2".
+        self.runs_on = all(re.fullmatch(r"\s*(Unnamed: \d+)?", column) for column in self.header[self.text_at + 1 :])
+
+    def numbered_rows(self) -> Iterator[tuple[int, list[str]]]:
+        expected, delimiter = len(self.header), self.dialect.delimiter
+        for line, cells in islice(self._records(), int(self.dialect.header), None):
+            if len(cells) != expected:
+                found = f"expected {expected} fields, found {len(cells)}: {short(delimiter.join(cells))}"
+                if len(cells) > expected and self.dialect.quoting != csv.QUOTE_NONE and self.dialect.strict:
+                    found += f"; put a text that contains {delimiter!r} in double quotes"
+                raise DataError(f"{self.name}, line {line}: {found}")
+            yield line, cells
+
+    def cells(self, window: Window) -> tuple[list[str], list[str]]:
+        labels = [] if self.label_at is None else [row[self.label_at] for row in window.rows]
+        if not self.runs_on:
+            return [row[self.text_at] for row in window.rows], labels
+        return [self._joined(row[self.text_at :]) for row in window.rows], labels
+
+    def table(self, window: Window) -> pa.Table:
+        columns = zip(*window.rows, strict=True) if len(window) else [[]] * len(self.header)
+        return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], self.header)
+
+    def _joined(self, pieces: list[str]) -> str:
+        while len(pieces) > 1 and not pieces[-1]:
+            pieces.pop()
+        return self.dialect.delimiter.join(pieces)
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield all records with the line where each starts, the header included."""
+        return _without_last_blanks(self.name, self._all_records())
+
+    def _all_records(self) -> Iterator[tuple[int, list[str]]]:
+        csv.field_size_limit(MAX_CELL_CHARACTERS)
+        dialect, line, cells = self.dialect, 1, None
+        quoting = {"delimiter": dialect.delimiter, "quoting": dialect.quoting, "strict": dialect.strict}
+        reader = csv.reader(self._lines(), **quoting)
+        try:
+            for cells in reader:
+                yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            fault = f"broken quotes or a stray line break ({first_line(error).split(' - ')[0]})"
+            advice = "close every quote, and double the quotes within a quoted text"
+            raise DataError(f"{self.name}, line {line}: {fault}; {advice}") from None
+        if cells and not dialect.strict:
+            raise DataError(f"{self.name}: a quote is never closed; under protocol 'full' quotes are part of the text")
+
+    def _lines(self) -> Iterator[str]:
+        yield from self.file.lines(self.dialect.encoding, self.dialect.line_end)
+        if not self.dialect.strict:
+            yield "\n"  # an empty record, unless a quote is still open
+
+
+class JsonReader(Reader):
+    """Reads JSON lines: one object a line, whose keys are the columns."""
+
+    def __init__(self, file: DataFile, columns: Columns):
+        super().__init__(file.name, columns)
+        self.file, self.encoding = file, find_encoding(file.head())
+
+    def numbered_rows(self) -> Iterator[tuple[int, str]]:
+        lines = (line.rstrip("\r\n") for line in self.file.lines(self.encoding))
+        return _without_last_blanks(self.name, enumerate(lines, 1))
+
+    def cells(self, window: Window) -> tuple[list[Any], list[Any]]:
+        texts, labels = [], []
+        for i, line in enumerate(window.rows):
+            where = self.place(window, i)
+            values = _parse_object(where, line)
+            cells = list(values.values())
+            text_at, label_at = self.columns.find(where, list(values))
+            texts.append(cells[text_at])
+            if label_at is not None:
+                labels.append(cells[label_at])
+        return texts, labels
+
+    def table(self, window: Window) -> list[str]:
+        return window.rows
+
+
+class LinesReader(Reader):
+    """Reads plain text without labels, one message a line."""
+
+    def __init__(self, file: DataFile, columns: Columns):
+        super().__init__(file.name, columns)
+        self.file, self.encoding = file, find_encoding(file.head())
+        self.column = columns.text or TEXT_COLUMNS[0]
+        columns.find(self.name, [self.column])
+
+    def numbered_rows(self) -> Iterator[tuple[int, str]]:
+        return enumerate((line.removesuffix("\n").removesuffix("\r") for line in self.file.lines(self.encoding)), 1)
+
+    def cells(self, window: Window) -> tuple[list[str], list[str]]:
+        return window.rows, []
+
+    def table(self, window: Window) -> pa.Table:
+        return pa.table({self.column: pa.array(window.rows, pa.string())})
+
+
+class TableReader(Reader):
+    """Reads tables that come in pieces."""
+
+    unit, has_types = "row", True
+
+    def tables(self, size: int) -> Iterator[pa.Table]:
+        """Yield tables of at most `size` rows, at least one."""
+        raise NotImplementedError
+
+    def windows(self, size: int) -> Iterator[Window]:
+        rest, number = None, 1
+        for table in self.tables(size):
+            rest = table if rest is None else pa.concat_tables([rest, table])
+            while rest.num_rows >= size:
+                yield Window(rest.slice(0, size), range(number, number + size))
+                rest, number = rest.slice(size), number + size
+        if rest is not None and (number == 1 or rest.num_rows):
+            yield Window(rest, range(number, number + rest.num_rows))
+
+    def cells(self, window: Window) -> tuple[list[Any], list[Any]]:
+        table = window.rows
+        text_at, label_at = self.columns.find(self.name, table.column_names)
+        kind = table.schema.types[text_at]
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            column = table.column_names[text_at]
+            raise DataError(f"{self.name}: the text column {column!r} holds {kind}, not strings; see --text-column")
+        try:
+            table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{self.name}: damaged, or not UTF-8 ({first_line(error)})") from None
+        labels = [] if label_at is None else table.column(label_at).to_pylist()
+        if self.class_names:
+            names = dict(enumerate(self.class_names))
+            labels = [names.get(label, label) for label in labels]
+        return table.column(text_at).to_pylist(), labels
+
+    def table(self, window: Window) -> pa.Table:
+        return window.rows
+
+    def _find_class_names(self, schema: pa.Schema) -> None:
+        if not self.columns.labelled or b"huggingface" not in (schema.metadata or {}):
+            return
+        from datasets import ClassLabel, Features  # heavy, and needed for training data only
+
+        _, label_at = self.columns.find(self.name, schema.names)
+        feature = Features.from_arrow_schema(schema).get(schema.names[label_at])
+        self.class_names = feature.names if isinstance(feature, ClassLabel) else None
+
+
+class ParquetReader(TableReader):
+    """Reads a Parquet file, one row group at a time."""
+
+    def __init__(self, file: DataFile, columns: Columns):
+        super().__init__(file.name, columns)
+        self.file = file
+        with self._open() as parquet:
+            self.total = parquet.metadata.num_rows
+            self._find_class_names(parquet.schema_arrow)
+
+    def tables(self, size: int) -> Iterator[pa.Table]:
+        with self._open() as parquet:
+            yield parquet.schema_arrow.empty_table()
+            for group in range(parquet.num_row_groups):  # not every nested type can be read across groups
+                for batch in parquet.iter_batches(size, [group]):
+                    yield pa.Table.from_batches([batch])
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with self.file.open() as file:
+                yield pq.ParquetFile(file)
+        except (pa.ArrowException, KeyError, TypeError) as error:
+            raise DataError(f"{self.name}: broken Parquet file ({first_line(error)})") from error
+
+
+class DatasetReader(TableReader):
+    """Reads a `Dataset` or an `IterableDataset` of the library datasets."""
+
+    def __init__(self, name: str, dataset: Any, columns: Columns):
+        super().__init__(name, columns)
+        self.dataset = dataset.with_format("arrow")
+        self.schema = None if dataset.features is None else dataset.features.arrow_schema
+        split = (dataset.info.splits or {}).get(str(dataset.split))
+        self.total = split.num_examples if split else None
+        if self.schema is not None:
+            self._find_class_names(self.schema)
+
+    def tables(self, size: int) -> Iterator[pa.Table]:
+        if self.schema is not None:
+            yield self.schema.empty_table()
+        yield from self.dataset.iter(size)
+
+
+def open_file(file: DataFile, columns: Columns, book_quotes: bool = False) -> Reader:
+    """Return the reader for a file; for `book_quotes` see `find_dialect`.
+
+    Raises:
+        DataError: The file cannot be read, or a column is missing.
+    """
+    if file.suffix in DELIMITERS:
+        return DelimitedReader(file, columns, book_quotes)
+    if file.suffix in JSON_LINES:
+        return JsonReader(file, columns)
+    return (ParquetReader if file.suffix == ".parquet" else LinesReader)(file, columns)
+
+
+# Python refuses to convert a number of more than 4,300 digits.
+_DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 4000 else float(digits))
+
+
+def _parse_object(where: str, line: str) -> dict[str, Any]:
+    try:
+        values = _DECODER.decode(line)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: not a JSON object: {short(line)}; write JSON lines, one object a line")
+    return values
+
+
+def _without_last_blanks(name: str, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Yield numbered rows without empty lines at the end; elsewhere an empty line is an error."""
+    blank = None
+    for number, row in rows:
+        if not row:
+            blank = blank or number
+        elif blank is not None:
+            raise DataError(f"{name}, line {blank}: the line is empty; remove it")
+        else:
+            yield number, row
