@@ -347,7 +347,7 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 def import_weights(source: str, output_dir: str, tokenizer: str | None, **settings: Any) -> None:
     """Convert SOURCE, a state_dict saved as in the book or a GPT-2 (folder or Hub id), to a SpamGPT model in OUT."""
     from .conversion.import_weights import import_weights
-    from .data.tokenization import load_tokenizer
+    from .conversion.loading import load_tokenizer
 
     quiet_libraries()
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)

@@ -51,7 +51,8 @@ def book(folder: Path, work: dict) -> Run:
     from book_oracle import fine_tune, loader_accuracy, make_loaders
     from torch.utils.data import DataLoader
 
-    from hf_spam.data.tokenization import encode, load_tokenizer
+    from hf_spam.conversion.loading import load_tokenizer
+    from hf_spam.data.tokenization import encode
 
     model = book_model(work["shape"])
     model.load_state_dict(torch.load(folder / "book.pth"))
@@ -70,7 +71,8 @@ def book(folder: Path, work: dict) -> Run:
 def trainer(folder: Path, work: dict) -> Run:
     from transformers import GPT2Config, GPT2ForSequenceClassification, Trainer, TrainingArguments
 
-    from hf_spam.data.tokenization import encode, load_tokenizer
+    from hf_spam.conversion.loading import load_tokenizer
+    from hf_spam.data.tokenization import encode
 
     tokenizer = load_tokenizer(folder / "base")
     pad = tokenizer.pad_token_id
@@ -213,8 +215,9 @@ def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
 
     from hf_spam import import_weights
     from hf_spam.conversion.export import export_onnx
+    from hf_spam.conversion.loading import load_tokenizer
     from hf_spam.data.sources import read_messages
-    from hf_spam.data.tokenization import encode, load_tokenizer
+    from hf_spam.data.tokenization import encode
     from hf_spam.inference.classifier import POCKET
 
     torch.manual_seed(1)

@@ -16,8 +16,7 @@ import torch
 from datasets import DatasetDict
 
 from hf_spam import entry, finetune
-from hf_spam.conversion.checksum import save_with_checksum
-from hf_spam.conversion.loading import BUNDLED
+from hf_spam.conversion.loading import BUNDLED, save_classifier
 from hf_spam.data.sources import read_messages
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -31,8 +30,7 @@ def main(data: str, output_dir: Path) -> None:
     torch.set_num_threads(1)  # other numbers of threads change the last digits; the model is too small to gain speed
     run = finetune("pocket", data=DatasetDict(train=read_messages(data)))
     with tempfile.TemporaryDirectory() as folder:
-        save_with_checksum(run.model, Path(folder))
-        run.tokenizer.save_pretrained(folder)
+        save_classifier(run.model, run.tokenizer, Path(folder))
         config_path = Path(folder, "config.json")
         config = json.loads(config_path.read_text())
         del config["auto_map"], config["custom_pipelines"]  # they name code files, which are in the package instead

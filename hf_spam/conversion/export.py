@@ -21,12 +21,11 @@ from transformers.utils import cached_file
 
 from ..data.batching import batch_tokens_for, text_batches
 from ..data.sources import read_messages
-from ..data.tokenization import load_tokenizer
 from ..files import hash_file, public, versions, write_folder
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from .loading import HISTORY, history_file, load_classifier, named_model
+from .loading import HISTORY, history_file, load_classifier, load_tokenizer, named_model
 from .onnx import GRAPH, OnnxModel, require
 
 REPORT = "export.json"

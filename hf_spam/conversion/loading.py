@@ -1,71 +1,75 @@
-"""Loading a SpamGPT from a local folder or the Hub, which may be anybody's: what does not fit is one clear line.
+"""Load a SpamGPT from a local folder or the Hub with checks, and save one.
 
-Of a model nothing but `config.json` and safetensors files is read, and these only once the headers are known to hold
-what the configuration describes: what either of them claims costs no memory, and nothing that came along is run.
+A folder may come from anybody. Only `config.json`, the tokenizer and safetensors files are read, and no code in it is
+run. Names, shapes and types of all tensors are checked against the configuration before any memory is allocated, and
+everything that does not fit is an error of one line.
 """
 
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
-from transformers import PreTrainedConfig, PreTrainedModel
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from ..data.tokenization import END_OF_TEXT
 from ..files import MANIFEST, is_path, read_manifest
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..text import one_line
-from .checksum import verify_checksum
+from ..text import first_line, one_line
 
+HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
 BUNDLED = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
-HISTORY = "history.json"  # beside a model: how it was trained, and with that how its data were split
+WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Settings that would make the library download and run code, or convert the weights.
+UNSAFE_SETTINGS = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
+MAX_CLASSES = 10_000  # `num_labels` is a single number in the file, but every class is given a name in memory
+MAX_WEIGHT = 1e9  # no training ends above it; a flipped exponent bit does
+
+Config = TypeVar("Config", bound=PreTrainedConfig)
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
-FLOATING = ("F16", "BF16", "F32", "F64")  # as safetensors names them
-# Names of code that the library would fetch and run, or convert the weights with.
-CHOICES_OF_CODE = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
-TOO_LARGE = 1e9  # no training ends there; a weight whose exponent was damaged does, and makes answers that are none
-MOST_CLASSES = 10_000  # which a configuration may ask for in a single number
-
 
 def named_model(source: str | os.PathLike) -> str | os.PathLike:
-    """Return the folder of the bundled model for the name "bundled", and any other folder or Hub id as it is."""
+    """Return the folder of the bundled model for the name "bundled", and any other source as it is."""
     return BUNDLED if source == "bundled" else source
 
 
 def model_type(source: str | os.PathLike) -> str:
-    """The `model_type` that the `config.json` of a folder or a repository names.
+    """Return the `model_type` in the `config.json` of a local folder or a Hub repository.
 
     Raises:
-        OSError: there is none; the message, one line, says where it was looked for.
+        OSError: there is no such file.
     """
-    return _settings(source, None)["model_type"]
+    return _read_config(source, None)["model_type"]
 
 
-def load_config(source: str | os.PathLike, *, revision: str | None = None) -> SpamGPTConfig:
-    """The configuration of a SpamGPT in a folder or a repository.
+def load_config(
+    source: str | os.PathLike, *, revision: str | None = None, config_class: type[Config] = SpamGPTConfig
+) -> Config:
+    """Load the configuration of a model from a local folder or the Hub.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is that of another model, or describes one that cannot be built.
+        OSError: there is no configuration.
+        ValueError: it belongs to another kind of model, or describes a network that cannot be built.
     """
-    name, settings = repr(os.fspath(source)), _settings(source, revision)
-    if settings["model_type"] != SpamGPTConfig.model_type:
-        raise ValueError(f"{name} holds a {settings['model_type']!r} model, not a SpamGPT classifier.")
-    with errors_as(f"{name} has a config.json that describes no SpamGPT"):
-        if settings.get("num_labels", 2) > MOST_CLASSES:  # each of them would be given a name
+    name, settings = repr(os.fspath(source)), _read_config(source, revision)
+    if settings["model_type"] != config_class.model_type:
+        raise ValueError(f"{name} holds a model of type {settings['model_type']!r}, not {config_class.model_type!r}.")
+    with errors_as(f"The config.json of {name} is not valid"):
+        if settings.get("num_labels", 2) > MAX_CLASSES:
             raise ValueError(f"num_labels is {settings['num_labels']}")
-        return SpamGPTConfig.from_dict({key: value for key, value in settings.items() if key not in CHOICES_OF_CODE})
+        return config_class.from_dict({key: value for key, value in settings.items() if key not in UNSAFE_SETTINGS})
 
 
 def load_classifier(
@@ -76,152 +80,202 @@ def load_classifier(
     config: SpamGPTConfig | None = None,
     **kwargs: Any,
 ) -> SpamGPTForSequenceClassification:
-    """A classifier from a folder or a repository.
+    """Load a classifier from a local folder or the Hub.
 
     Args:
-        source: a local folder or a Hub id.
+        source: a local folder, a Hub id, or "bundled".
         revision: branch, tag or commit on the Hub.
-        fresh_head: whether a base without a head is accepted, and given one; "always": also one that has a head.
-        config: what is to be loaded. None: the configuration of the source.
-        kwargs: as for `from_pretrained`.
+        fresh_head: whether to accept a base model without a classification head and give it a new one; "always"
+            replaces an existing head too.
+        config: the configuration to load with. `None`: the one in `source`.
+        kwargs: passed on to `from_pretrained`.
 
     Raises:
-        OSError: nothing is there.
-        ValueError: what is there is of another kind, damaged, or its weights are not those of its configuration.
+        OSError: there is no model at `source`.
+        ValueError: it is another kind of model, it is damaged, or its weights do not fit its configuration.
     """
-    source = named_model(source)
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
-    if os.path.isdir(source):
-        folder = Path(source)
-    else:
-        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=WEIGHT_FILES))
+    weights = open_tensors(source, revision=revision)
+    if weights and not any(key.startswith("gpt.") for key in weights):  # a base model
+        weights = {f"gpt.{key}": tensor for key, tensor in weights.items()}
+    head = [key for key in weights if key.startswith("out_head.")]
+    if head and fresh_head == "always":
+        logger.info("%s was trained for other labels: training starts with a new classification head.", name)
+        weights = {key: tensor for key, tensor in weights.items() if key not in head}
+    elif not head and not fresh_head:
+        raise ValueError(f"{name} is a base model without a classification head: fine-tune it first (hf-spam train).")
+    if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=bool(fresh_head)):
+        raise ValueError(f"The weights of {name} do not fit its config.json: {_join(misfits)}.")
     with errors_as(f"{name} cannot be loaded"):
-        if (folder / MANIFEST).exists():  # a checkpoint, which is as it was written, or no checkpoint
-            read_manifest(folder)
-        entries = open_tensors(folder)
-    if entries and not any(key.startswith("gpt.") for key in entries):  # a base model
-        entries = {f"gpt.{key}": entry for key, entry in entries.items()}
-    if fresh_head == "always" and (theirs := [key for key in entries if key.startswith("out_head.")]):
-        logger.info("%s classifies by other labels: its head is not used, training begins with a fresh one.", name)
-        for key in theirs:
-            del entries[key]
-    with errors_as(f"{name} cannot be loaded"):
-        missing, misfits = _compare(config, entries, bool(fresh_head))
-    if misfits:
-        raise ValueError(f"{name} does not fit its config.json: {misfits}.")
-    if missing:
-        raise ValueError(f"{name} is not a whole classifier, train it first: it lacks {_some(missing)}.")
-    with errors_as(f"{name} cannot be loaded"):
-        for path in _weight_files(folder):
-            verify_checksum(path)
-        weights = {key: entry[:] for key, entry in entries.items()}
-        # Given no folder, the library looks for nothing else in it, such as adapters.
+        # Without a folder the library cannot load anything else from it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
     if broken := broken_weights(model):
-        raise ValueError(f"{name} has weights that are no numbers, or beyond all measure: {broken}.")
+        raise ValueError(f"{name} is damaged: {broken}.")
     return model
 
 
-def broken_weights(model: PreTrainedModel) -> str:
-    """The weights that are no numbers, or so large that no training ends there, in words; empty if there are none."""
-    return _some([key for key, value in model.named_parameters() if not (value.abs() < TOO_LARGE).all()])
+def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a local folder or the Hub; it has a pad token and pads on the right.
 
-
-def open_tensors(folder: Path) -> dict[str, Any]:
-    """The tensors in a folder's safetensors files by name, of which nothing but the headers is read yet.
+    A folder with only GPT-2's `vocab.json` and `merges.txt` is accepted too.
 
     Raises:
-        ValueError: there are none in it. A file that is damaged raises what `safetensors` and `json` do.
+        ValueError: there is no usable tokenizer, or it does not fit the SpamGPT beside it.
     """
-    files = [safe_open(path, framework="pt") for path in _weight_files(folder)]
-    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118
+    name, folder = repr(os.fspath(source)), Path(named_model(source))
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    try:
+        if vocab.is_file() and merges.is_file() and not (folder / "tokenizer_config.json").is_file():
+            tokenizer = GPT2Tokenizer(vocab=str(vocab), merges=str(merges))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(named_model(source), revision=revision, trust_remote_code=False)
+        if not tokenizer("a")["input_ids"]:
+            raise ValueError("its vocabulary is empty")
+    except BaseException as error:  # a damaged file can raise anything, even a panic of the Rust code
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        where = "the folder" if folder.is_dir() else "a local folder or a Hub repository named"
+        raise ValueError(
+            f"No tokenizer in {where} {name} (tokenizer.json, or vocab.json and merges.txt): save one there, or name "
+            f"one with --tokenizer of train or import-weights. ({first_line(error)})"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or END_OF_TEXT
+    tokenizer.padding_side = "right"
+    try:
+        vocab_size = load_config(source, revision=revision).vocab_size
+    except (OSError, ValueError):  # there is no model beside it, or another kind of model
+        return tokenizer
+    if (highest := max(tokenizer.get_vocab().values())) >= vocab_size:
+        raise ValueError(
+            f"The tokenizer in {name} does not fit its model: it has an id {highest}, and the model's vocabulary only "
+            f"{vocab_size} entries."
+        )
+    return tokenizer
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        shards = [single.name]
-    elif index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        raise ValueError(f"{folder} has no model.safetensors; a pickle (pytorch_model.bin) is not read.")
-    if outside := [shard for shard in shards if Path(shard).name != shard]:
-        raise ValueError(f"{index.name} names files elsewhere: {_some(outside)}")
-    return [folder / shard for shard in shards]
+def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """Save a model, with its code for `trust_remote_code`, and its tokenizer.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    for path in folder.glob("*.safetensors"):  # safetensors makes its files readable by their owner only
+        path.chmod((folder / "config.json").stat().st_mode)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
 
 
-def _settings(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
-    source = named_model(source)
-    if os.path.isfile(source):  # of which the library would read a configuration, and look for the weights on the Hub
-        raise OSError(f"No model in {os.fspath(source)!r}: it is a file; a model's folder or a Hub id is needed.")
+def find_file(source: str | os.PathLike, name: str, *, revision: str | None = None) -> Path | None:
+    """Return a file beside a model, downloaded if need be; `None` if there is none, or no connection."""
+    quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
+    found = cached_file(os.fspath(named_model(source)), name, revision=revision, **dict.fromkeys(quiet, False))
+    return None if found is None else Path(found)
+
+
+def history_file(source: str | os.PathLike) -> Path | None:
+    """Return the `history.json` that training wrote beside a model, or `None`."""
+    return find_file(source, HISTORY)
+
+
+def open_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
+    """Map the tensors in the safetensors files of a folder or repository into memory. Only their headers are read.
+
+    The files of a checkpoint, which has a manifest, must be as they were written.
+
+    Raises:
+        ValueError: there are no safetensors files, or they are damaged.
+    """
+    path = named_model(source)
+    if not os.path.isdir(path):
+        path = snapshot_download(os.fspath(path), revision=revision, allow_patterns=WEIGHT_FILES)
+    folder = Path(path)
+    with errors_as(f"{os.fspath(source)!r} cannot be loaded"):
+        if (folder / MANIFEST).exists():
+            read_manifest(folder)
+        files = [safe_open(path, framework="pt") for path in _weight_files(folder)]
+        return {name: file.get_tensor(name) for file in files for name in file.keys()}  # noqa: SIM118
+
+
+def find_misfits(
+    model_class: type[PreTrainedModel],
+    config: SpamGPTConfig,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    fresh_head: bool = False,
+) -> list[str]:
+    """Compare weights with the network that a configuration describes; return one phrase for each misfit."""
+    blocks = len({match[1] for name in weights if (match := re.search(r"\btrf_blocks\.(\d+)\.", name))})
+    if config.n_layer > max(blocks, 1):  # before building them: a configuration can claim any number
+        return [f"n_layer is {config.n_layer}, but there are weights for {blocks}"]
+    try:
+        with torch.device("meta"):
+            expected = model_class(config).state_dict()
+    except (RuntimeError, TypeError) as error:  # sizes beyond what a tensor can have
+        return [f"the network cannot be built: {one_line(error)}"]
+    misfits = []
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in expected:
+            misfits.append(f"{name} is unexpected")
+        elif name not in weights:
+            if not (fresh_head and name.startswith("out_head.")):
+                misfits.append(f"{name} is missing")
+        elif weights[name].shape != expected[name].shape:
+            misfits.append(f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}")
+        elif weights[name].dtype not in WEIGHT_TYPES:
+            misfits.append(f"{name} has type {str(weights[name].dtype).removeprefix('torch.')}, expected a float")
+    return misfits
+
+
+def broken_weights(model: PreTrainedModel) -> str:
+    """Describe the weights that are NaN, infinite or absurdly large; an empty string if there are none."""
+    broken = [key for key, value in model.named_parameters() if not (value.abs() < MAX_WEIGHT).all()]
+    return f"NaN, infinite or absurdly large weights in {_join(broken)}" if broken else ""
+
+
+@contextmanager
+def errors_as(message: str) -> Iterator[None]:
+    """Turn any error into a `ValueError` of one line: reading a foreign file can raise anything."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{message}: {one_line(error)}") from error
+
+
+def _read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
+    """Read the `config.json` of a folder or repository."""
+    name, source = repr(os.fspath(source)), named_model(source)
+    if os.path.isfile(source):
+        raise OSError(f"No model in {name}: it is a file; a model's folder or a Hub id is needed.")
     if is_path(os.fspath(source)) and not os.path.isdir(source):
-        raise OSError(f"No model in {os.fspath(source)!r}: there is no such folder.")
+        raise OSError(f"No model in {name}: there is no such folder.")
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     except (OSError, ValueError, RecursionError) as error:
         where = "the folder" if os.path.isdir(source) else "a local folder or a Hub repository named"
-        raise OSError(f"No model in {where} {os.fspath(source)!r}: {one_line(error)}") from error
+        raise OSError(f"No model in {where} {name}: {one_line(error)}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
-        raise OSError(f"No model in {os.fspath(source)!r}: there is no config.json that names a model_type.")
+        raise OSError(f"No model in {name}: there is no config.json that names a model_type.")
     return settings
 
 
-def _compare(config: SpamGPTConfig, entries: dict[str, Any], fresh_head: bool) -> tuple[list[str], str]:
-    """The tensors that are missing, and in words what else does not fit, by names and headers alone."""
-    blocks = len({match[1] for name in entries if (match := re.match(r"gpt\.trf_blocks\.(\d+)\.", name))})
-    if config.n_layer > max(blocks, 1):  # any number can be claimed, and would be built
-        return [], f"n_layer is {config.n_layer}, but there are weights of {blocks}"
-    with torch.device("meta"):
-        model = SpamGPTForSequenceClassification(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    shapes = {name: tuple(entry.get_shape()) for name, entry in entries.items()}
-    missing = sorted(
-        name for name in expected.keys() - shapes.keys() if not (fresh_head and name.startswith("out_head."))
-    )
-    misfits = [f"{name} is unexpected" for name in sorted(shapes.keys() - expected.keys())]
-    misfits += [
-        f"{name} is of shape {shapes[name]}, expected {expected[name]}"
-        for name in expected.keys() & shapes.keys()
-        if shapes[name] != expected[name]
-    ]
-    misfits += [
-        f"{name} is of type {entry.get_dtype()}" for name, entry in entries.items() if entry.get_dtype() not in FLOATING
-    ]
-    return missing, _some(misfits)
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder: a single one, or the shards of an index."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise ValueError("there is no model.safetensors, and a pickle (pytorch_model.bin) is not read")
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index.name} names files outside its folder: {_join(outside)}")
+    return [folder / name for name in sorted(names)]
 
 
-def _some(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     names = sorted(names)
     return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
-
-
-@contextmanager
-def errors_as(message: str, kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """What others wrote, or send, can go wrong in any way; each becomes one line, and an error of one kind."""
-    try:
-        yield
-    except Exception as error:
-        if kind is not ValueError and isinstance(error, kind):  # says what it has to say already
-            raise
-        raise kind(f"{message}: {one_line(error)}") from error
-
-
-def history_file(model: str | os.PathLike) -> Path | None:
-    """The file that tells how a model, a folder or a Hub id, was trained; None where none is in reach."""
-    quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
-    found = cached_file(os.fspath(named_model(model)), HISTORY, **dict.fromkeys(quiet, False))
-    return None if found is None else Path(found)
-
-
-def load_tokenizer(*args, **kwargs):
-    from ..data.tokenization import load_tokenizer as load
-
-    return load(*args, **kwargs)
-
-
-def save_classifier(model, tokenizer, folder):
-    from .checksum import save_with_checksum
-
-    save_with_checksum(model, folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)

@@ -1,59 +1,11 @@
 """Text to token ids: GPT-2's tokenizer, or a byte-level BPE learned on the training messages."""
 
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-from ..conversion.loading import load_config, named_model
-from ..text import first_line
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
-
-
-def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hub repository or a local folder, with a pad token and padding on the right.
-
-    A folder that holds only GPT-2's `vocab.json` and `merges.txt` is read too.
-
-    Raises:
-        ValueError: nothing there that is a tokenizer, or one that does not fit the SpamGPT beside it; the message says
-            what was looked for.
-    """
-    source = named_model(source)
-    folder = Path(source)
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if vocab.is_file() and merges.is_file() and not (folder / "tokenizer_config.json").is_file():
-        tokenizer = GPT2Tokenizer(vocab=str(vocab), merges=str(merges))
-    else:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-            reads = bool(tokenizer("a")["input_ids"])
-        except BaseException as error:  # what a stranger wrote makes the tokenizers raise anything, and Rust panic
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            where = "the folder" if folder.is_dir() else "a local folder or a Hub repository named"
-            raise ValueError(
-                f"No tokenizer in {where} {str(source)!r} (tokenizer.json, or vocab.json and merges.txt): save one "
-                f"there, or name one with --tokenizer of train or import-weights. ({first_line(error)})"
-            ) from error
-        if not reads:
-            raise ValueError(f"The tokenizer in {str(source)!r} knows no letters.")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or END_OF_TEXT
-    tokenizer.padding_side = "right"
-    try:
-        vocab_size = load_config(source, revision=revision).vocab_size
-    except (OSError, ValueError):  # a tokenizer on its own, or that of another model
-        return tokenizer
-    if (highest := max(tokenizer.get_vocab().values())) >= vocab_size:
-        raise ValueError(
-            f"The tokenizer in {str(source)!r} is not the model's: it has an id {highest}, but the vocabulary of the "
-            f"model only {vocab_size} entries."
-        )
-    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -122,8 +122,7 @@ def _recipe_name(row: str) -> str:
 
 def _problem_with(base: str, tokenizer: str | None) -> str | None:
     """Return why the weights or the tokenizer cannot be loaded, or `None` if they can."""
-    from ..conversion.loading import model_type
-    from ..data.tokenization import load_tokenizer
+    from ..conversion.loading import load_tokenizer, model_type
 
     try:
         if tokenizer is not None:

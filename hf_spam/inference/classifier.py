@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..conversion.loading import BUNDLED, load_classifier
+from ..conversion.loading import BUNDLED, load_classifier, load_tokenizer
 from ..conversion.onnx import OnnxModel, is_onnx
 from ..data.batching import predict_logits
-from ..data.tokenization import load_tokenizer
 from ..modeling.configuration_spam_gpt import decide
 
 POCKET = BUNDLED  # its name until every caller has moved

@@ -23,11 +23,11 @@ from onnx import numpy_helper
 
 from hf_spam import SpamClassifier, SpamGPTConfig, SpamGPTForSequenceClassification
 from hf_spam.cli import main
+from hf_spam.conversion import export
 from hf_spam.conversion.export import export_onnx
 from hf_spam.conversion.onnx import OnnxModel
 from hf_spam.data.sources import read_messages
 from hf_spam.data.tokenization import train_tokenizer
-from hf_spam.inference import export
 from hf_spam.inference.classifier import POCKET
 from hf_spam.modeling.configuration_spam_gpt import decide
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, int8, hf_spam):
         ([POCKET, tmp_path / "out"], "Missing option '--onnx'"),
         ([tmp_path / "none", tmp_path / "out", "--onnx"], f"'{tmp_path / 'none'}'"),
         ([POCKET, tmp_path / "out", "--onnx", "--data", "none.csv"], "none.csv: no such file"),
-        ([int8[0], tmp_path / "out", "--onnx"], "has no model.safetensors"),
+        ([int8[0], tmp_path / "out", "--onnx"], "there is no model.safetensors"),
     ):
         (line,) = hf_spam("export", *arguments, fails=True)[1].splitlines()
         assert message in line
@@ -263,7 +263,7 @@ def test_a_damaged_graph_or_another_model_is_said_in_one_line(tmp_path, int8, hf
     for name, message in (
         ("graph", "cannot be loaded, its model.onnx is damaged: "),
         ("config", "there is no config.json"),
-        ("kind", "holds a 'bert' model, not a SpamGPT classifier."),
+        ("kind", "holds a model of type 'bert', not 'spam_gpt'."),
     ):
         (line,) = hf_spam("classify", "hi", "--model", tmp_path / name, fails=True)[1].splitlines()
         assert message in line

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from hf_spam import load_sms_spam
+from hf_spam.conversion.loading import load_tokenizer
 from hf_spam.data.augmentation import Augmentation, BPEDropout
-from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
+from hf_spam.data.tokenization import encode, train_tokenizer
 
 TEXTS = list(load_sms_spam("sample")["train"]["text"])
 TOKENIZER = train_tokenizer(TEXTS, 500)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hf_spam import load_sms_spam
-from hf_spam.data.tokenization import encode, load_tokenizer, replace_lone_surrogates, train_tokenizer
+from hf_spam.conversion.loading import load_tokenizer
+from hf_spam.data.tokenization import encode, replace_lone_surrogates, train_tokenizer
 
 TEXTS = list(load_sms_spam("sample")["train"]["text"])
 TOKENIZER = train_tokenizer(TEXTS, 500)

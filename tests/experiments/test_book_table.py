@@ -12,7 +12,6 @@ from small_runs import result
 
 from hf_spam import RECIPES, load_sms_spam
 from hf_spam.conversion import loading
-from hf_spam.data import tokenization
 from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.evaluation.intervals import wilson
 from hf_spam.experiments import book_table
@@ -39,7 +38,7 @@ def flags(tokenizer):
 def test_a_table_of_runs_and_of_reasons(flags, tokenizer, tmp_path, monkeypatch):
     """What cannot be run is named with the reason, asked for once; a second time nothing is run again."""
     asked = []
-    for module, name in ((tokenization, "load_tokenizer"), (loading, "model_type")):
+    for module, name in ((loading, "load_tokenizer"), (loading, "model_type")):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda source, load=original: asked.append(source) or load(source))
     out = tmp_path / "out"

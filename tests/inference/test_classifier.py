@@ -173,8 +173,8 @@ def test_a_folder_without_a_whole_classifier_is_refused(tmp_path):
     CLASSIFIER.tokenizer.save_pretrained(tmp_path / "base")
     GPT2Config().save_pretrained(tmp_path / "gpt2")
     for source, error, message in (
-        (tmp_path / "base", ValueError, r"train it first: it lacks out_head\.bias, out_head\.weight"),
-        (tmp_path / "gpt2", ValueError, "holds a 'gpt2' model, not a SpamGPT classifier"),
+        (tmp_path / "base", ValueError, "is a base model without a classification head: fine-tune it first"),
+        (tmp_path / "gpt2", ValueError, "holds a model of type 'gpt2', not 'spam_gpt'"),
         ("no/where", OSError, "No model in a local folder or a Hub repository named 'no/where'"),
     ):
         with pytest.raises(error, match=message) as caught:

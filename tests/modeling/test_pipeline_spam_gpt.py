@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_spam import SpamClassifier, SpamGPTConfig, SpamGPTForSequenceClassification, SpamPipeline, classify_text
-from hf_spam.conversion.checksum import save_with_checksum
 from hf_spam.conversion.export import export_onnx
+from hf_spam.conversion.loading import save_classifier
 from hf_spam.data.sources import read_messages
 from hf_spam.hub.push import push_folder
 from hf_spam.inference.classifier import POCKET
@@ -203,8 +203,7 @@ def test_a_folder_runs_without_the_package(calibrated, expected, tmp_path):
     folder = tmp_path / "folder"
     classifier = SpamClassifier.from_pretrained(calibrated)
     folder.mkdir()
-    save_with_checksum(classifier.model, folder)
-    classifier.tokenizer.save_pretrained(folder)
+    save_classifier(classifier.model, classifier.tokenizer, folder)
     check_as_a_stranger(str(folder), expected, tmp_path / "home", str(tmp_path / "again"))
     check_as_a_stranger(str(tmp_path / "again"), expected, tmp_path / "home")
     # With the package, no code of the folder is needed, nor asked for.

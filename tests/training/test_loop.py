@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import AutoModel
 
 from hf_spam import finetune, import_weights, load_sms_spam
+from hf_spam.conversion.loading import load_tokenizer
 from hf_spam.data.splits import fingerprints
-from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
+from hf_spam.data.tokenization import encode, train_tokenizer
 from hf_spam.evaluation.eval_data import messages_for
 from hf_spam.training.loaders import SeededShuffle
 

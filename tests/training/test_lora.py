@@ -15,7 +15,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from hf_spam import SpamClassifier, SpamGPTForSequenceClassification, finetune, import_weights
-from hf_spam.data.tokenization import encode, load_tokenizer, train_tokenizer
+from hf_spam.conversion.loading import load_tokenizer
+from hf_spam.data.tokenization import encode, train_tokenizer
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.recipes import Recipe
 
