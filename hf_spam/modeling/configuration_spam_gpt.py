@@ -1,6 +1,7 @@
-"""Configuration of SpamGPT, and which class it gives a message to.
+"""Configuration of SpamGPT, and the decision between its classes.
 
-This file, `modeling_spam_gpt.py` and `pipeline_spam_gpt.py` travel to the Hub: they import nothing else of the package.
+This file, `modeling_spam_gpt.py` and `pipeline_spam_gpt.py` travel to the Hub, so they import nothing else of the
+package.
 """
 
 import math
@@ -15,37 +16,37 @@ from transformers.configuration_utils import PreTrainedConfig
 
 @strict
 class SpamGPTConfig(PreTrainedConfig):
-    """Shape of a GPT (Radford et al. 2019, GPT-2) and the way it reads a message to classify it.
+    """Shape of a GPT (Radford et al. 2019, GPT-2), and how it reads and classifies a message.
 
-    The network (names and defaults as in `GPT2Config`, the defaults being those of the 124M model):
+    The network, with the names of `GPT2Config` and the sizes of the 124M model as defaults:
 
     - `vocab_size` (50257), `n_positions` (1024), `n_embd` (768), `n_layer` (12), `n_head` (12).
-    - `n_inner` (`None`): width of the feed-forward layer, `None` for `4 * n_embd`.
-    - `embd_pdrop`, `attn_pdrop`, `resid_pdrop` (0.0): dropout after the embeddings, on the attention weights, and on
-      what each block adds. GPT-2 was pretrained with 0.1; the book fine-tunes without.
+    - `n_inner` (`None`): width of the feed-forward layer; `None` means `4 * n_embd`.
+    - `embd_pdrop`, `attn_pdrop`, `resid_pdrop` (0.0): dropout of the embeddings, of the attention weights, and of the
+      output of each layer. GPT-2 was pretrained with 0.1; the book fine-tunes without dropout.
     - `layer_norm_epsilon` (1e-5), `initializer_range` (0.02).
-    - `qkv_bias` (`True`): whether the query, key and value projections have a bias, as GPT-2's do.
-    - `bos_token_id`, `eos_token_id`, `pad_token_id`: the last id of the vocabulary by default, as `<|endoftext|>` is
-      GPT-2's.
+    - `qkv_bias` (`True`): whether the query, key and value projections have a bias, as in GPT-2.
+    - `bos_token_id`, `eos_token_id`, `pad_token_id`: by default the last id of the vocabulary (GPT-2's
+      `<|endoftext|>`).
 
-    The reading of a message (the book, chapter 6, and its appendix of variations):
+    How a message is read (the book, chapter 6, and its appendix of variations):
 
-    - `pooling` (`"last"`): the position that is classified: `"last"`, the last one, pads included; `"last_token"`, the
-      last real token; `"first"`; or `"mean"`, the average over all positions.
-    - `padded_length` (`None`): the length to which every message is padded on the right or cut, its pads attended to
-      like any token (120 in the book). `None`: no padding; the pads a batch needs are masked and count for nothing.
-    - `causal` (`True`): whether a position sees only itself and those before it.
-    - `id2label`, `label2id` (0 "not spam", 1 "spam"): the classes; either of the two gives the other.
+    - `pooling` (`"last"`): what is classified: `"last"` for the last position, pads included; `"last_token"` for the
+      last real token; `"first"`; or `"mean"` for the average over all positions.
+    - `padded_length` (`None`): the length to which every message is padded on the right or cut. These pads are attended
+      to like any token (120 in the book). `None`: no padding; pads that a batch needs are masked.
+    - `causal` (`True`): whether a position attends only to itself and earlier ones.
+    - `id2label`, `label2id` (0 "not spam", 1 "spam"): the classes; each of the two is derived from the other.
 
-    What is said of it (calibration, on messages that the weights were not trained on):
+    Calibration, fitted on messages that the weights were not trained on:
 
     - `temperature` (1.0): the model divides its logits by it (Guo et al. 2017, *On Calibration of Modern Neural
-      Networks*), whoever asks it.
-    - `threshold` (`None`): the probability of spam from which on a message is called spam, above 0 and at most 1.
-      `None`: it is given the likeliest class. See `decide`, by which all of this package names classes; the library's
-      own "text-classification" pipeline knows nothing of it.
+      Networks*).
+    - `threshold` (`None`): the lowest probability of spam at which a message is labelled spam, above 0 and at most 1.
+      `None`: the most likely class. See `decide`, which this package uses everywhere; the "text-classification"
+      pipeline of `transformers` ignores the threshold.
 
-    Raises `huggingface_hub.errors.StrictDataclassError` for a type or a shape that cannot be built.
+    Raises `huggingface_hub.errors.StrictDataclassError` for wrong types and impossible shapes.
     """
 
     model_type = "spam_gpt"
@@ -73,13 +74,13 @@ class SpamGPTConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
-    tie_word_embeddings: bool = False  # a classifier has no output embeddings to tie
+    tie_word_embeddings: bool = False  # a classifier has no output embeddings
     pooling: Literal["last", "last_token", "first", "mean"] = "last"
     padded_length: int | None = None
     causal: bool = True
     temperature: float | int = 1.0
     threshold: float | int | None = None
-    # Saving a model names only its own class here; all three are wanted, whichever was saved.
+    # `save_pretrained` adds only the class that is saved; remote code needs all three.
     auto_map: dict[str, str] | None = field(
         default_factory=lambda: {
             "AutoConfig": "configuration_spam_gpt.SpamGPTConfig",
@@ -90,7 +91,7 @@ class SpamGPTConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if __name__.startswith("hf_spam."):
-            # The package has the pipeline itself: the library is not to ask for `trust_remote_code` to fetch another.
+            # The package registers the pipeline itself, so `transformers` need not ask for `trust_remote_code`.
             kwargs.pop("custom_pipelines", None)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is None:
@@ -99,7 +100,7 @@ class SpamGPTConfig(PreTrainedConfig):
             self.id2label = {int(index): label for label, index in self.label2id.items()}
         elif self.id2label is None and kwargs.get("num_labels") in (None, 2):
             self.id2label = {0: "not spam", 1: "spam"}
-        super().__post_init__(**kwargs)  # numbers the labels where another count of them is all that is known
+        super().__post_init__(**kwargs)  # makes up labels if only another number of them is given
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
 
@@ -113,12 +114,12 @@ class SpamGPTConfig(PreTrainedConfig):
         return min(max(1, tokens), self.n_positions) if self.padded_length is None else self.padded_length
 
     def to_dict(self) -> dict[str, Any]:
-        """As the library's, with the pipeline that travels along, as the library's pipelines write it when saved."""
+        """Return the fields, and the pipeline that travels along, as a saved pipeline of `transformers` writes it."""
         task = {"impl": "pipeline_spam_gpt.SpamPipeline", "pt": ["AutoModelForSequenceClassification"]}
         return {**super().to_dict(), "custom_pipelines": {"spam-classification": task}}
 
     def validate_architecture(self) -> None:
-        """Checks what the types cannot: called at construction and before saving."""
+        """Check what types cannot; called at construction and before saving."""
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -138,7 +139,7 @@ class SpamGPTConfig(PreTrainedConfig):
         if not self.id2label or sorted(map(int, self.id2label)) != list(range(self.num_labels)):
             raise ValueError(f"id2label must name the classes 0, 1, ..., got {self.id2label}.")
         if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be above 0, and a number, got {self.temperature}.")
+            raise ValueError(f"temperature must be a finite number above 0, got {self.temperature}.")
         if self.threshold is not None:
             if not 0 < self.threshold <= 1:
                 raise ValueError(f"threshold must be above 0 and at most 1, or None, got {self.threshold}.")
@@ -146,15 +147,15 @@ class SpamGPTConfig(PreTrainedConfig):
 
 
 def class_names(config: PreTrainedConfig) -> list[str]:
-    """The names of a model's classes, in the order of their indices, in which `id2label` need not have them."""
+    """Return the names of a model's classes in the order of their indices (`id2label` may have another order)."""
     return [name for _, name in sorted((int(index), name) for index, name in config.id2label.items())]
 
 
 def spam_index(names: Sequence[str]) -> int:
-    """The class that is spam, and the positive one: the one of that name, in any case, or the second of two.
+    """Return the index of the positive class: the one called "spam" in any case, or else the second of two.
 
     Raises:
-        ValueError: there are more than two, or only one, and none of that name.
+        ValueError: none is called "spam", and there are not exactly two.
     """
     for index, name in enumerate(names):
         if name.lower() == "spam":
@@ -165,10 +166,15 @@ def spam_index(names: Sequence[str]) -> int:
 
 
 def decide(config: PreTrainedConfig, probabilities: torch.Tensor) -> torch.Tensor:
-    """The class that each message is given, (N,), for the probabilities of all classes, (N, num_labels).
+    """Choose a class for each message from the probabilities of all classes.
 
-    With a `threshold` in the configuration, it is spam if the probability of spam is at least that, and else the
-    likeliest of the other classes; without one, the likeliest.
+    Args:
+        config: the model's configuration. With a `threshold`, a message is spam if the probability of spam reaches it,
+            and otherwise gets the most likely other class. Without one, it gets the most likely class.
+        probabilities: (N, num_labels).
+
+    Returns:
+        The class indices, (N,).
     """
     threshold = getattr(config, "threshold", None)
     if threshold is None:
@@ -176,8 +182,5 @@ def decide(config: PreTrainedConfig, probabilities: torch.Tensor) -> torch.Tenso
     spam = spam_index(class_names(config))
     others = probabilities.clone()
     others[:, spam] = -1
-    # In float64, as the threshold is: rounded to float32 it could fall on a score that it is to leave out.
+    # Compared in float64 like the threshold, which in float32 could be rounded to a score below it.
     return torch.where(probabilities[:, spam].double() >= threshold, spam, others.argmax(-1))
-
-
-__all__ = ["SpamGPTConfig"]

@@ -1,7 +1,6 @@
-"""A pipeline that gives a message the class that its model's configuration says: from the threshold on, spam.
+"""A text classification pipeline that applies the `threshold` of the model's configuration.
 
-A model that is saved takes this file along, to folder and Hub: it imports its sibling configuration file and public
-libraries only.
+A saved model takes this file along to the Hub, so it imports its sibling files and public libraries only.
 """
 
 from typing import Any
@@ -12,23 +11,22 @@ from .configuration_spam_gpt import decide
 
 
 class SpamPipeline(TextClassificationPipeline):
-    """The library's "text-classification", but that the label is the one by the model's `threshold`.
+    """The "text-classification" pipeline of `transformers`, with labels chosen by the model's `threshold`.
 
         import hf_spam
         from transformers import pipeline
 
         pipeline("spam-classification", model="you/spam-gpt")(["Free entry! Txt WIN to 10010"])
 
-    Answers are those of `SpamClassifier`, to any string: a label, and the probability of that label, which below the
-    threshold may be the less likely one. With `top_k` the label is the first of the list. Without a threshold they are
-    those of "text-classification".
+    Answers are those of `SpamClassifier`: a label and its probability, which may be below one half if the threshold is.
+    With `top_k`, that label comes first. Without a threshold, answers are those of "text-classification".
 
-    Where the package is not installed, a model that was saved by it is loaded, this class with it, by
-    `pipeline("spam-classification", model=folder, trust_remote_code=True)`.
+    Where the package is not installed, `pipeline("spam-classification", model=..., trust_remote_code=True)` loads this
+    class from the model's folder or repository.
     """
 
     def preprocess(self, inputs: Any, **kwargs: Any) -> dict[str, Any]:
-        if isinstance(inputs, str):  # it may hold half of a UTF-16 pair, which no tokenizer takes
+        if isinstance(inputs, str):  # replaces lone surrogates, which no tokenizer accepts
             inputs = inputs.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return super().preprocess(inputs, **kwargs)
 
@@ -39,5 +37,5 @@ class SpamPipeline(TextClassificationPipeline):
         probabilities = model_outputs["logits"].float().softmax(-1)  # (1, num_labels)
         config = self.model.config
         label = config.id2label[decide(config, probabilities).item()]
-        answers.sort(key=lambda answer: answer["label"] != label)  # the others stay in their order
+        answers.sort(key=lambda answer: answer["label"] != label)  # moves it to the front, the others stay in order
         return answers[0] if _legacy else answers[:top_k]

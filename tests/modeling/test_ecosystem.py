@@ -1,15 +1,12 @@
-"""What the ecosystem does with a model: save, load, initialise, export, compile, train, adapt, run from the Hub.
+"""What the ecosystem does with a model: save, load, initialize, export, compile, train and adapt it.
 
-The checks of `transformers`' own common model tests that apply to a text classifier, written out here because they are
-not part of its wheel.
+These are the checks of the common model tests of `transformers` that apply to a text classifier, written out because
+they are not part of its wheel. Code that runs without the package is tested beside the pipeline.
 """
 
 import copy
 import json
-import os
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import accelerate
@@ -17,36 +14,17 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_models import PAD, PADDED, POSITIONS, WIDTH, build, close, tiny_config
 from torch import nn
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
-PAD, POSITIONS, PADDED = 63, 16, 12
 LABELS = {0: "ham", 1: "spam", 2: "scam"}
-both_lengths = pytest.mark.parametrize("padded_length", [None, PADDED])
 both_models = pytest.mark.parametrize("architecture", [SpamGPTModel, SpamGPTForSequenceClassification])
-
-
-def tiny_config(**overrides) -> SpamGPTConfig:
-    shape = {"vocab_size": 64, "n_positions": POSITIONS, "n_embd": 32, "n_layer": 2, "n_head": 4}
-    ids = {"pad_token_id": PAD, "bos_token_id": PAD, "eos_token_id": PAD}
-    return SpamGPTConfig(**{**shape, **ids, **overrides})
-
-
-def build(architecture=SpamGPTForSequenceClassification, seed: int = 0, **overrides):
-    torch.manual_seed(seed)
-    return architecture(tiny_config(**{"initializer_range": 0.3, **overrides})).eval()
 
 
 def batch(rows: int = 4, width: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -62,15 +40,12 @@ def answer(model, **inputs) -> torch.Tensor:
         return model(**(inputs or batch()))[0]
 
 
-def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=tolerance)
-
-
 # --- files
 
 
-@both_models
-@pytest.mark.parametrize("max_shard_size", ["1GB", "20KB"])
+@pytest.mark.parametrize(
+    ("architecture", "max_shard_size"), [(SpamGPTModel, "1GB"), (SpamGPTForSequenceClassification, "20KB")]
+)
 def test_a_saved_model_comes_back_bit_for_bit(architecture, max_shard_size, tmp_path):
     """Protects checkpoints: weights, answers, names, labels, in one file or in shards, and no pickle among them."""
     model = build(architecture, id2label=LABELS, pooling="mean", qkv_bias=False, padded_length=7)
@@ -124,28 +99,21 @@ def test_half_precision_is_loaded_saved_and_answers(dtype, tmp_path):
     assert {p.dtype for p in again.parameters()} == {dtype} and torch.equal(answer(again), answer(half))
 
 
-def test_a_base_model_grows_a_head_initialised_as_the_book_does(tmp_path):
-    """Protects fine-tuning: the network is the file's, the new head is `nn.Linear`'s own, to the bit, by the seed."""
+def test_a_base_model_grows_a_head_as_in_the_book_and_a_classifier_gives_its_network_back(tmp_path):
+    """Protects fine-tuning: the network is the file's, and the new head `nn.Linear`'s own to the bit, by the seed."""
     base = build(SpamGPTModel)
     base.save_pretrained(tmp_path)
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        model, info = SpamGPTForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
-        assert info["missing_keys"] == {"out_head.weight", "out_head.bias"} and not info["unexpected_keys"]
-        torch.manual_seed(seed)
-        head = nn.Linear(32, 2)
-        assert torch.equal(model.out_head.weight, head.weight) and torch.equal(model.out_head.bias, head.bias)
-        assert all(torch.equal(a, b) for a, b in zip(model.gpt.parameters(), base.parameters(), strict=True))
-
-
-def test_a_classifier_gives_its_network_back(tmp_path):
-    """Protects embeddings taken from a fine-tuned model: the prefix is removed, the head left out."""
-    model = build()
+    torch.manual_seed(1)
+    model, info = SpamGPTForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {"out_head.weight", "out_head.bias"} and not info["unexpected_keys"]
+    torch.manual_seed(1)
+    head = nn.Linear(WIDTH, 2)
+    assert torch.equal(model.out_head.weight, head.weight) and torch.equal(model.out_head.bias, head.bias)
     model.save_pretrained(tmp_path)
-    base, info = SpamGPTModel.from_pretrained(tmp_path, output_loading_info=True)
+    again, info = SpamGPTModel.from_pretrained(tmp_path, output_loading_info=True)
     assert info["unexpected_keys"] == {"out_head.weight", "out_head.bias"} and not info["missing_keys"]
-    ids = batch()["input_ids"]
-    assert torch.equal(answer(base, input_ids=ids), answer(model.gpt, input_ids=ids))
+    for network in (model.gpt, again):
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), base.parameters(), strict=True))
 
 
 def test_tensors_missing_from_a_file_are_initialised_not_garbage(tmp_path):
@@ -164,7 +132,7 @@ def test_tensors_missing_from_a_file_are_initialised_not_garbage(tmp_path):
         if name not in gone:
             assert (tensor == 7).all(), name
         elif "head" in name:
-            bound = 32**-0.5
+            bound = WIDTH**-0.5
             assert tensor.abs().max() <= bound and tensor.std() > bound / 4, name
         elif name.endswith("bias"):
             assert (tensor == 0).all(), name
@@ -183,7 +151,7 @@ def test_a_head_of_another_size_is_replaced_only_when_asked(tmp_path):
     torch.manual_seed(3)
     loaded = SpamGPTForSequenceClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
     torch.manual_seed(3)
-    assert torch.equal(loaded.out_head.weight, nn.Linear(32, 3).weight)
+    assert torch.equal(loaded.out_head.weight, nn.Linear(WIDTH, 3).weight)
     assert torch.equal(loaded.gpt.tok_emb.weight, model.gpt.tok_emb.weight)
     assert answer(loaded).shape == (4, 3) and loaded.config.id2label[2] == "LABEL_2"
 
@@ -216,11 +184,15 @@ def test_a_model_larger_than_memory_runs_from_disk(by, tmp_path):
 @both_models
 def test_construction_depends_on_the_seed_alone(architecture):
     """Protects reproducible training from scratch: same seed, same weights, of the configured spread."""
-    one, same, other = build(architecture), build(architecture), build(architecture, seed=1)
+
+    def fresh(seed: int, **settings):
+        torch.manual_seed(seed)
+        return architecture(tiny_config(**settings))
+
+    one, same, other = fresh(0), fresh(0), fresh(1)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
-    plain = build(architecture, initializer_range=0.02)
-    for name, parameter in plain.named_parameters():
+    for name, parameter in fresh(0, initializer_range=0.02).named_parameters():
         if "head" in name:
             continue
         expected = 1.0 if "norm" in name and name.endswith("weight") else 0.0
@@ -264,7 +236,7 @@ def test_embeddings_can_be_read_replaced_and_resized(architecture):
     """Protects added tokens: growing and shrinking the vocabulary leaves the answers to the old ids alone."""
     model = build(architecture, pad_token_id=0)
     assert model.get_input_embeddings() is model.base_model.tok_emb
-    replacement = nn.Embedding(64, 32)
+    replacement = nn.Embedding(64, WIDTH)
     other = copy.deepcopy(model)
     other.set_input_embeddings(replacement)
     assert other.base_model.tok_emb is replacement
@@ -273,7 +245,7 @@ def test_embeddings_can_be_read_replaced_and_resized(architecture):
     expected = answer(model, **inputs)
     for size in (80, 50):
         model.resize_token_embeddings(size)
-        assert model.get_input_embeddings().weight.shape == (size, 32)
+        assert model.get_input_embeddings().weight.shape == (size, WIDTH)
         assert model.config.vocab_size == size
         assert torch.equal(answer(model, **inputs), expected)
         assert answer(model, input_ids=torch.tensor([[size - 1]])).isfinite().all()
@@ -305,8 +277,7 @@ def test_a_registered_attention_is_the_one_that_runs():
 # --- export and compilation
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@both_lengths
+@pytest.mark.parametrize(("padded_length", "strict"), [(None, True), (PADDED, False)])
 def test_an_exported_program_answers_other_batches_and_lengths(padded_length, strict):
     """Protects deployment: one program for every batch size and length, the empty message included.
 
@@ -322,14 +293,13 @@ def test_an_exported_program_answers_other_batches_and_lengths(padded_length, st
         close(program(**inputs).logits, answer(model, **inputs))
 
 
-@both_lengths
-def test_compiled_in_one_graph_it_answers_and_learns_the_same(padded_length):
+def test_compiled_in_one_graph_it_answers_and_learns_the_same():
     """Protects `torch.compile(fullgraph=True)`: no graph break, forward or backward.
 
-    The backend is "aot_eager", which traces all that "inductor" compiles: with the latter this takes over 25 seconds.
+    The backend is "aot_eager", which traces all that "inductor" compiles, and takes a tenth of its time.
     """
     torch._dynamo.reset()
-    model = build(padded_length=padded_length, n_layer=1)
+    model = build(n_layer=1)
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     inputs = {**batch(), "labels": torch.tensor([0, 1, 1, 0])}
     outputs = [network(**inputs) for network in (model, compiled)]
@@ -417,106 +387,3 @@ def test_lora_trains_saves_reloads_and_merges(tmp_path):
     merged = reloaded.merge_and_unload()
     assert type(merged) is SpamGPTForSequenceClassification and set(merged.state_dict()) == set(original.state_dict())
     close(answer(merged), expected)
-
-
-# --- remote code
-
-MIXED = ["hi", "", "Free entry! Win a prize now, text WIN to 80086.", "see you at five", "ok " * 33_334]
-
-STRANGER = """
-    import json, sys
-    sys.modules["hf_spam"] = None  # what a machine without the package does on import
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-    folder, copy, texts = sys.argv[1], sys.argv[2], json.load(open("texts.json"))
-    trust = {"trust_remote_code": True}
-    config = AutoConfig.from_pretrained(folder, **trust)
-    base = AutoModel.from_pretrained(folder, **trust)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, **trust)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
-
-    def scores(results):
-        return [{r["label"]: r["score"] for r in one} for one in results]
-
-    with torch.no_grad():
-        logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
-        ids = tokenizer(texts[0], return_tensors="pt").input_ids
-        same_network = torch.equal(base(ids).last_hidden_state, model.gpt(ids).last_hidden_state)
-    names = config.id2label
-    classify = pipeline("text-classification", model=folder, top_k=None, **trust)
-    report = {
-        "classes": [type(x).__module__ + "." + type(x).__name__ for x in (config, base, model)],
-        "same_network": same_network,
-        "by hand": [{names[i]: p for i, p in enumerate(x.softmax(0).tolist())} for x in logits],
-        "one by one": scores(classify([t])[0] for t in texts),
-        "in batches": scores(classify(texts, batch_size=3)),
-        "shuffled": scores(classify(texts[::-1], batch_size=2))[::-1],
-    }
-    model.save_pretrained(copy)
-    tokenizer.save_pretrained(copy)
-    report["saved again"] = scores(pipeline("text-classification", model=copy, top_k=None, **trust)(texts))
-    print("REPORT" + json.dumps(report))
-"""
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A small byte-level BPE, as GPT-2's is: no special tokens of its own, the end of text for a pad."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
-    tokenizer.train_from_iterator(["free prize entry win text now", "see you at five ok"] * 5, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        model_max_length=POSITIONS,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory):
-    """What a machine that never heard of the package reports of a published model, and what we say of it ourselves."""
-    home = tmp_path_factory.mktemp("stranger")
-    tokenizer = byte_tokenizer()
-    model = build(vocab_size=300, pad_token_id=tokenizer.pad_token_id, id2label=LABELS)
-    model.save_pretrained(home / "published")
-    tokenizer.save_pretrained(home / "published")
-    (home / "texts.json").write_text(json.dumps(MIXED))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop("HF_MODULES_CACHE", None)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(STRANGER), "published", "copy"],
-        cwd=home, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    ours = [answer(model, **tokenizer(text, return_tensors="pt"))[0].softmax(0).tolist() for text in MIXED]
-    report = json.loads(done.stdout.split("REPORT")[1])
-    return home, report, [dict(zip(LABELS.values(), scores, strict=True)) for scores in ours]
-
-
-@pytest.mark.parametrize("way", ["by hand", "one by one", "in batches", "shuffled", "saved again"])
-def test_without_the_package_every_way_gives_our_scores(stranger, way):
-    """Protects `trust_remote_code=True`: Auto classes and the stock pipeline, for any message and any batch.
-
-    Among the messages are the empty one and one of 100,000 characters, which GPT-2 answers with a crash.
-    """
-    _, report, ours = stranger
-    assert len(MIXED[-1]) > 100_000
-    assert len(report[way]) == len(ours)
-    for theirs, expected in zip(report[way], ours, strict=True):
-        assert theirs == pytest.approx(expected, abs=1e-6)
-
-
-def test_without_the_package_its_own_copy_of_the_code_runs(stranger):
-    """Protects the test above from importing the package after all, and what is saved again from losing its code."""
-    home, report, _ = stranger
-    assert all(name.startswith("transformers_modules.") for name in report["classes"]), report["classes"]
-    assert report["same_network"]
-    configs = [json.loads((home / folder / "config.json").read_text()) for folder in ("published", "copy")]
-    assert configs[0] == configs[1] and len(configs[1]["auto_map"]) == 3
-    assert {f.name for f in (home / "published").iterdir()} == {f.name for f in (home / "copy").iterdir()}

@@ -1,0 +1,48 @@
+"""Tiny random models, and batches for them."""
+
+import torch
+
+from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
+from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+
+VOCAB, PAD, POSITIONS, PADDED, WIDTH = 64, 63, 16, 12, 32
+POOLINGS = ("last", "last_token", "first", "mean")
+READINGS = [(p, length, causal) for p in POOLINGS for length in (None, PADDED) for causal in (True, False)]
+# One that fits, one of one token, an empty one, one longer than PADDED, one longer than POSITIONS.
+MESSAGES = [[5, 9, 2, 44, 7], [8], [], list(range(20, 34)), [*range(1, 21)]]
+
+
+def tiny_config(**overrides) -> SpamGPTConfig:
+    """A GPT of two layers, with weights far from zero, so that every position shows in the logits."""
+    shape = {"vocab_size": VOCAB, "n_positions": POSITIONS, "n_embd": WIDTH, "n_layer": 2, "n_head": 4}
+    return SpamGPTConfig(**{**shape, "initializer_range": 0.3, **overrides})
+
+
+def build(architecture=SpamGPTForSequenceClassification, seed: int = 0, attention: str = "sdpa", **overrides):
+    """A model in evaluation mode. Biases and norms are moved too: fresh ones are 0 and 1, which would hide mistakes."""
+    torch.manual_seed(seed)
+    model = architecture(tiny_config(**overrides)).eval()
+    model.set_attn_implementation(attention)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def lay(messages: list[list[int]], where: list[list[int]], width: int, junk: int = PAD):
+    """Ids and mask (B, width): message i is at the positions `where[i]`, `junk` everywhere else."""
+    ids, mask = torch.full((len(messages), width), junk), torch.zeros(len(messages), width, dtype=torch.long)
+    for row, (message, positions) in enumerate(zip(messages, where, strict=True)):
+        ids[row, positions] = torch.tensor(message, dtype=torch.long)
+        mask[row, positions] = 1
+    return ids, mask
+
+
+def right(messages: list[list[int]], junk: int = PAD):
+    """Ids and mask of messages that are padded on the right."""
+    return lay(messages, [list(range(len(m))) for m in messages], max(map(len, messages)), junk)
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected.to(actual.dtype), atol=tolerance, rtol=tolerance)
