@@ -4,9 +4,9 @@
 tokens and private repositories, supports both upload protocols (LFS, and Xet through hf_xet's own `local://` store),
 and misbehaves where a test asks for it:
 
-    with LocalHub(folder) as hub:
-        os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported
-        hub.fail("POST", "/commit/", status=500, times=2)
+    hub = LocalHub(folder).start()
+    os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported
+    hub.fail("POST", "/commit/", status=500, times=2)
 
 Nothing here imports the client under test.
 """
@@ -136,11 +136,9 @@ class Repo:
 class HubError(Exception):
     """An error as the Hub answers it: status, X-Error-Code, X-Error-Message and a JSON body."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, **headers: str):
+    def __init__(self, status: int, message: str, code: str = ""):
         super().__init__(message)
-        self.status, self.body = status, {"error": message}
-        self.headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {})}
-        self.headers |= {name.replace("_", "-"): value for name, value in headers.items()}
+        self.status, self.headers = status, {"X-Error-Message": message, "X-Error-Code": code}
 
 
 class LocalHub:
@@ -196,11 +194,6 @@ class LocalHub:
             server.shutdown()
             server.server_close()
         self.servers = []
-
-    __enter__ = start
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     # For tests
 
@@ -330,18 +323,16 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         self.url = urlsplit(self.path)
         self.query = {name: values[-1] for name, values in parse_qs(self.url.query).items()}
-        self.body_is_read = False
         self.record = {"method": self.command, "path": self.path, "status": None}
         with self.hub.change:
             self.hub.log.append(self.record)
             self.fault = next((fault for fault in self.hub.faults if fault.take(self.command, self.path)), None)
         try:
-            if self.fault is None or not self.fails(self.fault):
+            if not (self.fault and self.fails(self.fault)):
+                self.data = self.read_body()
                 self.route()
         except HubError as error:
-            if not self.body_is_read:
-                self.body()  # else it would be taken for the next request
-            self.send(error.status, error.body, error.headers)
+            self.send(error.status, {"error": str(error)}, error.headers)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         except Exception as error:  # a bug of this file
@@ -355,32 +346,30 @@ class Handler(BaseHTTPRequestHandler):
         """Let the request fail; return whether it is done with."""
         if fault.hang:
             fault.over.wait()
-            self.cut()
-        elif fault.drop == "before":
-            self.cut()
-        elif fault.drop == "during":
-            self.body(share=0.5)
+        if fault.drop == "during":
+            self.read_body(share=0.5)
+        if fault.hang or fault.drop in ("before", "during"):
             self.cut()
         elif fault.status:
-            self.body()
-            if isinstance(fault.body, str):
-                self.send(fault.status, fault.body.encode(), {"Content-Type": "text/html", **fault.headers})
-            else:
-                self.send(fault.status, fault.body or {"error": f"injected {fault.status}"}, fault.headers)
-        return bool(fault.hang or fault.status or fault.drop in ("before", "during"))
+            self.read_body()
+            html = {"Content-Type": "text/html"} if isinstance(fault.body, str) else {}
+            answer = fault.body.encode() if html else fault.body or {"error": f"injected {fault.status}"}
+            self.send(fault.status, answer, {**html, **fault.headers})
+        return self.close_connection or bool(fault.status)
 
     def cut(self) -> None:
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
         self.connection.close()
 
-    def body(self, share: float = 1) -> bytes:
-        """Read the body of the request, or its first part."""
-        self.body_is_read = True
-        return self.rfile.read(int(int(self.headers.get("Content-Length") or 0) * share))
+    def read_body(self, share: float = 1) -> bytes:
+        size = int(int(self.headers.get("Content-Length") or 0) * share)
+        if len(body := self.rfile.read(size)) < size:
+            raise ConnectionResetError  # the Hub stops, or the client went away
+        return body
 
     def json(self) -> dict:
-        return json.loads(self.body() or b"{}")
+        return json.loads(self.data or b"{}")
 
     def send(self, status: int, answer: bytes | dict | list = b"", headers: dict | None = None) -> None:
         drop = self.fault.drop if self.fault else None
@@ -441,7 +430,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.create_repo()
             case method, "api", ("models" | "datasets") as kinds, owner, name, *rest:
                 what, *arguments = rest or ["revision"]
-                write = what == "xet-write-token" or (method == "POST" and what != "paths-info")
+                write = what == "xet-write-token" or method == "POST"
                 call = getattr(self, f"{method.lower()}_{what.replace('-', '_')}")
                 call(self.repo(kinds[:-1], f"{owner}/{name}", write), *arguments)
             case _, "datasets", owner, name, *rest:
@@ -467,7 +456,7 @@ class Handler(BaseHTTPRequestHandler):
         owner = asked.get("organization") or (token.user if token else "")
         self.writer(owner)
         kind, name = asked.get("type") or "model", f"{owner}/{asked['name']}"
-        private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        private = asked.get("visibility") == "private"
         url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
         with self.hub.change:
             if (kind, name) in self.hub.repos:
@@ -510,7 +499,7 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.repo(kind, name)
         commit = repo.resolve(revision)
         if (entry := commit.tree.get(path)) is None:
-            raise HubError(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit.id)
+            raise HubError(404, "Entry not found", "EntryNotFound")
         headers = {"X-Repo-Commit": commit.id, "ETag": f'"{entry.oid}"'}
         if entry.sha256 is None:
             return self.send(200, self.hub.content(entry), headers)
@@ -542,7 +531,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, {"files": files, "commitOid": repo.resolve(revision).id})
 
     def post_commit(self, repo: Repo, branch: str) -> None:
-        header, *operations = (json.loads(line) for line in self.body().splitlines())
+        header, *operations = (json.loads(line) for line in self.data.splitlines())
         header = header["value"]
         with self.hub.change:
             if header.get("parentCommit") not in (None, repo.branches[branch]):
@@ -574,9 +563,8 @@ class Handler(BaseHTTPRequestHandler):
     def storage(self, sha256: str) -> None:
         """Answer as the storage behind the Hub. It needs no token: the address is the permission."""
         if self.command == "PUT":
-            data = self.body()
-            assert hashlib.sha256(data).hexdigest() == sha256
-            self.hub.blobs[sha256] = data
+            assert hashlib.sha256(self.data).hexdigest() == sha256
+            self.hub.blobs[sha256] = self.data
             self.send(200)
         else:
             self.send(200, self.hub.blobs[sha256], {"ETag": f'"{sha256}"'})

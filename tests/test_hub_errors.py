@@ -1,6 +1,6 @@
-"""What the client raises when the Hub misbehaves: one line for people, and whether to try again.
+"""Errors of the Hub client become one helpful line, and are known as transient or not.
 
-The errors are the client's own, over real sockets and both ways of uploading; its next version may raise others.
+The client raises them over real sockets and both upload protocols; its next version may raise others.
 """
 
 import os
@@ -38,7 +38,7 @@ def upload(token: str | bool | None = None, repo: str = REPO, revision: str | No
 
 
 def check(expected: str, transient: bool, call, *arguments, repo: str = REPO, **keywords) -> None:
-    """`call` fails, and that is explained as expected: ADDRESS, STATUS and (REASON) stand for any."""
+    """Check how the error of `call` is explained. ADDRESS, STATUS and (REASON) stand for any."""
     with pytest.raises(Exception) as caught:
         call(*arguments, **keywords)
     line = explain(caught.value, repo)
@@ -67,8 +67,8 @@ FAULTS = {
 
 @pytest.mark.parametrize("place", ["/preupload/", "xet-write-token|objects/batch", "/commit/"])
 @pytest.mark.parametrize("case", FAULTS)
-def test_an_upload_that_fails(hub, place, case):
-    """hf_xet and the LFS client have words of their own for the same fault; here they are the same again."""
+def test_a_failed_upload(hub, place, case):
+    """hf_xet and the LFS client raise different errors for the same fault; here both are explained alike."""
     fault, line, transient = FAULTS[case]
     HfApi().create_repo(REPO)
     hub.fail("*", place, times=99, **fault)
@@ -77,8 +77,8 @@ def test_an_upload_that_fails(hub, place, case):
 
 @pytest.mark.parametrize("place", ["/preupload/", "xet-write-token|objects/batch", "/commit/", "validate-yaml"])
 @pytest.mark.parametrize("status", [200, 503])
-def test_a_page_of_html(hub, place, status):
-    """What a proxy, or the Hub in maintenance, answers. The check of a card's YAML does not even look at the status."""
+def test_an_answer_in_html(hub, place, status):
+    """As from a proxy, or from the Hub during maintenance. When the card is checked, the client ignores the status."""
     HfApi().create_repo(REPO)
     hub.fail("*", place, times=99, status=status, body=HTML)
     expected = NO_JSON if not hub.xet or "xet" not in place else BROKE_OFF
@@ -90,13 +90,13 @@ def test_a_page_of_html(hub, place, status):
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)  # the storage of Xet is no server here
 @pytest.mark.parametrize("fault", [{"status": 403}, {"status": 404}, {"status": 500}, {"drop": "during"}])
 def test_the_storage_behind_the_hub_fails(hub, fault):
-    """403 is its word for an address that has expired: no question of the token, and the next attempt gets another."""
+    """Its 403 means that an upload address has expired; the token is fine, and the next attempt gets a new address."""
     HfApi().create_repo(REPO)
     hub.fail("PUT", "_storage", times=99, **fault)
     check(STORAGE if "status" in fault else BROKE_OFF, True, upload)
 
 
-def test_downloads_fail_in_the_same_words(hub, tmp_path):
+def test_a_failed_download(hub, tmp_path):
     HfApi().create_repo(REPO)
     upload()
     hub.fail("*", "/resolve/", times=99, status=500)
@@ -108,18 +108,18 @@ def test_downloads_fail_in_the_same_words(hub, tmp_path):
     ("token", "line"),
     [("hf_read", NO_WRITE), ("hf_other", NO_WRITE), ("hf_bad", BAD_TOKEN), (False, NO_LOGIN), ("hf_bäd", ILLEGAL)],
 )
-def test_tokens_that_do_not_do(hub, token, line):
-    """Each way to learn of it; what is wrong with a token is told, the token never."""
+def test_a_token_without_the_right(hub, token, line):
+    """Whichever request notices it first."""
     HfApi().create_repo(REPO)
     check(line, False, upload, token=token)
     check(line, False, HfApi(token=token).auth_check, REPO, write=True)
     check(line, False, HfApi(token=token).create_repo, "alice/another")
 
 
-def test_no_token_is_ever_shown(hub, monkeypatch):
-    """Not even one that the error is about, or that the Hub has echoed."""
+def test_no_token_is_shown(hub, monkeypatch):
+    """Not even one that the error is about, or that the Hub repeats in its answer."""
     HfApi().create_repo(REPO)
-    with pytest.raises(httpx2.LocalProtocolError, match="hf_secret") as caught:  # so it may happen
+    with pytest.raises(httpx2.LocalProtocolError, match="hf_secret") as caught:  # the client shows it
         HfApi(token="hf_secret\nx").auth_check(REPO)
     assert explain(caught.value, REPO) == f"{REPO}: {ILLEGAL}" and not is_transient(caught.value)
     echo = {"error": "hf_write and hf_0123456789abcdefghijABCDEFGHIJ"}
@@ -131,7 +131,7 @@ def test_no_token_is_ever_shown(hub, monkeypatch):
     assert "secret" not in explain(ValueError("bad header: Bearer hf_secret"), REPO)
 
 
-def test_nobody_is_logged_in(hub, monkeypatch):
+def test_not_logged_in(hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     check(NO_LOGIN, False, HfApi().create_repo, REPO)
     with pytest.raises(LocalTokenNotFoundError) as caught:
@@ -139,14 +139,14 @@ def test_nobody_is_logged_in(hub, monkeypatch):
     assert explain(caught.value, REPO) == f"{REPO}: {NO_LOGIN}"
 
 
-def test_what_is_not_there(hub):
+def test_a_missing_repository_or_branch(hub):
     check(MISSING, False, upload)
     HfApi().create_repo(REPO)
     check("branch or commit not found (Invalid rev id: nowhere)", False, upload, revision="nowhere")
 
 
 @pytest.mark.parametrize("name", ["a b/c", "a/b/c", "alice/x--y", "alice/.x", "alice/x.git", "alice/", "", "a/\x1b"])
-def test_names_that_cannot_be(hub, name):
+def test_an_invalid_name(hub, name):
     with pytest.raises(ValueError) as caught:
         HfApi().create_repo(name)
     line = explain(caught.value, name, "dataset")
@@ -154,30 +154,29 @@ def test_names_that_cannot_be(hub, name):
     assert not is_transient(caught.value)
 
 
-def test_a_card_that_the_hub_refuses(hub):
+def test_an_invalid_card(hub):
     HfApi().create_repo(REPO)
     card = [CommitOperationAdd("README.md", b"---\nlicense: {a: 1}\n---\n")]
     line = 'the Hub refused the request with status 400 ("license" has the wrong type)'
     check(line, False, HfApi().create_commit, REPO, card, commit_message="card")
 
 
-def test_the_hub_is_out_of_reach(hub):
-    """Down, unknown, or not answering: training goes on, so these must be told from what a person has to mend."""
+def test_the_hub_cannot_be_reached(hub):
+    """Training goes on without it, so this must be told from mistakes that someone has to fix."""
+
+    def silence() -> None:
+        raise httpx2.ReadTimeout("timed out")
+
     HfApi().create_repo(REPO)
     hub.stop()
     check(REACH, True, upload)
-    if hub.xet:
-        check(REACH, True, HfApi(endpoint="http://nowhere.invalid").auth_check, REPO)
+    check(REACH, True, HfApi(endpoint="http://nowhere.invalid").auth_check, REPO)
     check("the Hub at ADDRESS did not answer in time; check the network and try again", True, silence)
 
 
-def silence() -> None:
-    raise httpx2.ReadTimeout("timed out")
-
-
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)
-def test_offline_mode_is_a_setting(hub):
-    """Read when the client is imported: so in a process of its own."""
+def test_offline_mode(hub):
+    """In another process, because the client reads the setting when it is imported."""
     code = """if True:
         from huggingface_hub import HfApi
         from hf_spam.hub_errors import explain, is_transient
@@ -192,8 +191,8 @@ def test_offline_mode_is_a_setting(hub):
     assert hub.log == []
 
 
-def test_errors_that_are_not_the_hubs():
-    """A full disk or a mistake of ours is no reason to try again, and keeps its own words."""
+def test_other_errors_keep_their_message():
+    """A full disk or a bug is not transient."""
     for error in (OSError(28, "No space left on device"), ValueError("what\nwhere"), KeyError("x")):
         assert not is_transient(error)
     assert explain(OSError(28, "No space left on device"), REPO) == f"{REPO}: [Errno 28] No space left on device"

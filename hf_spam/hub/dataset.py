@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 
-from ..data.duplicates import standing_in
+from ..data.duplicates import find_duplicates
 from ..data.formats import suffix_of
 from ..data.labels import label_names
 from ..data.sources import load_sms_spam
@@ -122,18 +122,14 @@ def render_dataset_card(
 ) -> str:
     """Return the text of the dataset card, with sizes and duplicates counted in `data`."""
     about, names = _describe(source), label_names(data["train"])
-    total = sum(map(len, data.values()))
-    label = {"class_label": {"names": {str(i): name for i, name in enumerate(names)}}}
     files = [{"split": split, "path": FILE.format(split=split)} for split in data]
     metadata = DatasetCardData(
         pretty_name=f"{about.name}, split by hf_spam",
         license=about.license,
         language=about.language,
         task_categories=["text-classification"],
-        size_categories=_size_category(total),
         tags=[*(["spam-detection", "sms"] if "spam" in names else []), "hf_spam"],
         configs=[{"config_name": "default", "data_files": files}],
-        dataset_info={"features": [{"name": "text", "dtype": "string"}, {"name": "label", "dtype": label}]},
     )
     card = DatasetCard.from_template(
         metadata,
@@ -143,7 +139,7 @@ def render_dataset_card(
         repo_id=repo_id,
         names=[in_markdown(name) for name in names],
         splits=_statistics(data),
-        total=total,
+        total=sum(map(len, data.values())),
         protocol=protocol,
         seed=seed,
         method=PROTOCOLS[protocol],
@@ -168,7 +164,7 @@ def _statistics(data: DatasetDict) -> dict[str, dict[str, int | list[int]]]:
     train, names = data["train"]["text"][:], label_names(data["train"])
     counts = {}
     for split, messages in data.items():
-        exact, near = standing_in(messages["text"][:], train if split != "train" else [])
+        exact, near = find_duplicates(messages["text"][:], train if split != "train" else [])
         counts[split] = {
             "messages": len(messages),
             "labels": np.bincount(messages["label"][:], minlength=len(names)).tolist(),
@@ -176,11 +172,6 @@ def _statistics(data: DatasetDict) -> dict[str, dict[str, int | list[int]]]:
             "near": int(near.sum()),
         }
     return counts
-
-
-def _size_category(total: int) -> str:
-    limits = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-    return next((name for limit, name in limits.items() if total < limit), "1M<n<10M")
 
 
 def _parquet(messages: Dataset) -> bytes:

@@ -133,21 +133,7 @@ class Uploader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         at_once = kind is not None and not issubclass(kind, (Exception, RunInterrupted))
-        self.close(0.0 if at_once else self.timeout)
-
-    def submit(self, folder: Path, run_id: str, step: int | None, kind: Kind, *, is_best: bool) -> None:
-        """Freeze a checkpoint or the final model if the strategy includes it, and return at once."""
-        about = {"repo_id": self.repo_id, "private": self.private, "run_id": run_id, "step": step, "is_best": is_best}
-        if kind == "final" or self.strategy != "end":
-            if is_best or self.strategy != "best":
-                self._freeze(folder, published, **about, kind=kind, revision=self.revision)
-            elif kind == "final":
-                logger.info("The final model is not pushed: an earlier checkpoint has a lower validation loss.")
-        if kind == "checkpoint" and self.pushes_state:
-            self._freeze(folder, files_in, **about, kind="state", revision=self.state_branch)
-
-    def close(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for pending uploads, then log what is `left` and how to send it."""
+        timeout = 0.0 if at_once else self.timeout
         with self._change:
             self._closing = True
             self._change.notify()
@@ -163,6 +149,17 @@ class Uploader:
             if self.left:
                 titles = "; ".join(snapshot.title for snapshot in self.left)
                 logger.warning("Not pushed to %s: %s. To push later, run: %s", self.repo_id, titles, self._command())
+
+    def submit(self, folder: Path, run_id: str, step: int | None, kind: Kind, *, is_best: bool) -> None:
+        """Freeze a checkpoint or the final model if the strategy includes it, and return at once."""
+        about = {"repo_id": self.repo_id, "private": self.private, "run_id": run_id, "step": step, "is_best": is_best}
+        if kind == "final" or self.strategy != "end":
+            if is_best or self.strategy != "best":
+                self._freeze(folder, published, **about, kind=kind, revision=self.revision)
+            elif kind == "final":
+                logger.info("The final model is not pushed: an earlier checkpoint has a lower validation loss.")
+        if kind == "checkpoint" and self.pushes_state:
+            self._freeze(folder, files_in, **about, kind="state", revision=self.state_branch)
 
     def fetch_checkpoint(self) -> Path:
         """Download the training state pushed by an earlier run, as a checkpoint of the output directory.
@@ -180,11 +177,8 @@ class Uploader:
                 raise ValueError(
                     f"{self.repo_id} has no training state in branch {branch!r}: push it with --hub-push-state."
                 )
-            step = read_manifest(folder).get("step")
-            if not isinstance(step, int):
-                raise ValueError(f"Branch {branch!r} of {self.repo_id} does not hold a checkpoint.")
+            target = self.output_dir / f"checkpoint-{read_manifest(folder)['step']}"
             shutil.rmtree(folder / ".cache", ignore_errors=True)  # written by the client
-            target = self.output_dir / f"checkpoint-{step}"
             shutil.rmtree(target, ignore_errors=True)
             os.replace(folder, target)
         return target
@@ -306,13 +300,9 @@ class Uploader:
         self._lock.release()
 
     def _command(self) -> str:
-        """Return the command that sends what is left."""
-        if all(map(self.queue.holds, self.left)):
-            return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
-        flags = ["--private"] if self.private else []
-        if self.revision != MAIN:
-            flags += ["--revision", self.revision]
-        return shlex.join(["hf-spam", "push", str(self.output_dir), self.repo_id, *flags])
+        """Return the command that sends what is left: from the queue or, if that was impossible, from its folder."""
+        frozen = all(map(self.queue.holds, self.left))
+        return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume" if frozen else self.repo_id])
 
     def _log(self, snapshot: Snapshot, event: str, **values: Any) -> None:
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event}

@@ -23,7 +23,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from hf_spam import files, load_sms_spam
 from hf_spam.cli import main
 from hf_spam.hub import push, snapshots
-from hf_spam.hub.push import LOG, Uploader, push_folder
+from hf_spam.hub.push import LOG, Uploader
 from hf_spam.hub.snapshots import QUEUE, Queue
 
 REPO = "alice/spam"
@@ -229,7 +229,8 @@ def test_a_commit_by_someone_else_is_built_upon(hub, out, alone, monkeypatch):
     assert replay(out).left == []
     assert_delivered(hub, alone, [*TITLES[:-1], "theirs", TITLES[-1]])
     assert [call["status"] for call in hub.calls(*COMMIT)].count(412) == 1
-    assert "Words of a person." in hub.read(REPO, "README.md").decode()
+    card = hub.read(REPO, "README.md").decode()
+    assert "Words of a person." in card and f'model="{REPO}"' in card
 
 
 @one_transport
@@ -420,21 +421,6 @@ def test_the_upload_log(hub, out, caplog):
     assert lines[0]["attempt"] == 1 and "status 503" in lines[0]["error"]
     assert {line["commit"] for line in lines[1:]} < {commit.id for commit in hub.repo(REPO).history()}
     assert lines[1]["megabytes"] > 0 and caplog.text.count(f"Pushed to {REPO}: ") == 3
-
-
-@one_transport
-def test_the_words_of_a_person_survive(hub, alone, out):
-    """Their text and metadata around the generated section stay in the card; the section is ours."""
-    push_folder(out, REPO)
-    card = hub.read(REPO, "README.md").decode()
-    assert f'model="{REPO}"' in card
-    edited = card.replace("---\n", "---\nlicense: mit\n", 1) + "\nMeasured on our own messages: 99 %.\n"
-    edited = edited.replace("## Limitations", "## No limitations")
-    HfApi().upload_file(path_or_fileobj=edited.encode(), path_in_repo="README.md", repo_id=REPO)
-    push_folder(out, REPO)
-    card = hub.read(REPO, "README.md").decode()
-    assert "license: mit" in card and "Measured on our own messages: 99 %." in card
-    assert "## Limitations" in card and "## No limitations" not in card
 
 
 @one_transport
