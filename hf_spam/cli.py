@@ -10,23 +10,13 @@ from typing import Any, NoReturn
 
 import click
 
+from . import terminal
 from .entry import is_main_process, quiet_libraries, run, show_log
 from .experiments.book_table import PUBLISHED, PUBLISHED_IN
 from .options import CONTEXT, SettingsCommand, given_settings, options_of
-from .terminal import (
-    excerpt,
-    experiments_table,
-    fitted,
-    make_table,
-    metrics_table,
-    recipes_table,
-    settings_table,
-    show,
-)
-from .text import printable
+from .terminal import show
 from .training.recipes import RECIPES, Recipe, RunOptions
 
-ROWS_SHOWN = 20  # rows of a long table, such as that of the errors
 ACCURACIES = "Accuracies on train, validation and test in percent."
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 model_option = click.option("--model", help="Model: a folder or a Hub id.  [default: the bundled model]")
@@ -58,7 +48,7 @@ def cli() -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(list(RECIPES)))
 @as_json
 def recipes(names: tuple[str, ...], as_json: bool) -> None:
-    """List the recipes, or show all settings of the named ones beside the book's."""
+    """List the recipes, or show the settings of the named ones beside the book's."""
     chosen = [RECIPES[name] for name in names or RECIPES]
     if as_json:
         published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
@@ -66,11 +56,11 @@ def recipes(names: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(values, indent=2))
     elif names:
         others = [recipe for recipe in chosen if recipe.name != "book"]
-        show(settings_table(RECIPES["book"], others))
+        show(terminal.settings_table(RECIPES["book"], others))
         if others:
             show("·  as in the book")
     else:
-        show(recipes_table(chosen))
+        show(terminal.recipes_table(chosen))
         show(f"{ACCURACIES} {PUBLISHED_IN}")
 
 
@@ -103,12 +93,13 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
         results = {"metrics": finished.metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
         click.echo(json.dumps({"output_dir": output_dir, **results}))
         return
-    show(metrics_table(finished.metrics))
+    show(terminal.metrics_table(finished.metrics))
     if finished.baseline:
         show(f"Baseline: {BASELINE}, trained on the same messages.")
     for split, values in finished.baseline.items():
         show(f"On {split}, {ahead(finished.metrics[split]['f1'], values['f1'], finished.model.config.threshold)}.")
-    show(f"Trained in {finished.history.seconds:.0f} s. The model, its card, history and plots are in {output_dir}")
+    saved = f" The model, its card, history and plots are in {output_dir}" if output_dir else ""
+    show(f"Trained in {finished.history.seconds:.0f} s.{saved}")
 
 
 @cli.command(cls=SettingsCommand)
@@ -119,12 +110,12 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
 @click.pass_context
 @options_of(Recipe)
 def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: bool, **settings: Any) -> None:
-    """Cross-validate a recipe, beside a linear baseline.
+    """Cross-validate a recipe.
 
-    All messages are used, and duplicates are in one fold. Nothing is saved.
+    Beside it stands a linear baseline. All messages are used, and duplicates are in one fold. Nothing is saved.
     """
     given = given_settings(ctx, settings)
-    from .experiments.crossval import cross_validate, format_metric
+    from .experiments.crossval import cross_validate
 
     quiet_libraries()
     show_log()
@@ -135,13 +126,9 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
     if as_json:
         click.echo(json.dumps(results))
         return
-    table = make_table("metric", name, "pooled", results["baseline"], "pooled")
-    for metric in results["mean"]["model"]:
-        columns = ((kind, column) for kind in ("model", "baseline") for column in ("mean", "pooled"))
-        table.add_row(metric, *(format_metric(results, metric, *column) for column in columns))
-    show(table)
+    show(terminal.crossval_table(results))
     slowest = max(run["seconds"] for run in results["runs"])
-    show(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
+    show(f"Mean and standard deviation over {len(results['runs'])} runs, the slowest of which took {slowest:.0f} s.")
     show("Pooled: computed on the answers of all runs together.")
 
 
@@ -152,10 +139,10 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
 @click.pass_context
 @options_of(Recipe)
 def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **settings: Any) -> None:
-    """Run the book's additional experiments and compare them with the published accuracies.
+    """Run the book's additional experiments.
 
-    Run the same command again to resume after an interruption; finished experiments are not run twice. With other
-    settings than the experiment's, nothing is shown as published.
+    Obtained accuracies are shown beside the published ones, unless a setting differs from the experiment's. Run the
+    same command again to resume after an interruption; finished experiments are not run twice.
     """
     given = given_settings(ctx, settings)
     from .experiments.book_table import reproduce
@@ -169,7 +156,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
     if as_json:
         click.echo(json.dumps(found))
     else:
-        show(experiments_table(found))
+        show(terminal.experiments_table(found))
         interval = (
             "95 %: Wilson's interval for the obtained test accuracy; within: whether the published one lies in it."
         )
@@ -192,7 +179,9 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 def evaluate(
     model: str | None, data: str, split: str | None, output_dir: str | None, as_json: bool, **how: Any
 ) -> None:
-    """Evaluate MODEL (a folder or a Hub id; default: the bundled model) beside a linear baseline.
+    """Evaluate a model beside a linear baseline.
+
+    MODEL is a folder or a Hub id, by default the bundled model.
 
     Data that the model was trained on are split as they were for training, so that its test split is unseen. Other data
     are one set. The bundled model has seen the whole SMS Spam Collection.
@@ -214,15 +203,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(report.values))
         return
-    for line in headline(report.values):
-        show(printable(line))
-    for table in report_tables(report.values):
-        if table.rows:
-            show(fitted(table.title, table.columns, table.rows[:ROWS_SHOWN]))
-        if len(table.rows) > ROWS_SHOWN:
-            show(f"and {len(table.rows) - ROWS_SHOWN:,} more (see --output-dir or --json)")
-        if table.note:
-            show(printable(table.note))
+    terminal.show_report(headline(report.values), report_tables(report.values))
     if output_dir:
         show(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
 
@@ -232,7 +213,7 @@ def evaluate(
 @model_option
 @as_json
 def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
-    """Classify TEXTS, or the lines of standard input.
+    """Classify messages: TEXTS, or the lines of standard input.
 
     The bundled model learned from British messages of the years around 2006; it is often wrong about today's.
     """
@@ -246,10 +227,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))
         return
-    table = make_table("label", "score", "text")
-    for text, answer in zip(texts, answers, strict=True):
-        table.add_row(excerpt(answer["label"]), f"{answer['score']:.4f}", excerpt(text))
-    show(table)
+    show(terminal.answers_table(texts, answers))
 
 
 @cli.command()
@@ -264,7 +242,9 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and discard the parts of an unfinished run.")
 @as_json
 def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
-    """Score the messages of IN; write its rows to OUT with the columns label and score.
+    """Score the messages of a file.
+
+    Writes the rows of IN to OUT with two more columns, label and score.
 
     IN is a .csv, .tsv, .jsonl, .parquet, .zip or .txt file (a message per line), - for standard input, or a Hub
     dataset id. OUT is a .jsonl, .parquet, .csv or .tsv file, or - for JSON lines on standard output.
@@ -298,7 +278,7 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
 @click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
 def push(folder: Path, repo_id: str | None, **settings: Any) -> None:
-    """Push the model in FOLDER to REPO on the Hub, with its code, card and metrics."""
+    """Push the model in FOLDER to the repository REPO."""
     from .hub.push import push_folder
 
     quiet_libraries()
@@ -324,7 +304,7 @@ def data() -> None:
 @click.option("--revision", help="Branch; created if missing.  [default: main]")
 @as_json
 def push_data(source: str, repo_id: str, private: bool, as_json: bool, **settings: Any) -> None:
-    """Split the messages of SOURCE and push them to the Hub dataset REPO, with a card.
+    """Push messages to a Hub dataset, split and with a card.
 
     SOURCE is sample, uci, a local file, or a Hub dataset id. To read the splits back: --data REPO --protocol full.
     """
@@ -345,7 +325,10 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 @click.option("--tokenizer", help="Tokenizer: a folder or a Hub id.  [default: that of SOURCE, if it has one]")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 def import_weights(source: str, output_dir: str, tokenizer: str | None, **settings: Any) -> None:
-    """Convert SOURCE, a state_dict saved as in the book or a GPT-2 (folder or Hub id), to a SpamGPT model in OUT."""
+    """Convert weights of the book or of GPT-2.
+
+    SOURCE is a state_dict saved as in the book, or a GPT-2 (a folder or a Hub id). OUT becomes a SpamGPT model.
+    """
     from .conversion.import_weights import import_weights
     from .conversion.loading import load_tokenizer
 
@@ -365,7 +348,9 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 @label_column
 @as_json
 def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
-    """Export MODEL (a folder or a Hub id) to the new folder OUT, which --model accepts as well.
+    """Export a model to ONNX.
+
+    MODEL is a folder or a Hub id. OUT is a new folder, which --model accepts as well.
 
     The model and its export classify the messages of --data. If more than one label in a thousand differs, nothing is
     written.
@@ -377,12 +362,7 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
     if as_json:
         click.echo(json.dumps(report))
         return
-    table = make_table("agreement", report["precision"])
-    table.add_row("messages", str(report["messages"]))
-    table.add_row("different labels", str(report["labels_differ"]))
-    table.add_row("largest difference of a score", f"{report['largest_score_difference']:.6f}")
-    table.add_row("mean difference of the scores", f"{report['mean_score_difference']:.6f}")
-    show(table)
+    show(terminal.agreement_table(report))
     show(f"The export is in {output_dir}")
 
 
@@ -395,10 +375,11 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
 @label_column
 @as_json
 def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
-    """Copy a model to the new folder OUT and calibrate its scores on your own messages.
+    """Calibrate a copy of a model on your messages.
 
-    With --target-fpr the copy also gets a threshold: no more than that fraction of the ham in --data is called spam.
-    For data the model was trained on, only the validation split is used. Card and metrics are not copied.
+    OUT is a new folder; its model gives scores that are probabilities. With --target-fpr it also gets a threshold: no
+    more than that fraction of the ham in --data is called spam. For data the model was trained on, only the validation
+    split is used. Card and metrics are not copied.
     """
     from .training.recalibration import calibrated_copy
 

@@ -12,6 +12,7 @@ from .training.recipes import Recipe
 
 # The Trainer's flags are often written with underscores: --save_steps is --save-steps.
 CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 
 class Setting(click.ParamType):
@@ -30,7 +31,7 @@ class Setting(click.ParamType):
         self.types = [kind for kind in kinds if kind in (int, float, str)]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return "|".join([*(kind.__name__.upper() for kind in self.types), *self.words])
+        return "|".join([*(METAVARS[kind] for kind in self.types), *self.words])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value in self.words:
@@ -40,7 +41,7 @@ class Setting(click.ParamType):
                 return kind(value)
             except ValueError:
                 continue
-        self.fail(f"{value!r} is not {self.get_metavar(param, ctx)}.", param, ctx)
+        self.fail(f"expected {self.get_metavar(param, ctx).replace('|', ' or ')}, got {value!r}.", param, ctx)
 
 
 class SettingOption(click.Option):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,6 +12,7 @@ from .experiments.book_table import PUBLISHED, Row
 from .text import printable
 from .training.recipes import Recipe
 
+ROWS_SHOWN = 20  # rows of a long table, such as that of the errors
 UNBROKEN_CHARACTERS = 20  # a column of single words up to this length is never broken
 
 
@@ -50,12 +52,43 @@ def fitted(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     return table
 
 
+def show_report(headline: Sequence[str], tables: Sequence[Any]) -> None:
+    """Print a report: sentences, and tables (`title`, `columns`, `rows`, `note`), cut after `ROWS_SHOWN` rows."""
+    for line in headline:
+        show(printable(line))
+    for table in tables:
+        if table.rows:
+            show(fitted(table.title, table.columns, table.rows[:ROWS_SHOWN]))
+        if len(table.rows) > ROWS_SHOWN:
+            show(f"and {len(table.rows) - ROWS_SHOWN:,} more (see --output-dir or --json)")
+        if table.note:
+            show(printable(table.note))
+
+
 def metrics_table(metrics: dict[str, dict[str, float | None]]) -> Table:
     """Return a table with a row per metric and a column per split."""
     table = make_table("metric", *metrics)
     for name in next(iter(metrics.values())):
         values = [split[name] for split in metrics.values()]
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
+    return table
+
+
+def answers_table(texts: Sequence[str], answers: Sequence[dict[str, Any]]) -> Table:
+    """Return a table with a row per classified message."""
+    table = make_table("label", "score", "text")
+    for text, answer in zip(texts, answers, strict=True):
+        table.add_row(excerpt(answer["label"]), f"{answer['score']:.4f}", excerpt(text))
+    return table
+
+
+def agreement_table(report: dict[str, Any]) -> Table:
+    """Return a table that compares a model with its export (see `export_onnx`)."""
+    table = make_table("agreement", report["precision"])
+    table.add_row("messages", str(report["messages"]))
+    table.add_row("different labels", str(report["labels_differ"]))
+    table.add_row("largest difference of a score", f"{report['largest_score_difference']:.6f}")
+    table.add_row("mean difference of the scores", f"{report['mean_score_difference']:.6f}")
     return table
 
 
@@ -82,6 +115,15 @@ def settings_table(book: Recipe, others: Sequence[Recipe]) -> Table:
     return table
 
 
+def crossval_table(results: dict[str, Any]) -> Table:
+    """Return a table with a row per metric: mean and pooled values of a recipe and its baseline (`cross_validate`)."""
+    table = make_table("metric", results["recipe"]["name"], "pooled", results["baseline"], "pooled")
+    for metric in results["mean"]["model"]:
+        columns = ((kind, column) for kind in ("model", "baseline") for column in ("mean", "pooled"))
+        table.add_row(metric, *(format_metric(results, metric, *column) for column in columns))
+    return table
+
+
 def experiments_table(rows: Sequence[Row]) -> Table:
     """Return a table with a row per experiment: published beside obtained accuracies (see `reproduce`)."""
     table = make_table("experiment", "published", "obtained", "95 %", "within")
@@ -102,3 +144,18 @@ def format_accuracies(accuracies: dict[str, float | None] | None) -> str:
     """Return the accuracies on train, validation and test in percent, "-" for a missing one."""
     values = [(accuracies or {}).get(split) for split in ("train", "validation", "test")]
     return " ".join("-" if value is None else f"{value:.2f}" for value in values)
+
+
+def format_metric(summary: dict[str, Any], metric: str, kind: str, column: str = "mean") -> str:
+    """Return a metric of a `summary` as a table shows it: the mean with its spread, or the pooled value.
+
+    Args:
+        summary: As `summary` returns it.
+        metric: Name of the metric.
+        kind: "model" or "baseline".
+        column: "mean" or "pooled".
+    """
+    value, spread = ((summary[key][kind] or {}).get(metric) for key in (column, "spread"))
+    if value is None:
+        return "-"
+    return f"{value:.4f} ± {spread:.4f}" if column == "mean" and spread is not None else f"{value:.4f}"

@@ -1,16 +1,12 @@
-"""Times this package beside its peers: the same work, in turns, equality first.
+"""Compare the speed and memory of this package with its peers on the same work.
 
     python scripts/benchmark.py --data ../shared/data/SMSSpamCollection --tokenizer ../shared/data/gpt2-tokenizer
 
-Every run of a contender is a process of its own, so that its peak memory is its own too. Loading libraries and models
-is not timed; all that follows is. The weights are random, with a head that is fitted to the sample messages where
-messages are scored: its labels have margins like those of a trained model. Scoring is also held against the rate of
-this machine's matrix products, for those of all weights of the blocks with all real tokens; who need not compute them
-all may be above it. The peers:
-
-- the book's plain loop (the oracle in `tests/`), with all its evaluations;
-- the Trainer of transformers with GPT2ForSequenceClassification, the same layers frozen, as many evaluations;
-- the text-classification pipeline of transformers with GPT2ForSequenceClassification, at its best batch size.
+Fine-tuning is compared with the book's plain loop (the oracle in `tests/`) and with the Trainer of transformers, both
+with the same frozen layers and as many evaluations; scoring with the stock text-classification pipeline at its best
+batch size. Each run is a process of its own, so that peak memory is its own as well. Loading libraries and models is
+not timed. Weights are random, with a head fitted to the sample messages where messages are scored. That the results
+agree is printed beside the times.
 """
 
 import json
@@ -28,7 +24,6 @@ from typing import Any
 import click
 import torch
 from datasets import Dataset, DatasetDict
-from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -37,17 +32,16 @@ SHAPES = {
     "pocket": {"n_layer": 1, "n_embd": 128, "n_head": 4, "n_positions": 128},
     "tiny": {"n_layer": 3, "n_embd": 32, "n_head": 2, "n_positions": 256},
 }
-BATCH_SIZES = (1, 4, 8, 16, 32)  # of the pipeline; the best is taken
-TUNED_ON = 200  # messages on which it is found
+BATCH_SIZES = (1, 4, 8, 16, 32)  # of the pipeline; the fastest is used
 
 Run = Callable[[], dict[str, Any]]
-"""What is timed; it returns what shows that the work was done."""
+"""The timed part of a contender; returns the results to compare."""
 
 
 # Fine-tuning
 
 
-def book(folder: Path, work: dict) -> Run:
+def book(folder: Path, work: dict[str, Any]) -> Run:
     from book_oracle import fine_tune, loader_accuracy, make_loaders
     from torch.utils.data import DataLoader
 
@@ -59,7 +53,7 @@ def book(folder: Path, work: dict) -> Run:
     tokenizer = load_tokenizer(folder / "base")
 
     def run() -> dict[str, Any]:
-        splits = [(encode(tokenizer, part["text"][:], 1024), part["label"][:]) for part in splits_of(work).values()]
+        splits = [(encode(tokenizer, part["text"][:], 1024), part["label"][:]) for part in read_splits(work).values()]
         loaders = make_loaders(splits, tokenizer.pad_token_id, 8)
         history = fine_tune(model, loaders, epochs=work["epochs"])
         final = [loader_accuracy(model, DataLoader(loader.dataset, 8)) for loader in loaders]
@@ -68,7 +62,7 @@ def book(folder: Path, work: dict) -> Run:
     return run
 
 
-def trainer(folder: Path, work: dict) -> Run:
+def trainer(folder: Path, work: dict[str, Any]) -> Run:
     from transformers import GPT2Config, GPT2ForSequenceClassification, Trainer, TrainingArguments
 
     from hf_spam.conversion.loading import load_tokenizer
@@ -82,17 +76,16 @@ def trainer(folder: Path, work: dict) -> Run:
         part.requires_grad_(True)
 
     def run() -> dict[str, Any]:
-        splits = splits_of(work)
+        splits = read_splits(work)
         ids = {name: encode(tokenizer, part["text"][:], 1024) for name, part in splits.items()}
         length = max(map(len, ids["train"]))
         parts = {}
         for name, rows in ids.items():
             rows = [row[:length] + [pad] * (length - len(row)) for row in rows]
-            masks = [[1] * length] * len(rows)  # as in the book, the pads are read
-            parts[name] = Dataset.from_dict(
-                {"input_ids": rows, "attention_mask": masks, "labels": splits[name]["label"]}
-            )
-        settings = TrainingArguments(
+            masks = [[1] * length] * len(rows)  # the book's model attends to the pads
+            columns = {"input_ids": rows, "attention_mask": masks, "labels": splits[name]["label"][:]}
+            parts[name] = Dataset.from_dict(columns)
+        arguments = TrainingArguments(
             output_dir=folder / "trainer",
             num_train_epochs=work["epochs"],
             per_device_train_batch_size=8,
@@ -107,7 +100,7 @@ def trainer(folder: Path, work: dict) -> Run:
             use_cpu=not torch.accelerator.is_available(),
         )
         some = {name: parts[name].select(range(min(40, len(parts[name])))) for name in ("train", "validation")}
-        loop = Trainer(model, settings, train_dataset=parts["train"], eval_dataset=some)
+        loop = Trainer(model, arguments, train_dataset=parts["train"], eval_dataset=some)
         loop.train()
         for part in parts.values():
             loop.evaluate(part)
@@ -116,13 +109,12 @@ def trainer(folder: Path, work: dict) -> Run:
     return run
 
 
-def finetuned(folder: Path, work: dict, **settings: Any) -> Run:
+def finetuned(folder: Path, work: dict[str, Any], **settings: Any) -> Run:
     from hf_spam import finetune
 
     def run() -> dict[str, Any]:
-        result = finetune(
-            "book", data=splits_of(work), base=str(folder / "base"), num_train_epochs=work["epochs"], **settings
-        )
+        data, base = read_splits(work), str(folder / "base")
+        result = finetune("book", data=data, base=base, num_train_epochs=work["epochs"], **settings)
         losses = result.history.train_losses + result.history.val_losses
         return {"losses": losses, "final": [values["accuracy"] for values in result.metrics.values()]}
 
@@ -132,38 +124,42 @@ def finetuned(folder: Path, work: dict, **settings: Any) -> Run:
 # Scoring
 
 
-def pipeline(folder: Path, work: dict) -> Run:
+def pipeline(folder: Path, work: dict[str, Any]) -> Run:
     from transformers import pipeline
 
     classify = pipeline("text-classification", model=str(folder / "stock"))
     options = {"truncation": True, "max_length": SHAPES[work["shape"]]["n_positions"], "top_k": None}
-    texts, seconds = texts_of(work), {}
+    texts, seconds = read_texts(work), {}
     for size in BATCH_SIZES:
         start = time.perf_counter()
-        classify(texts[:: -(-len(texts) // TUNED_ON)], batch_size=size, **options)
+        classify(texts[:: -(-len(texts) // 200)], batch_size=size, **options)
         seconds[size] = time.perf_counter() - start
     best = min(seconds, key=seconds.__getitem__)
 
     def run() -> dict[str, Any]:
         answers = classify(texts, batch_size=best, **options)
-        return {
-            "scores": [one["score"] for answer in answers for one in answer if one["label"] == "LABEL_1"],
-            "batch_size": best,
-        }
+        return {"scores": [one["score"] for answer in answers for one in answer if one["label"] == "LABEL_1"]}
 
     return run
 
 
-def scored(folder: Path, work: dict, model: str = "ours", **settings: Any) -> Run:
+def scored(folder: Path, work: dict[str, Any], model: str = "ours", **settings: Any) -> Run:
     from hf_spam import SpamClassifier
 
     classifier = SpamClassifier.from_pretrained(folder / model, **settings)
-    texts = texts_of(work)
-    classifier.predict_proba(texts[:8])  # as the pipeline is warm by now
+    texts = read_texts(work)
+    classifier.predict_proba(texts[:8])  # the pipeline is warm by now, too
     return lambda: {"scores": classifier.predict_proba(texts)[:, 1].tolist()}
 
 
-# The tables: what is done, by whom (the first is the one that the others are held against)
+# The contenders of each table; the others are compared with the first.
+SCORING = {
+    "pipeline": pipeline,
+    "hf_spam": scored,
+    "hf_spam, bf16": lambda *job: scored(*job, dtype="bfloat16"),
+    "hf_spam, ONNX Runtime": lambda *job: scored(*job, model="onnx"),
+    "hf_spam, ONNX Runtime, int8": lambda *job: scored(*job, model="int8"),
+}
 TABLES = {
     "fine-tuning": {
         "the book's loop": book,
@@ -171,22 +167,13 @@ TABLES = {
         "hf_spam": finetuned,
         "hf_spam, frozen blocks in bf16": lambda *job: finetuned(*job, prefix_precision="bf16"),
         "hf_spam, last token, no padding": lambda *job: finetuned(*job, pooling="last_token", padded_length=None),
-        "hf_spam, last token, no padding, frozen blocks in bf16": lambda *job: finetuned(
-            *job, pooling="last_token", padded_length=None, prefix_precision="bf16"
-        ),
     },
-    "scoring": {
-        "pipeline": pipeline,
-        "hf_spam": scored,
-        "hf_spam, bf16": lambda *job: scored(*job, dtype="bfloat16"),
-        "hf_spam, ONNX Runtime": lambda *job: scored(*job, model="onnx"),
-        "hf_spam, ONNX Runtime, int8": lambda *job: scored(*job, model="int8"),
-    },
+    "scoring": SCORING,
+    "scoring, pocket": SCORING,
 }
-TABLES["scoring, pocket"] = TABLES["scoring"]
 
 
-def splits_of(work: dict) -> DatasetDict:
+def read_splits(work: dict[str, Any]) -> DatasetDict:
     from hf_spam import load_sms_spam
 
     splits = load_sms_spam(work["data"], protocol="book")
@@ -194,7 +181,7 @@ def splits_of(work: dict) -> DatasetDict:
     return DatasetDict({name: part.select(range(-int(-share * len(part) // 1))) for name, part in splits.items()})
 
 
-def texts_of(work: dict) -> list[str]:
+def read_texts(work: dict[str, Any]) -> list[str]:
     from hf_spam.data.sources import read_messages
 
     texts = read_messages(work["data"])["text"][:]
@@ -208,21 +195,20 @@ def book_model(shape: str) -> torch.nn.Module:
     return GPTModel(50257, size["n_positions"], size["n_embd"], size["n_layer"], size["n_head"])
 
 
-def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
-    """The same random weights in the forms that the contenders read."""
+def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, Any]:
+    """Save the same random weights in the formats that the contenders read."""
     from sklearn.linear_model import LogisticRegression
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
     from hf_spam import import_weights
     from hf_spam.conversion.export import export_onnx
-    from hf_spam.conversion.loading import load_tokenizer
+    from hf_spam.conversion.loading import BUNDLED, load_tokenizer
     from hf_spam.data.sources import read_messages
     from hf_spam.data.tokenization import encode
-    from hf_spam.inference.classifier import POCKET
 
     torch.manual_seed(1)
     size = SHAPES[work["shape"]]
-    tokenizer = load_tokenizer(POCKET if work["shape"] == "pocket" else work["tokenizer"])
+    tokenizer = load_tokenizer(BUNDLED if work["shape"] == "pocket" else work["tokenizer"])
     if table == "fine-tuning":
         torch.save(book_model(work["shape"]).state_dict(), folder / "book.pth")
         import_weights(folder / "book.pth", folder / "base", n_head=size["n_head"])
@@ -230,7 +216,6 @@ def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
         return {}
     ends = {name: tokenizer.pad_token_id for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     stock = GPT2ForSequenceClassification(GPT2Config(**size, vocab_size=len(tokenizer), **ends)).eval()
-
     sample = read_messages("sample")
     with torch.inference_mode():
         rows = [torch.tensor([ids]) for ids in encode(tokenizer, sample["text"][:], size["n_positions"])]
@@ -243,45 +228,19 @@ def make_weights(folder: Path, table: str, work: dict) -> dict[str, Any]:
     tokenizer.save_pretrained(folder / "stock")
     import_weights(folder / "stock", folder / "ours")
     tokenizer.save_pretrained(folder / "ours")
-    in_blocks = sum(
-        p.numel() for name, p in stock.transformer.h.named_parameters() if name.endswith(".weight") and p.ndim == 2
-    )
     refused = []
     for name, contender in (("onnx", "hf_spam, ONNX Runtime"), ("int8", "hf_spam, ONNX Runtime, int8")):
-        if contender in work["without"]:
-            continue
-        try:
-            export_onnx(folder / "ours", folder / name, int8=name == "int8")
-        except ValueError as error:
-            click.echo(str(error), err=True)
-            refused.append(contender)
-    tokens = sum(map(len, encode(tokenizer, texts_of(work), size["n_positions"])))
-    return {"flop": 2 * in_blocks * tokens, "refused": refused}
+        if contender not in work["without"]:
+            try:
+                export_onnx(folder / "ours", folder / name, int8=name == "int8")
+            except ValueError as error:
+                click.echo(str(error), err=True)
+                refused.append(contender)
+    return {"refused": refused}
 
 
-def matrix_rate() -> float:
-    """Floating-point operations a second of a matrix product as large as those of GPT-2 124M, in float32."""
-    x, weight = torch.randn(1024, 768), torch.randn(3072, 768)
-    seconds = []
-    for _ in range(20):
-        start = time.perf_counter()
-        torch.nn.functional.linear(x, weight)
-        seconds.append(time.perf_counter() - start)
-    return 2 * x.shape[0] * weight.numel() / statistics.median(seconds)
-
-
-# Running it
-
-
-def in_a_process(**job: Any) -> dict[str, Any]:
-    """Has this script do one part, with its threads, and returns what it says."""
-    done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise click.ClickException(f"{job.get('contender', 'the preparation')} failed, see above")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def do_job(folder: str, table: str, work: dict, contender: str | None) -> dict[str, Any]:
+def do_job(folder: str, table: str, work: dict[str, Any], contender: str | None) -> dict[str, Any]:
+    """Run a contender and measure it, or make the weights if there is no contender."""
     os.environ["TQDM_DISABLE"] = "1"
     import transformers
 
@@ -290,92 +249,83 @@ def do_job(folder: str, table: str, work: dict, contender: str | None) -> dict[s
     if contender is None:
         return make_weights(Path(folder), table, work)
     run = TABLES[table][contender](Path(folder), work)
-    rate, start = matrix_rate(), time.perf_counter()
+    start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**result, "seconds": seconds, "memory": memory, "rate": (rate + matrix_rate()) / 2}
+    return {**result, "seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def compare(peer: dict[str, Any], name: str, other: dict[str, Any]) -> str:
-    """How far the results are from those of the peer."""
+def in_a_process(**job: Any) -> dict[str, Any]:
+    """Run `do_job` in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{job['contender'] or 'making the weights'} failed, see above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(table: str, repeats: int, work: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the runs of each contender; they take turns, so that a slow moment meets them all."""
+    with tempfile.TemporaryDirectory() as folder:
+        refused = in_a_process(folder=folder, table=table, work=work, contender=None).get("refused", [])
+        left_out = {*work["without"], *refused}
+        if torch.backends.cpu.get_cpu_capability() == "AVX2":  # without instructions for bfloat16
+            left_out |= {name for name in TABLES[table] if "bf16" in name}
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES[table] if name not in left_out}
+        for repeat in range(repeats):
+            for name in runs if repeat % 2 == 0 else reversed(runs):
+                runs[name].append(in_a_process(folder=folder, table=table, work=work, contender=name))
+                click.echo(f"{table}, {name}: {runs[name][-1]['seconds']:.2f} s", err=True)
+    return runs
+
+
+def agreement(peer: dict[str, Any], name: str, other: dict[str, Any]) -> str:
+    """Say how close two results are."""
     if "scores" in other:
         pairs = list(zip(peer["scores"], other["scores"], strict=True))
         same = sum((a > 0.5) == (b > 0.5) for a, b in pairs) / len(pairs)
         return f"scores within {max(abs(a - b) for a, b in pairs):.0e}, {same:.2%} of labels"
-    if "losses" not in other:
-        return "another shuffle, as much work"
-    if "last token" in name:
-        return "another position is read; that padding changes nothing there is a test"
-    worst = max(abs(a - b) for a, b in zip(peer["losses"], other["losses"], strict=True))
-    worst_accuracy = max(abs(a - b) for a, b in zip(peer["final"], other["final"], strict=True))
-    return f"losses within {worst:.0e}, final accuracies within {worst_accuracy:.2%}"
+    if "losses" not in other or "last token" in name:
+        return "other batches" if "losses" not in other else "another position"
+    losses = max(abs(a - b) for a, b in zip(peer["losses"], other["losses"], strict=True))
+    accuracies = max(abs(a - b) for a, b in zip(peer["final"], other["final"], strict=True))
+    return f"losses within {losses:.0e}, final accuracies within {accuracies:.2%}"
+
+
+def as_markdown(table: str, runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the medians of a table's runs."""
+    lines = [f"| {table} | seconds | faster | peak memory | compared with the first |", "|---|---|---|---|---|"]
+    first = next(iter(runs.values()))
+    for name, measured in runs.items():
+        seconds, memory = (statistics.median(run[key] for run in measured) for key in ("seconds", "memory"))
+        faster = statistics.median(run["seconds"] for run in first) / seconds
+        result = agreement(first[0], name, measured[0]) if measured is not first else ""
+        lines.append(f"| {name} | {seconds:.2f} | {faster:.1f}x | {memory:,.0f} MB | {result} |")
+    return "\n".join(lines)
 
 
 @click.command()
 @click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--tokenizer", default="openai-community/gpt2", show_default=True, help="GPT-2's: a Hub id or a folder.")
-@click.option("--only", type=click.Choice(list(TABLES)), multiple=True, help="Measure just these.")
-@click.option("--shape", type=click.Choice(list(SHAPES)), default="124M", show_default=True, help="Of all but pocket.")
+@click.option("--only", type=click.Choice(list(TABLES)), multiple=True, help="Measure only these.")
+@click.option("--shape", type=click.Choice(list(SHAPES)), default="124M", show_default=True, help="Except for pocket.")
 @click.option("--messages", type=int, help="Messages to work on.  [default: all]")
-@click.option("--epochs", default=5, show_default=True, help="Of fine-tuning.")
-@click.option("--repeats", default=3, show_default=True, help="Runs of each, of which the median counts.")
+@click.option("--epochs", default=5, show_default=True, help="Epochs of fine-tuning.")
+@click.option("--repeats", default=3, show_default=True, help="Runs of each contender; the median is shown.")
 @click.option("--without", multiple=True, help="Contenders to leave out.")
-@click.option("--output", type=click.Path(path_type=Path), help="Where all figures go, as JSON.")
+@click.option("--output", type=click.Path(path_type=Path), help="JSON file for all measurements.")
 @click.option("--job", hidden=True)
-def main(
-    data: str,
-    tokenizer: str,
-    only: tuple[str, ...],
-    shape: str,
-    messages: int | None,
-    epochs: int,
-    repeats: int,
-    without: tuple[str, ...],
-    output: Path | None,
-    job: str | None,
-) -> None:
-    """Prints a Markdown table for each kind of work."""
+def main(only: tuple[str, ...], shape: str, repeats: int, output: Path | None, job: str | None, **work: Any) -> None:
+    """Print a Markdown table for each kind of work."""
     if job is not None:
         click.echo(json.dumps(do_job(**json.loads(job))))
         return
     report = {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability(), "tables": {}}
     for table in only or TABLES:
-        work = {"shape": "pocket" if table == "scoring, pocket" else shape, "messages": messages, "epochs": epochs}
-        work |= {"data": data, "tokenizer": tokenizer, "without": without}
-        contenders = [name for name in TABLES[table] if name not in without]
-        if report["cpu"] == "AVX2":  # bfloat16 takes eight times as long as float32 there
-            contenders = [name for name in contenders if "bf16" not in name]
-        runs: dict[str, list[dict]] = {name: [] for name in contenders}
-        with tempfile.TemporaryDirectory() as folder:
-            known = in_a_process(folder=folder, table=table, work=work, contender=None)
-            for refused in known.get("refused", []):
-                runs.pop(refused, None)
-            contenders = list(runs)
-            for repeat in tqdm(range(repeats), desc=table, unit="repeat"):
-                for name in contenders if repeat % 2 == 0 else reversed(contenders):
-                    runs[name].append(in_a_process(folder=folder, table=table, work=work, contender=name))
-        report["tables"][table] = {"work": work, **known, "runs": runs}
-        click.echo("\n".join(as_markdown(table, known, runs)) + "\n")
+        shaped = {**work, "shape": "pocket" if table == "scoring, pocket" else shape}
+        report["tables"][table] = compare(table, repeats, shaped)
+        click.echo(as_markdown(table, report["tables"][table]) + "\n")
     if output:
         output.write_text(json.dumps(report, indent=1))
-
-
-def as_markdown(table: str, known: dict, runs: dict[str, list[dict]]) -> list[str]:
-    peer, *_ = runs
-    lines = [f"| {table} | seconds | faster | peak memory | against the first |", "|---|---|---|---|---|"]
-    medians = {name: statistics.median(run["seconds"] for run in of) for name, of in runs.items()}
-    for name, of in runs.items():
-        memory = statistics.median(run["memory"] for run in of)
-        result = compare(runs[peer][0], name, of[0]) if name != peer else ""
-        if "flop" in known and "hf_spam" in name:
-            limit = statistics.median(known["flop"] / run["rate"] / run["seconds"] for run in of)
-            result += f", {limit:.0%} of the product rate, {len(of[0]['scores']) / medians[name]:,.0f} messages/s"
-        elif "batch_size" in of[0]:
-            result = f"batch size {of[0]['batch_size']}"
-        ratio = medians[peer] / medians[name]
-        lines.append(f"| {name} | {medians[name]:.2f} | {ratio:.1f}x | {memory:,.0f} MB | {result} |")
-    return lines
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Kills small runs at random moments with signal 9, resumes them, and compares what they leave with an unbroken run.
+"""Kill small runs at random moments with signal 9, resume them, and compare the results with an uninterrupted run.
 
     python scripts/kill_runs.py --kills 60
 
-Runs of one process and of two, with and without dropout, gradient accumulation, frozen blocks and BPE dropout, take
-turns. One moment in five is drawn from the time before the first checkpoint, the others from that after it: steps,
-evaluations, the writing of checkpoints and of the end.
-Weights, tokenizer, history and metrics are compared byte by byte, but for the seconds that the training took.
+Runs with one process and with two take turns, with and without dropout, gradient accumulation, frozen blocks and BPE
+dropout. One kill in five falls before the first checkpoint; the others fall anywhere after it, also while losses are
+evaluated, or checkpoints and results are written. Weights, tokenizer, history and metrics are compared byte by byte,
+except for the seconds of training.
 """
 
 import json
@@ -39,9 +39,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 @click.option("--kills", default=60, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 def main(kills: int, seed: int) -> None:
-    """Ends with an error where a resumed run has left anything else."""
+    """Fail if the results of a resumed run differ."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "1"}
-    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # who is killed leaves locks
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # the killed leave locks
     CONTEXT.set_forkserver_preload(["hf_spam.training.finetune"])
     moments = random.Random(seed)
     turns = [(name, processes) for processes in (1, 2) for name in RUNS]
@@ -50,24 +50,24 @@ def main(kills: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder, "base")
         wait(start(make_base, base))
-        whole: dict[tuple[str, int], tuple[dict, float, float]] = {}
+        uninterrupted: dict[tuple[str, int], tuple[dict, float, float]] = {}
         for i in range(kills):
             name, processes = turn = turns[i % len(turns)]
-            if turn not in whole:
+            if turn not in uninterrupted:
                 out, begin = Path(folder, f"{name}, {processes}"), time.monotonic()
                 running = train(out, processes, {**RUNS[name], "base": str(base), "save_steps": 2})
                 wait_for_checkpoint(out, running)
                 first = time.monotonic()
                 wait(*running)
-                whole[turn] = left_by(out), first - begin, time.monotonic() - first
-            expected, *seconds = whole[turn]
+                uninterrupted[turn] = results_of(out), first - begin, time.monotonic() - first
+            expected, *seconds = uninterrupted[turn]
             out = Path(folder, f"{i}")
             settings = {**RUNS[name], "base": str(base), "save_steps": moments.choice([1, 2, 5]), "save_total_limit": 2}
             when = kill(out, processes, settings, *seconds, moments)
             steps = sorted(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
             wait(*train(out, processes, settings))
             rest = [path.name for path in out.iterdir() if path.name.startswith(".")]
-            same = left_by(out) == expected and not rest
+            same = results_of(out) == expected and not rest
             different += not same
             started_anew += not steps
             place = f"{name}, {processes} {'process' if processes == 1 else 'processes'}"
@@ -80,7 +80,7 @@ def main(kills: int, seed: int) -> None:
 def kill(
     out: Path, processes: int, settings: dict[str, Any], before: float, after: float, moments: random.Random
 ) -> str:
-    """Starts a run and kills its processes, one shortly after the other; once more where it had ended before."""
+    """Start a run and kill its processes shortly after each other; try again if it had already ended."""
     while True:
         running, early = train(out, processes, settings), moments.random() < 0.2
         if not early:
@@ -99,13 +99,13 @@ def kill(
 
 
 def wait_for_checkpoint(out: Path, running: list[BaseProcess]) -> None:
-    """Waits until the first checkpoint of a run is being written."""
+    """Wait until the first checkpoint of a run is being written."""
     while running[0].is_alive() and not (list(out.glob("checkpoint-*")) or list(out.glob(".writing-*"))):
         time.sleep(0.01)
 
 
 def train(out: Path, processes: int, settings: dict[str, Any]) -> list[BaseProcess]:
-    """Starts or resumes a run."""
+    """Start or resume a run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -117,14 +117,14 @@ def train(out: Path, processes: int, settings: dict[str, Any]) -> list[BaseProce
 
 
 def start(function: Any, *arguments: Any) -> BaseProcess:
-    """Starts a process that has imported everything already."""
+    """Start a process that has already imported everything."""
     process = CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
 
 
 def wait(*processes: BaseProcess) -> None:
-    """Waits for the end of processes."""
+    """Wait until processes end."""
     for process in processes:
         process.join()
         if process.exitcode:
@@ -132,7 +132,7 @@ def wait(*processes: BaseProcess) -> None:
 
 
 def finetune_on(rank: int, processes: int, port: int, settings: dict[str, Any]) -> None:
-    """One process of a run."""
+    """Run one process of a training."""
     import torch
     import transformers
 
@@ -148,7 +148,7 @@ def finetune_on(rank: int, processes: int, port: int, settings: dict[str, Any]) 
 
 
 def messages() -> Any:
-    """A few messages, which train in a second."""
+    """Return a few messages, to train on in a second."""
     from datasets import DatasetDict
 
     from hf_spam import load_sms_spam
@@ -158,7 +158,7 @@ def messages() -> Any:
 
 
 def make_base(folder: Path) -> None:
-    """A model for the recipe `book`, with blocks to freeze."""
+    """Save a model for the recipe `book`, with blocks to freeze."""
     import torch
 
     from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification
@@ -172,8 +172,8 @@ def make_base(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def left_by(out: Path) -> dict[str, Any]:
-    """What a run has left, but for the time that it took."""
+def results_of(out: Path) -> dict[str, Any]:
+    """Return all that a run has written, except for the time it took."""
     files = {name: (out / name).read_bytes() for name in ("model.safetensors", "tokenizer.json", "metrics.json")}
     return {**files, "history": {**json.loads((out / "history.json").read_text()), "seconds": 0}}
 

@@ -15,9 +15,9 @@ from datasets import DatasetDict
 from hf_spam import entry, load_sms_spam
 from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.baseline import BASELINE
-from hf_spam.experiments.crossval import cross_validate, describe, format_metric, measure_runs, summary
+from hf_spam.experiments.crossval import cross_validate, describe, measure_runs, summary
 from hf_spam.options import CONTEXT, given_settings, options_of
-from hf_spam.terminal import make_table, show
+from hf_spam.terminal import format_metric, make_table, show
 from hf_spam.training.recipes import Recipe, get_recipe
 
 LOW_RATE_RECALL = "recall_at_fpr_0.001"  # one fold has too few ham messages to resolve it: pooled too

@@ -77,19 +77,19 @@ MISTAKES = {
     "crossval --repeats 0": ["repeats must be at least 1, got 0"],
     # Settings
     "train --recipe nonesuch": ["'--recipe'", "'nonesuch'", USAGE],
-    f"{TRAIN} --max-steps 1.5": ["'--max-steps'", "'1.5' is not INT|none", "hf-spam train --help", USAGE],
+    f"{TRAIN} --max-steps 1.5": ["'--max-steps'", "expected INTEGER or none, got '1.5'", "hf-spam train --help", USAGE],
     f"{TRAIN} --learning-rat 1": ["'--learning-rat'", "Did you mean '--learning-rate'?", USAGE],
     f"{TRAIN} now": ["(now)", USAGE],
     "evaluate": ["Missing option '--data'", USAGE],
     "nonesuch": ["'nonesuch'", USAGE],
-    f"{TRAIN} --dropout 1.5": ["dropout", "[0, 1)", "1.5"],
+    f"{TRAIN} --dropout 1.5": ["dropout", "1.5"],
     f"{TRAIN} --seed 4294967296": ["seed", "4294967296"],
     f"{TRAIN} --learning-rate 1e999": ["learning_rate", "inf"],
     f"{TRAIN} --weight-decay nan": ["weight_decay", "nan"],
     f"{TRAIN} --n-embd 18": ["n_embd (18)", "n_head (4)"],
-    f"{TRAIN} --n-embd 1000000000": ["n_embd", "at most 100000"],
-    f"{TRAIN} --vocab-size 1000000000000": ["vocab_size", "at most 1000000"],
-    f"{TRAIN} --vocab-size 10": ["vocab_size", "at least 257"],
+    f"{TRAIN} --n-embd 1000000000": ["n_embd", "1000000000"],
+    f"{TRAIN} --vocab-size 1000000000000": ["vocab_size", "1000000000000"],
+    f"{TRAIN} --vocab-size 10": ["vocab_size", "257", "got 10"],
     f"{TRAIN} --padded-length 500": ["padded_length (500)", "(128)"],
     f"{TRAIN} --save-steps 0": ["save_steps must be at least 1, got 0"],
     f"{TRAIN} --report-to paper": ["'paper'", "not installed"],
@@ -103,7 +103,7 @@ MISTAKES = {
     "classify hi --model ./gone": ["No model in './gone'", "no such folder"],
     "classify hi --model text.txt": ["No model in 'text.txt'", "file"],
     "classify hi --model no/where": ["'no/where'"],
-    "import-weights folder out": ["folder/config.json"],
+    "import-weights folder out": ["No model in 'folder'"],
     "import-weights gone.pth out": ["gone.pth"],
     "push folder me/spam": ["folder", "config.json or model.safetensors is missing"],
     "push model": ["owner/name", "--resume"],
@@ -119,7 +119,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("command", MISTAKES, ids=ascii)
+@pytest.mark.parametrize("command", MISTAKES, ids=lambda command: ascii(command.replace(SMALL, "...")))
 def test_a_mistake_is_one_clear_line(command, prepared, monkeypatch):
     *words, code = [*MISTAKES[command], 1] if MISTAKES[command][-1] != USAGE else MISTAKES[command]
     monkeypatch.chdir(prepared)

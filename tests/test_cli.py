@@ -50,7 +50,7 @@ def calls(monkeypatch):
         found.append((recipe, settings))
         return run
 
-    monkeypatch.setattr("hf_spam.training.loop.finetune", finetune)
+    monkeypatch.setattr("hf_spam.training.finetune.finetune", finetune)
     return found
 
 

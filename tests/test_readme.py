@@ -1,6 +1,7 @@
-"""What the README shows runs, and prints what the README says it prints."""
+"""What README and guides show runs: their Python, their commands and flags, and their links."""
 
 import contextlib
+import functools
 import io
 import re
 import shlex
@@ -9,47 +10,94 @@ from pathlib import Path
 import click
 import pytest
 
+import hf_spam
 from hf_spam.cli import cli
 from hf_spam.conversion.loading import BUNDLED
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "README.ja.md", "model_card.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+BLOCKS = [(page, *block) for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", TEXTS[page], re.DOTALL)]
+OTHERS = {"--nproc_per_node", "--local-dir"}  # flags of other commands
 
 
 def run(code: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        # A model that this reader has trained: here the bundled one stands in for it.
-        exec(code.replace("runs/quickstart", str(BUNDLED)), {})
+        # The model that a reader of the page has trained; here it is the bundled one.
+        exec(code.replace('"runs/quickstart"', repr(str(BUNDLED))), {})
     return printed.getvalue()
 
 
-def test_first_example_prints_what_stands_below_it():
-    at = next(i for i, (language, _) in enumerate(BLOCKS) if language == "python")
-    assert BLOCKS[at + 1][0] == "" and run(BLOCKS[at][1]) == BLOCKS[at + 1][1]
+@pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
+def test_first_example_prints_what_stands_below_it(page):
+    (_, language, code), (_, _, output), *_ = (block for block in BLOCKS if block[0] == page and block[1] != "bash")
+    assert language == "python" and run(code) == output
 
 
-@pytest.mark.parametrize("code", [code for language, code in BLOCKS if language == "python"][1:])
-def test_other_examples_run(code):
+@pytest.mark.parametrize("code", sorted({code for _, language, code in BLOCKS if language == "python"}))
+def test_python_runs(code, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    short = {"n_embd": 16, "vocab_size": 300, "max_steps": 4, "eval_freq": 9}
+    monkeypatch.setitem(vars(hf_spam), "finetune", functools.partial(hf_spam.finetune, **short))
     assert run(code)
 
 
+def parse(command: str) -> None:
+    """Parse a command with the real command line, up to the point where it would begin to work."""
+    arguments = shlex.split(command)
+    context = cli.make_context("hf-spam", [*arguments])
+    with context:
+        group = cli
+        while isinstance(group, click.Group) and arguments:
+            name, group, arguments = group.resolve_command(context, arguments)
+            context = group.make_context(name, [*arguments], parent=context)
+
+
+COMMAND = re.compile(r"(?:hf-spam|python -m hf_spam|torchrun .* -m hf_spam) ([^#|>]*)")
+IN_BLOCKS = [
+    (page, command.strip())
+    for page, language, code in BLOCKS
+    if language == "bash"
+    for line in code.replace("\\\n", " ").splitlines()
+    for command in COMMAND.findall(line)
+]
+IN_TEXT = [(page, command) for page in PAGES for command in re.findall(r"`hf-spam ([^`]+)`", TEXTS[page])]
+
+
 def test_commands_exist_with_their_flags():
-    """Every `hf-spam` line is parsed by the real command line, up to the point where it would begin to work."""
-    lines = [line.split(" #")[0] for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("hf-spam ")]
-    assert len(commands) >= 6
-    for _, name, *arguments in commands:
-        command = cli.commands[name]
-        with contextlib.suppress(click.exceptions.Exit):
-            command.make_context(name, list(arguments))
+    assert {page for page, _ in IN_BLOCKS} >= {"README.md", "README.ja.md", "docs/training.md"}
+    for page, command in [*IN_BLOCKS, *IN_TEXT]:
+        try:
+            parse(command)
+        except click.exceptions.Exit:  # --help
+            pass
+        except click.MissingParameter as error:
+            assert (page, command) in IN_TEXT, f"{page}: hf-spam {command}: {error.format_message()}"
+        except click.UsageError as error:
+            pytest.fail(f"{page}: hf-spam {command}: {error.format_message()}")
 
 
-def test_scripts_exist():
-    names = set(re.findall(r"scripts/\w+\.(?:sh|py)", README))
-    assert {"scripts/quickstart.sh", "scripts/test.sh"} <= names
-    assert all((Path(__file__).parents[1] / name).is_file() for name in names)
+def test_flags_in_the_text_exist():
+    known, commands = set(OTHERS), [cli]
+    for command in commands:
+        known |= {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)}
+        commands += getattr(command, "commands", {}).values()
+    for page, text in TEXTS.items():
+        found = {flag for span in re.findall("`([^`\n]+)`", text) for flag in re.findall(r"--[a-z][\w-]+", span)}
+        missing = {flag for flag in found if flag not in OTHERS and flag.replace("_", "-") not in known}
+        assert missing <= {"--help"}, f"{page}: {missing}"
 
 
-def test_length():
-    assert len(README.splitlines()) < 200
+def test_links_and_scripts_exist():
+    for page, text in TEXTS.items():
+        for target in re.findall(r"\]\((?!https?:)([^)]*)\)", text):
+            name, _, anchor = target.partition("#")
+            path = (ROOT / page).parent / name if name else ROOT / page
+            assert path.exists(), f"{page}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+                assert anchor in anchors, f"{page}: {target}"
+        for name in re.findall(r"scripts/\w+\.(?:sh|py)", text):
+            assert (ROOT / name).is_file(), f"{page}: {name}"

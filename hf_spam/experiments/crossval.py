@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.sources import read_messages
 from ..data.splits import grouped_folds
@@ -74,7 +75,10 @@ def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> Dataset
     """Return the splits of a fold; a tenth of its training messages becomes the validation split if one is needed."""
     if not needs_calibration(recipe):
         return DatasetDict(train=train, test=test)
-    train, validation = next(grouped_folds(train, 10, seed=seed, needed_by="a tenth to calibrate on needs 10"))
+    try:
+        train, validation = next(grouped_folds(train, 10, seed=seed))
+    except DataError as error:
+        raise DataError(f"Calibration needs a tenth of the training messages: {error}") from None
     return DatasetDict(train=train, validation=validation, test=test)
 
 
@@ -144,18 +148,3 @@ def describe(run: Run) -> str:
     """Return a line with the F1 of a run and of its baseline."""
     baseline = f", baseline {run['baseline']['f1']:.4f}" if run["baseline"] else ""
     return f"F1 {run['model']['f1']:.4f}{baseline}"
-
-
-def format_metric(summary: dict[str, Any], metric: str, kind: str, column: str = "mean") -> str:
-    """Return a metric of a `summary` as a table shows it: the mean with its spread, or the pooled value.
-
-    Args:
-        summary: As `summary` returns it.
-        metric: Name of the metric.
-        kind: "model" or "baseline".
-        column: "mean" or "pooled".
-    """
-    value, spread = ((summary[key][kind] or {}).get(metric) for key in (column, "spread"))
-    if value is None:
-        return "-"
-    return f"{value:.4f} ± {spread:.4f}" if column == "mean" and spread is not None else f"{value:.4f}"

@@ -16,7 +16,8 @@ from hf_spam.data.splits import grouped_folds
 from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.metrics import SpamMetrics
 from hf_spam.experiments import crossval
-from hf_spam.experiments.crossval import cross_validate, format_metric, summary
+from hf_spam.experiments.crossval import cross_validate, summary
+from hf_spam.terminal import format_metric
 
 SMALL = {"data": "sample", "max_steps": 20, "n_embd": 16, "vocab_size": 300}
 FLAGS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
@@ -107,5 +108,5 @@ def test_too_few_messages(tmp_path):
         cross_validate("pocket", folds=600, **SMALL)
     rows = "".join(f"{label},{label} {letter}\n" for label in ("ham", "spam") for letter in "abcdefghijkl")
     (tmp_path / "few.csv").write_text("label,text\n" + rows)
-    with pytest.raises(ValueError, match="a tenth to calibrate on needs 10 different messages"):
+    with pytest.raises(ValueError, match="Calibration needs a tenth of the training messages"):
         cross_validate("pocket", **SMALL | {"data": tmp_path / "few.csv", "target_fpr": 0.1})
