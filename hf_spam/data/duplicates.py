@@ -22,7 +22,7 @@ def find_duplicates(texts: Sequence[str], others: Sequence[str]) -> tuple[np.nda
     )
 
 
-find_duplicates = find_duplicates  # its name until every caller has moved
+standing_in = find_duplicates  # its name until every caller has moved
 
 
 def duplicate_groups(texts: Sequence[str]) -> np.ndarray:
