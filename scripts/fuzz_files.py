@@ -1,14 +1,11 @@
-"""Damages model folders and data files at random and gives them to the command line: what comes must be clear.
+"""Damage model folders and data files at random, give them to the command line, and check that errors are clear.
 
     python scripts/fuzz_files.py --cases 500
 
-So many model folders (weights, configuration or tokenizer changed: bits, bytes, lengths, or values of their JSON) go
-through `classify`, and so many data files through `evaluate`. A case fails where there is a traceback, a crash, more
-than 3 GiB or a minute taken, an error that is not one line of at most 1,000 characters, an answer that is none, other
-answers from damaged weights, or messages other than those that a plain reader finds in the file.
-
-What is refused, what changes no answer, and what is a whole model of other answers, is counted. The last is a
-configuration or a tokenizer that somebody may have meant so: weights alone carry a checksum.
+Half of the cases are model folders (weights, configuration or tokenizer changed) for `classify`, half are data files
+for `evaluate`. A case fails on a traceback, a crash, more than 3 GiB or a minute, an error of more than one line or
+1,000 characters, an invalid answer, or messages other than those that a plain reader finds in the file. (A damaged
+model may still be a valid one, which gives other answers.)
 """
 
 import contextlib
@@ -42,11 +39,11 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 @click.command()
-@click.option("--cases", default=500, show_default=True, help="Of each of the two kinds.")
+@click.option("--cases", default=500, show_default=True, help="Cases of each of the two kinds.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--only", type=int, help="A single case, by its number.")
+@click.option("--only", type=int, help="Run this case alone.")
 def main(cases: int, seed: int, only: int | None) -> None:
-    """Ends with an error where a case fails; --only looks at that one again."""
+    """Print what became of the cases; exit with an error if one failed."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     CONTEXT.set_forkserver_preload(["hf_spam.inference.classifier", "hf_spam.data.sources"])
@@ -71,14 +68,14 @@ def main(cases: int, seed: int, only: int | None) -> None:
 
 
 class Worker:
-    """A process that goes through cases, started anew where one kills it."""
+    """A process that runs cases, and is restarted if a case kills it."""
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.seed = folder, seed
         self.process: Any = None
 
     def run(self, number: int) -> tuple[str, str]:
-        """What becomes of a case, and what it was."""
+        """Run a case; return the outcome and what the case was."""
         if self.process is None:
             self.connection, end = CONTEXT.Pipe()
             self.process = CONTEXT.Process(target=work, args=(end, self.folder, self.seed))
@@ -96,14 +93,14 @@ class Worker:
         return outcome, "crash or hang"
 
     def stop(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self.process.kill()
         self.process.join()
         self.process = None
 
 
 def work(connection: Connection, folder: Path, seed: int) -> None:
-    """The process of a worker."""
+    """Run the cases whose numbers arrive."""
     import torch
 
     torch.set_num_threads(1)
@@ -127,25 +124,23 @@ def work(connection: Connection, folder: Path, seed: int) -> None:
             name = rng.choice(MODEL_FILES)
             shutil.copytree(originals / "model", case)
             detail = f"{name}: {damage(case / name, rng)}"
-            outcome = model_case(case, answers, is_weights=name.endswith(".safetensors"))
+            outcome = model_case(case, answers)
         connection.send((outcome, detail))
 
 
-def model_case(folder: Path, answers: str, is_weights: bool) -> str:
-    """What `classify` makes of a model."""
+def model_case(folder: Path, answers: str) -> str:
+    """Return what `classify` makes of a model."""
     code, out, err = run("classify", "--json", "--model", str(folder), *MESSAGES)
     if code:
         return refusal(code, out, err)
     found = [json.loads(line) for line in out.splitlines()]
     if [answer["text"] for answer in found] != MESSAGES or not all(0 < answer["score"] <= 1 for answer in found):
         return f"no answer: {out}"
-    if out == answers:
-        return "same"
-    return "other answers from damaged weights" if is_weights else "another"
+    return "same" if out == answers else "another"
 
 
 def data_case(path: Path, model: Path) -> str:
-    """What `evaluate` makes of a file."""
+    """Return what `evaluate` makes of a file."""
     code, out, err = run("evaluate", str(model), "--json", "--data", str(path), "--protocol", "full")
     if code:
         return refusal(code, out, err)
@@ -161,7 +156,7 @@ def data_case(path: Path, model: Path) -> str:
 
 
 def refusal(code: int, out: str, err: str) -> str:
-    """Whether an error is as it should be."""
+    """Return "refused" if an error is one clear line, or else what is wrong with it."""
     lines = [line for line in err.splitlines() if line.strip()]
     if code == 1 and not out and len(lines) == 1 and lines[0].startswith("hf-spam: ") and len(err) <= LONGEST_LINE:
         return "refused"
@@ -169,7 +164,7 @@ def refusal(code: int, out: str, err: str) -> str:
 
 
 def run(*arguments: str) -> tuple[int | str, str, str]:
-    """Exit code, standard output and standard error of `hf-spam`, in this process."""
+    """Run `hf-spam` in this process; return exit code, standard output and standard error."""
     from hf_spam.cli import main
 
     sys.argv = ["hf-spam", *arguments]
@@ -186,14 +181,14 @@ def run(*arguments: str) -> tuple[int | str, str, str]:
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Changes a file; says how."""
+    """Damage a file; return how."""
     data = path.read_bytes()
     if path.suffix == ".json" and rng.random() < 0.6:
         values = json.loads(data)
         how = change_json(values, rng)
         path.write_text(json.dumps(values))
         return how
-    # Most of a file of weights is numbers: its head is what can be read in a wrong way.
+    # Most of a weights file is numbers; what can be misread is its header.
     end = len(data)
     if path.suffix == ".safetensors" and rng.random() < 0.8:
         end = 8 + struct.unpack("<Q", data[:8])[0]
@@ -223,7 +218,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 
 def change_json(values: Any, rng: random.Random) -> str:
-    """Changes a value, or the name of one, somewhere in a document."""
+    """Change a value or a key somewhere in a document; return how."""
     path = []
     while True:
         keys = list(values) if isinstance(values, dict) else range(len(values))
@@ -244,7 +239,7 @@ def change_json(values: Any, rng: random.Random) -> str:
 
 
 def plain_messages(path: Path) -> list[tuple[str, int]]:
-    """The messages of a file, as one reads it who trusts it."""
+    """Return the messages of a file, read in the simplest way."""
     import pyarrow.parquet as pq
 
     data = path.read_bytes()
@@ -260,18 +255,18 @@ def plain_messages(path: Path) -> list[tuple[str, int]]:
         if path.suffix == ".csv":
             rows = list(csv.DictReader(io.StringIO(text, newline="")))
         else:
-            lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            lines = [line.rstrip("\r") for line in text.split("\n")]
             rows = [dict(zip(("label", "text"), line.split("\t"), strict=True)) for line in lines]
     spelled = [{key.strip().lower(): value for key, value in row.items()} for row in rows]
     return [(row["text"], int(str(row["label"]).strip().lower() in ("spam", "1", "true"))) for row in spelled]
 
 
 def write_originals(folder: Path) -> None:
-    """A model, and the same few messages in every format."""
+    """Write a model, and the same few messages in every format."""
     from hf_spam import load_sms_spam
-    from hf_spam.inference.classifier import POCKET
+    from hf_spam.conversion.loading import BUNDLED
 
-    shutil.copytree(POCKET, folder / "model")
+    shutil.copytree(BUNDLED, folder / "model")
     data = folder / "data"
     data.mkdir()
     rows = load_sms_spam("sample", protocol="book")["train"].select(range(60)).to_pandas()

@@ -1,11 +1,11 @@
-"""Scores files for minutes on end while processes are killed and inputs are cut off, and compares every byte.
+"""Score files for minutes while processes are killed and inputs are cut off, and compare every byte of the output.
 
     OMP_NUM_THREADS=1 python scripts/soak_scoring.py --minutes 10
 
-Each round scores one file, in one of three formats, by the command line on one to three processes. Each attempt of the
-round meets a fault or none, at a random moment: the command is killed, one of its workers is, or the input loses its
-end while it is read, and gets it back. The command is given again until it succeeds. After each attempt the output must
-either not be there or be, byte for byte, that of a run that nothing has disturbed; in the end nothing else may be left.
+Each round scores a file in one of three formats on one to three processes, and repeats the command until it succeeds.
+During each attempt, at a random moment, nothing happens, the command or a worker is killed, or the input is cut off
+and restored afterwards. After each attempt the output must either not exist or equal that of an undisturbed run. In the
+end no other file may be left.
 """
 
 import csv
@@ -29,7 +29,7 @@ WINDOW = 16
 
 
 def write_inputs(folder: Path, rows: int) -> list[Path]:
-    """The same rows as CSV, JSON lines and Parquet; each knows its number, and texts are awkward."""
+    """Write the same numbered rows with awkward texts as CSV, JSON lines and Parquet."""
     odd = ["", "007", "NA", 'a "quote", a comma', "two\nlines", "cr\r", "\x00", "🙂 スパム"]
     records = [{"id": f"{i:06d}", "text": f"{'WIN a FREE prize ' * (i % 9)}{odd[i % 8]}"} for i in range(rows)]
     with (folder / "in.csv").open("w", newline="", encoding="utf-8") as file:
@@ -60,12 +60,12 @@ def disturb(run: psutil.Popen, fault: str, source: Path) -> None:
         if workers:
             random.choice(workers).kill()
     elif fault == "input cut":
-        # In the middle of a cell, or it would be a whole file, only a shorter one.
+        # In the middle of a cell; otherwise it would be a valid, shorter file.
         os.truncate(source, source.read_bytes().rfind(b'"0', 0, source.stat().st_size // random.randint(1, 9)) + 2)
 
 
 def attempt(source: Path, whole: bytes, output: Path, processes: int, windows: int) -> tuple[str, int, str]:
-    """Runs the command once; the fault that it met, its exit code and what it said."""
+    """Run the command once; return the fault, the exit code and standard error."""
     fault = random.choice(FAULTS)
     with start(source, output, processes) as run:
         wait_for_pieces(run, output, random.randint(0, windows))
@@ -82,11 +82,11 @@ def attempt(source: Path, whole: bytes, output: Path, processes: int, windows: i
 
 
 @click.command()
-@click.option("--minutes", default=10.0, show_default=True, help="How long.")
+@click.option("--minutes", default=10.0, show_default=True, help="Minutes to run.")
 @click.option("--rows", default=1000, show_default=True, help="Rows of each input.")
-@click.option("--seed", default=0, show_default=True, help="Of the faults and their moments.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the faults and their moments.")
 def main(minutes: float, rows: int, seed: int) -> None:
-    """Prints how many rounds, attempts and faults there were; fails at the first byte that is wrong."""
+    """Print the number of rounds, attempts and faults; fail at the first wrong byte."""
     random.seed(seed)
     faults: Counter[str] = Counter()
     rounds, end = 0, time.monotonic() + 60 * minutes
@@ -111,7 +111,7 @@ def main(minutes: float, rows: int, seed: int) -> None:
                     raise click.ClickException(f"Round {rounds}, {source.name}, {fault}: the output is wrong.")
                 if code == 0 and not output.exists():
                     raise click.ClickException(f"Round {rounds}, {source.name}, {fault}: success without an output.")
-                if code not in (0, -9) and (said.count("\n") > 1 + ("Going on" in said) or "hf-spam: " not in said):
+                if code not in (0, -9) and (said.count("\n") > 1 + ("Resuming" in said) or "hf-spam: " not in said):
                     raise click.ClickException(f"Round {rounds}, {source.name}, {fault}: not one line: {said}")
                 if code == 1 and fault == "none":
                     raise click.ClickException(f"Round {rounds}, {source.name}: failed without a fault: {said}")

@@ -142,18 +142,28 @@ class DataFile:
         with self.open() as file:
             return file.read(HEAD_BYTES)
 
-    def lines(self, encoding: str, line_end: str = "\n") -> Iterator[str]:
+    @contextmanager
+    def text(self, encoding: str, line_end: str = "\n") -> Iterator[io.TextIOWrapper]:
+        """Open the file as text, whose lines keep their ends."""
+        with self.open() as file:
+            yield io.TextIOWrapper(file, encoding, newline=line_end)
+
+    def lines(self, encoding: str) -> Iterator[str]:
         """Yield the lines with their ends, or raise a `DataError` that names the line with a wrong byte."""
         number = 1
-        with self.open() as file:
+        with self.text(encoding) as file:
             try:
-                for line in io.TextIOWrapper(file, encoding, newline=line_end):
+                for line in file:
                     yield line
                     number += 1
-            except UnicodeDecodeError as error:  # of a block that starts in this line
-                number += error.object.count(b"\n", 0, error.start)
-                byte = f"byte {error.object[error.start]:#04x}"
-                raise DataError(f"{self.name}, line {number}: not UTF-8 ({byte}); save the file as UTF-8") from None
+            except UnicodeDecodeError as error:
+                raise self.wrong_byte(error, number) from None
+
+    def wrong_byte(self, error: UnicodeDecodeError, line: int) -> DataError:
+        """Return the error for a block that cannot be decoded, and starts in this line."""
+        line += error.object.count(b"\n", 0, error.start)
+        byte = f"byte {error.object[error.start]:#04x}"
+        return DataError(f"{self.name}, line {line}: not UTF-8 ({byte}); save the file as UTF-8")
 
     def check_unchanged(self) -> None:
         """Raise a `DataError` if the file is not the one that was found."""

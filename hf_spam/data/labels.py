@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ..text import printable, short
 from .formats import LABELS, DataError
+from .readers import Reader
 
 LABEL_NAMES = ["not spam", "spam"]
 FEW_MESSAGES = 5  # a class with fewer training messages than this may be a misspelt label
@@ -32,9 +33,7 @@ def choose_classes(
     source: str,
     labels: Mapping[str, tuple[str, Any]],
     total: int,
-    *,
-    label_column: str | None,
-    declared: list[str] | None,
+    reader: Reader,
     classes: Sequence[str] | None,
 ) -> list[str]:
     """Return the class names that the labels of a source stand for, in the order of their indices.
@@ -46,23 +45,21 @@ def choose_classes(
         source: Name of the source.
         labels: Each label, with the place where it occurs first and its value there.
         total: The number of messages.
-        label_column: The column that the user named, if any.
-        declared: The names of the column's ClassLabel, if it is one.
-        classes: The classes of a model, which must have all labels; `None` for any classes.
+        reader: The reader of the (first) split, which knows the label column.
+        classes: The classes of a model, which must include all labels; `None` for any classes.
 
     Raises:
-        DataError: A label is missing, unknown, or not a label at all.
+        DataError: A label is unknown, or the column does not hold labels.
     """
+    declared, named = reader.class_names, reader.columns.label
     if classes is not None and labels.keys() <= set(classes):
         return list(classes)
     if all(label.lower() in LABELS for label in (*labels, *(declared or ()))):
         return LABEL_NAMES
-    own = classes is None and (declared is not None or label_column is not None)
+    own = classes is None and (declared is not None or named is not None)
     if own and len(labels) > min(MAX_CLASSES, max(20, total // 2)):
-        raise DataError(
-            f"{source}: {len(labels):,} different labels in {total:,} messages, so {label_column or 'this'} does not "
-            "look like a column of labels; name another with --label-column"
-        )
+        found = f"{len(labels):,} different labels in {total:,} messages"
+        raise DataError(f"{source}: {found}, so {named or 'this'} is no column of labels; see --label-column")
     if own and declared is None:
         for where, value in labels.values():
             if not isinstance(value, str | int | float):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -58,11 +58,10 @@ class Reader:
 
     def windows(self, size: int) -> Iterator[Window]:
         """Yield all rows, `size` at a time."""
-        rows = self.numbered_rows()
-        batch = list(islice(rows, size))
-        yield Window([row for _, row in batch], [number for number, _ in batch])
-        while len(batch) == size and (batch := list(islice(rows, size))):
+        rows, first = self.numbered_rows(), True
+        while (batch := list(islice(rows, size))) or first:
             yield Window([row for _, row in batch], [number for number, _ in batch])
+            first = False
 
     def numbered_rows(self) -> Iterator[tuple[int, Any]]:
         """Yield the rows of a text file, each with the number of its first line."""
@@ -103,22 +102,21 @@ class DelimitedReader(Reader):
         self.file, self.dialect = file, find_dialect(file, columns, book_quotes)
         self.header = ["label", "text"]
         if self.dialect.header:
-            _, self.header = next(self._records(), (1, []))
+            self.header = next(iter(next(self._unchecked_windows(1, skip=0)).rows), [])
             if not self.header:
-                raise DataError(f"{self.name}: the file is empty")
+                raise DataError(f"{self.name}: the file is empty, or its first line is")
         self.text_at, self.label_at = columns.find(f"{self.name}, line 1 (the header)", self.header)
         # Kaggle's copy cut some texts at commas: they run on into columns that have no name, or pandas' "Unnamed: 2".
         self.runs_on = all(re.fullmatch(r"\s*(Unnamed: \d+)?", column) for column in self.header[self.text_at + 1 :])
 
-    def numbered_rows(self) -> Iterator[tuple[int, list[str]]]:
-        expected, delimiter = len(self.header), self.dialect.delimiter
-        for line, cells in islice(self._records(), int(self.dialect.header), None):
-            if len(cells) != expected:
-                found = f"expected {expected} fields, found {len(cells)}: {short(delimiter.join(cells))}"
-                if len(cells) > expected and self.dialect.quoting != csv.QUOTE_NONE and self.dialect.strict:
-                    found += f"; put a text that contains {delimiter!r} in double quotes"
-                raise DataError(f"{self.name}, line {line}: {found}")
-            yield line, cells
+    def windows(self, size: int) -> Iterator[Window]:
+        first, blank = True, None
+        for window in self._unchecked_windows(size, skip=int(self.dialect.header)):
+            if blank is not None or {len(row) for row in window.rows} - {len(self.header)}:
+                window, blank = self._checked(window, blank)
+            if len(window) or first:
+                yield window
+            first = False
 
     def cells(self, window: Window) -> tuple[list[str], list[str]]:
         labels = [] if self.label_at is None else [row[self.label_at] for row in window.rows]
@@ -135,30 +133,54 @@ class DelimitedReader(Reader):
             pieces.pop()
         return self.dialect.delimiter.join(pieces)
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield all records with the line where each starts, the header included."""
-        return _without_last_blanks(self.name, self._all_records())
+    def _checked(self, window: Window, blank: int | None) -> tuple[Window, int | None]:
+        """Check the number of fields, and drop empty lines at the end of the file, the first of which is `blank`."""
+        rows, expected, delimiter = [], len(self.header), self.dialect.delimiter
+        for line, cells in zip(window.numbers, window.rows, strict=True):
+            if not cells:
+                blank = blank or line
+            elif blank is not None:
+                raise DataError(f"{self.name}, line {blank}: the line is empty; remove it")
+            elif len(cells) != expected:
+                found = f"expected {expected} fields, found {len(cells)}: {short(delimiter.join(cells))}"
+                if len(cells) > expected and self.dialect.quoting != csv.QUOTE_NONE and self.dialect.strict:
+                    found += f"; put a text that contains {delimiter!r} in double quotes"
+                raise DataError(f"{self.name}, line {line}: {found}")
+            else:
+                rows.append(cells)
+        return Window(rows, window.numbers[: len(rows)]), blank
 
-    def _all_records(self) -> Iterator[tuple[int, list[str]]]:
+    def _unchecked_windows(self, size: int, skip: int) -> Iterator[Window]:
+        """Yield rows of any number of fields after the first `skip` ones; the last window has less than `size`."""
         csv.field_size_limit(MAX_CELL_CHARACTERS)
-        dialect, line, cells = self.dialect, 1, None
-        quoting = {"delimiter": dialect.delimiter, "quoting": dialect.quoting, "strict": dialect.strict}
-        reader = csv.reader(self._lines(), **quoting)
-        try:
-            for cells in reader:
-                yield line, cells
-                line = reader.line_num + 1
-        except csv.Error as error:
-            fault = f"broken quotes or a stray line break ({first_line(error).split(' - ')[0]})"
-            advice = "close every quote, and double the quotes within a quoted text"
-            raise DataError(f"{self.name}, line {line}: {fault}; {advice}") from None
-        if cells and not dialect.strict:
+        dialect, line, rows = self.dialect, 1, [[]]
+        options = {"delimiter": dialect.delimiter, "quoting": dialect.quoting, "strict": dialect.strict}
+        with self.file.text(dialect.encoding, dialect.line_end) as text:
+            # In the book's reading an empty line is put at the end: it is no row of its own if a quote is still open.
+            reader = csv.reader(text if dialect.strict else chain(text, ["\n"]), **options)
+            try:
+                for _ in islice(reader, skip):
+                    line = reader.line_num + 1
+                while rows:
+                    last, rows = rows[-1], []
+                    rows.extend(islice(reader, size))
+                    one_line_each = reader.line_num + 1 - line == len(rows)
+                    yield Window(rows, range(line, line + len(rows)) if one_line_each else self._numbers(rows, line))
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                line = self._numbers([*rows, []], line)[-1]  # of the row after those that were read
+                fault = f"broken quotes or a stray line break ({first_line(error).split(' - ')[0]})"
+                advice = "close every quote, and double the quotes within a quoted text"
+                raise DataError(f"{self.name}, line {line}: {fault}; {advice}") from None
+            except UnicodeDecodeError as error:
+                raise self.file.wrong_byte(error, reader.line_num + 1) from None
+        if last and not dialect.strict:
             raise DataError(f"{self.name}: a quote is never closed; under protocol 'full' quotes are part of the text")
 
-    def _lines(self) -> Iterator[str]:
-        yield from self.file.lines(self.dialect.encoding, self.dialect.line_end)
-        if not self.dialect.strict:
-            yield "\n"  # an empty record, unless a quote is still open
+    def _numbers(self, rows: list[list[str]], line: int) -> Sequence[int]:
+        """Return the line where each row starts, if the first starts in `line`."""
+        lines = (1 + sum(cell.count(self.dialect.line_end) for cell in row) for row in rows)
+        return list(accumulate(lines, initial=line))[:-1]
 
 
 class JsonReader(Reader):

@@ -8,7 +8,6 @@ Scratch)*; the "full" protocol keeps every message and puts duplicates on one si
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -68,8 +67,8 @@ def load_sms_spam(
     """
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise DataError(f"the seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
-    columns = Columns(text_column, label_column)
-    parts = _read(source, protocol, columns, classes, positive_label=positive_label)
+    readers = _open(source, protocol, Columns(text_column, label_column))
+    parts = _labelled(os.fspath(source), readers, classes, positive_label)
     if all(split in parts for split in SPLITS):
         if protocol == "full":
             return DatasetDict({split: parts[split] for split in SPLITS})
@@ -108,8 +107,8 @@ def read_messages(
     Raises:
         DataError: The source cannot be found, fetched or read.
     """
-    columns = Columns(text_column, label_column)
-    parts = _read(source, protocol, columns, classes, positive_label=positive_label, one_label=one_label)
+    readers = _open(source, protocol, Columns(text_column, label_column))
+    parts = _labelled(os.fspath(source), readers, classes, positive_label, one_label)
     return concatenate_datasets(list(parts.values()))
 
 
@@ -131,20 +130,11 @@ def read_sets(
     Raises:
         DataError: The source cannot be found, fetched or read.
     """
-    parts = _read(source, "full", Columns(text_column, label_column), classes, one_label=True)
+    readers = _open(source, "full", Columns(text_column, label_column))
+    parts = _labelled(os.fspath(source), readers, classes, one_label=True)
     if list(parts) == ["all"]:
         parts = {Path(source).name: parts["all"]}
     return DatasetDict({name: part for name, part in parts.items() if len(part)})
-
-
-@dataclass
-class Messages:
-    """Texts and labels as they are in a file, except that blanks around labels are removed."""
-
-    texts: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    first_seen: dict[str, tuple[str, Any]] = field(default_factory=dict)
-    """Place and value of the first occurrence of each label."""
 
 
 def check_splits(data: DatasetDict, positive_label: str | None = None) -> DatasetDict:
@@ -163,95 +153,78 @@ def check_splits(data: DatasetDict, positive_label: str | None = None) -> Datase
             raise DataError(f"{split}: its classes {short(reader.class_names)} differ from those of train, {known}")
         if not len(data[split]):
             raise DataError(f"{split}: there are no messages in it")
-    return DatasetDict(_labelled("the data", readers, Columns(), None, positive_label, one_label=False))
+    return DatasetDict(_labelled("the data", readers, positive_label=positive_label))
 
 
-def _read(
-    source: str | os.PathLike,
-    protocol: str,
-    columns: Columns,
-    classes: Sequence[str] | None,
-    *,
-    positive_label: str | None = None,
-    one_label: bool = False,
-) -> dict[str, Dataset]:
-    """Return the messages of a Hub dataset by split, and those of any other source as "all"."""
+def _open(source: str | os.PathLike, protocol: str, columns: Columns) -> dict[str, Reader]:
+    """Return a reader for each split of a Hub dataset, and one called "all" for any other source."""
     if protocol not in ("book", "full"):
         raise DataError(f"unknown protocol {short(protocol)}: use 'book' or 'full'")
     name = os.fspath(source)
     if not name:
         raise DataError("the name of the data is empty")
-    readers = _open(name, source, columns, book_quotes=protocol == "book")
-    return _labelled(name, readers, columns, classes, positive_label, one_label)
-
-
-def _labelled(
-    name: str,
-    readers: Mapping[str, Reader],
-    columns: Columns,
-    classes: Sequence[str] | None,
-    positive_label: str | None,
-    one_label: bool,
-) -> dict[str, Dataset]:
-    """Return what each reader reads, with labels as indices of the classes that they all share."""
-    parts = {split: _messages(reader) for split, reader in readers.items()}
-    total = sum(len(part.texts) for part in parts.values())
-    if not total:
-        raise DataError(f"{name}: there are no messages in it")
-    labels = {label: place for part in reversed(parts.values()) for label, place in part.first_seen.items()}
-    declared = next(iter(readers.values())).class_names
-    names = choose_classes(name, labels, total, label_column=columns.label, declared=declared, classes=classes)
-    names = order_classes(name, names, positive_label)
-    ids = {label: names.index(label) if label in names else LABELS[label.lower()] for label in labels}
-    if len(found := set(ids.values())) == 1 and not one_label:
-        raise DataError(f"{name}: every message is {names[found.pop()]!r}; at least two labels are needed")
-    labelled = "" if names == LABEL_NAMES else f", labelled {printable(', '.join(names))}"
-    if classes is None and positive_label is None and len(names) == 2 and "spam" not in map(str.lower, names):
-        labelled += f"; the positive label is {printable(names[1])} (--positive-label chooses)"
-    logger.info("%s: %d messages%s", name, total, labelled)
-    features = features_of(names)
-    return {
-        split: Dataset.from_dict({"text": part.texts, "label": [ids[label] for label in part.labels]}, features)
-        for split, part in parts.items()
-    }
-
-
-def _open(name: str, source: str | os.PathLike, columns: Columns, book_quotes: bool) -> dict[str, Reader]:
-    if source == "sample":
-        file = DataFile.find(Path(__file__).with_name("sample_messages.csv"), name=name)
-    elif source == "uci":
-        file = DataFile.find(uci_file(), name=name)
-    elif isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
+    if isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
         try:
             splits = load_dataset(name)
         except (OSError, ValueError, RuntimeError, DatasetsError, httpx2.HTTPError) as error:
             reason = f"no such file, and not loaded from the Hub ({first_line(error)})"
             raise DataError(f"{name}: {reason}; check the id, the network and your login, or use 'sample'") from error
         return {split: DatasetReader(f"{name}, {split}", data, columns) for split, data in splits.items()}
+    if source == "sample":
+        file = DataFile.find(Path(__file__).with_name("sample_messages.csv"), name=name)
+    elif source == "uci":
+        file = DataFile.find(uci_file(), name=name)
     elif os.path.lexists(name):
         file = DataFile.find(source)
     else:
         raise DataError(f"{name}: no such file, nor 'sample', 'uci' or a Hub dataset id 'owner/name'")
-    return {"all": open_file(file, columns, book_quotes)}
+    return {"all": open_file(file, columns, book_quotes=protocol == "book")}
 
 
-def _messages(reader: Reader) -> Messages:
-    messages = Messages()
+def _labelled(
+    name: str,
+    readers: Mapping[str, Reader],
+    classes: Sequence[str] | None = None,
+    positive_label: str | None = None,
+    one_label: bool = False,
+) -> dict[str, Dataset]:
+    """Return what each reader reads, with labels as indices of the classes that they all share."""
+    first_seen: dict[str, tuple[str, Any]] = {}
+    parts = {split: _messages(reader, first_seen) for split, reader in readers.items()}
+    total = sum(len(texts) for texts, _ in parts.values())
+    if not total:
+        raise DataError(f"{name}: there are no messages in it")
+    names = choose_classes(name, first_seen, total, next(iter(readers.values())), classes)
+    names = order_classes(name, names, positive_label)
+    ids = {label: names.index(label) if label in names else LABELS[label.lower()] for label in first_seen}
+    if len(found := set(ids.values())) == 1 and not one_label:
+        raise DataError(f"{name}: every message is {names[found.pop()]!r}; at least two labels are needed")
+    labelled = "" if names == LABEL_NAMES else f", labelled {printable(', '.join(names))}"
+    if classes is None and positive_label is None and len(names) == 2 and "spam" not in map(str.lower, names):
+        labelled += f"; the positive label is {printable(names[1])} (--positive-label chooses)"
+    logger.info("%s: %d messages%s", name, total, labelled)
+    return {
+        split: Dataset.from_dict({"text": texts, "label": [ids[label] for label in labels]}, features_of(names))
+        for split, (texts, labels) in parts.items()
+    }
+
+
+def _messages(reader: Reader, first_seen: dict[str, tuple[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return all texts and labels of a reader, and note place and value of the first occurrence of each label."""
+    texts, labels = [], []
     for window in reader.windows(WINDOW_ROWS):
         for i, (text, value) in enumerate(zip(*reader.messages(window), strict=True)):
+            label = "" if value is None or value != value else str(value).strip()  # NaN does not equal itself
             if not text.strip():
                 raise DataError(f"{reader.place(window, i)}: the text is empty")
-            label = "" if value is None or value != value else str(value).strip()  # NaN does not equal itself
             if not label:
                 raise DataError(f"{reader.place(window, i)}: the label is missing")
-            if label not in messages.first_seen:
-                messages.first_seen[label] = reader.place(window, i), value
-            for kind, string in (("text", text), ("label", label)):
-                try:
-                    string.encode()  # JSON can hold half a surrogate pair, Arrow cannot
-                except UnicodeEncodeError:
-                    place = reader.place(window, i)
-                    raise DataError(f"{place}: the {kind} is not valid Unicode: {short(string)}") from None
-            messages.texts.append(text)
-            messages.labels.append(label)
-    return messages
+            try:
+                f"{text}{label}".encode()  # JSON can hold half a surrogate pair, Arrow cannot
+            except UnicodeEncodeError:
+                raise DataError(f"{reader.place(window, i)}: not valid Unicode: {short(f'{label}: {text}')}") from None
+            if label not in first_seen:
+                first_seen[label] = reader.place(window, i), value
+            texts.append(text)
+            labels.append(label)
+    return texts, labels

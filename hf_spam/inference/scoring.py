@@ -283,7 +283,8 @@ def available_cores() -> int:
 
 
 def _work(rank: int, size: int, reader: Reader, parts: Parts, classifier: bytes, failed: Connection) -> None:
-    """Run process `rank` of `size`, which ends when its parent does."""
+    """Run process `rank` of `size`."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # the default, a semaphore, outlives a killed process
     transformers.utils.logging.set_verbosity_error()
     try:
@@ -294,6 +295,12 @@ def _work(rank: int, size: int, reader: Reader, parts: Parts, classifier: bytes,
     except (ValueError, OSError) as error:
         failed.send(str(error))
         raise
+
+
+def _exit_with_parent() -> None:
+    """End this process once its parent has ended, which may have been killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _score_windows(

@@ -12,9 +12,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_spam.data.formats import DataError
+from hf_spam.data.formats import Columns, DataError, DataFile
 from hf_spam.data.labels import FEATURES
-from hf_spam.data.readers import MAX_CELL_CHARACTERS
+from hf_spam.data.readers import MAX_CELL_CHARACTERS, open_file
 from hf_spam.data.sources import load_sms_spam, read_messages
 
 quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
@@ -229,7 +229,7 @@ BAD_FILES = {
     "half a surrogate pair": (
         "a.jsonl",
         b'{"label": 0, "text": "a\\ud800"}',
-        ", line 1: the text is not valid Unicode: 'a\\ud800'",
+        ", line 1: not valid Unicode: '0: a\\ud800'",
     ),
     "broken json": (
         "a.jsonl",
@@ -243,7 +243,7 @@ BAD_FILES = {
         parquet({"category": [-1], "sms": ["a"]}, CLASSES),
         ", row 1: unknown label -1; known: Spam, Ham",
     ),
-    "empty": ("a.csv", b"", ": the file is empty"),
+    "empty": ("a.csv", b"", ": the file is empty, or its first line is"),
     "empty json": ("a.jsonl", b"\n", ": there are no messages in it"),
     "header only": ("a.csv", b"label,text\n", ": there are no messages in it"),
     "bytes": ("a.csv", b"label,text\nham,a\nham,caf\xe9\n", ", line 3: not UTF-8 (byte 0xe9); save the file as UTF-8"),
@@ -350,7 +350,25 @@ def test_a_broken_parquet_file_is_refused(tmp_path):
     assert str(caught.value).startswith(f"{path}: broken Parquet file (") and "\n" not in str(caught.value)
 
 
-# Round trips
+# Windows and round trips
+
+
+@quick
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "two\nlines", "", "\r\n"]), min_size=2, max_size=2), max_size=7),
+    st.integers(1, 4),
+    st.integers(0, 5),
+)
+def test_rows_and_their_lines_do_not_depend_on_the_windows(tmp_path_factory, table, size, blanks):
+    """All windows but the last are full, and empty lines at the end are dropped wherever a window ends."""
+    path = tmp_path_factory.getbasetemp() / "windows.csv"
+    path.write_bytes(delimited([["text", "n"], *table], quoting=csv.QUOTE_ALL) + b"\r\n" * blanks)
+    windows = list(open_file(DataFile.find(path), Columns(labelled=False)).windows(size))
+    assert [row for window in windows for row in window.rows] == table
+    assert {len(window) for window in windows[:-1]} <= {size} and (len(windows) == 1 or len(windows[-1]))
+    lines = [2 + sum(1 + "".join(row).count("\n") for row in table[:i]) for i in range(len(table))]
+    assert [number for window in windows for number in window.numbers] == lines
+
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(str.strip)
 tables = st.lists(st.tuples(st.sampled_from([0, 1]), texts), max_size=6).map(lambda rest: [(0, "a"), (1, "b"), *rest])

@@ -1,10 +1,192 @@
-"""Fingerprints of data: a report recognises the messages that a model was trained on."""
+"""Splits and folds: the book's rows, no leaks, nothing lost; and fingerprints, by which a report knows data again."""
 
-from datasets import Dataset
+import hashlib
+from collections import Counter
 
-from hf_spam import load_sms_spam
-from hf_spam.data.labels import features_of
-from hf_spam.data.splits import digest, fingerprints
+import pytest
+from datasets import Dataset, DatasetDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hf_spam.data.duplicates import duplicate_key
+from hf_spam.data.formats import DataError
+from hf_spam.data.labels import FEATURES, features_of
+from hf_spam.data.sources import load_sms_spam, read_messages
+from hf_spam.data.splits import digest, fingerprints, grouped_folds
+
+
+def rows(dataset: Dataset) -> list[tuple[int, str]]:
+    return list(zip(dataset["label"][:], dataset["text"][:], strict=True))
+
+
+def book_digest(dataset: Dataset) -> str:
+    return hashlib.sha256("\n".join(f"{label}\t{text}" for label, text in rows(dataset)).encode()).hexdigest()
+
+
+def keys(dataset: Dataset) -> set[str]:
+    return set(map(duplicate_key, dataset["text"][:]))
+
+
+def word(number: int) -> str:
+    return "".join(chr(97 + int(digit)) for digit in str(number))
+
+
+def small_dataset(ham: int, spam: int, tail: str = "") -> Dataset:
+    columns = {"text": [word(i) + tail for i in range(ham + spam)], "label": [0] * ham + [1] * spam}
+    return Dataset.from_dict(columns, features=FEATURES)
+
+
+def write(path, dataset: Dataset):
+    path.write_text("".join(f"{['ham', 'spam'][label]}\t{text}\n" for label, text in rows(dataset)))
+    return path
+
+
+# The real collection
+
+
+@pytest.fixture(scope="module")
+def full_split(sms_collection) -> DatasetDict:
+    return load_sms_spam(sms_collection)
+
+
+def test_the_book_protocol_gives_the_books_rows_with_their_leak(sms_collection):
+    """The published comparison with the book stands on exactly these rows in this order."""
+    splits = load_sms_spam(sms_collection, protocol="book")
+    assert {name: (len(split), sum(split["label"][:]), book_digest(split)) for name, split in splits.items()} == {
+        "train": (1045, 517, "e162fed00c6689c3dca7ec1013d317f3c4820a84244b78b3b33ef37d7a0db5da"),
+        "validation": (149, 79, "696ee4e1fec0e5287a1c15632c941fc63d01c0135945307d2023f455ab45cd4b"),
+        "test": (300, 151, "be3a08e1a72e62a89660063748f89ca13300a0a681f42f857e70e48af406ed94"),
+    }
+    seen = set(splits["train"]["text"][:])
+    assert [sum(text in seen for text in splits[name]["text"][:]) for name in ("validation", "test")] == [13, 37]
+
+
+def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection, full_split):
+    """Test scores mean nothing if a test message, or its twin, was trained on. The rows never change."""
+    parts = list(full_split.values())
+    assert len(set.union(*map(keys, parts))) == sum(len(keys(part)) for part in parts)
+    everything = rows(read_messages(sms_collection))
+    assert Counter(row for part in parts for row in rows(part)) == Counter(everything)
+    for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
+        assert len(part) / len(everything) == pytest.approx(share, abs=0.01)
+        assert sum(part["label"][:]) / len(part) == pytest.approx(747 / 5574, abs=0.01)
+    assert [book_digest(part)[:8] for part in parts] == ["ed098e28", "536e6557", "dc8d7029"]
+
+
+# Other data
+
+
+@pytest.mark.parametrize("protocol", ["book", "full"])
+def test_the_embedded_sample_can_be_split(protocol):
+    """The first command of a newcomer needs neither files nor network."""
+    splits = load_sms_spam("sample", protocol=protocol)
+    assert list(splits) == ["train", "validation", "test"]
+    assert all(set(split["label"]) == {0, 1} and split.features == FEATURES for split in splits.values())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "ham", "spam", "message"),
+    [
+        ("full", 10, 9, "a 70/10/20 split needs 10 different messages of each label; 'spam' has 9 (near-dup"),
+        ("full", 9, 30, "a 70/10/20 split needs 10 different messages of each label; 'not spam' has 9 (near-dup"),
+        ("book", 30, 4, "the book's split needs 5 messages of each label; the rarest one has 4"),
+    ],
+)
+def test_too_few_messages_to_split_are_refused(protocol, ham, spam, message, tmp_path):
+    """An empty validation split would only show as a division by zero much later."""
+    path = write(tmp_path / "a.tsv", small_dataset(ham, spam))
+    with pytest.raises(DataError) as caught:
+        load_sms_spam(path, protocol=protocol)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_rare_label_is_refused_by_its_name(tmp_path):
+    lines = [f"{word(i)},{'rare' if i < 6 else ('home', 'work')[i % 2]}" for i in range(66)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,kind", *lines]))
+    needed = r"different messages of each label; 'rare' has 6 \(near-duplicates count as one\): add some, or leave"
+    with pytest.raises(DataError, match=f"a 70/10/20 split needs 10 {needed}"):
+        load_sms_spam(tmp_path / "a.csv", label_column="kind")
+    with pytest.raises(DataError, match=f"^7 folds need 7 {needed}"):
+        grouped_folds(read_messages(tmp_path / "a.csv", label_column="kind"), 7)
+
+
+@pytest.mark.parametrize(("ham", "spam"), [(30, 5), (5, 30), (8, 8)])
+def test_the_book_protocol_balances_towards_the_rarer_label(ham, spam, tmp_path):
+    """Also where spam is the larger class, and where there is nothing to balance."""
+    path = write(tmp_path / "a.tsv", small_dataset(ham, spam))
+    splits = load_sms_spam(path, protocol="book")
+    total = 2 * min(ham, spam)
+    assert [len(split) for split in splits.values()][:2] == [int(0.7 * total), int(0.1 * total)]
+    drawn = [row for split in splits.values() for row in rows(split)]
+    assert len(set(drawn)) == total and Counter(label for label, _ in drawn) == {0: total // 2, 1: total // 2}
+    assert set(drawn) <= set(rows(read_messages(path)))
+
+
+words = st.lists(st.text("abcdefgh", min_size=1, max_size=6), min_size=24, max_size=60, unique=True)
+tails = st.lists(st.tuples(st.integers(0, 23), st.integers(0, 1), st.sampled_from(["!", " 1", "?2 "])))
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
+@given(words, tails, st.data())
+def test_splits_of_any_messages_are_disjoint_and_complete(tmp_path_factory, words, twins, data):
+    """Whatever duplicates there are (labels that disagree included), no leak and no loss."""
+    table = [(int(i % 3 == 0 or i < 12), word) for i, word in enumerate(words)]
+    table = [(1 - label, word) if 12 <= i < 24 and label else (label, word) for i, (label, word) in enumerate(table)]
+    table = data.draw(st.permutations(table + [(label, words[i].upper() + tail) for i, label, tail in twins]))
+    path = tmp_path_factory.getbasetemp() / "any.tsv"
+    path.write_text("".join(f"{label}\t{text}\n" for label, text in table))
+    parts = list(load_sms_spam(path).values())
+    assert Counter(row for part in parts for row in rows(part)) == Counter(table)
+    assert sum(len(keys(part)) for part in parts) == len({duplicate_key(text) for _, text in table})
+    assert all(map(len, parts))
+    book = load_sms_spam(path, protocol="book").values()
+    assert not Counter(row for part in book for row in rows(part)) - Counter(table)
+
+
+def test_a_seed_gives_the_same_split_again_and_another_seed_another(tmp_path):
+    path = write(tmp_path / "a.tsv", small_dataset(40, 40))
+    for protocol in ("book", "full"):
+        first, again, other = (
+            list(map(rows, load_sms_spam(path, protocol=protocol, seed=seed).values())) for seed in (1, 1, 2)
+        )
+        assert first == again != other and first[2] != other[2]
+
+
+def test_folds_cover_everything_once_and_share_no_duplicates():
+    """Cross-validation counts each message once, and never trains on its twin."""
+    first, twins = small_dataset(40, 20), small_dataset(40, 20, tail="!")
+    dataset = Dataset.from_dict(
+        {name: first[name][:] + twins[name][:] for name in ("text", "label")}, features=FEATURES
+    )
+    folds = list(grouped_folds(dataset, k=4, seed=1))
+    assert Counter(row for _, test in folds for row in rows(test)) == Counter(rows(dataset))
+    for train, test in folds:
+        assert Counter(rows(train) + rows(test)) == Counter(rows(dataset)) and not keys(train) & keys(test)
+        assert Counter(test["label"]) == {0: 20, 1: 10}
+    assert [rows(test) for _, test in grouped_folds(dataset, k=4, seed=1)] == [rows(test) for _, test in folds]
+    assert len(list(grouped_folds(dataset))) == 5
+    for k in (1, 21):
+        with pytest.raises(DataError, match="folds"):  # at the call, not at the first fold
+            grouped_folds(dataset, k=k)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("WIN £100 now!!", " win £5000... now", True),
+        ("Call 0800-123 456", "call 0800 9 9", True),
+        ("I'm_here", "i m here?", True),
+        ("win now", "win not", False),
+        ("की!", "का", False),
+        ("see you \u2764\ufe0f", "see you", True),
+        ("a1b", "ab", False),
+        ("16", "18", False),
+        (":)", ":(", False),
+    ],
+)
+def test_duplicate_key(one, other, same):
+    """Messages without letters are duplicates only if they are equal."""
+    assert (duplicate_key(one) == duplicate_key(other)) is same
 
 
 def test_a_digest_depends_on_texts_labels_their_names_and_the_order():

@@ -1,6 +1,6 @@
-"""Scoring files: no value changed, no row lost, doubled or moved, whatever the format, whoever is killed, and where.
+"""Scoring files: no value changed, no row lost, doubled or moved, whatever the format and whatever is killed when.
 
-The reference is the classifier itself on the list of texts, and Python's own readers on what was written.
+The reference is the classifier itself on the list of texts, and Python's own readers on the output.
 """
 
 import csv
@@ -17,11 +17,13 @@ import time
 import zipfile
 from pathlib import Path
 
+import blocking_classifier
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from blocking_classifier import BlockingClassifier
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,23 +35,10 @@ from hf_spam.inference import parts, scoring
 from hf_spam.inference.scoring import score_file
 
 CLASSIFIER = SpamClassifier.from_pretrained()
-NASTY = [
-    "",
-    " ",
-    "007",
-    "NA",
-    "null",
-    'a "quoted" cell',
-    "two\nlines",
-    "cr\rcr",
-    "lf\r\n",
-    "a,b\t;",
-    "\x00\x1b[31m",
-    "🙂スパム",
-    "\u2028",
-]
+NASTY = ["", " ", "007", "NA", "null", 'a "quoted" cell', "two\nlines", "cr\rcr", "lf\r\n", "a,b\t;", "\x00\x1b[31m"]
+NASTY += ["🙂スパム", "\u2028"]
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(NASTY)
-ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30)  # halves of surrogate pairs, too
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30)  # including halves of surrogate pairs
 LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=30).filter(
     lambda t: not t.endswith("\r")
 )
@@ -60,10 +49,6 @@ def messages(count: int) -> list[str]:
         f"{i} {'WIN a FREE prize, call 0906' if i % 3 else 'see you at home'} {NASTY[i % len(NASTY)]}"
         for i in range(count)
     ]
-
-
-def answers(texts: list[str]) -> list[tuple[str, float]]:
-    return [(answer["label"], answer["score"]) for answer in CLASSIFIER(texts)]
 
 
 def write_csv(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("text",)) -> Path:
@@ -77,20 +62,18 @@ def read_csv(path: Path, delimiter: str = ",") -> list[list[str]]:
         return list(csv.reader(file, delimiter=delimiter, strict=True))
 
 
-def read_csv_of(data: bytes) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(data.decode(), newline=""), strict=True))
-
-
 def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "hf_spam", "score", *map(str, arguments)]
+def parquet(table: dict) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(table), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def run_main(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """The command line in this process, to save the seconds of an import: exit code, and what was printed."""
+    """Run the command line in this process; return the exit code, and what was printed."""
     monkeypatch.setattr(sys, "argv", ["hf-spam", "score", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit:
         main()
@@ -99,23 +82,19 @@ def run_main(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def same_answers(found: list[tuple[str, float]], texts: list[str]) -> bool:
-    expected = answers(texts)
-    return [label for label, _ in found] == [label for label, _ in expected] and [
+    expected = CLASSIFIER(texts)
+    return [label for label, _ in found] == [answer["label"] for answer in expected] and [
         float(score) for _, score in found
-    ] == pytest.approx([score for _, score in expected], abs=1e-6)
+    ] == pytest.approx([answer["score"] for answer in expected], abs=1e-6)
 
 
 # Values
 
 
-@settings(max_examples=20)
-@given(
-    rows=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=9),
-    size=st.integers(1, 4),
-    suffix=st.sampled_from([".csv", ".tsv"]),
-)
+@settings(max_examples=10)
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=9), st.integers(1, 4), st.sampled_from([".csv", ".tsv"]))
 def test_cells_of_a_csv_come_back_as_they_were(tmp_path_factory, rows, size, suffix):
-    """Whatever is in them: quotes, line ends of all kinds, nothing, digits with zeros in front, NUL."""
+    """Whatever is in them: quotes, line ends of all kinds, nothing, leading zeros, NUL."""
     folder = tmp_path_factory.mktemp("csv")
     source, header = write_csv(folder / "in.csv", [list(row) for row in rows], ("a", "text", "a")), ["a", "text", "a"]
     score_file(CLASSIFIER, source, folder / f"out{suffix}", window_size=size)
@@ -129,17 +108,16 @@ VALUE = st.recursive(
     lambda values: st.lists(values, max_size=2) | st.dictionaries(st.text(max_size=3), values, max_size=2),
     max_leaves=4,
 )
-KEY = st.text(max_size=4).filter(lambda key: key not in ("label", "score"))
+KEYS = ("label", "score", "text", "message", "sms", "v2")
+KEY = st.text(max_size=4).filter(lambda key: key.strip().lower() not in KEYS)
 
 
-@settings(max_examples=20)
-@given(rows=st.lists(st.tuples(ANY_TEXT, st.dictionaries(KEY, VALUE, max_size=3), st.booleans()), max_size=9))
+@settings(max_examples=10)
+@given(st.lists(st.tuples(ANY_TEXT, st.dictionaries(KEY, VALUE, max_size=3), st.booleans()), max_size=9))
 def test_a_json_line_comes_back_character_for_character(tmp_path_factory, rows):
     """Order of keys, numbers of any length, nulls, absent keys, escapes (halves of surrogate pairs, too)."""
     folder = tmp_path_factory.mktemp("json")
-    objects = [
-        {**others, "text": text} if last else {"text": None, **others, **{"text": text}} for text, others, last in rows
-    ]
+    objects = [{"text": None, **others, "text": text} for text, others, _ in rows]  # noqa: F601
     lines = [json.dumps(values, ensure_ascii=True) for values in objects]
     (folder / "in.jsonl").write_text("".join(f" {line}\r\n" for line in lines) + "\n\n", encoding="utf-8", newline="")
     score_file(CLASSIFIER, folder / "in.jsonl", folder / "out.jsonl", window_size=4)
@@ -149,15 +127,13 @@ def test_a_json_line_comes_back_character_for_character(tmp_path_factory, rows):
     assert same_answers([(values["label"], values["score"]) for values in new], [values["text"] for values in objects])
 
 
-def test_json_that_python_would_not_write_the_same(tmp_path):
+def test_json_that_python_would_write_in_another_way(tmp_path):
     lines = ['{"n":1.10,"big":123456789012345678901234567890,"text":"a","e":1E5,"text" : "b" }', '{"text":"ü\\u00fc"}']
     lines.append('{"digits":' + "9" * 5000 + ',"text":""}')
     (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
     score_file(CLASSIFIER, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     found = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [line.startswith(kept[:-1].rstrip() + ', "label": ') for line, kept in zip(found, lines, strict=True)] == [
-        True
-    ] * 3
+    assert all(line.startswith(kept[:-1].rstrip() + ', "label": ') for line, kept in zip(found, lines, strict=True))
 
 
 def test_parquet_keeps_its_schema_and_metadata(tmp_path):
@@ -189,30 +165,22 @@ def test_parquet_of_a_dataset_is_one_again_and_can_be_json_lines(tmp_path):
     assert [dict(row, score=pytest.approx(row["score"])) for row in read_lines(tmp_path / "out.jsonl")] == rows
 
 
-@settings(max_examples=20)
-@given(
-    st.lists(LINE, max_size=9),
-    st.sampled_from(["\n", "\r\n"]),
-    st.booleans(),
-    st.sampled_from([".csv", ".jsonl", ".parquet"]),
-)
+@settings(max_examples=10)
+@given(st.lists(LINE, max_size=9), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.sampled_from(["csv", "jsonl"]))
 def test_a_line_of_plain_text_is_a_message(tmp_path_factory, lines, end, last_end, suffix):
+    """A byte order mark at the start is not part of the text; elsewhere it is."""
     folder = tmp_path_factory.mktemp("txt")
-    text = end.join(lines) + (end if lines and (last_end or not lines[-1]) else "")
+    text = "\ufeff" + end.join(lines) + (end if lines and (last_end or not lines[-1]) else "")
     (folder / "in.txt").write_bytes(text.encode())
-    out = folder / f"out{suffix}"
+    out = folder / f"out.{suffix}"
     score_file(CLASSIFIER, folder / "in.txt", out, text_column="sms", window_size=3)
-    if suffix == ".parquet":
-        found = pq.read_table(out).to_pylist()
+    if suffix == "jsonl":
+        found = [list(row.values()) for row in read_lines(out)]
     else:
-        found = (
-            read_lines(out)
-            if suffix == ".jsonl"
-            else [dict(zip(("sms", "label", "score"), row, strict=True)) for row in read_csv(out)[1:]]
-        )
-    first = lines[:1] and [lines[0].removeprefix("\ufeff")]  # the mark of UTF-8 is not of the text
-    assert [row["sms"] for row in found] == [*first, *lines[1:]]
-    assert same_answers([(row["label"], row["score"]) for row in found], [row["sms"] for row in found])
+        header, *found = read_csv(out)
+        assert header == ["sms", "label", "score"]
+    assert [row[0] for row in found] == lines
+    assert same_answers([(row[1], row[2]) for row in found], lines)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".txt"])
@@ -230,27 +198,30 @@ def test_no_rows_are_no_rows_with_two_more_columns(tmp_path, suffix):
         assert output.read_text() == ("" if suffix == ".jsonl" else delimiter.join(["text", "label", "score"]) + "\n")
 
 
-def test_the_mark_of_utf8_is_not_of_the_text(tmp_path):
-    for name, data in (("in.txt", "\ufeffhi\n\ufeffho\n"), ("in.csv", "\ufefftext\nhi\n\ufeffho\n")):
-        (tmp_path / name).write_text(data, encoding="utf-8")
-        score_file(CLASSIFIER, tmp_path / name, tmp_path / f"{name}.csv")
-        assert [row[0] for row in read_csv(tmp_path / f"{name}.csv")] == ["text", "hi", "\ufeffho"]
+def test_whatever_training_reads_is_scored_too(tmp_path):
+    """The UCI file without a header, Kaggle's Latin-1 copy and a zip, whose columns need not be named."""
+    texts = ['He said "ok", then', "WIN £100"]
+    uci = f"ham\t{texts[0]}\nspam\t{texts[1]}\n".encode()
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("SMSSpamCollection", uci)
+    (tmp_path / "SMSSpamCollection").write_bytes(uci)
+    (tmp_path / "spam.csv").write_bytes(b'v1,v2,,\nham,"He said ""ok""", then,\nspam,WIN \xa3100,,\n')
+    for name in ("in.zip", "SMSSpamCollection", "spam.csv"):
+        score_file(CLASSIFIER, tmp_path / name, tmp_path / f"{name}.out.csv", prefix="pred_")
+        header, *found = read_csv(tmp_path / f"{name}.out.csv")
+        assert header[-2:] == ["pred_label", "pred_score"] and [row[0] for row in found] == ["ham", "spam"]
+        assert same_answers([(row[-2], row[-1]) for row in found], texts), name
 
 
-def test_a_dataset_on_the_hub_is_streamed(tmp_path, hub, monkeypatch):
-    """The commit that is newest at the start is read to the end."""
+def test_a_dataset_on_the_hub_is_streamed(tmp_path, hub):
     from huggingface_hub import HfApi
 
-    texts = messages(30)
+    texts, name = messages(30), "test-00000-of-00001.parquet"
     api = HfApi()
     api.create_repo("alice/inbox", repo_type="dataset")
-    Dataset.from_dict({"text": texts, "id": range(30)}).to_parquet(tmp_path / "test-00000-of-00001.parquet")
-    api.upload_file(
-        path_or_fileobj=tmp_path / "test-00000-of-00001.parquet",
-        path_in_repo="data/test-00000-of-00001.parquet",
-        repo_id="alice/inbox",
-        repo_type="dataset",
-    )
+    Dataset.from_dict({"text": texts, "id": range(30)}).to_parquet(tmp_path / name)
+    upload = {"path_or_fileobj": tmp_path / name, "path_in_repo": f"data/{name}"}
+    api.upload_file(**upload, repo_id="alice/inbox", repo_type="dataset")
     scored = score_file(CLASSIFIER, "alice/inbox", tmp_path / "out.parquet", split="test", window_size=8)
     found = pq.read_table(tmp_path / "out.parquet").to_pydict()
     assert scored.rows == 30 and found["text"] == texts and found["id"] == list(range(30))
@@ -266,29 +237,19 @@ def test_a_dataset_on_the_hub_is_streamed(tmp_path, hub, monkeypatch):
 
 @pytest.fixture(scope="module")
 def inbox(tmp_path_factory) -> tuple[Path, bytes]:
-    """A CSV of 600 rows, in 38 windows of 16, and what one process makes of it."""
+    """A CSV of 600 rows, in 38 windows of 16, and the output of one process."""
     folder = tmp_path_factory.mktemp("inbox")
     source = write_csv(folder / "in.csv", [[f"{i:04d}", text] for i, text in enumerate(messages(600))], ("id", "text"))
     score_file(CLASSIFIER, source, folder / "out.csv", window_size=16, num_processes=1)
     assert sorted(path.name for path in folder.iterdir()) == ["in.csv", "out.csv"]
+    found = read_csv(folder / "out.csv")[1:]
+    assert [row[:2] for row in found] == [[f"{i:04d}", text] for i, text in enumerate(messages(600))]
+    assert same_answers([(row[2], row[3]) for row in found], messages(600))
     return source, (folder / "out.csv").read_bytes()
 
 
 def pieces(output: Path) -> int:
     return len(list(output.with_name(f"{output.name}.parts").glob("0*")))
-
-
-def wait_for_pieces(output: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while pieces(output) < count:
-        assert time.monotonic() < deadline, f"{pieces(output)} of {count} pieces after a minute"
-        time.sleep(0.002)
-
-
-def test_rows_are_in_order_and_answers_are_the_classifiers(inbox):
-    found = read_csv_of(inbox[1])
-    assert [row[:2] for row in found[1:]] == [[f"{i:04d}", text] for i, text in enumerate(messages(600))]
-    assert same_answers([(row[2], row[3]) for row in found[1:]], messages(600))
 
 
 @pytest.mark.parametrize("count", [2, 3, None])
@@ -303,42 +264,37 @@ def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch,
 
 
 def test_a_killed_worker_ends_the_run_and_the_next_goes_on(tmp_path, inbox):
-    """Once with each of two, at another moment; nothing is at the output before the end."""
-    output = tmp_path / "out.csv"
+    """Each of the two has scored two windows when one is killed; there is no output before the end."""
+    output, blocking = tmp_path / "out.csv", BlockingClassifier.from_pretrained()
 
-    def kill(number: int, after: int) -> None:
-        wait_for_pieces(output, after)
-        os.kill(sorted(child.pid for child in multiprocessing.active_children())[number], signal.SIGKILL)
+    def kill() -> None:
+        while pieces(output) < 4:
+            time.sleep(0.01)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-    score_file(CLASSIFIER, inbox[0], tmp_path / "whole.csv", window_size=4, num_processes=1)
-    for number in (0, 1):
-        after = pieces(output) + 3
-        killer = threading.Thread(target=kill, args=(number, after))
-        killer.start()
-        with pytest.raises(OSError, match=r"A process was killed.* Nothing is lost: run the same command again"):
-            score_file(CLASSIFIER, inbox[0], output, window_size=4, num_processes=2)
-        killer.join()
-        assert not output.exists() and pieces(output) >= after
-    there = pieces(output)
-    scored = score_file(CLASSIFIER, inbox[0], output, window_size=4, num_processes=1)
-    assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes() and scored.resumed_rows == 4 * there
-    assert scored.rows == 600 and sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "whole.csv"]
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pytest.raises(OSError, match=r"A process was killed.* Nothing is lost: run the same command again"):
+        score_file(blocking, inbox[0], output, window_size=16, num_processes=2)
+    assert not output.exists() and pieces(output) == 4
+    scored = score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=1)
+    assert scored.resumed_rows == 64 and scored.rows == 600
+    assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
 def test_a_killed_command_leaves_no_process_and_the_next_goes_on(tmp_path, inbox, caplog):
     output = tmp_path / "out.csv"
-    arguments = command(inbox[0], output, "--window-size", 16, "--num-processes", 2)
-    with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
-        wait_for_pieces(output, 5)
+    with subprocess.Popen([sys.executable, blocking_classifier.__file__, inbox[0], output]) as process:
+        while pieces(output) < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert family and not alive
-    there = pieces(output)
-    assert there >= 5 and not output.exists()
+    _, alive = psutil.wait_procs(family, timeout=300)
+    assert family and not alive and not output.exists()
     caplog.set_level("INFO", "hf_spam")
-    assert score_file(CLASSIFIER, inbox[0], output, window_size=16).resumed_rows == min(600, 16 * there)
-    assert "rows were scored by an earlier run" in caplog.text
+    assert score_file(CLASSIFIER, inbox[0], output, window_size=16).resumed_rows == 64
+    assert "Resuming: 64 rows were scored by an earlier run" in caplog.text
     assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
@@ -348,7 +304,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("old", [None, b"old"])
 def test_a_run_killed_before_any_change_on_the_disk_goes_on(tmp_path, monkeypatch, old):
-    """The same command then ends well, and all rows are there. An output to be overwritten is that, or the new one."""
+    """The same command then ends well, and all rows are there. An output to be overwritten is the old or the new."""
     output, expected = tmp_path / "out.csv", tmp_path / "expected.csv"
     source = write_csv(tmp_path / "in.csv", [[text] for text in messages(5)])
     score_file(CLASSIFIER, source, expected, window_size=2)
@@ -368,10 +324,8 @@ def test_a_run_killed_before_any_change_on_the_disk_goes_on(tmp_path, monkeypatc
             return change
 
         with monkeypatch.context() as patched:
-            patched.setattr(os, "replace", counted(os.replace))
-            patched.setattr(Path, "mkdir", counted(Path.mkdir))
-            patched.setattr(Path, "unlink", counted(Path.unlink))
-            patched.setattr(Path, "rmdir", counted(Path.rmdir))
+            for place, name in ((os, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "rmdir")):
+                patched.setattr(place, name, counted(getattr(place, name)))
             patched.setattr(parts, "merge_pieces", counted(parts.merge_pieces))
             try:
                 score_file(CLASSIFIER, source, output, window_size=2, overwrite=bool(old))
@@ -394,44 +348,43 @@ def test_the_soak_finds_nothing():
     """One round of `scripts/soak_scoring.py`, which goes on for minutes by hand."""
     script = Path(__file__).parents[2] / "scripts" / "soak_scoring.py"
     soak = [sys.executable, str(script), "--minutes", "0", "--rows", "200", "--seed", "3"]
-    done = subprocess.run(soak, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(soak, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("1 rounds of 200 rows, "), done.stderr
     assert done.stdout.endswith("no row lost, doubled or changed.\n")
 
 
-# Going on
+# Resuming
 
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """An input, and an output of which two windows of three are there."""
+    """An input, and an unfinished output with two windows of three."""
     source, output = write_csv(tmp_path / "in.csv", [[text] for text in messages(6)]), tmp_path / "out.csv"
-    stop_after(monkeypatch, 2)
-    with pytest.raises(Killed):
+    add = parts.Parts.add
+
+    def stopping(self, window, *rest):
+        if window == 2:
+            raise Killed
+        add(self, window, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(parts.Parts, "add", stopping)
         score_file(CLASSIFIER, source, output, window_size=2)
-    monkeypatch.undo()
     assert pieces(output) == 2
     return source, output
 
 
-def stop_after(monkeypatch, count: int) -> None:
-    add = parts.Parts.add
-
-    def stopping(self, window, *rest):
-        if window == count:
-            raise Killed
-        add(self, window, *rest)
-
-    monkeypatch.setattr(parts.Parts, "add", stopping)
-
-
-def test_what_is_there_is_not_scored_again(begun, monkeypatch):
+def test_pieces_are_not_scored_again(begun, monkeypatch):
+    """Also with --overwrite, which replaces an existing output only in the end."""
     source, output = begun
-    seen = []
-    classify = SpamClassifier.__call__
+    output.write_text("old")
+    with pytest.raises(FileExistsError, match="already exists; use --overwrite"):
+        score_file(CLASSIFIER, source, output, window_size=2)
+    assert output.read_text() == "old" and pieces(output) == 2
+    seen, classify = [], SpamClassifier.__call__
     monkeypatch.setattr(SpamClassifier, "__call__", lambda self, texts: seen.extend(texts) or classify(self, texts))
-    assert score_file(CLASSIFIER, source, output, window_size=2).resumed_rows == 4
-    assert seen == messages(6)[4:]
+    assert score_file(CLASSIFIER, source, output, window_size=2, overwrite=True).resumed_rows == 4
+    assert seen == messages(6)[4:] and len(read_csv(output)) == 7
 
 
 def other_weights() -> SpamClassifier:
@@ -450,8 +403,8 @@ def other_weights() -> SpamClassifier:
         (lambda source: {"window_size": 3}, r"the window size \(2 there, 3 now\)"),
     ],
 )
-def test_another_run_does_not_go_on_with_what_is_there(begun, change, what):
-    """Refused, with what differs; --overwrite discards it, and what then comes out is all the other run's."""
+def test_a_different_run_does_not_go_on_with_the_pieces(begun, change, what):
+    """It is refused, with the difference; --overwrite discards them, and the output is all the new run's."""
     source, output = begun
     settings = {"classifier": CLASSIFIER, "window_size": 2, **change(source)}
     with pytest.raises(ValueError, match=f"{output.name}.parts holds .* differs in {what}.*--overwrite"):
@@ -462,17 +415,7 @@ def test_another_run_does_not_go_on_with_what_is_there(begun, change, what):
     assert output.read_bytes() == output.with_name("anew.csv").read_bytes()
 
 
-def test_overwriting_goes_on_as_well_and_replaces_only_at_the_end(begun):
-    source, output = begun
-    output.write_text("old")
-    with pytest.raises(FileExistsError, match="already exists; use --overwrite"):
-        score_file(CLASSIFIER, source, output, window_size=2)
-    assert output.read_text() == "old" and pieces(output) == 2
-    assert score_file(CLASSIFIER, source, output, window_size=2, overwrite=True).resumed_rows == 4
-    assert len(read_csv(output)) == 7
-
-
-def test_a_folder_of_somebody_elses_is_left_alone(tmp_path):
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     source = write_csv(tmp_path / "in.csv", [["a"]])
     (tmp_path / "out.csv.parts").mkdir()
     (tmp_path / "out.csv.parts" / "thesis.doc").write_text("mine")
@@ -481,8 +424,8 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path):
     assert (tmp_path / "out.csv.parts" / "thesis.doc").read_text() == "mine"
 
 
-def test_an_input_that_is_changed_meanwhile_is_noticed(tmp_path, monkeypatch):
-    """And what was read of it is not kept for a piece of what it was."""
+def test_an_input_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
+    """No piece of the changed file is kept."""
     source, output = write_csv(tmp_path / "in.csv", [[text] for text in messages(6)]), tmp_path / "out.csv"
     before, classify = source.read_bytes(), SpamClassifier.__call__
 
@@ -495,115 +438,97 @@ def test_an_input_that_is_changed_meanwhile_is_noticed(tmp_path, monkeypatch):
         with pytest.raises(DataError, match=r"in\.csv: the file changed while it was read"):
             score_file(CLASSIFIER, source, output, window_size=2)
     assert pieces(output) == 0 and not output.exists()
-    source.write_bytes(before)
-    score_file(CLASSIFIER, source, output, window_size=2)
-    assert [row[0] for row in read_csv(output)[1:]] == messages(6)
 
 
 # The command line
 
 
-def test_standard_input_and_output(tmp_path, monkeypatch):
+def test_standard_input_and_output(tmp_path, monkeypatch, capfdbinary):
     """Lines in, JSON lines out, in one pipe, more than a window of them; and from a pipe into a file."""
     texts = [text for text in messages(50) if "\n" not in text and "\r" not in text]
-    stdin = "\n".join(texts).encode()
-    done = subprocess.run(command("-", "-", "--window-size", 7), input=stdin, capture_output=True, timeout=120)
-    found = [json.loads(line) for line in done.stdout.decode().split("\n")[:-1]]
-    assert done.returncode == 0 and done.stderr == b"" and [row["text"] for row in found] == texts
+    (tmp_path / "stdin").write_text("\n".join(texts), encoding="utf-8")
+    with (tmp_path / "stdin").open() as stdin, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", stdin)
+        patched.setattr(sys, "argv", ["hf-spam", "score", "-", "-", "--window-size", "7"])
+        with pytest.raises(SystemExit) as exit:
+            main()
+    printed = capfdbinary.readouterr()
+    found = [json.loads(line) for line in printed.out.decode().split("\n")[:-1]]
+    assert exit.value.code == 0 and printed.err == b"" and [row["text"] for row in found] == texts
     assert same_answers([(row["label"], row["score"]) for row in found], texts)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(texts).encode())))
     assert score_file(CLASSIFIER, "-", tmp_path / "out.jsonl", window_size=7).rows == len(texts)
     assert [row["text"] for row in read_lines(tmp_path / "out.jsonl")] == texts
 
 
 def test_a_pipe_ends_at_the_first_bad_row(tmp_path, monkeypatch, capsys):
-    """What is before the window of that row has been written."""
+    """The windows before it have been written."""
     (tmp_path / "in.jsonl").write_text('{"text":"a"}\n' * 5 + "{}\n")
     code, out, err = run_main(monkeypatch, capsys, tmp_path / "in.jsonl", "-", "--window-size", 2)
     assert code == 1 and len(out.splitlines()) == 4 and "in.jsonl, line 6: there is no text column" in err
 
 
-def test_what_is_said_of_a_run(tmp_path, monkeypatch, capsys):
+def test_the_summary_of_a_run(tmp_path, monkeypatch, capsys):
     source = write_csv(tmp_path / "in.csv", [[text] for text in messages(20)])
     code, out, err = run_main(monkeypatch, capsys, source, tmp_path / "out.parquet", "--json")
     summary = json.loads(out)
-    labels = [label for label, _ in answers(messages(20))]
+    labels = CLASSIFIER.predict(messages(20))
     assert code == 0 and summary["rows"] == 20 and summary["output"] == str(tmp_path / "out.parquet")
     assert summary["labels"] == {label: labels.count(label) for label in sorted(set(labels))} and summary["seconds"] > 0
     assert err.startswith("20 rows (") and "out.parquet" in err and "rows/s" in err and err.count("\n") == 1
 
 
 def test_a_column_of_that_name_is_not_overwritten(tmp_path, monkeypatch, capsys):
-    source = write_csv(tmp_path / "in.csv", [["ham", "hello"]], ("label", "sms"))
-    code, _, err = run_main(monkeypatch, capsys, source, tmp_path / "out.csv", "--text-column", "sms")
+    source = write_csv(tmp_path / "in.csv", [["ham", "hello"]], ("label", "SMS"))
+    code, _, err = run_main(monkeypatch, capsys, source, tmp_path / "out.csv")
     assert code == 1 and "there is a column 'label' already; --prefix pred_ makes it 'pred_label'" in err
-    code, _, _ = run_main(
-        monkeypatch, capsys, source, tmp_path / "out.csv", "--text-column", "sms", "--prefix", "pred_"
-    )
-    assert code == 0 and read_csv(tmp_path / "out.csv")[0] == ["label", "sms", "pred_label", "pred_score"]
-
-
-def parquet(table: dict) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(table), sink)
-    return sink.getvalue().to_pybytes()
+    code, _, _ = run_main(monkeypatch, capsys, source, tmp_path / "out.csv", "--prefix", "pred_")
+    assert code == 0 and read_csv(tmp_path / "out.csv")[0] == ["label", "SMS", "pred_label", "pred_score"]
 
 
 BROKEN_TEXT = parquet({"text": pa.array([b"\xff"], pa.binary()).cast(pa.string(), safe=False)})
 GOOD = parquet({"text": messages(2000)})
+NUMBER, BYTES, NAN = (parquet({"text": ["a"], "n": [value]}) for value in (1, b"x", float("nan")))
 BAD_INPUTS = [  # beside those of `data/test_formats.py`, which are read by the same readers
     ("none.csv", None, "out.csv", "none.csv: no such file, and not a Hub dataset id such as 'owner/name'"),
     (
-        *("in.doc", b"", "out.csv"),
-        "in.doc: unknown file extension; use one of .csv, .tsv, .jsonl, .json, .parquet, .zip, .txt",
+        "in.doc",
+        b"",
+        "out.csv",
+        "in.doc: unknown file extension; use one of .csv, .tsv, .jsonl",
     ),
     (
-        *("in.txt", b"a", "out.doc"),
-        "out.doc: unknown file extension; use one of .csv, .tsv, .jsonl, .json, .parquet, or - to print JSON lines.",
+        "in.txt",
+        b"a",
+        "out.doc",
+        "out.doc: unknown file extension; use one of .csv, .tsv, .jsonl, .json",
     ),
     ("in.txt", b"a", "no/out.csv", "no/out.csv: there is no folder no."),
     (
-        *("in.csv", b"v1,body\nham,hi\n", "out.csv"),
-        "in.csv, line 1 (the header): there is no text column (text, message, sms, v2); found: ['v1', 'body']; "
-        "name it with --text-column",
+        "in.csv",
+        b"v1,body\nham,hi\n",
+        "out.csv",
+        "in.csv, line 1 (the header): there is no text column (text,",
     ),
     ("in.csv", b"text,n\na,1\n\nb\n", "out.csv", "in.csv, line 3: the line is empty; remove it"),
     ("in.txt", b"ok\n\xff\n", "out.csv", "in.txt, line 2: not UTF-8 (byte 0xff); save the file as UTF-8"),
     ("in.jsonl", b'{"text":"a"}\n{"text":null}', "out.jsonl", "in.jsonl, line 2: the text is missing"),
-    (
-        *("in.jsonl", b'{"text":"a"}\n{"text":"b","score":1}', "out.jsonl"),
-        "in.jsonl, line 2: there is a column 'score' already; --prefix pred_ makes it 'pred_score'",
-    ),
-    (
-        "in.parquet",
-        b"PAR1 and no more",
-        "out.parquet",
-        "in.parquet: broken Parquet file (Parquet magic bytes",
-    ),
+    ("in.jsonl", b'{"text":"a"}\n{"text":"b","score":1}', "out.jsonl", "in.jsonl, line 2: there is a column 'score'"),
+    ("in.parquet", b"PAR1 and no more", "out.parquet", "in.parquet: broken Parquet file (Parquet magic bytes"),
     ("in.parquet", GOOD[:-2000], "out.parquet", "in.parquet: broken Parquet file ("),
     ("in.parquet", GOOD[:100] + bytes(2000) + GOOD[2100:], "out.parquet", "in.parquet: "),
     ("in.parquet", BROKEN_TEXT, "out.parquet", "in.parquet: damaged, or not UTF-8 ("),
     # What an output format cannot hold
+    ("in.csv", b"text,n,n\na,1,2\n", "out.jsonl", "in.csv: .jsonl cannot hold two columns called 'n'; write .csv"),
+    ("in.jsonl", b'{"text":"a"}', "out.csv", "in.jsonl: JSON lines may differ in their keys, which .csv cannot hold; "),
+    ("in.parquet", NUMBER, "out.csv", "in.parquet: .csv cannot hold types and nulls; write .parquet or .jsonl"),
     (
-        *("in.csv", b"text,n,n\na,1,2\n", "out.jsonl"),
-        "in.csv: .jsonl cannot hold two columns called 'n'; write .csv",
+        "in.parquet",
+        BYTES,
+        "out.jsonl",
+        "in.parquet: Object of type bytes is not JSON serializable",
     ),
-    (
-        *("in.jsonl", b'{"text":"a"}', "out.csv"),
-        "in.jsonl: JSON lines may differ in their keys, which .csv cannot hold; write .jsonl",
-    ),
-    (
-        *("in.parquet", parquet({"text": ["a"], "n": [1]}), "out.csv"),
-        "in.parquet: .csv cannot hold types and nulls; write .parquet or .jsonl",
-    ),
-    (
-        *("in.parquet", parquet({"text": ["a"], "b": [b"x"]}), "out.jsonl"),
-        "in.parquet: Object of type bytes is not JSON serializable, so it cannot be written as JSON; write .parquet",
-    ),
-    (
-        *("in.parquet", parquet({"text": ["a"], "x": [float("nan")]}), "out.jsonl"),
-        "in.parquet: Out of range float values are not JSON compliant",
-    ),
+    ("in.parquet", NAN, "out.jsonl", "in.parquet: Out of range float values are not JSON compliant"),
 ]
 
 
@@ -625,7 +550,6 @@ def test_a_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch,
         (["in.csv", "out.csv", "--window-size", "0"], "--window-size and --num-processes must be at least 1."),
         (["in.csv", "-", "--json"], "--json, --overwrite and --num-processes cannot be used with OUT -"),
         (["in.csv", "."], ".: unknown file extension"),
-        (["in.csv", "out.csv", "--model", "no/where"], "No model in a local folder or a Hub repository named"),
     ],
 )
 def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):
@@ -636,45 +560,28 @@ def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, m
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
-def test_whatever_training_reads_is_scored_too(tmp_path):
-    """The header-less UCI file, Kaggle's Latin-1 copy and a zip, whose columns need not be named."""
-    uci = b'ham\tHe said "ok", then\nspam\tWIN \xc2\xa3100\n'
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
-        archive.writestr("SMSSpamCollection", uci)
-    (tmp_path / "SMSSpamCollection").write_bytes(uci)
-    (tmp_path / "spam.csv").write_bytes(b'v1,v2,,\nham,"He said ""ok""", then,\nspam,WIN \xa3100,,\n')
-    for name, columns in (("in.zip", 2), ("SMSSpamCollection", 2), ("spam.csv", 4)):
-        score_file(CLASSIFIER, tmp_path / name, tmp_path / f"{name}.out.csv", prefix="pred_")
-        found = read_csv(tmp_path / f"{name}.out.csv")
-        assert [row[1] for row in found[1:]] in (['He said "ok", then', "WIN £100"], ['He said "ok"', "WIN £100"])
-        scores = [(row[columns], row[columns + 1]) for row in found[1:]]
-        assert same_answers(scores, ['He said "ok", then', "WIN £100"]), name
-
-
 MEASURED = """
 import re, sys
 from pathlib import Path
 from hf_spam import SpamClassifier
 from hf_spam.inference.scoring import score_file
 
-classifier = SpamClassifier.from_pretrained()
 SpamClassifier.__call__ = lambda self, texts: [{"label": "spam", "score": 0.5}] * len(texts)
+classifier = SpamClassifier.from_pretrained()
 for name in sys.argv[1:]:
-    Path("/proc/self/clear_refs").write_text("5")  # what loading has taken is not counted
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of loading is not counted
     score_file(classifier, name, f"{name}.parquet", window_size=100, num_processes=1)
     print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux, which counts the peak anew")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux, which can reset the peak")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
-    """Ten windows, then two hundred: the peak grows by less than half of what the input does."""
+    """Ten windows, then two hundred: the peak grows by less than half of the growth of the input."""
     names = [str(tmp_path / f"{count}.txt") for count in (1_000, 20_000)]
     for name in names:
         Path(name).write_text("".join(f"{'x' * 5000} {i}\n" for i in range(int(Path(name).stem))))
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *names], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", MEASURED, *names], capture_output=True, text=True, check=True)
     few, many = map(int, done.stdout.split())  # in KiB
     assert many - few < 50_000, (few, many)
