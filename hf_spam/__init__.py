@@ -1,4 +1,4 @@
-"""hf_spam: a GPT written from scratch, fine-tuned to tell spam from not spam, at home in the Hugging Face ecosystem."""
+"""A GPT written from scratch that tells spam from not spam and works with the Hugging Face ecosystem."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives. They are imported on first use, so that `import hf_spam` costs milliseconds and the
-# command line can answer `--help` without loading torch.
+# The module of each public name. Names are imported on first use, so `import hf_spam` takes milliseconds and
+# `hf-spam --help` does not load torch.
 _HOMES = {
     "RECIPES": "training.recipes",
     "Recipe": "training.recipes",
@@ -50,8 +50,8 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
 
 
-# The Auto classes learn of SpamGPT the moment `transformers` loads them, before or after this package. Importing them
-# here instead would be simpler, but would cost half a second more than `import transformers`, and `--help` three.
+# The Auto classes and the pipeline are registered as soon as `transformers` loads its own, whether that happens before
+# or after this package is imported. Registering them right here would be simpler, but `--help` would take seconds.
 
 
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
@@ -61,8 +61,8 @@ def _register_config(auto: Any) -> None:
     auto.AutoConfig.register(SpamGPTConfig.model_type, SpamGPTConfig, exist_ok=True)
 
 
-# `modeling_layers` imports `modeling_auto`, our model imports `modeling_layers`, and any of the three may come first:
-# each asks for the next, and the models are registered when the last of them is whole.
+# `modeling_layers` imports `modeling_auto`, our model imports `modeling_layers`, and any of the three may be imported
+# first. Each hook therefore imports the next module, and the models are registered when the last one is complete.
 
 
 @wrapt.when_imported("transformers.models.auto.modeling_auto")
@@ -86,7 +86,7 @@ def _register_models(modeling: Any) -> None:
         auto.register(model.config_class, model, exist_ok=True)
 
 
-# Our pipeline imports the library's, and either may come first.
+# Our pipeline imports the one of the library, and either may be imported first.
 
 
 @wrapt.when_imported("transformers.pipelines")

@@ -186,7 +186,7 @@ def evaluate(
     Data that the model was trained on are split as they were for training, so that its test split is unseen. Other data
     are one set. The bundled model has seen the whole SMS Spam Collection.
     """
-    from .evaluation.eval_data import messages_for
+    from .evaluation.eval_data import load_eval_data
     from .evaluation.page import check_folder, headline, report_tables, write_report
     from .evaluation.report import make_report
     from .inference.classifier import SpamClassifier
@@ -196,8 +196,8 @@ def evaluate(
     if output_dir:
         check_folder(output_dir)
     classifier = SpamClassifier.from_pretrained(model)
-    eval_data = messages_for(model, data, classes=class_names(classifier.model.config), **how)
-    report = make_report(classifier, eval_data, split=split, model=model, data=data, progress=sys.stderr.isatty())
+    eval_data = load_eval_data(model, data, classes=class_names(classifier.model.config), **how)
+    report = make_report(classifier, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
     if output_dir:
         write_report(report, output_dir)
     if as_json:

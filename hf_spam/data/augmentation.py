@@ -1,4 +1,4 @@
-"""Training messages seen anew in each epoch: in other case, with other digits, in other segmentations."""
+"""Augment training messages in each epoch: other case, other digits, other segmentations into tokens."""
 
 import json
 import math
@@ -14,15 +14,15 @@ from .tokenization import encode, replace_lone_surrogates
 
 
 class Augmentation:
-    """Encodes training messages with noise, so that the model does not learn the quirks of those it has.
+    """Encode training messages with random changes, so that the model does not learn their quirks.
 
-    The same text and seed give the same ids on any machine, whatever was encoded before.
+    The same text and seed always give the same ids, on any machine and in any order.
 
     Args:
-        tokenizer: the model's.
-        case: probability that a message is written in lower case, in capitals, or in sentence case (3 : 1 : 1).
-        digits: probability that every digit of a message is drawn anew: a telephone number stays one, but is another.
-        bpe_dropout: probability that a merge is skipped, see `BPEDropout`.
+        tokenizer: the tokenizer of the model.
+        case: probability that a message is put in lower case, upper case or sentence case (3 : 1 : 1).
+        digits: probability that every digit of a message is replaced by a random one.
+        bpe_dropout: probability that a merge is skipped (see `BPEDropout`).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, case: float, digits: float, bpe_dropout: float):
@@ -34,7 +34,7 @@ class Augmentation:
         return bool(self.case or self.digits or self.bpe_dropout)
 
     def encode(self, text: str, seed: str, max_length: int) -> list[int]:
-        """The ids of `text` as `seed` has it written and segmented, at most the first `max_length`."""
+        """Return the ids of `text`, changed at random by `seed` and cut to the first `max_length`."""
         rng = random.Random(seed)
         if rng.random() < self.case:
             text = rng.choices((str.lower, str.upper, str.capitalize), (3, 1, 1))[0](text)
@@ -46,18 +46,17 @@ class Augmentation:
 
 
 class BPEDropout:
-    """Encodes texts by BPE with each merge skipped at random, so that a word is seen in many segmentations.
+    """Encode texts by BPE and skip merges at random, so that a word is seen in many segmentations.
 
-    Provilkov et al. 2020, *BPE-Dropout*. The `tokenizers` library has it too, but cannot be seeded. Each occurrence of
-    a word takes one of `VARIANTS` segmentations that are drawn once: on messages, several times as fast as drawing
-    anew.
+    Provilkov et al. 2020, *BPE-Dropout*. The `tokenizers` library has it too, but without a seed. Each occurrence of a
+    word gets one of `VARIANTS` segmentations that are drawn once, which is several times faster than drawing each time.
 
     Args:
-        tokenizer: one that `train_tokenizer` or GPT-2 made (byte-level BPE).
+        tokenizer: a byte-level BPE tokenizer, such as GPT-2's or one of `train_tokenizer`.
         p: probability that a possible merge is skipped, in [0, 1].
 
     Raises:
-        ValueError: the tokenizer is of another kind.
+        ValueError: the tokenizer is not a BPE tokenizer.
     """
 
     VARIANTS = 16
@@ -73,7 +72,7 @@ class BPEDropout:
         self.variant = lru_cache(maxsize=2**17)(self._variant)
 
     def encode(self, text: str, chance: Callable[[], float], max_length: int) -> list[int]:
-        """The ids of `text`, at most the first `max_length`, segmented as `chance` draws."""
+        """Return the ids of `text`, cut to the first `max_length`; `chance` draws a segmentation for each word."""
         ids: list[int] = []
         for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text)):
             ids.extend(self.variant(word, int(chance() * self.VARIANTS)))
@@ -89,7 +88,7 @@ class BPEDropout:
         pieces = list(word)
         ranks = [self.ranks.get(pair, math.inf) for pair in pairwise(pieces)]
         while ranks:
-            # Every possible merge is rolled for again at each step, as in algorithm 1 of the paper.
+            # Each step draws again for every possible merge, as in algorithm 1 of the paper.
             best, at = min(
                 ((rank, i) for i, rank in enumerate(ranks) if rank < math.inf and chance() >= self.p),
                 default=(math.inf, 0),

@@ -91,9 +91,6 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
         yield batch
 
 
-token_batches = length_batches  # its name until every caller has moved
-
-
 def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
     """Return the tokens per batch at which a model of this width is fastest: 682 for GPT-2 124M on a CPU."""
     inner = getattr(config, "n_inner", None) or 4 * config.hidden_size

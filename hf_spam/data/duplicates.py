@@ -22,9 +22,6 @@ def find_duplicates(texts: Sequence[str], others: Sequence[str]) -> tuple[np.nda
     )
 
 
-standing_in = find_duplicates  # its name until every caller has moved
-
-
 def duplicate_groups(texts: Sequence[str]) -> np.ndarray:
     """Return the group of each text, (N,), numbered from 0 by first appearance; near-duplicates share a group."""
     numbers: dict[str, int] = {}

@@ -1,25 +1,25 @@
-"""Text to token ids: GPT-2's tokenizer, or a byte-level BPE learned on the training messages."""
+"""Turn texts into token ids, with GPT-2's tokenizer or a byte-level BPE trained on the messages."""
 
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token: begins, ends and pads
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token, also used for padding
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learns a byte-level BPE (Sennrich et al. 2016; GPT-2's bytes and word pattern) on `texts`.
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016, with GPT-2's bytes and word pattern).
 
-    Every text can be encoded, whatever its language: the 256 bytes are always in the vocabulary. The same texts in
-    the same order give the same tokenizer.
+    The vocabulary always contains the 256 bytes, so every text in any language can be encoded. The same texts in the
+    same order give the same tokenizer.
 
     Args:
-        texts: the training messages, and only those.
-        vocab_size: at least 257, the bytes and `<|endoftext|>`. Fewer entries result where the texts hold no more.
+        texts: the training messages, without those of validation and test.
+        vocab_size: the size of the vocabulary, at least 257 (the bytes and `<|endoftext|>`). Few texts may give less.
 
     Raises:
-        ValueError: `vocab_size` below 257.
+        ValueError: `vocab_size` is below 257.
     """
     if vocab_size < 257:
         raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}.")
@@ -42,7 +42,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """`text` with halves of UTF-16 pairs, which no encoder accepts, replaced by U+FFFD (pairs are joined).
+    """Replace lone surrogates, which no tokenizer accepts, by U+FFFD, and join pairs into one character.
 
     Raises:
         TypeError: `text` is not a string.
@@ -53,7 +53,7 @@ def replace_lone_surrogates(text: str) -> str:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """The token ids of each text, cut to the first `max_length`.
+    """Return the token ids of each text, cut to the first `max_length`.
 
     Raises:
         TypeError: a text is not a string.
@@ -63,10 +63,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
     clean = [replace_lone_surrogates(text) for text in texts]
     if not tokenizer.is_fast:
         return tokenizer(clean, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
-    # Not through the call, which computes offsets into the text too, and takes nearly twice as long.
+    # Calling the tokenizer would take nearly twice as long, because it also computes offsets.
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.enable_truncation(max_length)
     encodings = backend.encode_batch_fast(clean)
-    backend.no_truncation()  # which would be saved with the tokenizer
+    backend.no_truncation()  # or it would be saved with the tokenizer
     return [encoding.ids for encoding in encodings]

@@ -1,4 +1,4 @@
-"""What a linear model of words and characters makes of the same messages: any network has to be better than that."""
+"""A linear baseline on words and characters, trained on the same messages: any network must beat it."""
 
 import logging
 from collections.abc import Sequence
@@ -18,25 +18,29 @@ from .metrics import PROBABILISTIC, SpamMetrics
 logger = logging.getLogger(__name__)
 
 BASELINE = "TF-IDF + linear SVM"
-MOST = 100_000  # training messages; the table of character sequences of more would not fit into a small machine
+MAX_MESSAGES = 100_000  # the character n-grams of more training messages need too much memory
 
 
 def fit_baseline(train: Dataset) -> Pipeline | None:
-    """Fits TF-IDF of words (1 to 2) and characters (2 to 5) with a linear SVM, as it comes: nothing of it is tuned.
+    """Fit a linear SVM on TF-IDF of words (1 to 2) and characters (2 to 5), with scikit-learn's default settings.
 
     Args:
-        train: messages with columns `text` and `label`.
+        train: Messages with the columns `text` and `label`.
 
     Returns:
-        None where nothing can be learned, since the messages are of one label or have no words, and where they are more
-        than `MOST`.
+        The baseline, or `None`, with a warning, if it cannot be fitted: the messages share one label, contain no
+        words, or number more than `MAX_MESSAGES`.
     """
-    if len(train) > MOST:
-        logger.warning("No baseline: there are more than %d training messages.", MOST)
+    if len(train) > MAX_MESSAGES:
+        logger.warning("No baseline: there are more than %d training messages.", MAX_MESSAGES)
         return None
     if len(labels := set(train["label"][:])) < 2:
-        only = f"all training messages are {label_names(train)[labels.pop()]!r}" if labels else "there are none"
-        logger.warning("No baseline: it needs training messages of different labels, but %s.", only)
+        found = (
+            f"all training messages are labelled {label_names(train)[labels.pop()]!r}"
+            if labels
+            else "there are no training messages"
+        )
+        logger.warning("No baseline: it needs at least two labels, but %s.", found)
         return None
     baseline = make_pipeline(
         make_union(
@@ -46,52 +50,33 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
         LinearSVC(),
     )
     try:
-        return baseline.fit(train["text"][:], _targets(train))
+        return baseline.fit(train["text"][:], train["label"][:])
     except ValueError as error:
         logger.warning("No baseline: %s", first_line(error))
         return None
 
 
-def _targets(messages: Dataset) -> np.ndarray:
-    """What the baseline learns, (N,): of two classes whether a message is of the positive one, else its class."""
-    names, labels = label_names(messages), np.array(messages["label"][:])
-    return labels if len(names) > 2 else (labels == spam_index(names)).astype(int)
-
-
 def baseline_answers(baseline: Pipeline, messages: Dataset) -> dict[str, np.ndarray]:
-    """What `baseline_metrics` are computed from: predictions and references, (N,).
+    """Return what `SpamMetrics` needs: `predictions` and `references`, (N,), and for two classes `scores`.
 
-    Of two classes these are whether a message is of the positive one, such as spam, and there are also scores, (N,) in
-    (0, 1), above 0.5 for it. They rank messages, but are no probabilities.
+    The scores, (N,) in (0, 1), are those of the positive class. They rank messages but are not probabilities.
     """
-    actual = _targets(messages)
-    if len(label_names(messages)) > 2:
-        return {"predictions": baseline.predict(messages["text"][:]), "references": actual}
-    scores = expit(baseline.decision_function(messages["text"][:]))
-    return {"predictions": (scores > 0.5).astype(int), "references": actual, "scores": scores}
+    names, texts = label_names(messages), messages["text"][:]
+    answers = {"predictions": baseline.predict(texts), "references": np.array(messages["label"][:])}
+    if len(names) == 2:
+        margins = baseline.decision_function(texts)  # of class 1
+        answers["scores"] = expit(margins if spam_index(names) == 1 else -margins)
+    return answers
 
 
 def baseline_metrics(answers: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, float | None]:
-    """The metrics of a baseline's answers about classes of these names; those that ask for probabilities are None."""
-    if len(names) > 2:
-        return SpamMetrics(names).compute(**answers)
-    return SpamMetrics().compute(**answers) | dict.fromkeys(PROBABILISTIC)
-
-
-def ahead(model: float, baseline: float, threshold: float | None) -> str:
-    """Who is ahead, by its F1, in words; the model has a threshold, or none."""
-    if model == baseline:
-        verdict = f"the model and the baseline are level, F1 {model:.4f}"
-    else:
-        first, second = ("model", "baseline") if model > baseline else ("baseline", "model")
-        best, other = max(model, baseline), min(model, baseline)
-        verdict = f"the {first} is ahead of the {second}, F1 {best:.4f} against {other:.4f}"
-    # A threshold trades F1 for fewer false alarms.
-    return verdict + ("" if threshold is None else " (the model goes by its threshold, the baseline by none)")
+    """Compute the metrics of a baseline's answers. Metrics that need probabilities are `None`."""
+    metrics = SpamMetrics(names).compute(**answers)
+    return {name: None if name in PROBABILISTIC else value for name, value in metrics.items()}
 
 
 def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
-    """The metrics, on every other split, of the baseline fitted to the split `train`; empty if it cannot be fitted."""
+    """Fit the baseline to the split `train` and return its metrics on every other split, or an empty dict."""
     others = {split: messages for split, messages in data.items() if split != "train"}
     baseline = fit_baseline(data["train"]) if others else None
     if baseline is None:
@@ -100,3 +85,20 @@ def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
         split: baseline_metrics(baseline_answers(baseline, messages), label_names(messages))
         for split, messages in others.items()
     }
+
+
+def ahead(model: float, baseline: float, threshold: float | None) -> str:
+    """Say in words whether the model or the baseline has the higher F1.
+
+    Args:
+        model: F1 of the model.
+        baseline: F1 of the baseline.
+        threshold: The model's own threshold. It trades F1 for fewer false alarms, which the text mentions.
+    """
+    if model == baseline:
+        verdict = f"the model and the baseline are level, F1 {model:.4f}"
+    else:
+        first, second = ("model", "baseline") if model > baseline else ("baseline", "model")
+        best, other = max(model, baseline), min(model, baseline)
+        verdict = f"the {first} is ahead of the {second}, F1 {best:.4f} against {other:.4f}"
+    return verdict + ("" if threshold is None else " (the model uses its threshold, the baseline has none)")

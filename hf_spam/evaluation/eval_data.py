@@ -1,4 +1,4 @@
-"""What a model is to be measured on, and what it was trained on: its own data, known again by their digests."""
+"""Messages to evaluate a model on, and those it was trained on, recognised by their fingerprints."""
 
 import json
 import logging
@@ -9,117 +9,136 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 
-from ..conversion.loading import HISTORY, history_file
+from ..conversion.loading import BUNDLED, HISTORY, history_file, named_model
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES
 from ..data.sources import load_sms_spam, read_messages, read_sets
-from ..data.splits import SPLITS, fingerprints, undersample
+from ..data.splits import SPLITS, fingerprints
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
 
 logger = logging.getLogger(__name__)
 
+ONE_SET = "none, all messages are one set"
+TRAINING_MESSAGES = "the messages that the model was trained on"
+SEEN_ALL = "The model was trained on these very messages: the metrics say nothing about new ones."
+BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
+BUNDLED_SEEN = "The model was trained on the whole SMS Spam Collection and has seen every message in it."
+OTHER_DATA = "These are not, or no longer, the messages that the model was trained on: it may have seen any of them."
+NO_RECORD = "There is no record of the model's training messages: it may have seen any of these."
+HINT = "Name its training messages with --train-data{} to get a baseline and a count of duplicates."
+
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The messages that a model is to be measured on, and those that it was trained on."""
+class EvalData:
+    """Messages to evaluate a model on, and those it was trained on."""
 
     sets: DatasetDict
-    """By name; which is "train", "validation" and "test", or what the source is called."""
+    """Named "train", "validation" and "test", or after the source."""
     splits: str
-    """How they were drawn, in words."""
+    """How they were split, in words."""
     train: Dataset | None
-    """The messages of the training; None where nothing tells which these were."""
+    """Training messages of the model. `None` if unknown."""
     trained_on: str
-    """Where `train` is from, in words."""
+    """Where `train` comes from, in words."""
     remark: str = ""
-    """What the model may have seen of the messages, in a sentence; empty where `train` tells."""
-    remedy: str = ""
-    """How to learn more of that, in a sentence."""
+    """Sentence about messages that the model may have seen. Empty if `train` tells."""
+    hint: str = ""
+    """Sentence on how to find out more. Empty if there is nothing to add."""
 
 
-@dataclass(frozen=True)
+@strict
+@dataclass  # not frozen: then nothing would check the types
 class TrainedRecipe:
-    """Of a model's training what tells how its messages were read and split, and which these were."""
+    """How the training messages of a model were read and split, with the fingerprints of the splits."""
 
     protocol: Literal["book", "full"] | None
-    """None: nothing was split off."""
+    """`None`: all messages were used for training."""
     seed: int
     splits: dict[str, dict[str, Any]]
-    """As `fingerprints` has them. Empty: not known, as of a model of an earlier version, or one of several data."""
-    undersample: bool = False
+    """As returned by `fingerprints`. Empty if unknown: an old model, or one trained on several data sets."""
     text_column: str | None = None
     label_column: str | None = None
     trained_before: bool = False
-    """Whether it began with a classifier that had learned from other messages, or nobody knows from which."""
+    """Whether training started from a classifier that had learned from other, or unknown, messages."""
+
+    def columns(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the reading options `given`, with the columns of the training where none are named."""
+        recorded = {"text_column": self.text_column, "label_column": self.label_column}
+        return given | {name: given[name] or column for name, column in recorded.items()}
 
     def draw(self, source: str | os.PathLike, **reading: Any) -> DatasetDict | None:
-        """The splits of a source as those of the training were drawn; None where others come out.
+        """Split a source as for the training, and return the splits if they are the training's.
 
         Args:
-            source: as for `load_sms_spam`.
-            reading: how it is read.
+            source: As for `load_sms_spam`.
+            **reading: Reading options of `load_sms_spam`.
+
+        Returns:
+            The splits, or `None` if their fingerprints differ.
         """
+        if not self.splits:
+            return None
         try:
             sets = read_sets(source, **reading)
-            # To split a large file with `full` takes minutes, and to count it shows mostly that it is another one.
-            keeps_all = self.protocol != "book" and not self.undersample and not set(SPLITS) <= set(sets)
-            expected = sum(split["messages"] for split in self.splits.values())
-            if not self.splits or (keeps_all and sum(map(len, sets.values())) != expected):
+            # Splitting a large file takes minutes; comparing the number of messages first rules most of them out.
+            keeps_all = self.protocol != "book" and not set(SPLITS) <= set(sets)
+            if keeps_all and sum(map(len, sets.values())) != sum(split["messages"] for split in self.splits.values()):
                 return None
             if self.protocol is None:
                 splits = DatasetDict(train=read_messages(source, **reading))
             else:
                 splits = load_sms_spam(source, protocol=self.protocol, seed=self.seed, **reading)
-            if self.undersample:
-                splits["train"] = undersample(splits["train"], self.seed)
-        except DataError:  # such as too few messages: they are others, which need not be split
+        except DataError:  # for example too few messages: then these are other messages, which need no splits
             return None
         return splits if fingerprints(splits) == self.splits else None
 
 
-COLLECTION = "bca6e9a7d847bbd6cfe43555cbb0b542b5bd7f5b63d41a84bd99efc746d90e41"  # the digest of all its messages
+COLLECTION = "bca6e9a7d847bbd6cfe43555cbb0b542b5bd7f5b63d41a84bd99efc746d90e41"  # digest of the SMS Spam Collection
 BUNDLED_RECIPE = TrainedRecipe(None, 123, {"train": {"messages": 5574, "sha256": COLLECTION}})
 
 
 def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
-    """How a model was trained, as the `history.json` beside it says.
+    """Return how a model was trained, according to its `history.json`.
 
     Args:
-        model: a folder or a Hub id; None for the bundled model, of which this package knows it.
+        model: Folder or Hub id. `None` or "bundled": the bundled model.
 
     Returns:
-        What the file says; None where there is none, or one that cannot be used, which a warning says.
+        The recipe, or `None` if there is no such file or, with a warning, if it cannot be used.
     """
-    if model is None:
+    if model is None or named_model(model) == BUNDLED:
         return BUNDLED_RECIPE
     path = history_file(model)
     if path is None:
         return None
     try:
         return _read_recipe(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:  # it may be anyone's, and anything
-        logger.warning("%s is passed over: %s", os.path.join(model, HISTORY), one_line(error))
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, StrictDataclassError) as error:
+        # The file may come from any repository on the Hub.
+        logger.warning("Ignoring %s: %s", os.path.join(model, HISTORY), one_line(error))
         return None
 
 
 def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict[str, Any]]) -> bool:
-    """Whether the weights that a training begins with may know messages that it is to be tested on.
+    """Return whether initial weights may have been trained on messages that the run will be tested on.
 
     Args:
-        base: what they were, as a recipe names it.
-        config: as it was loaded; it tells whether they were a classifier's, or a language model's, or none.
-        splits: the `fingerprints` of the data.
+        base: Name of the weights in the recipe.
+        config: Their configuration. Only those of a classifier have seen labelled messages.
+        splits: `fingerprints` of the data.
     """
     if SpamGPTForSequenceClassification.__name__ not in (config.architectures or ()):
         return False
-    theirs = None if Path(base).is_file() else trained_recipe(base)
-    return theirs is None or theirs.splits != splits or theirs.trained_before
+    recipe = None if Path(base).is_file() else trained_recipe(base)
+    return recipe is None or recipe.splits != splits or recipe.trained_before
 
 
-def messages_for(
+def load_eval_data(
     model: str | os.PathLike | None,
     data: str | os.PathLike,
     *,
@@ -129,116 +148,90 @@ def messages_for(
     text_column: str | None = None,
     label_column: str | None = None,
     classes: Sequence[str] = LABEL_NAMES,
-) -> Evaluated:
-    """The sets of messages that a model is to be measured on.
+) -> EvalData:
+    """Load the messages to evaluate a model on.
 
-    A model's own data are split as they were for its training, and are its own only if the very same splits come out.
-    All other data are one set, named after the source, or the splits that a Hub dataset has; a small file, and one of a
-    single label, will do.
+    If the data is what the model was trained on, it is split as it was then; it counts as the same data only if the
+    splits have the same fingerprints. Any other data is one set named after its source, or has the splits of its Hub
+    dataset. It may be small, and of a single label.
 
     Args:
-        model: a folder or a Hub id; None for the bundled model.
-        data: a source as for `load_sms_spam`.
-        protocol: splits the data by it, whatever the model was trained on.
-        seed: splits them with it, whatever the model was trained on.
-        train_data: the source of the messages that it was trained on, for the baseline and to tell what it has seen;
-            where they are its own, its split `train`. None: of `data`.
-        text_column: where the texts are, also in `train_data`. None: where they were for its training, if the data are
-            its own, else as for `load_sms_spam`.
-        label_column: the same for the labels.
-        classes: the labels that the model knows, by which those of the data are read.
+        model: Folder or Hub id. `None` or "bundled": the bundled model.
+        data: Source, as for `load_sms_spam`.
+        protocol: Split the data by this protocol, however the model was trained.
+        seed: Split the data with this seed, however the model was trained.
+        train_data: Source of the training messages, for the baseline and to find duplicates. If it is the model's
+            own training data, its `train` split is used. `None`: look for them in `data`.
+        text_column: Column of the texts, in `train_data` too. `None`: as recorded for the model's own data, or as
+            for `load_sms_spam`.
+        label_column: Column of the labels, with the same default.
+        classes: Labels that the model knows.
 
     Raises:
-        DataError: a source cannot be read, or not be split as is asked for.
+        DataError: A source cannot be read, or cannot be split as requested.
     """
     recipe = trained_recipe(model)
     reading = {"text_column": text_column, "label_column": label_column, "classes": classes}
-    own_reading = dict(reading)
-    if recipe:
-        own_reading |= {
-            "text_column": text_column or recipe.text_column,
-            "label_column": label_column or recipe.label_column,
-        }
-
-    def own_splits(source: str | os.PathLike) -> DatasetDict | None:
-        return recipe.draw(source, **own_reading) if recipe else None
-
-    own = own_splits(data)
-    one_set, sets = "none, all messages are one set", own
+    own_reading = recipe.columns(reading) if recipe else reading
+    own = recipe.draw(data, **own_reading) if recipe else None
+    own_splits = ONE_SET
     if own and recipe.protocol:
-        drawn = f"protocol {recipe.protocol}, seed {recipe.seed}, as for the training of the model"
-    else:
-        drawn = one_set
-    if (protocol, seed) != (None, None):
+        own_splits = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
+    if protocol is not None or seed is not None:
         protocol = protocol or (own and recipe.protocol) or "full"
         seed = seed if seed is not None else (recipe.seed if own else 123)
-        if not own or (protocol, seed) != (recipe.protocol, recipe.seed):
-            sets = load_sms_spam(data, protocol=protocol, seed=seed, **(own_reading if own else reading))
-            drawn = f"protocol {protocol}, seed {seed}"
-    elif own is None:
+    as_trained = own and (protocol, seed) in ((None, None), (recipe.protocol, recipe.seed))
+    if as_trained:
+        sets, splits = own, own_splits
+    elif protocol is not None:
+        sets = load_sms_spam(data, protocol=protocol, seed=seed, **(own_reading if own else reading))
+        splits = f"protocol {protocol}, seed {seed}"
+    else:
         sets = read_sets(data, **reading)
-        drawn = one_set if len(sets) == 1 else "those of the data set"
-    known, remark, remedy = "the messages that the model was trained on", "", ""
-    if own and recipe.protocol is None:
-        remark = "The model was trained on these very messages: its figures say nothing about new ones."
-    elif own and recipe.trained_before:
-        remark = "The model that it began with had learned from other messages, and may have seen any of these."
-    elif not own and train_data is None:
-        remark, remedy = _may_have_seen(recipe)
+        splits = ONE_SET if len(sets) == 1 else "those of the data set"
+
     if train_data is not None:
-        theirs = own_splits(train_data)
-        train = theirs["train"] if theirs else read_messages(train_data, one_label=True, **reading)
-        trained_on = known if theirs else "those of --train-data"
+        train = recipe.draw(train_data, **own_reading) if recipe else None
+        trained_on = TRAINING_MESSAGES if train else "those of --train-data"
+        train = train["train"] if train else read_messages(train_data, one_label=True, **reading)
     elif own:
-        train, trained_on = own["train"], known
+        train, trained_on = own["train"], TRAINING_MESSAGES
     elif "train" in sets:
-        train, trained_on = (
-            sets["train"],
-            "the split train; what the model was trained on is not known",
-        )
+        train, trained_on = sets["train"], "the split train; what the model was trained on is not known"
     else:
         train, trained_on = None, "not known"
-    return Evaluated(sets, drawn, train, trained_on, remark, remedy)
+    remark, hint = _remark(recipe, is_own=bool(own), has_train_data=train_data is not None)
+    return EvalData(sets, splits, train, trained_on, remark, hint)
 
 
 def _read_recipe(history: Any) -> TrainedRecipe:
-    """What `history.json` holds, be it written by anyone.
+    """Read the content of `history.json`; types are checked by `TrainedRecipe`.
 
     Raises:
-        ValueError: it is not what a run writes.
+        ValueError, TypeError, LookupError, StrictDataclassError: It is not what a run writes.
     """
-    recipe = history.get("recipe") if isinstance(history, dict) else None
-    if not isinstance(recipe, dict):
-        raise ValueError("there is no recipe in it")
+    if not isinstance(history, dict) or not isinstance(recipe := history.get("recipe"), dict):
+        raise ValueError("it contains no recipe")
     found = TrainedRecipe(
-        *(recipe.get("protocol"), recipe.get("seed"), history.get("splits", {}), recipe.get("undersample", False)),
-        *(recipe.get("text_column"), recipe.get("label_column"), history.get("trained_before", False)),
+        protocol=recipe.get("protocol", "missing"),
+        seed=recipe.get("seed"),
+        splits=history.get("splits", {}),
+        text_column=recipe.get("text_column"),
+        label_column=recipe.get("label_column"),
+        trained_before=history.get("trained_before", False),
     )
-    if found.protocol not in ("book", "full"):
-        raise ValueError("its recipe has no protocol that is known")
-    if type(found.seed) is not int:
-        raise ValueError("its recipe has no seed")
-    for name in ("undersample", "trained_before"):
-        if type(getattr(found, name)) is not bool:
-            raise ValueError(f"{name} is neither true nor false")
-    if not all(column is None or isinstance(column, str) for column in (found.text_column, found.label_column)):
-        raise ValueError("a column of its recipe is not a name")
-    splits = list(found.splits.values()) if isinstance(found.splits, dict) else [None]
-    if not all(isinstance(split, dict) and type(split.get("messages")) is int for split in splits):
-        raise ValueError("its splits are not digests")
+    sum(split["messages"] for split in found.splits.values())  # `draw` relies on these numbers
     return found
 
 
-def _may_have_seen(recipe: TrainedRecipe | None) -> tuple[str, str]:
-    """What a model may have seen of messages that are not its own, and how to learn more."""
-    names = "--train-data names"
+def _remark(recipe: TrainedRecipe | None, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
+    """Return the remark and the hint of `EvalData`."""
+    if is_own:
+        if recipe.protocol is None:
+            return SEEN_ALL, ""
+        return (BASE_SEEN if recipe.trained_before else ""), ""
+    if has_train_data:
+        return "", ""
     if recipe is BUNDLED_RECIPE:
-        remark = "The model was trained on the whole SMS Spam Collection, and has seen what stands in that."
-        names = "--train-data uci, or the collection's file, names"
-    elif recipe and recipe.splits:
-        remark = (
-            "These are not, or no longer, the messages that the model was trained on: it may have seen any of them."
-        )
-    else:
-        remark = "No record tells which messages the model was trained on: it may have seen any of these."
-    return remark, f"{names} the messages of its training, for a baseline and the count of those that it has seen."
+        return BUNDLED_SEEN, HINT.format(" uci, or with the collection's file,")
+    return (OTHER_DATA if recipe and recipe.splits else NO_RECORD), HINT.format("")

@@ -1,99 +1,67 @@
-"""How far the metrics of a set of messages may be off by chance: 95 % intervals."""
-
-from collections.abc import Iterator
+"""95 % confidence intervals of the metrics: Wilson's for proportions, a bootstrap over messages for the rest."""
 
 import numpy as np
-from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
-from .metrics import BINS, LOW_RATE, clipped, score_bins
+from .metrics import BINS, LOW_RATE, Predictions, message_losses, score_bins
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
-_SAMPLED = (
-    f"percentiles of {RESAMPLES:,} bootstrap samples, in which messages that are alike but for case, digits, "
-    "punctuation and blanks are drawn together. They tell how the same model might do on other messages of the same "
-    "kind, not how another run of the training would. Where all samples agree, they tell nothing, and there is none."
-)
 HOW = (
-    f"Intervals are at {LEVEL:.0%}. They are Wilson's for accuracy, precision, recall and the false-positive rate, "
-    f"which are parts of a number of messages, and for the others {_SAMPLED}"
-)
-HOW_OF_SEVERAL = (
-    "Precision, recall and F1 are plain means over the classes. Intervals are at "
-    f"{LEVEL:.0%}. They are Wilson's for accuracy, and for the others {_SAMPLED}"
+    f"Intervals are at {LEVEL:.0%}: Wilson's for proportions of messages (accuracy; with two labels also precision, "
+    f"recall and the false-positive rate), percentiles of {RESAMPLES:,} bootstrap samples for the rest, in which "
+    "near-duplicates are drawn together. They show how the same model may do on other messages of this kind, not how "
+    "another training run would do. There is no interval if all bootstrap samples agree."
 )
 
 Interval = tuple[float, float]
 
 
 def wilson(count: int, total: int) -> Interval | None:
-    """The interval of a part, count / total; None where the total is 0."""
+    """Return Wilson's interval of the proportion `count / total`, or `None` if the total is 0."""
     if total == 0:
         return None
     low, high = binomtest(int(count), int(total)).proportion_ci(LEVEL, method="wilson")
     return float(low), float(high)
 
 
-def proportions(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Interval | None]:
-    """The intervals of the metrics that are parts of a number of messages.
+def proportions(given: Predictions) -> dict[str, Interval | None]:
+    """Return Wilson's intervals of the metrics that are proportions of messages."""
+    intervals = {"accuracy": wilson((given.labels == given.predicted).sum(), len(given.labels))}
+    if given.positive is not None:
+        actual, called = given.is_spam, given.called_spam
+        hits = (actual & called).sum()
+        intervals["precision"] = wilson(hits, called.sum())
+        intervals["recall"] = wilson(hits, actual.sum())
+        intervals["false_positive_rate"] = wilson((~actual & called).sum(), (~actual).sum())
+    return intervals
+
+
+def bootstrap(given: Predictions, groups: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the metrics on `RESAMPLES` bootstrap samples.
+
+    The samples depend on `groups` only, so that two models are compared on the same ones.
 
     Args:
-        actual: whether each message is spam, (N,) bool.
-        predicted: whether it is called spam, (N,) bool.
+        given: The predictions.
+        groups: Group of each message, (N,), numbered from 0 without gaps. Groups are drawn, not messages.
+
+    Returns:
+        Values of each metric, (RESAMPLES,), as `weighted_metrics` computes them.
     """
-    hits = (actual & predicted).sum()
-    return {
-        "accuracy": wilson((actual == predicted).sum(), len(actual)),
-        "precision": wilson(hits, predicted.sum()),
-        "recall": wilson(hits, actual.sum()),
-        "false_positive_rate": wilson((~actual & predicted).sum(), (~actual).sum()),
-    }
-
-
-def bootstrap(
-    actual: np.ndarray, predicted: np.ndarray, scores: np.ndarray, groups: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The other metrics in each of `RESAMPLES` bootstrap samples, (RESAMPLES,); nan where a sample is of one class.
-
-    The samples depend on `groups` alone, so that two models are compared on the same ones.
-
-    Args:
-        actual: whether each message is spam, (N,) bool.
-        predicted: whether it is called spam, (N,) bool.
-        scores: its probability of spam, (N,).
-        groups: the number of its group, (N,), from 0 without a gap. Groups are drawn, not messages.
-    """
-    parts = [weighted_metrics(actual, predicted, scores, weights) for weights in _samples(groups)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def bootstrap_classes(
-    actual: np.ndarray, predicted: np.ndarray, scores: np.ndarray | None, groups: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The same for more than two classes, of which `actual` and `predicted` are the indices, (N,).
-
-    Args:
-        actual, predicted, groups: as for `bootstrap`.
-        scores: the probability of each class, (N, K). None: there is no `log_loss`.
-    """
-    parts = [weighted_class_metrics(actual, predicted, scores, weights) for weights in _samples(groups)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _samples(groups: np.ndarray) -> Iterator[np.ndarray]:
-    """How many times each sample has each message, some samples at a time, (B, N)."""
     rng = np.random.default_rng(SEED)
     count = groups.max() + 1
-    at_once = max(1, 2**15 // len(groups))  # samples to a step: its tables stay in the cache of the processor
-    for start in range(0, RESAMPLES, at_once):
-        size = min(at_once, RESAMPLES - start)
+    batch = max(1, 2**15 // len(groups))  # samples at once: keeps the tables in the processor's cache
+    parts = []
+    for start in range(0, RESAMPLES, batch):
+        size = min(batch, RESAMPLES - start)
         drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        yield times[:, groups].astype(np.float64)
+        parts.append(weighted_metrics(given, times[:, groups].astype(np.float64)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def percentiles(values: np.ndarray) -> Interval | None:
-    """The interval that `LEVEL` of the bootstrapped values lie in; None where they are not numbers."""
+    """Return the percentile interval of bootstrapped values, ignoring nan. `None` if nothing is left."""
     values = values[np.isfinite(values)]
     if not len(values):
         return None
@@ -102,85 +70,63 @@ def percentiles(values: np.ndarray) -> Interval | None:
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def weighted_metrics(
-    actual: np.ndarray, predicted: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Metrics of many samples of the same messages at once, (B,) each; a thousand calls of scikit-learn take minutes.
+def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the metrics of many weighted samples of the same messages at once.
 
     Args:
-        actual, predicted, scores: as for `bootstrap`.
-        weights: how many times each sample has each message, (B, N).
+        given: The predictions.
+        weights: How often each sample contains each message, (B, N).
+
+    Returns:
+        Each metric, (B,); nan in samples that contain a single class, where the metric compares classes.
     """
-    order = np.argsort(-scores, kind="stable")
-    actual, predicted, scores, weights = actual[order], predicted[order], scores[order], weights[:, order]
-    first = np.flatnonzero(np.append(True, np.diff(scores) != 0))  # a threshold lies between scores that differ
-    all_steps = np.add.reduceat(weights, first, axis=1)  # (B, thresholds)
-    spam_steps = np.add.reduceat(weights * actual, first, axis=1)
-    above, above_spam = all_steps.cumsum(axis=1), spam_steps.cumsum(axis=1)
-    total, spam = above[:, -1], above_spam[:, -1]
-    ham = total - spam
-    # A pair of ham and spam of one score is ordered by half.
-    ordered = np.einsum("bt,bt->b", all_steps - spam_steps, above_spam - spam_steps / 2)
-    precise = np.einsum("bt,bt->b", spam_steps, above_spam / np.maximum(above, 1))
-    rate = (above - above_spam) / ham[:, None]
-
-    tp, fp = weights @ (actual & predicted), weights @ (~actual & predicted)
-    fn, tn = spam - tp, ham - fp
-    # Where a division by zero is asked for, scikit-learn answers 0.
-    margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    mcc = np.where(margins > 0, (tp * tn - fp * fn) / np.sqrt(margins), 0)
-    chance = clipped(scores)
-    bins = np.eye(BINS)[score_bins(scores)] * (scores - actual)[:, None]
-    of_both = {
-        "balanced_accuracy": (tp / spam + tn / ham) / 2,
-        "f1": 2 * tp / (2 * tp + fp + fn),
-        "mcc": mcc,
-        "roc_auc": ordered / (spam * ham),
-        "average_precision": precise / spam,
-        "recall_at_fpr_0.001": np.where(rate <= LOW_RATE, above_spam, 0).max(1) / spam,
-    }
-    return {name: np.where((spam > 0) & (ham > 0), values, np.nan) for name, values in of_both.items()} | {
-        "brier": weights @ (scores - actual) ** 2 / total,
-        "log_loss": weights @ -np.log(np.where(actual, chance, 1 - chance)) / total,
-        "ece": np.abs(weights @ bins).sum(1) / total,
-    }
-
-
-@np.errstate(divide="ignore", invalid="ignore")
-def weighted_class_metrics(
-    actual: np.ndarray, predicted: np.ndarray, scores: np.ndarray | None, weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Metrics of many samples of the same messages of several classes, (B,) each.
-
-    Args:
-        actual, predicted, scores: as for `bootstrap_classes`.
-        weights: how many times each sample has each message, (B, N).
-    """
-    size, classes = len(actual), max(actual.max(), predicted.max()) + 1
-
-    def counts(members: np.ndarray, labels: np.ndarray) -> np.ndarray:  # (B, K)
-        table = (np.ones(len(members)), (labels[members], members))
-        return (csr_array(table, shape=(classes, size)) @ weights.T).T
-
-    there, called = counts(np.arange(size), actual), counts(np.arange(size), predicted)
-    hits = counts(np.flatnonzero(actual == predicted), actual)
+    classes = np.eye(len(given.names))
+    actual, called = classes[given.labels], classes[given.predicted]  # (N, K)
+    true, claimed, hits = weights @ actual, weights @ called, weights @ (actual * called)  # (B, K)
     total, right = weights.sum(1), hits.sum(1)
-    occurs = (there > 0) | (called > 0)
-    recall = np.where(there > 0, hits / there, 0)
+    occurs = true + claimed > 0 if given.positive is None else np.tile(classes[given.positive] > 0, (len(weights), 1))
 
-    def mean(values: np.ndarray, over: np.ndarray) -> np.ndarray:
-        return (values * over).sum(1) / over.sum(1)
+    def macro(part: np.ndarray, whole: np.ndarray, averaged: np.ndarray) -> np.ndarray:
+        """Average `part / whole` over some of the classes; 0 where `whole` is 0, as in scikit-learn."""
+        return np.where(averaged & (whole > 0), part / whole, 0).sum(1) / averaged.sum(1)
 
-    # As scikit-learn has it: Gorodkin 2004, and 0 where all is, or is called, one class.
-    squares = (total**2 - (called**2).sum(1)) * (total**2 - (there**2).sum(1))
-    mcc = np.where(squares > 0, (right * total - (there * called).sum(1)) / np.sqrt(squares), 0)
-    values = {
-        "balanced_accuracy": mean(recall, there > 0),
-        "precision": mean(np.where(called > 0, hits / called, 0), occurs),
-        "recall": mean(recall, occurs),
-        "f1": mean(np.where(occurs, 2 * hits / (there + called), 0), occurs),
-        "mcc": mcc,
+    # Matthews correlation of K classes (Gorodkin 2004); 0 if all messages are of, or are predicted to be, one class.
+    margins = (total**2 - (claimed**2).sum(1)) * (total**2 - (true**2).sum(1))
+    compared = {
+        "balanced_accuracy": macro(hits, true, true > 0),
+        "precision": macro(hits, claimed, occurs),
+        "recall": macro(hits, true, occurs),
+        "f1": macro(2 * hits, true + claimed, occurs),
+        "mcc": np.where(margins > 0, (right * total - (true * claimed).sum(1)) / np.sqrt(margins), 0),
     }
-    if scores is not None:
-        values["log_loss"] = weights @ -np.log(clipped(scores[np.arange(size), actual])) / total
-    return values
+    values = {}
+    if given.probabilities is not None:
+        values["log_loss"] = weights @ message_losses(given) / total
+        if given.positive is not None:
+            errors = given.scores - given.is_spam
+            compared |= _ranking_metrics(given.is_spam, given.scores, weights)
+            values["brier"] = weights @ errors**2 / total
+            values["ece"] = np.abs(weights @ (np.eye(BINS)[score_bins(given.scores)] * errors[:, None])).sum(1) / total
+    several = (true > 0).sum(1) > 1
+    return {name: np.where(several, value, np.nan) for name, value in compared.items()} | values
+
+
+def _ranking_metrics(actual: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the metrics that depend on the order of the scores; arguments as for `weighted_metrics`."""
+    order = np.argsort(-scores, kind="stable")
+    actual, scores, weights = actual[order], scores[order], weights[:, order]
+    first = np.flatnonzero(np.append(True, np.diff(scores) != 0))  # thresholds lie between different scores
+    messages = np.add.reduceat(weights, first, axis=1)  # at each score, (B, thresholds)
+    spam = np.add.reduceat(weights * actual, first, axis=1)
+    above, spam_above = messages.cumsum(axis=1), spam.cumsum(axis=1)
+    total_spam = spam_above[:, -1]
+    total_ham = above[:, -1] - total_spam
+    # A spam and a legitimate message with equal scores count as half ordered.
+    ordered = np.einsum("bt,bt->b", messages - spam, spam_above - spam / 2)
+    precisions = np.einsum("bt,bt->b", spam, spam_above / np.maximum(above, 1))
+    low_rate = above - spam_above <= LOW_RATE * total_ham[:, None]
+    return {
+        "roc_auc": ordered / (total_spam * total_ham),
+        "average_precision": precisions / total_spam,
+        "recall_at_fpr_0.001": np.where(low_rate, spam_above, 0).max(1) / total_spam,
+    }

@@ -1,6 +1,7 @@
-"""The metrics of a spam filter as an `evaluate.Metric` that needs no network."""
+"""Metrics of a classifier as an `evaluate.Metric` that works offline."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import datasets
 import evaluate
@@ -10,40 +11,86 @@ from sklearn import metrics
 from ..data.labels import LABEL_NAMES
 from ..modeling.configuration_spam_gpt import spam_index
 
-LOW_RATE = 0.001  # a false-positive rate that a person may live with: one honest message in a thousand is lost
-BINS = 10  # of equal width, over the scores, for the calibration error
-PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that ask more of scores than their order
+LOW_RATE = 0.001  # false-positive rate at which recall is reported: one legitimate message in a thousand is lost
+BINS = 10  # equal-width score bins of the calibration error
+PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that need probabilities, not just a ranking
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a model on a set of messages, with the true labels."""
+
+    names: tuple[str, ...]
+    """Class names, in the order of their indices."""
+    labels: np.ndarray
+    """True class of each message, (N,) int."""
+    predicted: np.ndarray
+    """Predicted class of each message, (N,) int."""
+    probabilities: np.ndarray | None
+    """Probability of each class, (N, K) float64. `None` if the model gives none."""
+    texts: tuple[str, ...] = ()
+
+    @property
+    def positive(self) -> int | None:
+        """Index of the positive class, `None` with more than two classes."""
+        return spam_index(self.names) if len(self.names) == 2 else None
+
+    @property
+    def is_spam(self) -> np.ndarray:
+        """Whether each message is of the positive class, (N,) bool."""
+        return self.labels == self.positive
+
+    @property
+    def called_spam(self) -> np.ndarray:
+        """Whether each message was predicted to be of the positive class, (N,) bool."""
+        return self.predicted == self.positive
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Probability of the positive class, (N,)."""
+        return self.probabilities[:, self.positive]
+
+    def select(self, chosen: np.ndarray) -> "Predictions":
+        """Return the predictions for some of the messages, given as an (N,) bool mask."""
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            predicted=self.predicted[chosen],
+            probabilities=None if self.probabilities is None else self.probabilities[chosen],
+            texts=tuple(np.array(self.texts, dtype=object)[chosen]),
+        )
 
 
 class SpamMetrics(evaluate.Metric):
-    """What a spam filter is measured by, from the accuracy to the calibration error.
+    """Metrics of a spam filter, from accuracy to calibration error.
 
-    Spam (label 1) is the positive class. Used as any metric of `evaluate`, `add_batch` and `combine` included:
+    Works like any other metric of `evaluate`, including `add_batch` and `combine`:
 
         SpamMetrics().compute(predictions=[1, 0], references=[1, 0], scores=[0.9, 0.2])
 
-    `predictions` and `references` are class indices; `scores`, an option of `compute`, the probabilities of spam of
-    all of them, (N,), or those of each class, (N, K). The values are those of scikit-learn: `accuracy`,
-    `balanced_accuracy`, `precision`, `recall`, `f1`, `mcc` (Matthews correlation), `roc_auc`, `average_precision`,
-    `recall_at_fpr_0.001` (the highest at a score for which no more than one ham in a thousand is called spam),
-    `false_positive_rate`, `brier`, `log_loss`, and `ece`, the expected calibration error: the mean, over ten bins of
-    equal width and weighted by their messages, of the distance between the mean score and the part that is spam.
+    `predictions` and `references` are class indices. `scores` is optional: the probability of spam, (N,), or of every
+    class, (N, K). Values agree with scikit-learn:
 
-    Without `scores` all that is computed from them is None. Where the messages are all of one class, so are
-    `balanced_accuracy` and what depends on the order of the scores, and the `false_positive_rate` where nothing is ham.
-    Precision, recall and F1 are 0 where nothing is, or is called, spam.
+    - for any number of classes: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`, `mcc` (Matthews
+      correlation) and `log_loss`;
+    - for two classes also `roc_auc`, `average_precision`, `recall_at_fpr_0.001` (best recall at a threshold that
+      flags at most one legitimate message in a thousand), `false_positive_rate`, `brier` and `ece` (expected
+      calibration error over ten bins of equal width).
 
-    Of two other classes the positive one is that named "spam", or the second. Of more than two there are `accuracy`,
-    `balanced_accuracy`, `precision`, `recall` and `f1`, which are then the plain means over the classes that occur,
-    `mcc` and `log_loss`.
+    With two classes, the positive one is the class named "spam", or else the second. With more, precision, recall and
+    F1 are macro averages over the classes that occur.
+
+    A metric is `None` where it is undefined: without `scores`, all that depend on them; if every message has the same
+    label, `balanced_accuracy` and the ranking metrics; if every message is spam, `false_positive_rate`. Precision,
+    recall and F1 are 0 instead of undefined.
 
     Args:
-        names: of the classes, in the order of their indices.
+        names: Class names, in the order of their indices.
     """
 
     def __init__(self, names: Sequence[str] = LABEL_NAMES, **kwargs):
-        super().__init__(**{"keep_in_memory": True, **kwargs})  # no cache file is written
-        self.names = list(names)
+        super().__init__(**{"keep_in_memory": True, **kwargs})  # writes no cache file
+        self.names = tuple(names)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -54,100 +101,92 @@ class SpamMetrics(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, scores=None) -> dict[str, float | None]:
-        if not len(references) or not {*predictions, *references} <= set(range(len(self.names))):
-            raise ValueError(f"Give class indices of one message or more, from 0 to {len(self.names) - 1}.")
-        if len(self.names) > 2:
-            return self._of_several(np.asarray(predictions), np.asarray(references), scores)
-        positive = spam_index(self.names)
-        predicted = np.asarray(predictions) == positive
-        actual = np.asarray(references) == positive
-        if np.ndim(scores) == 2:
-            scores = np.asarray(scores)[:, positive]
-        ham = ~actual
-        both = 0 < actual.sum() < len(actual)
-        one_class = len({*actual, *predicted}) == 1  # scikit-learn warns of it, and answers 0
-        values = {
-            "accuracy": metrics.accuracy_score(actual, predicted),
-            "balanced_accuracy": metrics.balanced_accuracy_score(actual, predicted) if both else None,
-            "precision": metrics.precision_score(actual, predicted, zero_division=0),
-            "recall": metrics.recall_score(actual, predicted, zero_division=0),
-            "f1": metrics.f1_score(actual, predicted, zero_division=0),
-            "mcc": 0.0 if one_class else metrics.matthews_corrcoef(actual, predicted),
-            "roc_auc": None,
-            "average_precision": None,
-            "recall_at_fpr_0.001": None,
-            "false_positive_rate": predicted[ham].mean() if ham.any() else None,
-            "brier": None,
-            "log_loss": None,
-            "ece": None,
-        }
-        if scores is not None and both:
-            values["roc_auc"] = metrics.roc_auc_score(actual, scores)
-            values["average_precision"] = metrics.average_precision_score(actual, scores)
-            rates, recalls, _ = metrics.roc_curve(actual, scores, drop_intermediate=False)
-            values["recall_at_fpr_0.001"] = recalls[rates <= LOW_RATE].max()
+        labels, predicted = np.asarray(references), np.asarray(predictions)
+        if not len(labels) or not {*labels.tolist(), *predicted.tolist()} <= set(range(len(self.names))):
+            raise ValueError(f"Expected at least one message and class indices from 0 to {len(self.names) - 1}.")
+        given = Predictions(self.names, labels, predicted, None)
         if scores is not None:
-            scores = np.asarray(scores, dtype=np.float64)
-            values["brier"] = metrics.brier_score_loss(actual, scores, pos_label=True)
-            values["log_loss"] = metrics.log_loss(actual, scores, labels=[False, True])
-            values["ece"] = np.abs(np.bincount(score_bins(scores), scores - actual)).sum() / len(actual)
-        return {name: None if value is None else float(value) for name, value in values.items()}
-
-    def _of_several(self, predicted: np.ndarray, actual: np.ndarray, scores) -> dict[str, float | None]:
-        mean = {"average": "macro", "zero_division": 0}
-        precision, recall, f1, _ = metrics.precision_recall_fscore_support(actual, predicted, **mean)
-        values = {
-            "accuracy": metrics.accuracy_score(actual, predicted),
-            # Not `balanced_accuracy_score`, which is the same, but warns where a class that is not there is predicted.
-            "balanced_accuracy": metrics.recall_score(actual, predicted, labels=np.unique(actual), **mean),
-            "precision": precision,
-            "recall": recall,
-            "f1": f1,
-            "mcc": 0.0 if len({*actual, *predicted}) == 1 else metrics.matthews_corrcoef(actual, predicted),
-            "log_loss": None,
-        }
-        if scores is not None:
-            chances = np.asarray(scores, dtype=np.float64)[np.arange(len(actual)), actual]
-            values["log_loss"] = -np.log(clipped(chances)).mean()
+            given = replace(given, probabilities=_probability_table(np.asarray(scores, np.float64), given.positive))
+        values = _class_metrics(given)
+        if given.positive is not None:
+            values |= _spam_metrics(given)
         return {name: None if value is None else float(value) for name, value in values.items()}
 
 
-def clipped(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities whose logarithm is a number, as scikit-learn has it."""
-    return np.clip(probabilities, np.finfo(np.float64).eps, 1 - np.finfo(np.float64).eps)
-
-
-def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
-    """The score from which on messages may be called spam, so that of the ham no more than a part is.
-
-    Of the scores for which that holds it is the lowest, or rather the middle between it and the next one below: so
-    neither rounding nor the last digit of a score decides.
-
-    Args:
-        actual: whether each message is spam, (N,) bool; both kinds are among them.
-        scores: their probabilities of spam, (N,), in float64.
-        rate: the part of the ham that may be called spam, from 0 to below 1.
-
-    Returns:
-        None where even the highest score is that of too many ham.
-    """
-    rates, _, thresholds = metrics.roc_curve(actual, scores, drop_intermediate=False)
-    last = np.flatnonzero(rates <= rate)[-1]  # the first, above all scores, always is among them
-    return float(thresholds[last] + thresholds[last + 1]) / 2 if last else None
-
-
-def filled_bins(scores: np.ndarray, hits: np.ndarray) -> list[tuple[int, int, int, float]]:
-    """Of each bin that a score is in: its number, how many are, how many of these are hits, and their mean.
-
-    Args:
-        scores: of the messages, (N,).
-        hits: whether each is what its score is for, (N,) bool.
-    """
-    bins = score_bins(scores)
-    chosen = ((int(number), bins == number) for number in np.unique(bins))
-    return [(number, int(at.sum()), int(hits[at].sum()), float(scores[at].mean())) for number, at in chosen]
+def message_losses(predictions: Predictions) -> np.ndarray:
+    """Return the log loss of each message, (N,), clipped like scikit-learn's."""
+    epsilon = np.finfo(np.float64).eps
+    probabilities = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
+    return -np.log(np.clip(probabilities, epsilon, 1 - epsilon))
 
 
 def score_bins(scores: np.ndarray) -> np.ndarray:
-    """The number of the bin of each score, 0 to `BINS` - 1; a score on an edge belongs to the bin above it."""
+    """Return the bin of each score, from 0 to `BINS` - 1. A score on an edge belongs to the bin above it."""
     return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+
+
+def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
+    """Return the lowest spam threshold that keeps the false-positive rate at or below `rate`.
+
+    It lies halfway between two scores, so that rounding cannot decide about a message.
+
+    Args:
+        actual: Whether each message is spam, (N,) bool. Both kinds must occur.
+        scores: Probability of spam, (N,), in float64.
+        rate: Allowed false-positive rate, in [0, 1).
+
+    Returns:
+        The threshold, or `None` if even the highest score belongs to too many legitimate messages.
+    """
+    rates, _, thresholds = metrics.roc_curve(actual, scores, drop_intermediate=False)
+    last = np.flatnonzero(rates <= rate)[-1]  # never empty: the first threshold lies above all scores
+    return float(thresholds[last] + thresholds[last + 1]) / 2 if last else None
+
+
+def _probability_table(scores: np.ndarray, positive: int | None) -> np.ndarray:
+    """Return the (N, K) table for scores of shape (N,) or (N, K)."""
+    if scores.ndim == 2:
+        return scores
+    return np.stack([scores, 1 - scores] if positive == 0 else [1 - scores, scores], axis=-1)
+
+
+def _class_metrics(given: Predictions) -> dict[str, float | None]:
+    """Compute the metrics that exist for any number of classes."""
+    labels, predicted = given.labels, given.predicted
+    present = np.unique(labels)
+    averaged = {"average": "macro", "zero_division": 0}
+    positive = None if given.positive is None else [given.positive]
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, predicted, labels=positive, **averaged)
+    one_class = len({*labels.tolist(), *predicted.tolist()}) == 1  # scikit-learn returns 0 as well, but warns
+    return {
+        "accuracy": metrics.accuracy_score(labels, predicted),
+        # Not `balanced_accuracy_score`, which warns about predicted classes that do not occur.
+        "balanced_accuracy": metrics.recall_score(labels, predicted, labels=present, **averaged)
+        if len(present) > 1
+        else None,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "mcc": 0.0 if one_class else metrics.matthews_corrcoef(labels, predicted),
+        "log_loss": None if given.probabilities is None else message_losses(given).mean(),
+    }
+
+
+def _spam_metrics(given: Predictions) -> dict[str, float | None]:
+    """Compute the metrics that need a positive class."""
+    actual, ham = given.is_spam, ~given.is_spam
+    names = ("roc_auc", "average_precision", "recall_at_fpr_0.001", "false_positive_rate", "brier", "ece")
+    values: dict[str, float | None] = dict.fromkeys(names)
+    if ham.any():
+        values["false_positive_rate"] = given.called_spam[ham].mean()
+    if given.probabilities is None:
+        return values
+    scores = given.scores
+    values["brier"] = metrics.brier_score_loss(actual, scores, pos_label=True)
+    values["ece"] = np.abs(np.bincount(score_bins(scores), scores - actual)).sum() / len(actual)
+    if actual.any() and ham.any():
+        rates, recalls, _ = metrics.roc_curve(actual, scores, drop_intermediate=False)
+        values["roc_auc"] = metrics.roc_auc_score(actual, scores)
+        values["average_precision"] = metrics.average_precision_score(actual, scores)
+        values["recall_at_fpr_0.001"] = recalls[rates <= LOW_RATE].max()
+    return values

@@ -1,4 +1,4 @@
-"""Figures of a run, as the book draws them."""
+"""Training curves, drawn as in the book's figures 6.16 and 6.17."""
 
 import io
 from collections.abc import Sequence
@@ -16,33 +16,32 @@ def plot_values(
     label: str,
     output_dir: Path,
 ) -> None:
-    """Draws training and validation values over the epochs (below) and the examples seen (above).
+    """Plot training and validation values over epochs (bottom axis) and examples seen (top axis).
 
-    They are the book's figures 6.16 and 6.17, but that each value stands where it was measured; the book spreads them
-    evenly from the beginning to the end. Writes `{label}-plot.pdf` and `{label}-plot.png` into `output_dir`.
+    Unlike in the book, which spaces the values evenly, each one is drawn where it was measured. Writes
+    `{label}-plot.pdf` and `{label}-plot.png`.
 
     Args:
-        epochs: passes over the training messages after which each value was measured, (N,).
-        train_values, val_values: the values, (N,). Without validation values only the training's are drawn.
-        examples_per_epoch: messages to a pass.
-        label: what they are, "loss" or "accuracy".
-        output_dir: the folder.
+        epochs: Epochs completed at each measurement, (N,).
+        train_values: Values on the training split, (N,).
+        val_values: Values on the validation split, (N,), or an empty sequence.
+        examples_per_epoch: Messages per epoch.
+        label: Name of the values, "loss" or "accuracy".
+        output_dir: Folder to write to.
     """
     figure = Figure(figsize=(5, 3), layout="constrained")
-    below = figure.subplots()
-    marker = "o" if len(train_values) == 1 else None  # a line of one point would not be seen
-    below.plot(epochs, train_values, marker=marker, label=f"Training {label}")
+    axes = figure.subplots()
+    marker = "o" if len(train_values) == 1 else None  # a line through a single point is invisible
+    axes.plot(epochs, train_values, marker=marker, label=f"Training {label}")
     if val_values:
-        below.plot(epochs, val_values, marker=marker, linestyle="-.", label=f"Validation {label}")
-    below.set_xlim(left=0)
-    below.set_xlabel("Epochs")
-    below.set_ylabel(label.capitalize())
-    below.legend()
+        axes.plot(epochs, val_values, marker=marker, linestyle="-.", label=f"Validation {label}")
+    axes.set_xlim(left=0)
+    axes.set(xlabel="Epochs", ylabel=label.capitalize())
+    axes.legend()
     figure.suptitle(f"{label.capitalize()} on training{' and validation' if val_values else ''} messages")
-    of_examples = (lambda passes: passes * examples_per_epoch), (lambda examples: examples / examples_per_epoch)
-    above = below.secondary_xaxis("top", functions=of_examples)
-    above.set_xlabel("Examples seen")
+    to_examples = (lambda passes: passes * examples_per_epoch), (lambda examples: examples / examples_per_epoch)
+    axes.secondary_xaxis("top", functions=to_examples).set_xlabel("Examples seen")
     for suffix in ("pdf", "png"):
-        image = io.BytesIO()  # written in one piece: on a full disk Matplotlib stumbles over its own half of a file
+        image = io.BytesIO()  # then one write: on a full disk Matplotlib's own clean-up would hide the error
         figure.savefig(image, format=suffix, dpi=150)
         (output_dir / f"{label}-plot.{suffix}").write_bytes(image.getvalue())

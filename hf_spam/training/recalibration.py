@@ -15,7 +15,7 @@ from ..conversion.loading import HISTORY, history_file, load_classifier, load_to
 from ..conversion.onnx import is_onnx
 from ..data.formats import DataError
 from ..data.labels import label_names
-from ..evaluation.eval_data import messages_for
+from ..evaluation.eval_data import load_eval_data
 from ..files import public, write_folder
 from ..hub.card import CardContent, render_card
 from ..inference.classifier import BUNDLED, SpamClassifier
@@ -71,7 +71,7 @@ def calibrated_copy(
     apply_calibration(kept.config, None)
     names = class_names(kept.config)
     columns = {"text_column": text_column, "label_column": label_column}
-    evaluated = messages_for(None if source is BUNDLED else model, data, **columns, classes=names)
+    evaluated = load_eval_data(None if source is BUNDLED else model, data, **columns, classes=names)
     is_split = "validation" in evaluated.sets
     messages = evaluated.sets["validation"] if is_split else concatenate_datasets(list(evaluated.sets.values()))
     if (found := label_names(messages)) != names:

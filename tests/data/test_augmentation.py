@@ -25,26 +25,24 @@ def test_nothing_asked_for_changes_nothing():
     assert [augmentation.encode(text, "s", 30) for text in TEXTS[:50]] == encode(TOKENIZER, TEXTS[:50], 30)
 
 
-def test_case():
-    augmentation = Augmentation(TOKENIZER, **NONE | {"case": 0.5})
-    text = "Call 0808 NOW or Else"
+@pytest.mark.parametrize(
+    ("setting", "text"), [("case", "Call 0808 NOW or Else"), ("digits", "Ring 07700 900123 b4 5pm")]
+)
+def test_half_of_the_messages_are_changed_in_what_was_asked_for(setting, text):
+    """Case in lower, upper or sentence case, three times of five in lower; digits stay digits."""
+    augmentation = Augmentation(TOKENIZER, **NONE | {setting: 0.5})
     seen = [written(augmentation, text, seed) for seed in range(400)]
-    assert set(seen) == {text, text.lower(), text.upper(), text.capitalize()}
     assert seen.count(text) / 400 == pytest.approx(0.5, abs=0.1)
-    assert seen.count(text.lower()) / 400 == pytest.approx(0.3, abs=0.1)
+    if setting == "case":
+        assert set(seen) == {text, text.lower(), text.upper(), text.capitalize()}
+        assert seen.count(text.lower()) / 400 == pytest.approx(0.3, abs=0.1)
+    else:
+        assert {re.sub("[0-9]", "#", message) for message in seen} == {re.sub("[0-9]", "#", text)}
+        assert len(set(seen)) > 150
 
 
-def test_digits_are_drawn_anew_and_stay_digits():
-    augmentation = Augmentation(TOKENIZER, **NONE | {"digits": 0.5})
-    text = "Ring 07700 900123 b4 5pm"
-    seen = [written(augmentation, text, seed) for seed in range(400)]
-    assert {re.sub("[0-9]", "#", message) for message in seen} == {re.sub("[0-9]", "#", text)}
-    assert seen.count(text) / 400 == pytest.approx(0.5, abs=0.1)
-    assert len(set(seen)) > 150
-
-
-def test_text_and_seed_decide_alone():
-    """Not what was encoded before: two orders, two instances, the same ids."""
+def test_ids_depend_on_text_and_seed_only():
+    """Two orders and two instances give the same ids."""
     everything = {"case": 0.3, "digits": 0.5, "bpe_dropout": 0.1}
     order = list(range(50))
     first = Augmentation(TOKENIZER, **everything)
@@ -56,7 +54,7 @@ def test_text_and_seed_decide_alone():
     assert max(map(len, ids.values())) <= 40
 
 
-def test_bpe_dropout_of_nothing_is_the_librarys_bpe(gpt2_tokenizer_dir):
+def test_bpe_dropout_of_zero_is_the_librarys_bpe(gpt2_tokenizer_dir):
     """Parity of the merging with the Rust implementation, on a learned vocabulary and on GPT-2's."""
     for tokenizer in (TOKENIZER, load_tokenizer(gpt2_tokenizer_dir)):
         plain = BPEDropout(tokenizer, 0.0)

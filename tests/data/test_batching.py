@@ -1,4 +1,4 @@
-"""A batch is a rectangle of ids, padded on the right, with a mask that says what is real."""
+"""Texts become rectangles of ids and then logits, in batches of similar length that change no answer."""
 
 from itertools import chain, pairwise
 
@@ -6,49 +6,44 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import build
 
-from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification, load_sms_spam
-from hf_spam.data.batching import EncodedMessages, PadRight, length_batches, predict_logits
+from hf_spam import load_sms_spam
+from hf_spam.data.batching import EncodedMessages, PadRight, length_batches, pad_batch, predict_logits
 from hf_spam.data.tokenization import train_tokenizer
 
 
-def test_batch():
+def test_a_batch_is_padded_on_the_right():
     messages = EncodedMessages([[5, 6, 7], [], [8]], [1, 0, 1])
     batch = PadRight(pad_token_id=9)([messages[i] for i in range(len(messages))])
     assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 9, 9], [8, 9, 9]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 0, 0]]
     assert batch["labels"].tolist() == [1, 0, 1]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-
-
-def test_only_empty_messages_and_no_labels():
-    batch = PadRight(pad_token_id=9)([{"input_ids": []}, {"input_ids": []}])
-    assert batch["input_ids"].tolist() == [[9], [9]] and batch["attention_mask"].tolist() == [[0], [0]]
-    assert "labels" not in batch
+    assert {name: tensor.tolist() for name, tensor in pad_batch([[], []], 9).items()} == {
+        "input_ids": [[9], [9]],
+        "attention_mask": [[0], [0]],
+    }
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))
-def test_batches_by_tokens(lengths, batch_tokens):
-    """Each message once, by length, and never more tokens than asked for, but for one that is longer by itself."""
+def test_batches_hold_similar_lengths_and_not_too_many_tokens(lengths, batch_tokens):
+    """Each message once, and no batch that could have taken the next message; a message too long is alone."""
     batches = list(length_batches(lengths, batch_tokens))
     order = list(chain(*batches))
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths)
     assert all(len(batch) == 1 or len(batch) * max(1, lengths[batch[-1]]) <= batch_tokens for batch in batches)
-    for batch, following in pairwise(batches):  # it was full
+    for batch, following in pairwise(batches):
         assert (len(batch) + 1) * max(1, lengths[following[0]]) > batch_tokens
 
 
 @pytest.mark.parametrize("padded_length", [None, 9])
 def test_logits_are_those_of_each_text_alone_in_the_order_of_the_texts(padded_length):
-    """Whatever the size of the batches; and an empty list has none."""
+    """Whatever the size of the batches."""
     texts = ["", "b " * 100, *load_sms_spam("sample")["train"]["text"][:20]]
     tokenizer = train_tokenizer(texts, 300)
-    config = SpamGPTConfig(
-        vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=24, padded_length=padded_length, num_labels=3,
-        pad_token_id=tokenizer.pad_token_id, initializer_range=0.5,
-    )  # fmt: skip
-    model = SpamGPTForSequenceClassification(config).eval()
+    model = build(vocab_size=300, pad_token_id=tokenizer.pad_token_id, padded_length=padded_length, num_labels=3)
     alone = torch.cat([predict_logits(model, tokenizer, [text]) for text in texts])
     for batch_tokens in (1, 50, None):
         together = predict_logits(model, tokenizer, texts, batch_tokens=batch_tokens)

@@ -13,44 +13,35 @@ TEXTS = list(load_sms_spam("sample")["train"]["text"])
 TOKENIZER = train_tokenizer(TEXTS, 500)
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_comes_back(text):
-    """Byte-level: no unknown token, whatever the language."""
-    ids = encode(TOKENIZER, [text], 10**6)[0]
-    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
-    assert max(ids, default=0) < len(TOKENIZER) == 500
-
-
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.integers(1, 20))
-def test_ids_are_those_of_the_tokenizers_own_call(texts, max_length):
-    """Cut to the same first ones, and without a trace in what is saved of the tokenizer."""
+def test_any_text_gets_the_ids_of_the_tokenizers_own_call_and_comes_back(texts, max_length):
+    """No unknown token in any language, cut to the same first ids, and no trace of the cut in the saved tokenizer."""
     expected = TOKENIZER(texts, truncation=True, max_length=max_length)["input_ids"]
     TOKENIZER(texts)
     before = TOKENIZER.backend_tokenizer.to_str()
     assert encode(TOKENIZER, texts, max_length) == expected
     assert TOKENIZER.backend_tokenizer.to_str() == before
+    whole = encode(TOKENIZER, texts, 10**6)
+    assert [TOKENIZER.decode(ids, skip_special_tokens=False) for ids in whole] == texts
+    assert max(map(max, filter(None, whole)), default=0) < len(TOKENIZER) == 500
 
 
-def test_learning_is_repeatable_and_saved_for_autotokenizer(tmp_path):
+def test_training_is_repeatable_and_saved_for_autotokenizer(tmp_path):
     again = train_tokenizer(TEXTS, 500)
     assert again.get_vocab() == TOKENIZER.get_vocab()
     again.save_pretrained(tmp_path)
-    for loaded in (AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)):
-        assert loaded(TEXTS[:20])["input_ids"] == encode(TOKENIZER, TEXTS[:20], 10**6)
-        assert set(loaded("a b")) == {"input_ids", "attention_mask"}
-        assert loaded.pad_token == "<|endoftext|>"
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(TEXTS[:20])["input_ids"] == encode(TOKENIZER, TEXTS[:20], 10**6)
+    assert set(loaded("a b")) == {"input_ids", "attention_mask"}
+    assert loaded.pad_token == "<|endoftext|>"
 
 
-def test_gpt2s_files_give_gpt2s_ids(gpt2_tokenizer_dir, tmp_path):
-    """A folder of `vocab.json` and `merges.txt`; the ids are GPT-2's published ones."""
+def test_gpt2s_files_give_gpt2s_ids(gpt2_tokenizer_dir):
+    """The ids are GPT-2's published ones."""
     tokenizer = load_tokenizer(gpt2_tokenizer_dir)
-    assert len(tokenizer) == 50257 and tokenizer.pad_token_id == 50256 and tokenizer.padding_side == "right"
-    assert encode(tokenizer, ["Every effort moves you", "Hello world 🙂"], 10) == [
-        [6109, 3626, 6100, 345],
-        [15496, 995, 32485],
-    ]
-    tokenizer.save_pretrained(tmp_path)
-    assert load_tokenizer(tmp_path)("Hello world 🙂")["input_ids"] == [15496, 995, 32485]
+    assert len(tokenizer) == 50257 and tokenizer.pad_token_id == 50256
+    ids = [[6109, 3626, 6100, 345], [15496, 995, 32485]]
+    assert encode(tokenizer, ["Every effort moves you", "Hello world 🙂"], 10) == ids
 
 
 def test_lone_surrogates_are_replaced_and_pairs_joined():
@@ -59,21 +50,14 @@ def test_lone_surrogates_are_replaced_and_pairs_joined():
     assert encode(TOKENIZER, ["\udfff"], 10) == encode(TOKENIZER, ["\ufffd"], 10)
 
 
-@pytest.mark.parametrize("text", [None, 3, b"bytes", ["nested"]])
+@pytest.mark.parametrize("text", [None, b"bytes", ["nested"]])
 def test_what_is_not_text_is_refused(text):
     with pytest.raises(TypeError, match="A message must be a string, got"):
         encode(TOKENIZER, ["fine", text], 10)
 
 
-def test_cutting_and_emptiness():
+def test_limits():
     assert encode(TOKENIZER, ["", TEXTS[0]], 3) == [[], encode(TOKENIZER, [TEXTS[0]], 10**6)[0][:3]]
     assert encode(TOKENIZER, [], 3) == []
-
-
-def test_errors_name_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="at least 257"):
         train_tokenizer(TEXTS, 256)
-    with pytest.raises(ValueError, match=r"No tokenizer in the folder .*vocab\.json and merges\.txt"):
-        load_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match="No tokenizer in a local folder or a Hub repository named 'some/where'"):
-        load_tokenizer("some/where")

@@ -22,7 +22,7 @@ from hf_spam import finetune, import_weights, load_sms_spam
 from hf_spam.conversion.loading import load_tokenizer
 from hf_spam.data.splits import fingerprints
 from hf_spam.data.tokenization import encode, train_tokenizer
-from hf_spam.evaluation.eval_data import messages_for
+from hf_spam.evaluation.eval_data import load_eval_data
 from hf_spam.training.loaders import SeededShuffle
 
 
@@ -303,11 +303,11 @@ def test_a_runs_own_messages_are_known_again(tmp_path):
         out = tmp_path / f"{i}"
         run = finetune("pocket", data=source, output_dir=out, **small(max_steps=1, **settings))
         assert "private" not in (out / "history.json").read_text()
-        found = messages_for(out, source)
+        found = load_eval_data(out, source)
         assert fingerprints(found.sets) == run.history.splits and list(found.sets) == ["train", "validation", "test"]
         with source.open("a") as file:
             file.write(f"ham\tone more, the {i}th\n")
-        assert list(messages_for(out, source).sets) == ["mine.tsv"]
+        assert list(load_eval_data(out, source).sets) == ["mine.tsv"]
 
 
 def test_a_run_that_goes_on_with_other_messages_has_none_of_its_own(data, tmp_path):
@@ -335,7 +335,7 @@ def test_a_base_that_has_learned_from_others_is_told_of(tmp_path, caplog):
     first.tokenizer.save_pretrained(tmp_path / "headless")
     shutil.copytree(tmp_path / "first", tmp_path / "foreign")
     (tmp_path / "foreign" / "history.json").unlink()
-    said = "The model that it began with had learned from other messages, and may have seen any of these."
+    said = "The model started from a classifier trained on other messages and may have seen any of these."
     for base, seed, expected in (
         ("first", 123, False),
         ("headless", 5, False),
@@ -351,7 +351,7 @@ def test_a_base_that_has_learned_from_others_is_told_of(tmp_path, caplog):
         assert run.history.trained_before == expected
         assert ("may have been trained on messages of any split." in caplog.text) == expected
         assert ("may have been trained on messages of any split" in (out / "README.md").read_text()) == expected
-        found = messages_for(out, "sample")
+        found = load_eval_data(out, "sample")
         assert list(found.sets) == ["train", "validation", "test"] and found.remark == (said if expected else "")
 
 

@@ -1,0 +1,142 @@
+"""Figures of a report, as inline SVG in the colours of the page."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
+
+from ..text import printable
+from .metrics import BINS, Predictions
+from .report import Report
+
+# Placeholder colours for Matplotlib, which the SVG replaces with colours of the page; these differ on a dark screen.
+# Blue and orange can be told apart by people with any kind of colour vision (Okabe and Ito 2008).
+MODEL, BASELINE, INK, FAINT = "#010101", "#020202", "#030303", "#040404"
+COLOURS = {
+    MODEL: "var(--model, #0072b2)",
+    BASELINE: "var(--baseline, #c25400)",
+    INK: "currentColor",
+    FAINT: "var(--faint, #6b6b6b)",
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hf_spam",
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """Figure of a report: inline SVG and a caption."""
+
+    svg: str
+    text: str
+
+
+def report_figures(report: Report) -> list[ReportFigure]:
+    """Draw ROC, precision-recall and calibration curves, and a histogram of the scores.
+
+    The curves need two labels, and messages of both.
+    """
+    given, figures = report.model, []
+    with matplotlib.rc_context(STYLE):
+        if given.positive is not None and len(np.unique(given.labels)) == 2:
+            figures = [
+                _draw_curves(report, RocCurveDisplay, "ROC curve", "False-positive rate", "Recall"),
+                _draw_curves(report, PrecisionRecallDisplay, "Precision-recall curve", "Recall", "Precision"),
+                _draw_calibration(report),
+            ]
+        return [*figures, _draw_scores(given)]
+
+
+def _draw_curves(report: Report, display: type, title: str, x: str, y: str) -> ReportFigure:
+    """Draw a curve of the model, beside that of the baseline, with one of scikit-learn's displays."""
+    figure, axes = _new_axes()
+    curves = [(report.model, {"color": MODEL, "label": "model"})]
+    if report.baseline is not None:
+        curves.append((report.baseline, {"color": BASELINE, "linestyle": "--", "label": "baseline"}))
+    for given, style in curves:
+        display.from_predictions(
+            given.is_spam,
+            given.scores,
+            ax=axes,
+            curve_kwargs=style,
+            plot_chance_level=given is report.model,
+            chance_level_kw={"color": FAINT, "linestyle": ":", "label": "chance"},
+        )
+    _finish(figure, axes, title, x, y)
+    return ReportFigure(_to_svg(figure), f"{y} against {x.lower()} for every threshold.")
+
+
+def _draw_calibration(report: Report) -> ReportFigure:
+    # Not a CalibrationDisplay, which has no intervals.
+    rows, spam = report.values["details"]["calibration"], _class_label(report.model, report.model.positive)
+    means = np.array([row["mean_score"] for row in rows])
+    value, low, high = (np.array([row["spam"][end] for row in rows]) for end in ("value", "low", "high"))
+    bars = np.maximum(0, [value - low, high - value])  # rounding may bring them below 0, which is an error
+    figure, axes = _new_axes()
+    axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="perfect calibration")
+    axes.errorbar(means, value, bars, color=MODEL, fmt="o", capsize=4, label="model, 95 % intervals")
+    _finish(figure, axes, "Calibration curve", f"Mean score (probability of {spam})", f"Fraction of {spam}")
+    caption = f"{BINS} bins of equal width. Below the dotted line the scores are too high, above it too low."
+    return ReportFigure(_to_svg(figure), caption)
+
+
+def _draw_scores(given: Predictions) -> ReportFigure:
+    """Draw the scores of spam and of other messages, or with many labels the confidence in each prediction."""
+    if given.positive is None:
+        chosen, names = given.labels == given.predicted, ["right predictions", "wrong predictions"]
+        scores, x = given.probabilities.max(1), "Highest probability"
+    else:
+        chosen, names = given.is_spam, [_class_label(given, label) for label in (given.positive, 1 - given.positive)]
+        scores, x = given.scores, f"Score (probability of {names[0]})"
+    figure, axes = _new_axes()
+    edges = np.linspace(0, 1, 2 * BINS + 1)
+    axes.hist(scores[chosen], edges, color=MODEL, alpha=0.6, label=names[0])
+    axes.hist(scores[~chosen], edges, histtype="step", color=INK, linewidth=1.5, label=names[1])
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    _finish(figure, axes, "Scores", x, "Messages (log scale)")
+    return ReportFigure(_to_svg(figure), f"Scores of {names[0]} and {names[1]}.")
+
+
+def _class_label(given: Predictions, index: int) -> str:
+    """Return the name of a class, with dollar signs escaped: Matplotlib would read a formula between them."""
+    return printable(given.names[index]).replace("$", r"\$")
+
+
+def _new_axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlim(-0.02, 1.02)
+    return figure, axes
+
+
+def _finish(figure: Figure, axes: Axes, title: str, x: str, y: str) -> None:
+    """Set title and axis labels, and move the legend below the plot."""
+    axes.set(title=title, xlabel=x, ylabel=y, aspect="auto")
+    if (legend := axes.get_legend()) is not None:  # drawn by scikit-learn
+        legend.remove()
+    figure.legend(loc="outside lower center", ncols=2)
+
+
+def _to_svg(figure: Figure) -> str:
+    """Return a figure as inline SVG in the colours of the page."""
+    file = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # missing in Matplotlib's font, not in the browser's
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    svg = file.getvalue()
+    for placeholder, colour in COLOURS.items():
+        svg = svg.replace(placeholder, colour)
+    return svg[svg.index("<svg") :]  # without the XML declaration, which HTML does not allow

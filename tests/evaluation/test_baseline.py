@@ -1,0 +1,74 @@
+"""The baseline: trained on the training split only, measured like the model, and silent about what it cannot know."""
+
+import numpy as np
+import pytest
+from datasets import DatasetDict
+from small_reports import NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, messages, report_of
+
+from hf_spam import SpamClassifier, load_sms_spam
+from hf_spam.evaluation.baseline import ahead, baseline_answers, fit_baseline, measure_baseline
+from hf_spam.evaluation.eval_data import load_eval_data
+from hf_spam.evaluation.page import report_tables
+from hf_spam.evaluation.report import make_report
+
+
+def values_of(measured: dict) -> dict:
+    return {name: estimate["value"] for name, estimate in measured.items()}
+
+
+def test_baseline_of_the_books_split(sms_collection, tmp_path):
+    """97.67 % on the test split, by itself and in a report, without the metrics that need probabilities."""
+    measured = measure_baseline(load_sms_spam(sms_collection, protocol="book"))
+    assert measured["test"]["accuracy"] == pytest.approx(293 / 300) and set(measured) == {"validation", "test"}
+    data = load_eval_data(tmp_path, sms_collection, protocol="book")
+    test = make_report(SpamClassifier.from_pretrained(), data, split="test").values["sets"]["test"]
+    assert values_of(test["baseline"]) == pytest.approx(measured["test"])
+    assert all(test["baseline"][name]["value"] is None for name in ("brier", "log_loss", "ece"))
+    difference = test["model"]["f1"]["value"] - test["baseline"]["f1"]["value"]
+    assert test["f1_difference"]["value"] == pytest.approx(difference)
+    assert test["f1_difference"]["low"] <= difference <= test["f1_difference"]["high"]
+
+
+def test_baseline_of_three_labels():
+    data = DatasetDict(train=messages(TRAIN_3, NAMES), test=messages(ROWS_3, NAMES))
+    expected = measure_baseline(data)["test"]
+    assert expected["f1"] > 0.6 and expected["log_loss"] is None
+    test = report_of(ROWS_3, TRAIN_3, NAMES).values["sets"]["test"]
+    assert values_of(test["baseline"]) == pytest.approx(expected)
+    assert test["f1_difference"]["low"] <= test["f1_difference"]["value"] <= test["f1_difference"]["high"]
+
+
+@pytest.mark.parametrize("names", [["not spam", "spam"], ["spam", "work"], ["no", "yes"]])
+def test_scores_are_those_of_the_positive_class(names):
+    """Wherever it stands: above 0.5 exactly for messages that are predicted to be of it."""
+    positive = 0 if names[0] == "spam" else 1
+    data = messages([(text, label if positive else 1 - label) for text, label in TRAIN], names)
+    answers = baseline_answers(fit_baseline(data), data)
+    assert np.array_equal(answers["predictions"] == positive, answers["scores"] > 0.5)
+    assert answers["predictions"].tolist() == data["label"][:]
+
+
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        (
+            [("hello there", 0), ("see you", 0)],
+            "at least two labels, but all training messages are labelled 'not spam'",
+        ),
+        ([("", 0), ("", 1)], "empty vocabulary"),
+        ([], "at least two labels, but there are no training messages"),
+    ],
+)
+def test_no_baseline_is_no_error(train, reason, caplog):
+    assert fit_baseline(messages(train)) is None
+    assert "No baseline: " in caplog.text and reason in caplog.text
+    assert measure_baseline(DatasetDict(train=messages(train), test=messages(TRAIN))) == {}
+    values = report_of(ROWS, train).values
+    assert values["baseline"] is None and values["sets"]["test"]["baseline"] is None
+    assert all(len(set(map(len, [table.columns, *table.rows]))) == 1 for table in report_tables(values) if table.rows)
+
+
+def test_verdict_names_the_winner_and_the_threshold():
+    assert ahead(0.9, 0.8, None) == "the model is ahead of the baseline, F1 0.9000 against 0.8000"
+    assert ahead(0.8, 0.9, None) == "the baseline is ahead of the model, F1 0.9000 against 0.8000"
+    assert ahead(0.8, 0.8, 0.5).startswith("the model and the baseline are level, F1 0.8000 (the model uses its thresh")

@@ -1,0 +1,131 @@
+"""Tables and page: readable for any labels, nothing in a message is run, and the page loads nothing."""
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from small_reports import HOME, NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, report_of
+
+from hf_spam.evaluation.figures import COLOURS, report_figures
+from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tables, write_report
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.attributes, self.open, self.text = Counter(), [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags[tag] += 1
+        self.attributes += attributes
+        if tag not in ("meta", "link", "img", "br", "hr", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags[tag] += 1
+        self.attributes += attributes
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def texts_in(figure) -> list[str]:
+    return [re.sub("<.*?>", "", text) for text in re.findall(r"<text .*?</text>", figure.svg, re.DOTALL)]
+
+
+NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)> \"' & {{ 7 * 7 }} \x1b[31m\x00"
+
+
+def test_page_runs_nothing_and_loads_nothing(tmp_path):
+    """Messages and file names are shown as text, whatever they contain."""
+    report = report_of([(NASTY, 1, 0.1), *ROWS], TRAIN, model="<i>model", source="<b>.csv")
+    page = Page(render_page(report))
+    assert page.open == [] and not {"script", "img", "b", "i", "iframe", "link", "object", "image"} & set(page.tags)
+    assert page.tags["svg"] == 4 and page.tags["table"] == len(report_tables(report.values))
+    assert any(NASTY.replace("\x1b", "\ufffd").replace("\x00", "\ufffd") == text for text in page.text)
+    assert not any("\x1b" in text or "\x00" in text for text in page.text)
+    fetched = [v for k, v in page.attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+    assert fetched == [] and not any(k.startswith("on") for k, _ in page.attributes)
+    assert "url(" not in "".join(v or "" for _, v in page.attributes).replace("url(#", "")
+    write_report(report, tmp_path / "new" / "folder")
+    left = {path.name: path.read_text() for path in (tmp_path / "new" / "folder").iterdir()}
+    assert set(left) == {"report.html", "report.json"} and json.loads(left["report.json"]) == report.values
+
+
+def test_a_report_replaces_only_an_earlier_report(tmp_path):
+    report = report_of([("a", 0, 0.2)])
+    (tmp_path / "model.safetensors").write_text("kept")
+    (tmp_path / "report.html").write_text("old")
+    write_report(report, tmp_path)
+    assert (tmp_path / "model.safetensors").read_text() == "kept" and (tmp_path / "report.html").read_text() != "old"
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(NotADirectoryError, match="is a file: give another --output-dir"):
+        write_report(report, tmp_path / "report.html")
+
+
+def test_headline_says_what_was_measured():
+    lines = headline(report_of(ROWS, TRAIN, threshold=0.95, model="mine", source="data.csv").values)
+    assert lines[0] == "Model: mine. Data: data.csv. Splits: by hand."
+    assert "The model labels a message spam if its score is at least 0.9500000." in lines
+    (verdict,) = [line for line in lines if line.startswith("On test, the ")]
+    assert "(the model uses its threshold, the baseline has none)" in verdict and "which may be chance" in verdict
+    assert not [line for line in headline(report_of(ROWS, TRAIN).values) if "threshold" in line or "score" in line]
+    three = headline(report_of(ROWS_3, TRAIN_3, ["ad", "Spam", "talk"], threshold=0.2).values)
+    assert "The model labels a message Spam if its score is at least 0.2000000." in three
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_tables_of_many_labels(count):
+    """Every row has a cell for each column; a large confusion matrix becomes a list of mistakes."""
+    names = [*NAMES, *(f"label {i}" for i in range(3, count))]
+    rows = [(text, label, [*answer, *[0.0] * (count - 3)]) for text, label, answer in ROWS_3]
+    report = report_of(rows, TRAIN_3, names)
+    tables = {table.title: table for table in report_tables(report.values)}
+    assert all(len(set(map(len, [table.columns, *table.rows]))) <= 1 for table in tables.values())
+    square = ["label", *(f"predicted {name}" for name in names)]
+    confusion = tables["Confusion matrix, test"]
+    assert confusion.columns == (square if count == 3 else ["label", "predicted", "messages"])
+    assert count == 3 or confusion.rows == [["work", "home", "1"], ["work", "promo", "1"]]
+    assert "Thresholds, test" not in tables and render_page(report).count("<svg") == 1
+
+
+def test_two_labels_of_other_names():
+    """They are named everywhere, as text, and nothing is called spam."""
+    names = ["<i>no</i>", "$yes$ & 是"]
+    rows = [("a b", 1, 0.9), ("b c", 0, 0.8), ("c d", 0, 0.1), ("d e", 1, 0.2)]
+    report = report_of(rows, rows, names)
+    page = render_page(report)
+    assert list(report.values["details"]["confusion"]) == names[::-1] and report.values["positive_label"] == names[1]
+    assert "<i>" not in page and "&lt;i&gt;no" in page
+    assert "Score (probability of $yes$ &amp; 是)</text>" in page  # in a figure: not a formula
+    cells = [cell for table in report_tables(report.values) for row in [table.columns, *table.rows] for cell in row]
+    assert "spam" not in " ".join(cells) and "predicted $yes$ & 是" in cells
+
+
+def test_figures_show_the_report_in_the_colours_of_the_page():
+    roc, precision_recall, calibration, scores = figures = report_figures(report_of(ROWS, TRAIN))
+    assert {"ROC curve", "False-positive rate", "Recall", "model", "baseline", "chance"} <= set(texts_in(roc))
+    assert {"Precision", "baseline"} <= set(texts_in(precision_recall))
+    assert {"perfect calibration", "Fraction of spam"} <= set(texts_in(calibration))
+    assert {"spam", "not spam", "Score (probability of spam)"} <= set(texts_in(scores))
+    svg = "".join(figure.svg for figure in figures)
+    assert not set(re.findall("#[0-9a-f]{6}", svg)) - {colour[-8:-1] for colour in COLOURS.values()}
+    for name in re.findall(r"var\((--[\w-]+),", "".join(COLOURS.values())):
+        assert TEMPLATE.read_text().count(f"{name}: #") == 2 and name in svg  # light and dark
+
+
+def test_figures_without_curves():
+    """Messages of one label have no curves, nor have more than two labels."""
+    (scores,) = report_figures(report_of([("a", 0, 0.2), ("b", 0, 0.7)]))
+    assert "Score (probability of spam)" in texts_in(scores)
+    (confidence,) = report_figures(report_of([("a", 0, HOME), ("b", 1, HOME)], names=NAMES))
+    assert {"right predictions", "wrong predictions", "Highest probability"} <= set(texts_in(confidence))

@@ -1,0 +1,67 @@
+"""Reports on a handful of messages, by a classifier that knows the answer to each."""
+
+from types import SimpleNamespace
+
+import torch
+from datasets import Dataset, DatasetDict
+
+from hf_spam.data.labels import LABEL_NAMES, features_of
+from hf_spam.evaluation.eval_data import EvalData
+from hf_spam.evaluation.report import Report, make_report
+
+
+class Scorer:
+    """Stand-in for a `SpamClassifier` with a probability table: text -> probability of each class."""
+
+    def __init__(self, table: dict[str, list[float]], names=LABEL_NAMES, threshold: float | None = None):
+        self.table = table
+        self.model = SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(names)), threshold=threshold))
+
+    def probabilities(self, texts, *, progress=False):
+        return torch.tensor([self.table[text] for text in texts])
+
+
+def messages(rows, names=LABEL_NAMES) -> Dataset:
+    """Return a dataset of (text, label, ...) rows."""
+    texts, labels = [row[0] for row in rows], [int(row[1]) for row in rows]
+    return Dataset.from_dict({"text": texts, "label": labels}, features=features_of(names))
+
+
+def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, **options) -> Report:
+    """Return the report on (text, label, answer) rows.
+
+    An answer is the probability of spam, or one probability for each class.
+    """
+    table = {text: [1 - answer, answer] if isinstance(answer, float) else answer for text, _, answer in rows}
+    data = EvalData(
+        DatasetDict(test=messages(rows, names)), "by hand", None if train is None else messages(train, names), "by hand"
+    )
+    return make_report(Scorer(table, names, threshold), data, **options)
+
+
+# Two labels
+
+TRAIN = [("win a prize now", 1), ("win 100 pounds", 1), ("see you at home", 0), ("are you at work", 0)]
+ROWS = [
+    ("win a prize now", 1, 0.99),  # exact duplicate
+    ("WIN 500 pounds!", 1, 0.9),  # near-duplicate
+    ("free ringtone " * 12, 1, 0.3),  # missed
+    ("see you at home", 0, 0.1),  # exact duplicate
+    ("lunch?", 0, 0.7),  # a false alarm
+    ("running late", 0, 0.2),
+    ("call me", 0, 0.05),
+    ("good night", 0, 0.01),
+]
+
+# Three labels
+
+NAMES = ["home", "promo", "work"]
+HOME, PROMO = [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]
+TRAIN_3 = [("kiss mum", 0), ("love mum", 0), ("sale now", 1), ("sale today", 1), ("meeting at nine", 2), ("meeting", 2)]
+ROWS_3 = [
+    ("kiss mum", 0, HOME),  # exact duplicate
+    ("SALE, now!", 1, PROMO),  # near-duplicate
+    ("meeting at ten", 2, PROMO),
+    ("meeting with mum", 2, HOME),
+    ("dad " * 20, 0, HOME),
+]
