@@ -19,7 +19,7 @@ from .training.recipes import RECIPES, Recipe, RunOptions
 
 ACCURACIES = "Accuracies on train, validation and test in percent."
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-model_option = click.option("--model", help="Model: a folder or a Hub id.  [default: the bundled model]")
+model_option = click.option("--model", help="Model: a folder, a Hub id, or bundled.  [default: bundled]")
 recipe_option = click.option(
     "--recipe",
     "name",
@@ -157,9 +157,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
         click.echo(json.dumps(found))
     else:
         show(terminal.experiments_table(found))
-        interval = (
-            "95 %: Wilson's interval for the obtained test accuracy; within: whether the published one lies in it."
-        )
+        interval = "95 %: Wilson's interval of the obtained test accuracy; within: whether it holds the published one."
         show(f"{ACCURACIES} {interval} {PUBLISHED_IN}")
     if all(row["problem"] for row in found):
         raise ValueError("None of the experiments could be run.")
@@ -181,7 +179,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model beside a linear baseline.
 
-    MODEL is a folder or a Hub id, by default the bundled model.
+    MODEL is a folder, a Hub id, or bundled, the model that comes with the package (the default).
 
     Data that the model was trained on are split as they were for training, so that its test split is unseen. Other data
     are one set. The bundled model has seen the whole SMS Spam Collection.
@@ -294,9 +292,7 @@ def data() -> None:
 @data.command("push")
 @click.argument("source")
 @click.argument("repo_id", metavar="REPO")
-@click.option(
-    "--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="How to split."
-)
+@click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed of the splits.")
 @text_column
 @label_column
@@ -350,7 +346,7 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
     """Export a model to ONNX.
 
-    MODEL is a folder or a Hub id. OUT is a new folder, which --model accepts as well.
+    MODEL is a folder, a Hub id, or bundled. OUT is a new folder, which --model accepts as well.
 
     The model and its export classify the messages of --data. If more than one label in a thousand differs, nothing is
     written.

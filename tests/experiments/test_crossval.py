@@ -19,7 +19,7 @@ from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
 from hf_spam.terminal import format_metric
 
-SMALL = {"data": "sample", "max_steps": 20, "n_embd": 16, "vocab_size": 300}
+SMALL = {"data": "sample", "max_steps": 10, "n_embd": 16, "vocab_size": 300}
 FLAGS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -33,7 +33,7 @@ def results():
 
 def test_every_run_is_that_of_finetune_on_its_fold(results):
     """Folds and training of the second repeat use the next seed."""
-    assert [run["seed"] for run in results["runs"]] == [5, 5, 6, 6] and results["recipe"]["max_steps"] == 20
+    assert [run["seed"] for run in results["runs"]] == [5, 5, 6, 6] and results["recipe"]["max_steps"] == 10
     train, test = list(grouped_folds(read_messages("sample"), 2, seed=6))[1]
     data = DatasetDict(train=train, test=test)
     alone = finetune("pocket", data=data, seed=6, **{name: SMALL[name] for name in list(SMALL)[1:]})
