@@ -117,10 +117,16 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
     if path is None:
         return None
     try:
-        return _read_recipe(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, LookupError, RecursionError, StrictDataclassError) as error:
+        history = json.loads(path.read_text(encoding="utf-8"))
+        recipe = history["recipe"]
+        splits, trained_before = history.get("splits", {}), history.get("trained_before", False)
+        sum(split["messages"] for split in splits.values())  # `draw` relies on these numbers
+        columns = recipe.get("text_column"), recipe.get("label_column")
+        return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, *columns, trained_before)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StrictDataclassError) as error:
         # The file may come from any repository on the Hub.
-        logger.warning("Ignoring %s: %s", os.path.join(model, HISTORY), one_line(error))
+        what = f"{type(error).__name__}: {one_line(error)}"
+        logger.warning("Ignoring %s, which is not a history of a training run: %s", os.path.join(model, HISTORY), what)
         return None
 
 
@@ -202,26 +208,6 @@ def load_eval_data(
         train, trained_on = None, "not known"
     remark, hint = _remark(recipe, is_own=bool(own), has_train_data=train_data is not None)
     return EvalData(sets, splits, train, trained_on, remark, hint)
-
-
-def _read_recipe(history: Any) -> TrainedRecipe:
-    """Read the content of `history.json`; types are checked by `TrainedRecipe`.
-
-    Raises:
-        ValueError, TypeError, LookupError, StrictDataclassError: It is not what a run writes.
-    """
-    if not isinstance(history, dict) or not isinstance(recipe := history.get("recipe"), dict):
-        raise ValueError("it contains no recipe")
-    found = TrainedRecipe(
-        protocol=recipe.get("protocol", "missing"),
-        seed=recipe.get("seed"),
-        splits=history.get("splits", {}),
-        text_column=recipe.get("text_column"),
-        label_column=recipe.get("label_column"),
-        trained_before=history.get("trained_before", False),
-    )
-    sum(split["messages"] for split in found.splits.values())  # `draw` relies on these numbers
-    return found
 
 
 def _remark(recipe: TrainedRecipe | None, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:

@@ -20,14 +20,10 @@ PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that need probabilities,
 class Predictions:
     """Predictions of a model on a set of messages, with the true labels."""
 
-    names: tuple[str, ...]
-    """Class names, in the order of their indices."""
-    labels: np.ndarray
-    """True class of each message, (N,) int."""
-    predicted: np.ndarray
-    """Predicted class of each message, (N,) int."""
-    probabilities: np.ndarray | None
-    """Probability of each class, (N, K) float64. `None` if the model gives none."""
+    names: tuple[str, ...]  # of the classes, in the order of their indices
+    labels: np.ndarray  # (N,) class indices
+    predicted: np.ndarray  # (N,) class indices
+    probabilities: np.ndarray | None  # (N, K) float64; None if the model gives none
     texts: tuple[str, ...] = ()
 
     @property
@@ -80,9 +76,8 @@ class SpamMetrics(evaluate.Metric):
     With two classes, the positive one is the class named "spam", or else the second. With more, precision, recall and
     F1 are macro averages over the classes that occur.
 
-    A metric is `None` where it is undefined: without `scores`, all that depend on them; if every message has the same
-    label, `balanced_accuracy` and the ranking metrics; if every message is spam, `false_positive_rate`. Precision,
-    recall and F1 are 0 instead of undefined.
+    Undefined metrics are `None`: all that need `scores` if there are none, `balanced_accuracy` and the ranking metrics
+    if all messages have the same label, `false_positive_rate` if all are spam. Precision, recall and F1 become 0.
 
     Args:
         names: Class names, in the order of their indices.
@@ -106,11 +101,16 @@ class SpamMetrics(evaluate.Metric):
             raise ValueError(f"Expected at least one message and class indices from 0 to {len(self.names) - 1}.")
         given = Predictions(self.names, labels, predicted, None)
         if scores is not None:
-            given = replace(given, probabilities=_probability_table(np.asarray(scores, np.float64), given.positive))
-        values = _class_metrics(given)
-        if given.positive is not None:
-            values |= _spam_metrics(given)
+            scores = np.asarray(scores, np.float64)
+            table = scores if scores.ndim == 2 else probability_table(scores, given.positive)
+            given = replace(given, probabilities=table)
+        values = _class_metrics(given) | ({} if given.positive is None else _spam_metrics(given))
         return {name: None if value is None else float(value) for name, value in values.items()}
+
+
+def probability_table(scores: np.ndarray, positive: int) -> np.ndarray:
+    """Return the probabilities of both classes, (N, 2), for those of the positive class, (N,)."""
+    return np.stack([scores, 1 - scores] if positive == 0 else [1 - scores, scores], axis=-1)
 
 
 def message_losses(predictions: Predictions) -> np.ndarray:
@@ -143,27 +143,18 @@ def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> flo
     return float(thresholds[last] + thresholds[last + 1]) / 2 if last else None
 
 
-def _probability_table(scores: np.ndarray, positive: int | None) -> np.ndarray:
-    """Return the (N, K) table for scores of shape (N,) or (N, K)."""
-    if scores.ndim == 2:
-        return scores
-    return np.stack([scores, 1 - scores] if positive == 0 else [1 - scores, scores], axis=-1)
-
-
 def _class_metrics(given: Predictions) -> dict[str, float | None]:
     """Compute the metrics that exist for any number of classes."""
     labels, predicted = given.labels, given.predicted
-    present = np.unique(labels)
-    averaged = {"average": "macro", "zero_division": 0}
+    present, macro = np.unique(labels), {"average": "macro", "zero_division": 0}
     positive = None if given.positive is None else [given.positive]
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, predicted, labels=positive, **averaged)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, predicted, labels=positive, **macro)
+    # Not `balanced_accuracy_score`, which warns about predicted classes that do not occur.
+    balanced_accuracy = metrics.recall_score(labels, predicted, labels=present, **macro)
     one_class = len({*labels.tolist(), *predicted.tolist()}) == 1  # scikit-learn returns 0 as well, but warns
     return {
         "accuracy": metrics.accuracy_score(labels, predicted),
-        # Not `balanced_accuracy_score`, which warns about predicted classes that do not occur.
-        "balanced_accuracy": metrics.recall_score(labels, predicted, labels=present, **averaged)
-        if len(present) > 1
-        else None,
+        "balanced_accuracy": balanced_accuracy if len(present) > 1 else None,
         "precision": precision,
         "recall": recall,
         "f1": f1,

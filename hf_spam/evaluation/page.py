@@ -16,7 +16,7 @@ from .figures import report_figures
 from .report import Estimate, Report
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
-MAX_COLUMNS, MAX_MISTAKES = 10, 100  # labels in a square confusion matrix; rows in the list that replaces a larger one
+MAX_LABELS = 10  # up to this many, the confusion matrix is shown
 LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "ece")
 
 
@@ -39,8 +39,7 @@ def report_tables(values: dict[str, Any]) -> list[Table]:
         _thresholds_table(values),
         _duplicates_table(values),
         *(_without_duplicates_table(*item, values["positive_label"]) for item in values["sets"].items()),
-        _parts_table("duplicate of training", values, details["by_duplicate"] or []),
-        _parts_table("characters", values, details["by_length"]),
+        _length_table(values),
         _errors_table(values),
     ]
     return [table for table in tables if table.rows or table.note]
@@ -153,18 +152,10 @@ def _metrics_table(values: dict[str, Any]) -> Table:
 
 def _confusion_table(details: dict[str, Any]) -> Table:
     confusion, title = details["confusion"], f"Confusion matrix, {details['set']}"
-    if len(confusion) <= MAX_COLUMNS:
-        rows = [[label, *(f"{count:,}" for count in predicted.values())] for label, predicted in confusion.items()]
-        return Table(title, ["label", *(f"predicted {label}" for label in confusion)], rows)
-    mistakes = [
-        (count, label, other)
-        for label, predicted in confusion.items()
-        for other, count in predicted.items()
-        if count and label != other
-    ]
-    mistakes.sort(key=lambda mistake: -mistake[0])
-    rows = [[label, other, f"{count:,}"] for count, label, other in mistakes[:MAX_MISTAKES]]
-    return Table(title, ["label", "predicted", "messages"], rows, "The most frequent mistakes; report.json has all.")
+    if len(confusion) > MAX_LABELS:
+        return Table(title, [], [], f"It has {len(confusion)} labels; see report.json.")
+    rows = [[label, *(f"{count:,}" for count in predicted.values())] for label, predicted in confusion.items()]
+    return Table(title, ["label", *(f"predicted {label}" for label in confusion)], rows)
 
 
 def _thresholds_table(values: dict[str, Any]) -> Table:
@@ -209,12 +200,8 @@ def _duplicates_table(values: dict[str, Any]) -> Table:
 
 def _without_duplicates_table(name: str, measured: dict[str, Any], positive: str | None) -> Table:
     """Return the metrics without duplicates of training messages. Empty if there are none."""
-    columns = {
-        "all": measured,
-        "no exact": measured.get("without_exact"),
-        "no near": measured.get("without_near"),
-    }
-    columns = {title: column for title, column in columns.items() if column}
+    parts = {"all": measured, "no exact": measured.get("without_exact"), "no near": measured.get("without_near")}
+    columns = {column: part for column, part in parts.items() if part}
     title = f"Without duplicates of training messages, {name}"
     if len(columns) == 1:
         return Table(title, [], [])
@@ -224,12 +211,11 @@ def _without_duplicates_table(name: str, measured: dict[str, Any], positive: str
         for metric in measured["model"]
     ]
     rows += _counts([*columns.values()] * len(kinds), positive)
-    headings = [f"{kind}, {title}" for kind in kinds for title in columns]
+    headings = [f"{kind}, {column}" for kind in kinds for column in columns]
     return Table(title, ["metric", *headings], rows)
 
 
-def _parts_table(by: str, values: dict[str, Any], parts: list[dict[str, Any]]) -> Table:
-    """Return the errors in each part of the set, such as messages of similar length."""
+def _length_table(values: dict[str, Any]) -> Table:
     positive = values["positive_label"]
     counts = {"messages": "messages", "wrong": "wrong"}
     if positive:
@@ -241,10 +227,10 @@ def _parts_table(by: str, values: dict[str, Any], parts: list[dict[str, Any]]) -
             *(_number(part["accuracy"]), _interval(part["accuracy"])),
             *([_number(part["recall"])] if positive else []),
         ]
-        for part in parts
+        for part in values["details"]["by_length"]
     ]
-    columns = [by, *counts.values(), "accuracy", "95 %", *(["recall"] if positive else [])]
-    return Table(f"By {by}, {values['details']['set']}", columns, rows)
+    columns = ["characters", *counts.values(), "accuracy", "95 %", *(["recall"] if positive else [])]
+    return Table(f"By length, {values['details']['set']}", columns, rows)
 
 
 def _errors_table(values: dict[str, Any]) -> Table:

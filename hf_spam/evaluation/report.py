@@ -19,7 +19,7 @@ from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from .baseline import BASELINE, baseline_answers, fit_baseline
 from .eval_data import EvalData
 from .intervals import HOW, Interval, bootstrap, percentiles, proportions, wilson
-from .metrics import BINS, PROBABILISTIC, Predictions, SpamMetrics, lowest_threshold, score_bins
+from .metrics import BINS, PROBABILISTIC, Predictions, SpamMetrics, lowest_threshold, probability_table, score_bins
 
 TARGET_RATES = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is computed
 LENGTHS = (40, 80, 120, 160)  # characters; 160 is what fits into one SMS
@@ -123,23 +123,16 @@ def _predict(classifier: SpamClassifier, messages: Dataset, progress: bool) -> P
     if names != theirs:  # spam against the rest
         spam = spam_index(theirs)
         predicted = (predicted == spam).astype(int)
-        probabilities = np.stack([1 - probabilities[:, spam], probabilities[:, spam]], axis=-1)
+        probabilities = probability_table(probabilities[:, spam], positive=1)
     return Predictions(tuple(names), np.array(messages["label"][:]), predicted, probabilities, tuple(texts))
 
 
 def _predict_baseline(baseline: Pipeline, messages: Dataset) -> Predictions:
     """Classify a set of messages with the baseline."""
     answers, names = baseline_answers(baseline, messages), label_names(messages)
-    probabilities = None
-    if (scores := answers.get("scores")) is not None:
-        probabilities = np.stack([1 - scores, scores][:: 1 if spam_index(names) else -1], axis=-1)
-    labels, predicted = answers["references"], answers["predictions"]
-    return Predictions(tuple(names), labels, predicted, probabilities, tuple(messages["text"][:]))
-
-
-def _label_order(given: Predictions) -> list[int]:
-    """Return the class indices in the order of tables: the positive class first, if there is one."""
-    return sorted(range(len(given.names)), key=lambda label: label != given.positive)
+    table = probability_table(answers["scores"], spam_index(names)) if "scores" in answers else None
+    texts = tuple(messages["text"][:])
+    return Predictions(tuple(names), answers["references"], answers["predictions"], table, texts)
 
 
 def _measure_both(model: Predictions, baseline: Predictions | None) -> dict[str, Any]:
@@ -211,31 +204,28 @@ def _details(
         duplicates: Which messages are exact duplicates, and which at least near-duplicates, of training messages.
         threshold: The model's own threshold.
     """
-    names, order = given.names, _label_order(given)
-    lengths = np.array([len(text) for text in given.texts])
-    by_length = {
-        f"{low} to {high - 1}" if high else f"{low} or more": (lengths >= low) & (lengths < (high or np.inf))
+    names = given.names
+    order = sorted(range(len(names)), key=lambda label: label != given.positive)  # the positive class first
+    characters = np.array([len(text) for text in given.texts])
+    lengths = {
+        f"{low} to {high - 1}" if high else f"{low} or more": (characters >= low) & (characters < (high or np.inf))
         for low, high in pairwise([0, *(length + 1 for length in LENGTHS), None])
     }
-    by_duplicate = None
-    if duplicates is not None:
-        exact, near = duplicates
-        by_duplicate = {"exact": exact, "near": near & ~exact, "no": ~near}
     table = confusion_matrix(given.labels, given.predicted, labels=range(len(names)))
     details: dict[str, Any] = {
         "confusion": {names[row]: {names[column]: int(table[row, column]) for column in order} for row in order}
     }
     if given.positive is not None:
         details |= {"thresholds": _thresholds(given, threshold), "calibration": _calibration(given)}
-    return details | {
-        "by_length": _count_parts(given, by_length),
-        "by_duplicate": None if by_duplicate is None else _count_parts(given, by_duplicate),
-        "errors": _errors(given, by_duplicate),
-    }
+    by_length = [
+        {"part": part, **_count_errors(given.select(chosen))} for part, chosen in lengths.items() if chosen.any()
+    ]
+    return details | {"by_length": by_length, "errors": _errors(given, duplicates)}
 
 
-def _errors(given: Predictions, by_duplicate: dict[str, np.ndarray] | None) -> list[dict[str, Any]]:
+def _errors(given: Predictions, duplicates: tuple[np.ndarray, np.ndarray] | None) -> list[dict[str, Any]]:
     """List the misclassified messages, the most confident predictions first."""
+    in_training = None if duplicates is None else np.select(duplicates, ["exact", "near"], "no")
     everything = np.arange(len(given.labels))
     confidence = given.probabilities[everything, given.predicted]
     scores = confidence if given.positive is None else given.scores
@@ -246,7 +236,7 @@ def _errors(given: Predictions, by_duplicate: dict[str, np.ndarray] | None) -> l
             "label": given.names[given.labels[i]],
             "predicted": given.names[given.predicted[i]],
             "score": float(scores[i]),
-            "in_training": by_duplicate and next(kind for kind, chosen in by_duplicate.items() if chosen[i]),
+            "in_training": None if in_training is None else str(in_training[i]),
         }
         for i in wrong[np.argsort(-confidence[wrong], kind="stable")]
     ]
@@ -263,11 +253,6 @@ def _thresholds(given: Predictions, own: float | None) -> list[dict[str, Any]]:
         moved = Predictions(given.names, given.labels, np.where(called, given.positive, 1 - given.positive), None)
         rows.append({"false_positive_rate": rate, "threshold": threshold, **_count_errors(moved)})
     return rows
-
-
-def _count_parts(given: Predictions, parts: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Count the errors in each non-empty part of a set."""
-    return [{"part": name, **_count_errors(given.select(chosen))} for name, chosen in parts.items() if chosen.any()]
 
 
 def _count_errors(given: Predictions) -> dict[str, Any]:

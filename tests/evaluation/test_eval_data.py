@@ -162,7 +162,7 @@ def test_an_unusable_history_counts_as_none(folder, caplog, history):
     found = load_eval_data(folder, "sample")
     assert list(found.sets) == ["sample"] and found.remark.startswith("There is no record")
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert line.startswith(f"Ignoring {folder / 'history.json'}: ") and "\n" not in line
+    assert line.startswith(f"Ignoring {folder / 'history.json'}, ") and "\n" not in line
 
 
 @pytest.mark.parametrize("changes", [{"splits": {}}, {"splits": None}, {"recipe": {"protocol": "book", "seed": 2**40}}])

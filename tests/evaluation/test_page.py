@@ -85,16 +85,15 @@ def test_headline_says_what_was_measured():
 
 @pytest.mark.parametrize("count", [3, 30])
 def test_tables_of_many_labels(count):
-    """Every row has a cell for each column; a large confusion matrix becomes a list of mistakes."""
+    """Every row has a cell for each column; a large confusion matrix is left to report.json."""
     names = [*NAMES, *(f"label {i}" for i in range(3, count))]
     rows = [(text, label, [*answer, *[0.0] * (count - 3)]) for text, label, answer in ROWS_3]
     report = report_of(rows, TRAIN_3, names)
     tables = {table.title: table for table in report_tables(report.values)}
     assert all(len(set(map(len, [table.columns, *table.rows]))) <= 1 for table in tables.values())
-    square = ["label", *(f"predicted {name}" for name in names)]
     confusion = tables["Confusion matrix, test"]
-    assert confusion.columns == (square if count == 3 else ["label", "predicted", "messages"])
-    assert count == 3 or confusion.rows == [["work", "home", "1"], ["work", "promo", "1"]]
+    assert confusion.columns == (["label", *(f"predicted {name}" for name in names)] if count == 3 else [])
+    assert count == 3 or "30 labels" in confusion.note
     assert "Thresholds, test" not in tables and render_page(report).count("<svg") == 1
 
 

@@ -38,7 +38,6 @@ def test_two_labels_by_hand():
         ("0 to 40", 7, 0, 1),
         ("161 or more", 1, 1, 0),
     ]
-    assert {row["part"]: row["messages"] for row in details["by_duplicate"]} == {"exact": 2, "near": 1, "no": 5}
     assert [(error["text"], error["label"], error["score"], error["in_training"]) for error in details["errors"]] == [
         ("free ringtone " * 12, "spam", pytest.approx(0.3), "no"),
         ("lunch?", "not spam", pytest.approx(0.7), "no"),
@@ -127,7 +126,7 @@ ANY_ROWS = st.lists(
 def test_order_of_the_messages_does_not_matter(rows, random):
     one, two = (report_of(each, TRAIN).values for each in (rows, random.sample(rows, len(rows))))
     assert values_of(one["sets"]["test"]["model"]) == pytest.approx(values_of(two["sets"]["test"]["model"]))
-    for part in ("confusion", "thresholds", "by_length", "by_duplicate"):
+    for part in ("confusion", "thresholds", "by_length"):
         assert one["details"][part] == two["details"][part]
     assert Counter(error["text"] for error in one["details"]["errors"]) == Counter(
         text for text, label, score in rows if (score > 0.5) != label
