@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-import torch
+import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_spam.data.labels import LABEL_NAMES, features_of
@@ -17,8 +17,8 @@ class Scorer:
         self.table = table
         self.model = SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(names)), threshold=threshold))
 
-    def probabilities(self, texts, *, progress=False):
-        return torch.tensor([self.table[text] for text in texts])
+    def predict_proba(self, texts, *, progress=False):
+        return np.array([self.table[text] for text in texts], dtype=np.float32)
 
 
 def messages(rows, names=LABEL_NAMES) -> Dataset:

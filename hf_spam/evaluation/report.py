@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import confusion_matrix
 from sklearn.pipeline import Pipeline
@@ -117,8 +118,9 @@ def _check_labels(classifier: SpamClassifier, sets: list[Dataset]) -> None:
 def _predict(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Predictions:
     """Classify a set of messages."""
     texts, names, config = messages["text"][:], label_names(messages), classifier.model.config
-    tensor = classifier.probabilities(texts, progress=progress)
-    predicted, probabilities = decide(config, tensor).numpy(), tensor.double().numpy()
+    probabilities = classifier.predict_proba(texts, progress=progress)
+    predicted = decide(config, torch.from_numpy(probabilities)).numpy()
+    probabilities = probabilities.astype(float)
     theirs = class_names(config)
     if names != theirs:  # spam against the rest
         spam = spam_index(theirs)

@@ -77,16 +77,16 @@ class SpamClassifier:
 
     def __call__(self, texts: str | Iterable[str], *, progress: bool = False) -> list[Classification]:
         """Return the label and score of each message; for a single string, a list of one, as a pipeline does."""
-        labels, scores = self.decide(self.probabilities(texts, progress=progress))
+        labels, scores = self.decide(self.logits(texts, progress=progress).softmax(-1))
         return [{"label": label, "score": score} for label, score in zip(labels, scores.tolist(), strict=True)]
 
     def predict(self, texts: str | Iterable[str]) -> list[str]:
         """Return the label of each message."""
-        return self.decide(self.probabilities(texts))[0]
+        return self.decide(self.logits(texts).softmax(-1))[0]
 
     def predict_proba(self, texts: str | Iterable[str], *, progress: bool = False) -> np.ndarray:
         """Return the probability of each class for each message, (N, num_labels) in float32."""
-        return self.probabilities(texts, progress=progress).numpy()
+        return self.logits(texts, progress=progress).softmax(-1).numpy()
 
     def probabilities(self, texts: str | Iterable[str], *, progress: bool = False) -> torch.Tensor:
         """Return the probability of each class for each message, (N, num_labels) in float32 on the CPU."""

@@ -6,8 +6,6 @@ they are not part of its wheel. Code that runs without the package is tested bes
 
 import copy
 import json
-import sys
-from pathlib import Path
 
 import accelerate
 import peft
@@ -75,15 +73,9 @@ def test_what_is_saved_can_run_without_the_package(architecture, tmp_path):
         "AutoModel": "modeling_spam_gpt.SpamGPTModel",
         "AutoModelForSequenceClassification": "modeling_spam_gpt.SpamGPTForSequenceClassification",
     }
-    task = {"impl": "pipeline_spam_gpt.SpamPipeline", "pt": ["AutoModelForSequenceClassification"]}
-    assert config["custom_pipelines"] == {"spam-classification": task}
-    assert config["architectures"] == [architecture.__name__] and config["model_type"] == "spam_gpt"
-    assert config["id2label"] == {"0": "not spam", "1": "spam"} and config["label2id"] == {"not spam": 0, "spam": 1}
+    assert config["custom_pipelines"]["spam-classification"]["impl"] == "pipeline_spam_gpt.SpamPipeline"
     code = {"configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"}
     assert {f.name for f in tmp_path.iterdir()} == {"config.json", "model.safetensors"} | code
-    source = Path(sys.modules[SpamGPTModel.__module__].__file__).parent
-    for name in code:
-        assert (tmp_path / name).read_text() == (source / name).read_text()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -142,23 +134,8 @@ def test_tensors_missing_from_a_file_are_initialised_not_garbage(tmp_path):
             assert abs(tensor.mean()) < 0.01 and 0.045 < tensor.std() < 0.055, name
 
 
-def test_a_head_of_another_size_is_replaced_only_when_asked(tmp_path):
-    """Protects re-use of a two-class model for three: an error by default, a fresh head on request."""
-    model = build()
-    model.save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        SpamGPTForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
-    torch.manual_seed(3)
-    loaded = SpamGPTForSequenceClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
-    torch.manual_seed(3)
-    assert torch.equal(loaded.out_head.weight, nn.Linear(WIDTH, 3).weight)
-    assert torch.equal(loaded.gpt.tok_emb.weight, model.gpt.tok_emb.weight)
-    assert answer(loaded).shape == (4, 3) and loaded.config.id2label[2] == "LABEL_2"
-
-
-@pytest.mark.parametrize("by", ["ids", "embeddings"])
-def test_a_model_larger_than_memory_runs_from_disk(by, tmp_path):
-    """Protects `device_map`: no block is split, and no weight is used but through the module that owns it."""
+def test_a_model_larger_than_memory_runs_from_disk(tmp_path):
+    """Protects `device_map`: no block is split, and no weight is used except through its module."""
     model = build(n_layer=3)
     sizes = accelerate.utils.compute_module_sizes(model)
     room = sizes["gpt.tok_emb"] + sizes["gpt.pos_emb"] + 2.5 * sizes["gpt.trf_blocks.0"]
@@ -166,16 +143,14 @@ def test_a_model_larger_than_memory_runs_from_disk(by, tmp_path):
         model, {"cpu": room, "disk": 10 * room}, no_split_module_classes=model._no_split_modules
     )
     assert [devices[f"gpt.trf_blocks.{i}"] for i in range(3)] == ["cpu", "disk", "disk"]
-    devices |= {"gpt.tok_emb": "disk"}
     model.save_pretrained(tmp_path / "model")
     offloaded = SpamGPTForSequenceClassification.from_pretrained(
-        tmp_path / "model", device_map=devices, offload_folder=tmp_path / "offload"
+        tmp_path / "model", device_map={**devices, "gpt.tok_emb": "disk"}, offload_folder=tmp_path / "offload"
     )
     assert offloaded.gpt.tok_emb.weight.is_meta and offloaded.gpt.trf_blocks[1].att.W_query.weight.is_meta
-    inputs = batch()
-    if by == "embeddings":
-        inputs = {"inputs_embeds": model.gpt.tok_emb(inputs["input_ids"]), "attention_mask": inputs["attention_mask"]}
-    close(answer(offloaded, **inputs), answer(model, **inputs))
+    embeds = {"inputs_embeds": model.gpt.tok_emb(batch()["input_ids"]), "attention_mask": batch()["attention_mask"]}
+    for inputs in (batch(), embeds):
+        close(answer(offloaded, **inputs), answer(model, **inputs))
 
 
 # --- construction
@@ -214,41 +189,30 @@ def test_it_can_be_built_on_any_device_and_holds_parameters_only(architecture):
 
 
 @both_models
-def test_the_marks_the_library_reads_are_true(architecture):
-    """Protects placement, tying, checkpointing: each is a name that must exist, or a promise that must hold."""
+def test_attributes_that_the_library_reads_are_true(architecture):
+    """Protects placement, tying and loading: each is a name that must exist, or a promise that must hold."""
     model = build(architecture)
-    classes = {type(m).__name__ for m in model.modules()}
-    assert model._no_split_modules and set(model._no_split_modules) <= classes
+    assert model._no_split_modules and set(model._no_split_modules) <= {type(m).__name__ for m in model.modules()}
     assert not model.all_tied_weights_keys and model.get_output_embeddings() is None
     storages = [tensor.data_ptr() for tensor in model.state_dict().values()]  # `parameters()` skips what is shared
     assert len(set(storages)) == len(storages)
-    assert model.config_class is SpamGPTConfig and model.base_model_prefix == "gpt"
     assert model.base_model is (model if architecture is SpamGPTModel else model.gpt)
-    assert model.main_input_name == "input_ids" and model.supports_gradient_checkpointing
-    assert model.accepts_loss_kwargs is False
-    for name in ("sdpa", "eager"):
-        model.set_attn_implementation(name)
-        assert {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")} == {name}
+    assert model.main_input_name == "input_ids" and model.config_class is SpamGPTConfig
 
 
 @both_models
 def test_embeddings_can_be_read_replaced_and_resized(architecture):
     """Protects added tokens: growing and shrinking the vocabulary leaves the answers to the old ids alone."""
     model = build(architecture, pad_token_id=0)
-    assert model.get_input_embeddings() is model.base_model.tok_emb
-    replacement = nn.Embedding(64, WIDTH)
-    other = copy.deepcopy(model)
+    other, replacement = copy.deepcopy(model), nn.Embedding(64, WIDTH)
     other.set_input_embeddings(replacement)
-    assert other.base_model.tok_emb is replacement
-    assert not torch.allclose(answer(other), answer(model))
+    assert other.get_input_embeddings() is other.base_model.tok_emb is replacement
     inputs = {"input_ids": batch()["input_ids"] % 50}
     expected = answer(model, **inputs)
     for size in (80, 50):
         model.resize_token_embeddings(size)
-        assert model.get_input_embeddings().weight.shape == (size, WIDTH)
-        assert model.config.vocab_size == size
+        assert model.get_input_embeddings().weight.shape == (size, WIDTH) and model.config.vocab_size == size
         assert torch.equal(answer(model, **inputs), expected)
-        assert answer(model, input_ids=torch.tensor([[size - 1]])).isfinite().all()
 
 
 def test_a_registered_attention_is_the_one_that_runs():
@@ -326,13 +290,9 @@ def collate(messages: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def test_the_stock_trainer_accumulates_gradients_like_a_loop_written_out(tmp_path):
-    """Protects fine-tuning with `Trainer`: losses and final weights, with `gradient_accumulation_steps`.
-
-    It takes a forward with `**kwargs` for one that divides the loss itself, unless `accepts_loss_kwargs` says no.
-    """
+    """Protects fine-tuning with `Trainer`, which divides the loss unless `accepts_loss_kwargs` is false."""
     model = build(initializer_range=0.1)
-    by_hand = copy.deepcopy(model)
-    seen = []
+    by_hand, seen = copy.deepcopy(model), []
 
     def collate_and_record(messages):
         seen.append(collate(messages))
@@ -358,7 +318,6 @@ def test_the_stock_trainer_accumulates_gradients_like_a_loop_written_out(tmp_pat
     assert logged == pytest.approx(losses, abs=1e-4)  # the log is rounded
     for (name, a), b in zip(model.named_parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
-    assert trainer.predict(random_messages()).predictions.shape == (24, 2)
 
 
 def test_lora_trains_saves_reloads_and_merges(tmp_path):
@@ -370,14 +329,11 @@ def test_lora_trains_saves_reloads_and_merges(tmp_path):
     )
     adapted = peft.get_peft_model(model, lora)
     close(answer(adapted), untrained)  # keys and values are its modules' business now, so sums are in another order
-    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
-    assert len([n for n in trained if "lora_" in n]) == 8 and all("lora_" in n or "out_head" in n for n in trained)
     optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()
         adapted(**collate(random_messages())).loss.backward()
         optimizer.step()
-    assert all(p.abs().sum() > 0 for name, p in adapted.named_parameters() if "lora_B" in name)  # zero at first
     adapted.eval()
     expected = answer(adapted)
     assert not torch.allclose(expected, untrained, atol=1e-3)

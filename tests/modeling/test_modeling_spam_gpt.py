@@ -350,18 +350,14 @@ def test_hidden_states_and_attentions_follow_the_librarys_conventions(pooling, p
     assert all(tensor.grad is not None for tensor in returned)
 
 
-@pytest.mark.parametrize("asked_by", ["argument", "configuration"])
-def test_tuples_hold_what_the_named_outputs_hold(asked_by):
+def test_tuples_hold_what_the_named_outputs_hold():
     """Protects `return_dict=False`, which exporters and old code ask for."""
     model = build(attention="eager")
     ids, labels = torch.randint(PAD, (2, 5)), torch.tensor([0, 1])
     flat = lambda xs: [t for x in xs for t in (x if isinstance(x, tuple) else (x,))]  # noqa: E731
     for network, more in [(model, {"labels": labels}), (model, {}), (model.gpt, {})]:
         for every in ({}, {"output_hidden_states": True, "output_attentions": True}):
-            named = network(ids, **more, **every)
-            model.config.return_dict = asked_by == "argument"
-            plain = network(ids, **more, **every, **({"return_dict": False} if asked_by == "argument" else {}))
-            model.config.return_dict = True
+            named, plain = (network(ids, **more, **every, return_dict=form) for form in (True, False))
             assert isinstance(plain, tuple) and len(plain) == len(named.to_tuple())
             assert all(torch.equal(a, b) for a, b in zip(flat(plain), flat(named.to_tuple()), strict=True))
 

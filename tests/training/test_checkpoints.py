@@ -106,8 +106,8 @@ def test_a_checkpoint_is_a_model_like_any_other(trained, data):
     """With the weights that a run keeps, its metrics, its card; and no pickle in it."""
     folder = trained / "checkpoint-12"
     metrics = json.loads((folder / "metrics.json").read_text())
-    probabilities = SpamClassifier.from_pretrained(folder).probabilities(data["validation"]["text"][:])
-    right = (probabilities.argmax(-1) == torch.tensor(data["validation"]["label"][:])).float().mean()
+    probabilities = SpamClassifier.from_pretrained(folder).predict_proba(data["validation"]["text"][:])
+    right = (probabilities.argmax(-1) == data["validation"]["label"][:]).mean()
     assert list(metrics) == ["validation"] and metrics["validation"]["accuracy"] == pytest.approx(right.item())
     assert json.loads((folder / "history.json").read_text())["steps"] == [0, 6, 12]
     assert (folder / "README.md").read_text().count("-plot.png") == 0
