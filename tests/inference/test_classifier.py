@@ -120,7 +120,7 @@ def test_our_classes_are_registered_whatever_is_imported_first():
     Each order is tried in a fork, so that torch is imported once for all of them.
     """
     registered = """
-        import os, sys, scipy.optimize, torch, torch._dynamo, torch.distributed.tensor
+        import os, sys, accelerate, scipy.optimize, torch, torch._dynamo, torch.distributed.tensor
         check = '''
         from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
         from transformers.pipelines import check_task
