@@ -37,14 +37,12 @@ class Measured:
     Attributes:
         metrics: of each split.
         predictions: of each split, as `Run.predictions` has them.
-        correct: whether the likeliest class is the label, for each message of each split.
         loss: on the validation split, before calibration; None if it was not measured.
         calibration: what was fitted on the validation split, if the recipe asks for it.
     """
 
     metrics: dict[str, Metrics]
     predictions: dict[str, dict[str, np.ndarray]]
-    correct: dict[str, np.ndarray]
     loss: float | None
     calibration: Calibration | None
 
@@ -95,7 +93,6 @@ class Evaluator:
         return Measured(
             metrics={split: SpamMetrics(class_names(config)).compute(**part) for split, part in predictions.items()},
             predictions=predictions,
-            correct={split: (result.logits.argmax(-1) == result.labels).numpy() for split, result in results.items()},
             loss=results["validation"].loss if "validation" in results else None,
             calibration=calibration,
         )

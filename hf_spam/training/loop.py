@@ -231,8 +231,10 @@ class TrainingLoop:
             self.setup.model.load_state_dict(self.averaged.module.state_dict())
         measured = self.evaluator.whole(BOOK_NAMES)
         self.state.progress.update_best(measured.loss)
-        history.final_accs = {split: float(correct.mean()) for split, correct in measured.correct.items()}
-        history.final_accs["train"] = float(measured.correct["train"][self.loaders.full_training_batches()].mean())
+        for split, part in measured.predictions.items():  # by the likeliest class, whatever the threshold
+            correct = part["scores"].argmax(-1) == part["references"]
+            counted = self.loaders.full_training_batches() if split == "train" else slice(None)
+            history.final_accs[split] = float(correct[counted].mean())
         if measured.calibration is not None:
             level = logging.INFO if measured.calibration.is_met else logging.WARNING
             for line in measured.calibration.summary():
