@@ -17,13 +17,8 @@ def prepare_repository(
 ) -> str:
     """Create a repository and branch if they do not exist, and check that they are writable.
 
-    Args:
-        api: Client.
-        repo_id: `owner/name`, or `name` for one of yours.
-        branch: Branch; `None` for "main".
-        repo_type: "model" or "dataset".
-        private: Whether the repository must be private. Otherwise an existing one stays as it is, and a new one follows
-            the settings of the account.
+    With `private`, the repository must be private. Otherwise an existing one stays as it is, and a new one follows the
+    settings of the account.
 
     Returns:
         The full id, `owner/name`.

@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_run():
     }
     rows = table(card)
     assert "0.9900" in rows["train"] and "0.9500" in rows["validation"] and "0.9400" in rows["test"]
-    assert "1,234, 18 of them trained" in card.text and "12,345 examples in 68 s" in card.text
+    assert "Parameters: 1,234, 18 trained\n" in card.text and "12,345 examples in 68 s" in card.text
 
 
 def test_a_checkpoint_shows_its_validation_split():

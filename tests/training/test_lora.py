@@ -99,7 +99,7 @@ def test_what_is_saved_is_a_model_like_any_other(data, base, tmp_path):
     for folder in (tmp_path / "out", tmp_path / "out/checkpoint-4"):
         assert load_file(folder / "model.safetensors").keys() == shapes.keys()
         assert (
-            f"{plain.num_parameters():,} parameters, {run.trained_parameters:,} trained as adapters"
+            f"Parameters: {plain.num_parameters():,}, {run.trained_parameters:,} trained (LoRA adapters"
             in (folder / "README.md").read_text()
         )
         assert "peft" not in (folder / "config.json").read_text()
