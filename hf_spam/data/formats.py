@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -94,7 +94,9 @@ class DataFile:
     """What errors call it."""
     suffix: str
     member: str | None = None
+    """Its name in the zip, if it is in one."""
     stamp: list[int] | None = None
+    """What `files.stamp` returned when the file was found."""
 
     @classmethod
     def find(cls, path: str | os.PathLike, suffixes: Sequence[str] = SUFFIXES, name: str | None = None) -> "DataFile":
@@ -106,17 +108,17 @@ class DataFile:
         name = os.fspath(path) if name is None else name
         file = cls(Path(path), name, suffix_of(os.fspath(path), suffixes))
         with file.open() as opened:
-            now = stamp(file.path)
+            file = replace(file, stamp=stamp(file.path))
             if not file.suffix:
                 raise DataError(f"{name}: unknown file extension; use one of {', '.join(suffixes)}")
             if file.suffix != ".zip":
-                return cls(file.path, name, file.suffix, stamp=now)
+                return file
             with zipfile.ZipFile(opened) as archive:
                 members = [m for m in archive.namelist() if suffix_of(m) not in ("", ".zip") and "__MACOSX/" not in m]
         members = [m for m in members if PurePosixPath(m).name == UCI_MEMBER] or members
         if len(members) != 1:
             raise DataError(f"{name}: the zip must hold one data file; found {len(members)}: {short(members)}")
-        return cls(file.path, f"{name}/{members[0]}", suffix_of(members[0]), members[0], now)
+        return replace(file, name=f"{name}/{members[0]}", suffix=suffix_of(members[0]), member=members[0])
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -147,17 +149,6 @@ class DataFile:
         """Open the file as text, whose lines keep their ends."""
         with self.open() as file:
             yield io.TextIOWrapper(file, encoding, newline=line_end)
-
-    def lines(self, encoding: str) -> Iterator[str]:
-        """Yield the lines with their ends, or raise a `DataError` that names the line with a wrong byte."""
-        number = 1
-        with self.text(encoding) as file:
-            try:
-                for line in file:
-                    yield line
-                    number += 1
-            except UnicodeDecodeError as error:
-                raise self.wrong_byte(error, number) from None
 
     def wrong_byte(self, error: UnicodeDecodeError, line: int) -> DataError:
         """Return the error for a block that cannot be decoded, and starts in this line."""

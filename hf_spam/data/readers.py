@@ -9,7 +9,7 @@ absent keys.)
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice
@@ -58,13 +58,6 @@ class Reader:
 
     def windows(self, size: int) -> Iterator[Window]:
         """Yield all rows, `size` at a time."""
-        rows, first = self.numbered_rows(), True
-        while (batch := list(islice(rows, size))) or first:
-            yield Window([row for _, row in batch], [number for number, _ in batch])
-            first = False
-
-    def numbered_rows(self) -> Iterator[tuple[int, Any]]:
-        """Yield the rows of a text file, each with the number of its first line."""
         raise NotImplementedError
 
     def messages(self, window: Window) -> tuple[list[str], list[Any]]:
@@ -94,15 +87,58 @@ class Reader:
         return f"{self.name}, {self.unit} {window.numbers[i]}"
 
 
-class DelimitedReader(Reader):
+class TextReader(Reader):
+    """Reads a text file, whose rows are its lines by default. Empty lines at the end are no rows."""
+
+    def __init__(self, file: DataFile, columns: Columns):
+        super().__init__(file.name, columns)
+        self.file, self.encoding = file, find_encoding(file.head())
+
+    def windows(self, size: int) -> Iterator[Window]:
+        first, blank = True, None
+        for window in self.all_windows(size):
+            if blank is not None or not all(window.rows):
+                window, blank = self._without_blanks(window, blank)
+            if len(window) or first:
+                yield window
+            first = False
+
+    def all_windows(self, size: int) -> Iterator[Window]:
+        """Yield all rows, and an empty window in the end."""
+        number, rows = 1, [""]
+        with self.file.text(self.encoding) as text:
+            try:
+                while rows:
+                    rows = []
+                    rows.extend(islice(text, size))
+                    lines = [line.removesuffix("\n").removesuffix("\r") for line in rows]
+                    yield Window(lines, range(number, number + len(rows)))
+                    number += len(rows)
+            except UnicodeDecodeError as error:
+                raise self.file.wrong_byte(error, number + len(rows)) from None
+
+    def _without_blanks(self, window: Window, blank: int | None) -> tuple[Window, int | None]:
+        """Drop empty lines, the first of which is `blank`, or raise an error if a row follows them."""
+        rows = []
+        for line, row in zip(window.numbers, window.rows, strict=True):
+            if not row:
+                blank = blank or line
+            elif blank is not None:
+                raise DataError(f"{self.name}, line {blank}: the line is empty; remove it")
+            else:
+                rows.append(row)
+        return Window(rows, window.numbers[: len(rows)]), blank
+
+
+class DelimitedReader(TextReader):
     """Reads a CSV or TSV file."""
 
     def __init__(self, file: DataFile, columns: Columns, book_quotes: bool = False):
-        super().__init__(file.name, columns)
-        self.file, self.dialect = file, find_dialect(file, columns, book_quotes)
+        super().__init__(file, columns)
+        self.dialect = find_dialect(file, columns, book_quotes)
         self.header = ["label", "text"]
         if self.dialect.header:
-            self.header = next(iter(next(self._unchecked_windows(1, skip=0)).rows), [])
+            self.header = next(iter(next(self.all_windows(1, skip=0)).rows), [])
             if not self.header:
                 raise DataError(f"{self.name}: the file is empty, or its first line is")
         self.text_at, self.label_at = columns.find(f"{self.name}, line 1 (the header)", self.header)
@@ -110,13 +146,10 @@ class DelimitedReader(Reader):
         self.runs_on = all(re.fullmatch(r"\s*(Unnamed: \d+)?", column) for column in self.header[self.text_at + 1 :])
 
     def windows(self, size: int) -> Iterator[Window]:
-        first, blank = True, None
-        for window in self._unchecked_windows(size, skip=int(self.dialect.header)):
-            if blank is not None or {len(row) for row in window.rows} - {len(self.header)}:
-                window, blank = self._checked(window, blank)
-            if len(window) or first:
-                yield window
-            first = False
+        for window in super().windows(size):
+            if {len(row) for row in window.rows} - {len(self.header)}:
+                self._raise_width_error(window)
+            yield window
 
     def cells(self, window: Window) -> tuple[list[str], list[str]]:
         labels = [] if self.label_at is None else [row[self.label_at] for row in window.rows]
@@ -133,25 +166,17 @@ class DelimitedReader(Reader):
             pieces.pop()
         return self.dialect.delimiter.join(pieces)
 
-    def _checked(self, window: Window, blank: int | None) -> tuple[Window, int | None]:
-        """Check the number of fields, and drop empty lines at the end of the file, the first of which is `blank`."""
-        rows, expected, delimiter = [], len(self.header), self.dialect.delimiter
-        for line, cells in zip(window.numbers, window.rows, strict=True):
-            if not cells:
-                blank = blank or line
-            elif blank is not None:
-                raise DataError(f"{self.name}, line {blank}: the line is empty; remove it")
-            elif len(cells) != expected:
-                found = f"expected {expected} fields, found {len(cells)}: {short(delimiter.join(cells))}"
-                if len(cells) > expected and self.dialect.quoting != csv.QUOTE_NONE and self.dialect.strict:
-                    found += f"; put a text that contains {delimiter!r} in double quotes"
-                raise DataError(f"{self.name}, line {line}: {found}")
-            else:
-                rows.append(cells)
-        return Window(rows, window.numbers[: len(rows)]), blank
+    def _raise_width_error(self, window: Window) -> None:
+        expected, delimiter = len(self.header), self.dialect.delimiter
+        i, cells = next((i, cells) for i, cells in enumerate(window.rows) if len(cells) != expected)
+        found = f"expected {expected} fields, found {len(cells)}: {short(delimiter.join(cells))}"
+        if len(cells) > expected and self.dialect.quoting != csv.QUOTE_NONE and self.dialect.strict:
+            found += f"; put a text that contains {delimiter!r} in double quotes"
+        raise DataError(f"{self.place(window, i)}: {found}")
 
-    def _unchecked_windows(self, size: int, skip: int) -> Iterator[Window]:
-        """Yield rows of any number of fields after the first `skip` ones; the last window has less than `size`."""
+    def all_windows(self, size: int, skip: int | None = None) -> Iterator[Window]:
+        """Yield rows of any number of fields, without the first `skip` ones (`None` for the header)."""
+        skip = int(self.dialect.header) if skip is None else skip
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         dialect, line, rows = self.dialect, 1, [[]]
         options = {"delimiter": dialect.delimiter, "quoting": dialect.quoting, "strict": dialect.strict}
@@ -183,24 +208,22 @@ class DelimitedReader(Reader):
         return list(accumulate(lines, initial=line))[:-1]
 
 
-class JsonReader(Reader):
+class JsonReader(TextReader):
     """Reads JSON lines: one object a line, whose keys are the columns."""
 
-    def __init__(self, file: DataFile, columns: Columns):
-        super().__init__(file.name, columns)
-        self.file, self.encoding = file, find_encoding(file.head())
-
-    def numbered_rows(self) -> Iterator[tuple[int, str]]:
-        lines = (line.rstrip("\r\n") for line in self.file.lines(self.encoding))
-        return _without_last_blanks(self.name, enumerate(lines, 1))
-
     def cells(self, window: Window) -> tuple[list[Any], list[Any]]:
-        texts, labels = [], []
+        texts, labels, names = [], [], None
         for i, line in enumerate(window.rows):
-            where = self.place(window, i)
-            values = _parse_object(where, line)
-            cells = list(values.values())
-            text_at, label_at = self.columns.find(where, list(values))
+            try:
+                values = _DECODER.decode(line)
+            except (ValueError, RecursionError):
+                values = None
+            if not isinstance(values, dict):
+                fault = f"not a JSON object: {short(line)}; write JSON lines, one object a line"
+                raise DataError(f"{self.place(window, i)}: {fault}")
+            if names != (names := tuple(values)):
+                text_at, label_at = self.columns.find(self.place(window, i), names)
+            cells = tuple(values.values())
             texts.append(cells[text_at])
             if label_at is not None:
                 labels.append(cells[label_at])
@@ -210,17 +233,16 @@ class JsonReader(Reader):
         return window.rows
 
 
-class LinesReader(Reader):
-    """Reads plain text without labels, one message a line."""
+class LinesReader(TextReader):
+    """Reads plain text without labels, one message a line, which may be empty."""
 
     def __init__(self, file: DataFile, columns: Columns):
-        super().__init__(file.name, columns)
-        self.file, self.encoding = file, find_encoding(file.head())
+        super().__init__(file, columns)
         self.column = columns.text or TEXT_COLUMNS[0]
         columns.find(self.name, [self.column])
 
-    def numbered_rows(self) -> Iterator[tuple[int, str]]:
-        return enumerate((line.removesuffix("\n").removesuffix("\r") for line in self.file.lines(self.encoding)), 1)
+    def windows(self, size: int) -> Iterator[Window]:
+        return (window for i, window in enumerate(self.all_windows(size)) if len(window) or i == 0)
 
     def cells(self, window: Window) -> tuple[list[str], list[str]]:
         return window.rows, []
@@ -338,25 +360,3 @@ def open_file(file: DataFile, columns: Columns, book_quotes: bool = False) -> Re
 
 # Python refuses to convert a number of more than 4,300 digits.
 _DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 4000 else float(digits))
-
-
-def _parse_object(where: str, line: str) -> dict[str, Any]:
-    try:
-        values = _DECODER.decode(line)
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise DataError(f"{where}: not a JSON object: {short(line)}; write JSON lines, one object a line")
-    return values
-
-
-def _without_last_blanks(name: str, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """Yield numbered rows without empty lines at the end; elsewhere an empty line is an error."""
-    blank = None
-    for number, row in rows:
-        if not row:
-            blank = blank or number
-        elif blank is not None:
-            raise DataError(f"{name}, line {blank}: the line is empty; remove it")
-        else:
-            yield number, row

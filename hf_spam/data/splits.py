@@ -34,12 +34,7 @@ def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tup
     return ((dataset.select(np.setdiff1d(everything, fold)), dataset.select(fold)) for fold in folds)
 
 
-def undersample(messages: Dataset, seed: int) -> Dataset:
-    """Sample every class down to the size of the rarest, keeping the order of the messages."""
-    return messages.select(np.sort(_as_many_of_each(messages["label"][:], seed).to_numpy()))
-
-
-def digest(messages: "Dataset", *columns: Sequence[Any]) -> str:
+def digest(messages: Dataset, *columns: Sequence[Any]) -> str:
     """Return the sha256 of messages, their labels and the class names, in their order.
 
     Args:
@@ -52,29 +47,24 @@ def digest(messages: "Dataset", *columns: Sequence[Any]) -> str:
     return found.hexdigest()
 
 
-def fingerprints(data: "DatasetDict") -> dict[str, dict[str, Any]]:
+def fingerprints(data: DatasetDict) -> dict[str, dict[str, Any]]:
     """Return the number of messages and the digest of each split, which identify them without showing them."""
     return {split: {"messages": len(messages), "sha256": digest(messages)} for split, messages in data.items()}
 
 
-def _as_many_of_each(labels: Sequence[int], seed: int) -> pd.Series:
-    """Return the row numbers of equally many messages of each class, class by class."""
+def book_split(labels: Sequence[int], seed: int) -> list[np.ndarray]:
+    """Return the row numbers of the book's three splits: sample every class down to the rarest, shuffle, cut."""
     labels = pd.Series(labels)
-    # To get the book's rows, larger classes come first, the rarest stays as it is, and pandas draws the sample.
+    # To get the book's rows, larger classes come first, the rarest stays as it is, and pandas draws the samples.
     counts = labels.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     *larger, rarest = (pd.Series(np.flatnonzero(labels == label)) for label in counts.index)
-    return pd.concat([*(rows.sample(len(rarest), random_state=seed) for rows in larger), rarest])
-
-
-def book_split(labels: Sequence[int], seed: int) -> list[np.ndarray]:
-    """Return the row numbers of the book's three splits: sample the larger classes down, shuffle, cut."""
-    shuffled = _as_many_of_each(labels, seed).sample(frac=1, random_state=seed).to_numpy()
+    balanced = pd.concat([*(rows.sample(len(rarest), random_state=seed) for rows in larger), rarest])
+    shuffled = balanced.sample(frac=1, random_state=seed).to_numpy()
     train_end = int(0.7 * len(shuffled))
     validation_end = train_end + int(0.1 * len(shuffled))
     if validation_end == train_end:
-        classes = len(set(labels))
-        needed, rarest = -(-10 // classes), len(shuffled) // classes
-        raise DataError(f"the book's split needs {needed} messages of each label; the rarest one has {rarest}")
+        needed = -(-10 // len(counts))
+        raise DataError(f"the book's split needs {needed} messages of each label; the rarest one has {len(rarest)}")
     return [shuffled[:train_end], shuffled[train_end:validation_end], shuffled[validation_end:]]
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import pooch
@@ -34,7 +36,7 @@ def uci_file() -> Path:
     for address in UCI_ADDRESSES:
         try:
             data = _download(address)
-        except Exception as error:  # requests, urllib3, zipfile and pooch each have their own
+        except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             logger.info("%s: %s", address, first_line(error))
             failures.append(f"{address}: {first_line(error)}")
             continue

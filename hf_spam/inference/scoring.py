@@ -199,8 +199,8 @@ def _open(
         with tempfile.NamedTemporaryFile(prefix="hf-spam-", suffix=PLAIN_TEXT) as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
             file.flush()
-            with _open(file.name, columns, split) as opened:
-                yield opened
+            spooled = DataFile.find(file.name, INPUTS, name="standard input")
+            yield open_file(spooled, columns), hash_file(Path(file.name))["sha256"]
     elif is_hub_id(name) and not suffix_of(name, INPUTS):
         from datasets import load_dataset  # heavy
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -466,6 +467,8 @@ def test_a_pipe_ends_at_the_first_bad_row(tmp_path, monkeypatch, capsys):
     (tmp_path / "in.jsonl").write_text('{"text":"a"}\n' * 5 + "{}\n")
     code, out, err = run_main(monkeypatch, capsys, tmp_path / "in.jsonl", "-", "--window-size", 2)
     assert code == 1 and len(out.splitlines()) == 4 and "in.jsonl, line 6: there is no text column" in err
+    code, out, err = run_main(monkeypatch, capsys, tmp_path / "in.jsonl", "-", "--json")
+    assert code == 2 and not out and "--json, --overwrite and --num-processes cannot be used with OUT -" in err
 
 
 def test_the_summary_of_a_run(tmp_path, monkeypatch, capsys):
@@ -533,30 +536,30 @@ BAD_INPUTS = [  # beside those of `data/test_formats.py`, which are read by the 
 
 
 @pytest.mark.parametrize(("name", "data", "output", "message"), BAD_INPUTS)
-def test_a_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, name, data, output, message):
+def test_a_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch, name, data, output, message):
     monkeypatch.chdir(tmp_path)
     if data is not None:
         Path(name).write_bytes(data)
-    code, out, err = run_main(monkeypatch, capsys, name, output, "--window-size", 2)
-    assert code == 1 and out == "" and err.count("\n") == 1 and err.startswith(f"hf-spam: {message}"), err
+    with pytest.raises((ValueError, OSError)) as caught:
+        score_file(CLASSIFIER, name, output, window_size=2)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [name] * (data is not None)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        (["in.csv", "in.csv", "--overwrite"], "in.csv is the input; name another file for the output."),
-        (["in.csv", "out.csv", "--split", "test"], "in.csv: a file has no splits; --split is for Hub datasets"),
-        (["in.csv", "out.csv", "--window-size", "0"], "--window-size and --num-processes must be at least 1."),
-        (["in.csv", "-", "--json"], "--json, --overwrite and --num-processes cannot be used with OUT -"),
-        (["in.csv", "."], ".: unknown file extension"),
+        ({"output": "in.csv", "overwrite": True}, "in.csv is the input; name another file for the output."),
+        ({"split": "test"}, "in.csv: a file has no splits; --split is for Hub datasets"),
+        ({"window_size": 0}, "--window-size and --num-processes must be at least 1."),
+        ({"output": "."}, ".: unknown file extension"),
     ],
 )
-def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):
+def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, settings, message):
     monkeypatch.chdir(tmp_path)
     write_csv(Path("in.csv"), [["a"]])
-    code, out, err = run_main(monkeypatch, capsys, *arguments)
-    assert code and out == "" and err.count("\n") == 1 and err.startswith(f"hf-spam: {message}"), err
+    with pytest.raises((ValueError, OSError), match=f"^{re.escape(message)}"):
+        score_file(CLASSIFIER, "in.csv", **{"output": "out.csv", **settings})
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
 
 
