@@ -74,11 +74,10 @@ def _log_levels() -> Iterator[None]:
 
 @pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.slow)])
 def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """An empty Hub at HF_ENDPOINT, for this process and the ones it starts: over Xet, and once more over LFS.
+    """An empty Hub at HF_ENDPOINT, for this process and its children, that supports Xet; in slow tests, LFS only.
 
-    What does not depend on the way to upload is tried over LFS alone, so that both are there in every run of the tests.
-
-    The client's waits between its attempts are cut to 10 ms, in this process only.
+    Tests of what does not depend on the upload protocol ask for LFS alone, so that each run of the tests uses both. The
+    client's waits between its attempts are cut to 10 ms, in this process only.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
@@ -87,7 +86,7 @@ def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     HUB.xet = request.param == "xet"
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not HUB.xet)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", str(int(not HUB.xet)))
-    # Not `time.sleep` itself: what this package and the tests wait for is theirs.
+    # Only the client's `time.sleep`, not that of this package.
     monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.01))))
     yield HUB
     if not HUB.servers:

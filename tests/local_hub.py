@@ -229,7 +229,7 @@ class LocalHub:
     def wait_for_title(self, name: str, title: str) -> None:
         """Wait until there is a commit with a title."""
         with self.change:
-            self.change.wait_for(lambda: title in self.titles(name))
+            assert self.change.wait_for(lambda: title in self.titles(name), timeout=600)
 
     # Contents
 

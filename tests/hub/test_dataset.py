@@ -120,10 +120,10 @@ def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
         texts = data[split]["text"][:]
         exact = sum(text in train for text in texts)
         near = sum(duplicate_key(text) in map(duplicate_key, train) for text in texts)
-        counts = f"{exact} are exact duplicates of training messages, and {near} are at least near-duplicates"
+        counts = f"{exact} have an exact duplicate in train, and {near} at least a near-duplicate"
         assert f"Of the {len(texts)} messages in {split}, {counts}" in text
         assert ("**The splits share duplicates**" in text) == (near > exact > 0) == (protocol == "book")
-    assert ("No message of the other splits is in the training split" in text) == (protocol == "full")
+    assert ("No message of the other splits has a duplicate in train" in text) == (protocol == "full")
     assert f"protocol `{protocol}` and seed 123" in text
     everything = b"".join(hub.read(REPO, path, kind="dataset") for path in hub.files(REPO, kind="dataset"))
     assert b"mine.csv" in everything and b"of-the-customer" not in everything
