@@ -1,4 +1,4 @@
-"""Cards are merged with what a person wrote on the Hub: every word and key of theirs stays, ours are renewed."""
+"""Merging cards: what people wrote on the Hub stays, word for word; the generated part is replaced."""
 
 import pytest
 import yaml
@@ -22,11 +22,11 @@ def test_a_first_card():
     assert merge_card(OURS, None) == merge_card(OURS, "") == ALONE
 
 
-def test_our_own_card_is_renewed():
+def test_our_own_card_is_replaced():
     old = merge_card("---\nlicense: mit\n---\nOld words, and more of them.\n", None)
     assert merge_card(OURS, old) == ALONE
-    assert merge_card(ALONE, None) == merge_card(ALONE, old) == ALONE  # our markers may stand in it already
-    edited = ALONE.replace(END, f"{END}\nMine.")  # before it was ever pushed
+    assert merge_card(ALONE, None) == merge_card(ALONE, old) == ALONE  # our card may already contain the markers
+    edited = ALONE.replace(END, f"{END}\nMine.")  # before the first push
     assert merge_card(edited, None) == merge_card(edited, edited) == edited
 
 
@@ -38,7 +38,7 @@ def test_their_words_stay_byte_for_byte(before, after):
 
 
 def test_their_keys_stay_byte_for_byte_and_ours_are_ours():
-    """Order, quotes and comments of theirs too; a licence that a person has changed is ours all the same."""
+    """Including order, quotes and comments. A license that someone changed is replaced, because our card has one."""
     theirs = (
         "---\n# mine\nlanguage: ['en',   \"de\"]\nlicense: mit\n# of mine\n\nextra:\n  - a # b\n  -  c\n---\nMine.\n"
     )
@@ -47,17 +47,17 @@ def test_their_keys_stay_byte_for_byte_and_ours_are_ours():
     assert merged == f"{HEAD}{kept}---\nMine.\n\n{SECTION}\n"
 
 
-def test_keys_that_we_used_to_write_go():
-    """Else a model that is trained anew from nothing would keep the base of the old one for ever."""
+def test_keys_that_we_no_longer_write_are_removed():
+    """Otherwise a model now trained from scratch would keep the base model of the earlier one."""
     theirs = f"---\nbase_model: gpt2\nlicense: mit\nmine: 1\n---\n{OLD}\n"
     assert metadata(merge_card(OURS, theirs)) == {"license": "cc-by-4.0", "tags": ["sms", "spam"], "mine": 1}
-    # The same key, but of a person: our card has never had it.
+    # The same key, but written by a person: our card never had it.
     theirs = f"---\nbase_model: gpt2\n---\n{SECTION}\n"
     assert metadata(merge_card(OURS, theirs))["base_model"] == "gpt2"
 
 
 def test_a_card_without_metadata_or_without_a_section():
-    """Their words come first."""
+    """Their text comes first."""
     assert merge_card(OURS, "Mine.") == f"{HEAD}---\nMine.\n\n{SECTION}\n"
     assert merge_card(OURS, "Mine.\n") == f"{HEAD}---\nMine.\n\n{SECTION}\n"
     assert merge_card(OURS, "---\na: 1\n---") == f"{HEAD}a: 1\n---\n\n{SECTION}\n"
@@ -69,31 +69,31 @@ def test_a_card_without_metadata_or_without_a_section():
     "broken", ["a: [1", "\tx: 1", "just words", "- a", "a: 1\nb", "a: 2020-99-99", "? {a: 1}\n: 2"]
 )
 def test_broken_metadata_become_text(broken):
-    """The Hub refuses a card with such a head: left there, no push would ever arrive again."""
+    """The Hub rejects cards with invalid metadata; if they stayed, no push could succeed again."""
     theirs = f"---\n{broken}\n---\nMine.\n"
     assert merge_card(OURS, theirs) == f"{HEAD}---\n{theirs}\n{SECTION}\n"
     theirs = f"---\n{broken}\n---\nMine.\n{OLD} mine\n"
     assert merge_card(OURS, theirs) == f"{HEAD}---\n{theirs.replace(OLD, SECTION)}"
 
 
-def test_metadata_that_cannot_stand_below_ours_keep_their_meaning():
+def test_metadata_that_cannot_follow_ours_keep_their_values():
     rest = {"mine": {"a": 1}, "more": [1]}
     for text in (
         "{license: mit, mine: {a: 1}, more: [1]}",
         "  license: mit\n  mine:\n    a: 1\n  more: [1]",
         "license: &x [1]\nmine: {a: 1}\nmore: *x",
-        "mine: {a: 1}\nmore: [1]\n\u2028license: mit",  # a line break of YAML's, but not of ours
+        "mine: {a: 1}\nmore: [1]\n\u2028license: mit",  # a line break in YAML, but not here
     ):
         assert metadata(merge_card(OURS, f"---\n{text}\n---\n")) == {**metadata(OURS), **rest}
 
 
-def test_line_ends_of_windows():
+def test_windows_line_endings():
     theirs = f"---\r\nlicense: mit\r\nmine: 1\r\n---\r\n\r\nMine.\r\n{OLD}\r\nMine.\r\n".replace("\nOld", "\r\nOld")
     assert merge_card(OURS, theirs) == f"{HEAD}mine: 1\r\n---\n\r\nMine.\r\n{SECTION}\r\nMine.\r\n"
 
 
-def test_markers_that_have_lost_their_partner():
-    """Nothing between them and the next marker is lost, which may be all that a person has written."""
+def test_a_marker_without_its_partner():
+    """Nothing next to it is lost."""
     for theirs in (f"a {START} b", f"a {END} b", f"{END} a {START} b"):
         assert merge_card(OURS, theirs) == f"{HEAD}---\n{theirs}\n\n{SECTION}\n"
     assert merge_card(OURS, f"a {START} b {OLD} c {START}") == f"{HEAD}---\na {START} b {SECTION} c {START}"
@@ -109,7 +109,7 @@ cards = st.one_of(heads, st.builds("---\n{}\n---\n{}".format, heads, heads))
 @settings(max_examples=150, database=None)
 @given(cards)
 def test_merging_again_changes_nothing(theirs):
-    """Whatever the Hub holds: or each push would be a commit of its own, and the card would grow."""
+    """Whatever the Hub holds. Otherwise every push would make a commit, and the card would grow."""
     merged = merge_card(OURS, theirs)
     assert merge_card(OURS, merged) == merged
     assert metadata(merged) | metadata(OURS) == metadata(merged) or ".nan" in merged
