@@ -351,7 +351,7 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
     The model and its export classify the messages of --data. If more than one label in a thousand differs, nothing is
     written.
     """
-    from .conversion.export import export_onnx
+    from .conversion.onnx import export_onnx
 
     quiet_libraries()
     report = export_onnx(model, output_dir, progress=sys.stderr.isatty(), **settings)

@@ -201,8 +201,8 @@ def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, An
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
     from hf_spam import import_weights
-    from hf_spam.conversion.export import export_onnx
     from hf_spam.conversion.loading import BUNDLED, load_tokenizer
+    from hf_spam.conversion.onnx import export_onnx
     from hf_spam.data.sources import read_messages
     from hf_spam.data.tokenization import encode
 

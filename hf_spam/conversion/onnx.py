@@ -1,25 +1,48 @@
-"""A classifier that ONNX Runtime computes, from a folder that `export.py` wrote."""
+"""Export a classifier as an ONNX graph in fp32 or int8, and run the graph with ONNX Runtime.
+
+The graph contains everything that the model does with a message: padding, pooling, temperature and threshold.
+"""
 
 import importlib
+import logging
 import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ..data.batching import batch_tokens_for, predict_logits, text_batches
+from ..files import hash_file, public, versions, write_folder, write_json
+from ..modeling.configuration_spam_gpt import decide
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
-from .loading import load_config, named_model
+from .loading import HISTORY, find_file, history_file, load_classifier, load_config, load_tokenizer, named_model
+from .parity import check_parity
 
 GRAPH = "model.onnx"
+REPORT = "export.json"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OPSET = 23  # the first in which attention is a single operator
+MAX_INLINE_BYTES = 2**28  # weights up to this size are stored in the graph's file, which takes copies of them in memory
 
 
 class OnnxModel:
-    """An exported classifier, called as the `SpamGPTForSequenceClassification` that it was made of.
+    """An exported classifier that can be called like the `SpamGPTForSequenceClassification` it was exported from.
 
-    It computes on the CPU, in the precision that it was exported in, and on as many threads as torch.
+    It runs on the CPU, in the precision of the export, and on as many threads as torch.
 
     Args:
-        folder: what `export_onnx` wrote.
+        folder: a folder that `export_onnx` wrote.
 
     Attributes:
         config: the model's configuration.
@@ -27,7 +50,7 @@ class OnnxModel:
 
     Raises:
         OSError: there is no model in the folder.
-        ValueError: ONNX Runtime is not installed, or cannot load what is there.
+        ValueError: ONNX Runtime is not installed, or cannot load the graph.
     """
 
     device = torch.device("cpu")
@@ -36,41 +59,40 @@ class OnnxModel:
         self._folder = Path(folder).absolute()
         require("onnxruntime")
         self.config = load_config(folder)
-        self._open()
+        self._start_session()
 
-    def _open(self) -> None:
+    def _start_session(self) -> None:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # which have no base in common
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # they have no common base class
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads = torch.get_num_threads()
-        options.log_severity_level = 4  # what fails is raised too
+        options.log_severity_level = 4  # errors are raised too: do not log them as well
+        path, providers = self._folder / GRAPH, ["CPUExecutionProvider"]
         try:
-            self._session = onnxruntime.InferenceSession(
-                self._folder / GRAPH, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
             name = repr(str(self._folder))
             raise ValueError(f"{name} cannot be loaded, its {GRAPH} is damaged: {one_line(error)}") from error
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
-        """The `logits` (B, num_labels) of messages (B, T), T at least 1, padded on any side."""
-        if self._threads != torch.get_num_threads():  # a session's own cannot be changed
-            self._open()
+        """Return the `logits` (B, num_labels) of messages (B, T), T at least 1, padded on either side."""
+        if self._threads != torch.get_num_threads():  # a session's number of threads cannot be changed
+            self._start_session()
         batch = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
         (logits,) = self._session.run(["logits"], batch)
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def __reduce__(self) -> tuple[type["OnnxModel"], tuple[Path]]:
-        """For another process, which loads the same folder."""
+        """Pickle the folder only: another process loads the graph from it."""
         return OnnxModel, (self._folder,)
 
     def eval(self) -> "OnnxModel":
-        """Itself: it has no other mode."""
+        """Return the model itself: it has no training mode."""
         return self
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The bytes of the graph's files, (size,) in uint8: by them one model is told from another."""
+        """Return the bytes of the graph's files, (size,) in uint8, which identify the model."""
         return {
             path.name: torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
             for path in sorted(self._folder.glob(f"{GRAPH}*"))
@@ -78,12 +100,12 @@ class OnnxModel:
 
 
 def is_onnx(source: str | os.PathLike) -> bool:
-    """Whether a local folder holds an exported classifier."""
+    """Return whether a local folder holds an exported classifier."""
     return Path(named_model(source), GRAPH).is_file()
 
 
 def require(package: str) -> None:
-    """Imports a package that only ONNX needs.
+    """Import a package that only ONNX needs.
 
     Raises:
         ValueError: it is not installed; the message says how to install it.
@@ -92,3 +114,149 @@ def require(package: str) -> None:
         importlib.import_module(package)
     except ImportError as error:
         raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
+
+
+def export_onnx(
+    source: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    int8: bool = False,
+    data: str | os.PathLike = "sample",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Export a classifier as an ONNX graph, and check that the graph classifies messages as the model does.
+
+    The graph takes `input_ids` and `attention_mask` in int64, (B, T) with B and T from 1, padded on either side. It
+    returns `logits` (B, num_labels) in float32, divided by the model's temperature, and `label` (B,) in int64, by the
+    model's threshold. `SpamClassifier.from_pretrained` loads the folder.
+
+    Args:
+        source: the folder or Hub id of the classifier.
+        output_dir: the folder to create.
+        int8: whether to quantise the weights to 8 bits.
+        data: the messages to compare on, a source as for `load_sms_spam`. With `int8`, the ranges of the activations
+            are measured on them too.
+        text_column: the column of the texts, as for `load_sms_spam`.
+        label_column: the column of the labels, as for `load_sms_spam`.
+        progress: whether to show progress bars.
+
+    Returns:
+        The report, which is also written to `export.json`: what `check_parity` returns, the `precision`, the name of
+        the `data`, the size and sha256 of the `weights`, and the `versions` of the packages.
+
+    Raises:
+        FileExistsError: there is something at `output_dir`.
+        OSError: there is nothing at `source`, or the folder cannot be written.
+        ValueError: there is no SpamGPT classifier at `source`, a package is missing, or more than one label in a
+            thousand differs. Nothing is written.
+    """
+    from ..data.sources import read_messages  # loads pandas
+
+    for package in PACKAGES:
+        require(package)
+    output_dir = Path(output_dir).absolute()
+    if output_dir.exists():
+        raise FileExistsError(f"{output_dir} exists: name a folder that does not.")
+    texts = read_messages(data, one_label=True, text_column=text_column, label_column=label_column)["text"][:]
+    model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
+    tokenizer = load_tokenizer(source)
+    expected = predict_logits(model, tokenizer, texts, progress=progress)
+    weights = sorted(find_file(source, "config.json").parent.glob("*.safetensors"))
+    report = {
+        "precision": "int8" if int8 else "fp32",
+        "data": public(os.fspath(data)),
+        "weights": {path.name: hash_file(path) for path in weights},
+        "versions": versions() | {name: version(name) for name in PACKAGES},
+    }
+
+    def fill(folder: Path) -> None:
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if history := history_file(source):
+            shutil.copyfile(history, folder / HISTORY)
+        with _quiet():
+            if int8:
+                batches = text_batches(model.config, tokenizer, texts, batch_tokens_for(model.config, model.device))
+                _write_int8_graph(model, folder / GRAPH, (batch for _, batch in batches))
+            else:
+                _write_graph(model, folder / GRAPH)
+        logits = predict_logits(OnnxModel(folder), tokenizer, texts, progress=progress)
+        try:
+            report.update(check_parity(model.config, expected, logits))
+        except ValueError as error:
+            raise ValueError(f"The {report['precision']} export was not written: {error}") from error
+        write_json(folder / REPORT, report)
+
+    write_folder(output_dir, fill)
+    return report
+
+
+class _LabelledModel(nn.Module):
+    """A classifier that also returns the class that its threshold gives, for programs that run the bare graph."""
+
+    def __init__(self, model: SpamGPTForSequenceClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits, decide(self.model.config, logits.softmax(-1))
+
+
+def _write_graph(model: SpamGPTForSequenceClassification, path: Path) -> None:
+    """Trace the model's `forward` into a graph; large weights go into a second file beside it."""
+    batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    program = torch.onnx.export(
+        _LabelledModel(model),
+        kwargs=batch,
+        input_names=list(batch),
+        output_names=["logits", "label"],
+        dynamic_shapes={name: {0: "batch", 1: "tokens"} for name in batch},
+        opset_version=OPSET,
+        verbose=False,
+    )
+    program.save(path, external_data=4 * model.num_parameters() > MAX_INLINE_BYTES)
+
+
+def _write_int8_graph(
+    model: SpamGPTForSequenceClassification, path: Path, batches: Iterator[dict[str, torch.Tensor]]
+) -> None:
+    """Write a graph whose matrix products, except the head's, multiply 8-bit integers.
+
+    Weights have one scale per output. Activations have one fixed range per product, measured once on `batches`: the
+    usual dynamic ranges would make the answer for a message depend on the others in its batch. Only 7 bits of the
+    weights are used, because processors without VNNI add two products in 16 bits.
+    """
+    from onnxruntime.quantization import QuantType, quantize_static
+
+    inputs = ({name: tensor.numpy() for name, tensor in batch.items()} for batch in batches)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fp32 = Path(folder, GRAPH)
+        _write_graph(model, fp32)
+        quantize_static(
+            fp32,
+            path,
+            SimpleNamespace(get_next=partial(next, inputs, None)),
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=fp32.with_name(f"{GRAPH}.data").exists(),
+            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings of the exporter and the quantiser about their internals."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
