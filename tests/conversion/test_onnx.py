@@ -19,8 +19,9 @@ from command_line import hf_spam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from tiny_models import build
 
-from hf_spam import SpamClassifier, SpamGPTConfig, SpamGPTForSequenceClassification
+from hf_spam import SpamClassifier, SpamGPTForSequenceClassification
 from hf_spam.conversion import onnx as module
 from hf_spam.conversion.loading import BUNDLED, save_classifier
 from hf_spam.conversion.onnx import OnnxModel, export_onnx
@@ -51,20 +52,21 @@ def messages(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory) -> tuple[Path, dict]:
-    """The bundled model in int8, and the report that the command printed."""
+    """The bundled model in int8, exported as a large one is, and the report that the command printed."""
+    model = tmp_path_factory.mktemp("model")
+    shutil.copytree(BUNDLED, model, dirs_exist_ok=True)
+    (model / "history.json").write_text('{"recipe": {"seed": 5}}')
     out = tmp_path_factory.mktemp("exports") / "int8"
-    done = hf_spam("export", "bundled", out, "--onnx", "--int8", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_INLINE_BYTES", 0)
+        done = hf_spam("export", model, out, "--onnx", "--int8", "--json")
     assert done.code == 0, done.err
     return out, json.loads(done.out)
 
 
 def save_tiny(folder: Path, **settings) -> Path:
     """Save a classifier with large random weights, and a tokenizer that fits it."""
-    torch.manual_seed(0)
-    config = SpamGPTConfig(vocab_size=300, n_positions=16, n_embd=16, n_layer=2, n_head=2, pad_token_id=0, **settings)
-    model = SpamGPTForSequenceClassification(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    model = build(vocab_size=300, pad_token_id=0, **settings)
     save_classifier(model, train_tokenizer(SAMPLE[:100], 300), folder)
     return folder
 
@@ -102,23 +104,6 @@ def test_the_graph_reads_a_message_as_the_model_does(tmp_path, messages, setting
     assert np.allclose(exported.predict_proba(TEXTS), original.predict_proba(TEXTS), atol=1e-5)
 
 
-def test_large_weights_get_a_file_and_the_history_is_copied(tmp_path, messages, monkeypatch):
-    """`evaluate` reads in `history.json` how the data were split."""
-    monkeypatch.setattr(module, "MAX_INLINE_BYTES", 0)
-    monkeypatch.setattr("hf_spam.conversion.parity.TOLERANCE", 1.0)  # the weights are random
-    tiny, out = save_tiny(tmp_path / "tiny", num_labels=5), tmp_path / "onnx"
-    (tiny / "history.json").write_text('{"recipe": {"seed": 5}}')
-    export_onnx(tiny, out, int8=True, data=messages)
-    size = (out / "model.onnx.data").stat().st_size
-    assert size > 10_000 and (out / "history.json").read_text() == '{"recipe": {"seed": 5}}'
-    exported = SpamClassifier.from_pretrained(out)
-    assert exported.predict_proba(TEXTS).shape == (7, 5)
-    assert exported.model.state_dict()["model.onnx.data"].shape == (size,)
-    (out / "model.onnx.data").unlink()
-    with pytest.raises(ValueError, match=r"cannot be loaded, its model\.onnx is damaged"):
-        SpamClassifier.from_pretrained(out)
-
-
 def test_the_report_can_be_recomputed(int8):
     out, report = int8
     assert json.loads((out / "export.json").read_text()) == report
@@ -142,6 +127,17 @@ def test_int8_answers_depend_on_the_message_alone(int8):
     classify = SpamClassifier.from_pretrained(out)
     alone = np.concatenate([classify.predict_proba([text]) for text in SAMPLE[:200]])
     assert np.allclose(classify.predict_proba(SAMPLE[:200]), alone, atol=1e-5)
+
+
+def test_large_weights_have_a_file_and_the_history_comes_along(int8, tmp_path):
+    """`evaluate` reads in `history.json` how the data were split."""
+    out = shutil.copytree(int8[0], tmp_path / "copy")
+    assert (out / "model.onnx").stat().st_size < 200_000 < (out / "model.onnx.data").stat().st_size
+    assert (out / "history.json").read_text() == '{"recipe": {"seed": 5}}'
+    assert set(OnnxModel(out).state_dict()) == {"model.onnx", "model.onnx.data"}
+    (out / "model.onnx.data").unlink()
+    with pytest.raises(ValueError, match=r"cannot be loaded, its model\.onnx is damaged"):
+        SpamClassifier.from_pretrained(out)
 
 
 def test_commands_accept_an_export_as_a_model(int8, tmp_path):
