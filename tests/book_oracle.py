@@ -1,8 +1,8 @@
-"""The book's model and training (chapters 4 and 6) in plain PyTorch: what the package's loop is held against.
+"""The book's model and training (chapters 4 and 6) in plain PyTorch, as a reference for the package's loop.
 
-Nothing of the package is imported here. Settings are arguments; all else is as the article describes it: padding to the
-longest training message with `<|endoftext|>`, the logits of the last position, shuffled batches of which the last short
-one is dropped, losses and accuracies over the first batches of a fresh pass, one global random stream.
+This module imports nothing from the package. It does what the article describes: pad to the longest training message
+with `<|endoftext|>`, classify the last position, shuffle the training batches and drop the last short one, measure
+losses and accuracies over the first batches of a fresh pass, and draw everything from the global random stream.
 """
 
 import torch
@@ -89,7 +89,7 @@ def padded(token_ids, length, pad_id):
 
 
 def make_loaders(splits, pad_id, batch_size):
-    """`splits`: three pairs (token ids of each message, labels), of train, validation and test."""
+    """Return the loaders of train, validation and test, given as pairs (token ids of each message, labels)."""
     length = max(len(ids) for ids in splits[0][0])
     datasets = [TensorDataset(padded(ids, length, pad_id), torch.tensor(labels)) for ids, labels in splits]
     return (
@@ -142,13 +142,12 @@ def fine_tune(
     clip=None,
     unfreeze=None,
 ):
-    """Replaces the head, freezes all but the last block, the final norm and the head, and trains.
+    """Replace the head, freeze all but the last block, the final norm and the head, and train.
 
-    Returns the measurements by the names of `history.json`. `accumulation`, `clip` and `unfreeze`, which is given the
-    model with all but its head frozen, are the only things here that the article does not have; their defaults leave
-    it as it is.
+    Returns the measurements under the names of `history.json`. The article has no `accumulation`, `clip` or `unfreeze`
+    (a function that gets the model with everything but its head frozen); their defaults do what the article does.
     """
-    train, validation, _ = loaders
+    train, validation, test = loaders
     for parameter in model.parameters():
         parameter.requires_grad = False
     torch.manual_seed(seed)
@@ -181,12 +180,14 @@ def fine_tune(
                 model.train()
         train_accs.append(loader_accuracy(model, train, eval_iter))
         val_accs.append(loader_accuracy(model, validation, eval_iter))
+    final = {"train": train, "validation": validation, "test": test}
     return {
         "initial": initial,
         "train_losses": train_losses,
         "val_losses": val_losses,
         "train_accs": train_accs,
         "val_accs": val_accs,
+        "final_accs": {name: loader_accuracy(model, loader) for name, loader in final.items()},
         "examples_seen": seen,
     }
 

@@ -1,6 +1,6 @@
-"""What every test stands on: no network, caches of its own, one thread, and the real data where it is to be found.
+"""Settings for all tests: no network, temporary caches, one thread, and the real data if it is on this machine.
 
-The only Hub within reach is a `LocalHub` of this process: empty, unless a test fills it.
+The only Hub that a test can reach is a `LocalHub` in this process, which starts empty.
 """
 
 import atexit
@@ -23,7 +23,7 @@ HOME = Path(tempfile.mkdtemp(prefix="hf-spam-tests-"))
 HUB = LocalHub(HOME / "hub").start()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
-# Before any library of Hugging Face's is imported, since they read these once. Processes that tests start inherit them.
+# Set before any Hugging Face library is imported, since they read these once. Child processes inherit them.
 os.environ |= {
     "HF_HOME": str(HOME),
     "HF_ENDPOINT": HUB.url,
@@ -38,14 +38,14 @@ os.environ |= {
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_XET"):
     os.environ.pop(name, None)
 
-# What a shell starts in the background ignores Ctrl-C, and hands that on; tests send it.
+# Programs that a shell starts in the background ignore Ctrl-C, and so do their children; some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test fails for being slow on a busy machine.
+# No test may fail because the machine is busy.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-# Tiny models: a second thread costs more than it brings, and sums stay in one order.
+# For tiny models a second thread is slower, and it would change the order of sums.
 torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("HF_SPAM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -53,7 +53,7 @@ DATA = Path(os.environ.get("HF_SPAM_TEST_DATA", Path(__file__).parents[2] / "sha
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_plots() -> Iterator[None]:
-    """A tiny run takes half of its time to draw: only runs in processes of their own have plots that show something."""
+    """Write placeholders instead of plots, which take half the time of a tiny run."""
 
     def write(*values: object, label: str, output_dir: Path, **about: object) -> None:
         for suffix in ("pdf", "png"):
@@ -66,7 +66,7 @@ def _no_plots() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _log_levels() -> Iterator[None]:
-    """What a command that ran in this process has made less or more of is as it was for the next test."""
+    """Restore the log levels that a command may have changed in this process."""
     yield
     for name in ("hf_spam", "hf_spam.training.loop"):
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -99,13 +99,13 @@ def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 def _test_data(name: str) -> Path:
     path = DATA / name
     if not path.exists():
-        pytest.skip(f"{name} is not in {DATA}; name its folder in HF_SPAM_TEST_DATA")
+        pytest.skip(f"{name} is not in {DATA}; set HF_SPAM_TEST_DATA to its folder")
     return path
 
 
 @pytest.fixture(scope="session")
 def sms_collection() -> Path:
-    """The SMS Spam Collection's file, as UCI ships it."""
+    """The file of the SMS Spam Collection, as UCI publishes it."""
     return _test_data("SMSSpamCollection")
 
 

@@ -1,4 +1,4 @@
-"""Several real processes that train together, as `torchrun` starts them."""
+"""Start several processes that train together, as `torchrun` starts them."""
 
 import json
 import os
@@ -7,15 +7,15 @@ import sys
 
 
 def run_processes(count: int, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs a script, or `-m` and a module, with its arguments on so many processes, each on one thread."""
+    """Run a script, or `-m` and a module, with its arguments on several processes of one thread each."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     command = [*launch, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
 def finetune_on(count: int, recipe: str, data: object, **settings: object) -> None:
-    """Calls `finetune` on so many processes, with data that `save_to_disk` has saved in a folder."""
+    """Call `finetune` on several processes, with the messages that `save_to_disk` wrote to a folder."""
     run_processes(count, __file__, recipe, data, json.dumps(settings, default=str))
 
 

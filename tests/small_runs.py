@@ -1,19 +1,29 @@
-"""Small runs: what they learn from, and what they leave."""
+"""Small training runs: their messages, their settings, and what they leave behind."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pytest
 from datasets import DatasetDict
 
-from hf_spam import load_sms_spam
+from hf_spam import finetune, load_sms_spam
 
-# What a reader, a normalisation or a terminal could change.
+# Sizes at which the recipe pocket trains in half a second.
+SMALL = {"n_embd": 16, "n_head": 2, "vocab_size": 300}
+# No setting of the recipe pocket that draws random numbers at every step.
+NO_DROPOUT = dict.fromkeys(
+    ("dropout", "attention_dropout", "case_augmentation", "digit_augmentation", "bpe_dropout"), 0.0
+)
+
+# Texts that a reader, a normalization or a terminal might change.
 FOREIGN = [
     "ربحت جائزة! اتصل الآن",
-    "\u200fمرحبا\u200e abc\u202e",  # noqa: RUF001  (marks of direction)
+    "\u200fمرحبا\u200e abc\u202e",  # noqa: RUF001  (direction marks)
     "恭喜您中奖了，请立即回复",  # noqa: RUF001
     "🎉👩‍👩‍👧 जीतें ₹5000",
-    "cafe\u0301 is not caf\u00e9",  # the one is decomposed
+    "cafe\u0301 is not caf\u00e9",  # decomposed and composed
     "two\r\nlines, and a third\n",
     'quoted "twice", \u2028\u00a0and\ttabbed ',
     "\ufefffrom the middle of a file",
@@ -21,13 +31,32 @@ FOREIGN = [
 
 
 def first_messages(**sizes: int) -> DatasetDict:
-    """So many of the sample messages of each split, as the book splits them."""
+    """Return the first messages of each split of the embedded sample, split as in the book."""
     data = load_sms_spam("sample", protocol="book")
     return DatasetDict({split: data[split].select(range(size)) for split, size in sizes.items()})
 
 
-def result(folder: Path) -> tuple:
-    """All that a run leaves, but for the time that it took."""
+def result(folder: Path) -> tuple[bytes, dict, dict]:
+    """Return everything that a run leaves behind (weights, history, metrics), except its duration."""
     history = json.loads((folder / "history.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
     return (folder / "model.safetensors").read_bytes(), {**history, "seconds": 0}, metrics
+
+
+def resumed_from(checkpoint: Path, output_dir: Path, recipe: str = "pocket", **settings: Any) -> tuple:
+    """Resume a run in a new folder that holds only one of its checkpoints; return what it leaves behind."""
+    shutil.copytree(checkpoint, output_dir / checkpoint.name)
+    finetune(recipe, output_dir=output_dir, resume_from_checkpoint="auto", **settings)
+    return result(output_dir)
+
+
+def assert_same_history(ours: dict, expected: dict) -> None:
+    """Check that a run measured the same: losses to 1e-5, accuracies exactly."""
+    for name in ("train_losses", "val_losses"):
+        assert ours[name] == pytest.approx(expected[name], abs=1e-5), name
+        assert max(expected[name]) - min(expected[name]) > 1e-3, "losses that do not change show nothing"
+    for name in ("train_accs", "val_accs", "examples_seen"):
+        assert ours[name] == expected[name], name
+    assert list(ours["final_accs"].items()) == list(expected["final_accs"].items())
+    for name, value in expected["initial"].items():
+        assert ours["initial"][name] == (pytest.approx(value, abs=1e-5) if "loss" in name else value), name

@@ -1,26 +1,28 @@
-"""Ctrl-C and SIGTERM end the step, save and say how to go on; going on ends as if nothing had happened."""
+"""After Ctrl-C or SIGTERM a run finishes its step, saves, says how to resume, and resumes exactly."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
+from pathlib import Path
 
 import pytest
 import torch
-from processes import run_processes
-from small_runs import first_messages, result
+from command_line import hf_spam
+from processes import finetune_on
+from small_runs import SMALL, first_messages, result
 
-from hf_spam import finetune, load_sms_spam
+from hf_spam import finetune
 from hf_spam.signals import RunInterrupted
 from hf_spam.training import evaluator, saving
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.evaluator import Evaluator
 
-SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 20, "eval_freq": 4}
+SETTINGS = {**SMALL, "max_steps": 12, "eval_freq": 4}
+TWO_BATCHES = {**SETTINGS, "gradient_accumulation_steps": 2}  # per step
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
+RESUME = "resume with the same command and --resume-from-checkpoint auto"
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,16 @@ def data():
     return first_messages(train=100, validation=20)
 
 
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """What an uninterrupted run leaves behind."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    finetune("pocket", data=data, output_dir=out, **TWO_BATCHES)
+    return result(out)
+
+
 def at_call(count: int, function, number: int):
-    """The function, which sends this process a signal in the midst of a call."""
+    """Return a function that sends a signal to this process during one of its calls."""
     calls = 0
 
     def called(*args, **kwargs):
@@ -46,69 +56,63 @@ def at_call(count: int, function, number: int):
     ("place", "name", "count", "step", "number"),
     [
         (torch.optim.AdamW, "step", 9, 8, signal.SIGINT),
-        (torch.Tensor, "backward", 7, 3, signal.SIGTERM),  # the first batch of two
-        (evaluator, "evaluate", 7, 4, signal.SIGTERM),  # of the losses after step 4
+        (torch.Tensor, "backward", 7, 3, signal.SIGTERM),  # in the first of the two batches of step 3
+        (evaluator, "evaluate", 9, 4, signal.SIGTERM),  # of the losses after step 4
         (saving, "write_model", 1, 7, signal.SIGINT),  # of the checkpoint after step 6
     ],
     ids=["step", "accumulation", "evaluation", "saving"],
 )
-def test_the_step_is_ended_and_saved_and_the_run_goes_on_exactly(
-    place, name, count, step, number, data, tmp_path, monkeypatch
+def test_a_run_finishes_its_step_saves_and_resumes_exactly(
+    place, name, count, step, number, whole, data, tmp_path, monkeypatch
 ):
-    """Whatever is interrupted; from Python it is a KeyboardInterrupt, and the handlers are the old ones after it."""
-    settings = {**SMALL, "gradient_accumulation_steps": 2 if name == "backward" else 1}
-    finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
+    """From Python, the interruption is a KeyboardInterrupt. The earlier signal handlers are restored."""
     before = [signal.getsignal(one) for one in SIGNALS]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
         patch.setattr(place, name, at_call(count, getattr(place, name), number))
-        finetune("pocket", data=data, output_dir=tmp_path / "out", save_steps=6, **settings)
+        finetune("pocket", data=data, output_dir=tmp_path / "out", save_steps=6, **TWO_BATCHES)
     assert type(caught.value) is RunInterrupted and caught.value.number == number
-    way_on = "resume with the same command and --resume-from-checkpoint auto"
-    assert str(caught.value) == f"interrupted after step {step}; {way_on}"
+    assert str(caught.value) == f"interrupted after step {step}; {RESUME}"
     assert Checkpoints(tmp_path / "out").latest() == tmp_path / f"out/checkpoint-{step}"
     assert [signal.getsignal(one) for one in SIGNALS] == before
-    finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **settings)
-    assert result(tmp_path / "out") == result(tmp_path / "whole")
+    finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **TWO_BATCHES)
+    assert result(tmp_path / "out") == whole
 
 
 def test_after_the_last_step_the_run_is_finished(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Evaluator, "whole", at_call(1, Evaluator.whole, signal.SIGINT))
-    finetune("pocket", data=data, output_dir=tmp_path / "out", **SMALL)
+    finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert (tmp_path / "out/model.safetensors").exists() and not Checkpoints(tmp_path / "out").steps()
 
 
-def test_before_the_first_step_it_stops_at_once(data, tmp_path, monkeypatch):
+def test_before_the_first_step_the_run_stops_at_once(data, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluator, "evaluate", at_call(1, evaluator.evaluate, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
-        finetune("pocket", data=data, output_dir=tmp_path / "out", **SMALL)
+        finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert type(caught.value) is KeyboardInterrupt and not (tmp_path / "out").exists()
 
 
-def test_two_at_a_time_are_one_and_a_later_one_stops_at_once(data, tmp_path, monkeypatch):
-    """`timeout` sends each signal twice; a person who presses again wants no more saving."""
+def test_a_signal_sent_twice_counts_once_and_a_later_one_stops_at_once(data, tmp_path, monkeypatch):
+    """`timeout` sends each signal twice; a person who presses Ctrl-C again does not want to wait for the saving."""
     step = torch.optim.AdamW.step
+    monkeypatch.setattr("hf_spam.signals.SAME_SIGNAL_SECONDS", 3600.0)
     monkeypatch.setattr(torch.optim.AdamW, "step", at_call(3, at_call(3, step, signal.SIGINT), signal.SIGINT))
     with pytest.raises(RunInterrupted):
-        finetune("pocket", data=data, output_dir=tmp_path / "one", **SMALL)
+        finetune("pocket", data=data, output_dir=tmp_path / "one", **SETTINGS)
 
     def save(*_):
-        monkeypatch.setattr("hf_spam.signals.SAME_SIGNAL_SECONDS", 0.0)
+        monkeypatch.setattr("hf_spam.signals.SAME_SIGNAL_SECONDS", -1.0)
         os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("it went on")
+        raise AssertionError("the second signal had no effect")
 
     monkeypatch.setattr(torch.optim.AdamW, "step", at_call(3, step, signal.SIGINT))
     monkeypatch.setattr(saving.Saver, "save", save)
     with pytest.raises(KeyboardInterrupt) as caught:
-        finetune("pocket", data=data, output_dir=tmp_path / "two", **SMALL)
+        finetune("pocket", data=data, output_dir=tmp_path / "two", **SETTINGS)
     assert type(caught.value) is KeyboardInterrupt and not (tmp_path / "two").exists()
 
 
-def test_what_is_saved_is_what_is_said(data, tmp_path, monkeypatch):
-    """Without an output directory nothing, and on a full disk what was saved before."""
-    with monkeypatch.context() as patch, pytest.raises(RunInterrupted) as caught:
-        patch.setattr(torch.optim.AdamW, "step", at_call(1, torch.optim.AdamW.step, signal.SIGINT))
-        finetune("pocket", data=data, **SMALL)
-    assert str(caught.value) == "interrupted after step 0; nothing is saved without an output_dir"
+def test_the_message_says_what_was_saved(data, tmp_path, monkeypatch):
+    """Nothing without an output directory; on a full disk, only the earlier checkpoints."""
     replace = os.replace
 
     def full(source, target):
@@ -117,104 +121,99 @@ def test_what_is_saved_is_what_is_said(data, tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr("hf_spam.files.os.replace", full)
-    for save_steps, words in (
-        (None, "no checkpoint could be written"),
-        (2, "resume from step 4 with the same command and --resume-from-checkpoint auto"),
+    for name, settings, message in (
+        ("a", {"output_dir": None}, "nothing is saved without an output_dir"),
+        ("b", {"save_steps": None}, "no checkpoint could be written"),
+        ("c", {"save_steps": 2}, f"{RESUME.replace('with', 'from step 4 with')}"),
     ):
         with monkeypatch.context() as patch, pytest.raises(RunInterrupted) as caught:
             patch.setattr(torch.optim.AdamW, "step", at_call(6, torch.optim.AdamW.step, signal.SIGINT))
-            finetune("pocket", data=data, output_dir=tmp_path / f"{save_steps}", save_steps=save_steps, **SMALL)
-        assert str(caught.value) == f"interrupted after step 5; {words}"
+            finetune("pocket", data=data, **{**SETTINGS, "output_dir": tmp_path / name, **settings})
+        assert str(caught.value) == f"interrupted after step 5; {message}"
 
 
-def test_a_run_in_another_thread_leaves_signals_alone(data):
-    before = [signal.getsignal(one) for one in SIGNALS]
-    runs = []
-    thread = threading.Thread(target=lambda: runs.append(finetune("pocket", data=data, **{**SMALL, "max_steps": 2})))
+def test_a_run_in_another_thread_does_not_touch_signals(data):
+    before, runs = [signal.getsignal(one) for one in SIGNALS], []
+    settings = {**SETTINGS, "max_steps": 2}
+    thread = threading.Thread(target=lambda: runs.append(finetune("pocket", data=data, **settings)))
     thread.start()
-    thread.join(60)
+    thread.join()
     assert len(runs) == 1 and [signal.getsignal(one) for one in SIGNALS] == before
 
 
-ONE_OF_TWO = """
-import json, os, signal, sys
-import torch
-from datasets import load_from_disk
-from hf_spam import finetune
+# Python imports this module when it starts. No clock: the process sends itself the signal at the moment to be tested.
+SITE_CUSTOMIZE = """
+import logging, os, sys
 
-torch.set_num_threads(1)
-step, calls = torch.optim.AdamW.step, 0
-def interrupted(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == 6 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGTERM)
-    return step(*args, **kwargs)
-torch.optim.AdamW.step = interrupted
-try:
-    finetune("pocket", data=load_from_disk(sys.argv[1]), **json.loads(sys.argv[2]))
-except KeyboardInterrupt as error:
-    sys.stdout.write(f"{os.environ['RANK']} {error.number} {error}\\n")  # at once, or two could mix
+moment, number = os.environ["SIGNAL_MOMENT"], int(os.environ["SIGNAL_NUMBER"])
+
+class DuringImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            try:
+                os.kill(os.getpid(), number)
+            except BaseException as error:  # as some libraries do
+                raise ImportError("numpy failed to import") from error
+
+class AtLogRecord(logging.Handler):
+    def emit(self, record):
+        if moment in record.getMessage() and os.environ.get("RANK") != "0":
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, DuringImport())
+logger = logging.getLogger("hf_spam.training.loop")
+logger.addHandler(AtLogRecord())
+logger.setLevel(logging.INFO)
 """
 
 
+def signalling(number: int, moment: str, folder: Path) -> dict[str, str]:
+    """Return the environment of a process that signals itself when it imports `moment`, or logs a line with it."""
+    (folder / "site").mkdir()
+    (folder / "site/sitecustomize.py").write_text(SITE_CUSTOMIZE)
+    path = os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "SIGNAL_MOMENT": moment, "SIGNAL_NUMBER": str(int(number))}
+
+
 @pytest.mark.slow
-def test_two_processes_stop_at_the_same_step(data, tmp_path):
-    """Where only one of them has had the signal; and they go on exactly."""
+def test_two_processes_stop_at_the_same_step(data, tmp_path, monkeypatch):
+    """Even if only one of them receives the signal, both save, and the error is the same."""
     data.save_to_disk(tmp_path / "data")
-    (tmp_path / "one_of_two.py").write_text(ONE_OF_TWO)
-    settings = {**SMALL, "output_dir": str(tmp_path / "out")}
-    done = run_processes(2, tmp_path / "one_of_two.py", tmp_path / "data", json.dumps(settings))
-    way_on = "15 interrupted after step 5; resume with the same command and --resume-from-checkpoint auto"
-    assert sorted(done.stdout.splitlines()) == [f"{rank} {way_on}" for rank in (0, 1)]
-    assert Checkpoints(tmp_path / "out").steps() == [5]
-    assert len(list((tmp_path / "out/checkpoint-5/training_state").glob("random-*"))) == 2
+    for name, value in signalling(signal.SIGTERM, "step 000004", tmp_path).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "out", **SETTINGS)
+    assert f"RunInterrupted: interrupted after step 4; {RESUME}" in caught.value.stderr
+    assert Checkpoints(tmp_path / "out").steps() == [4]
+    assert len(list((tmp_path / "out/checkpoint-4/training_state").glob("random-*"))) == 2
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory) -> list[str]:
-    """A run through the command line that would take a while, on a file of few messages."""
-    path = tmp_path_factory.mktemp("data") / "few.csv"
-    load_sms_spam("sample", protocol="book")["train"].select(range(100)).to_csv(path, index=False)
-    flags = {"data": path, "protocol": "book", "n-embd": 16, "vocab-size": 300, "eval-freq": 4, "max-steps": 150}
+@pytest.fixture
+def command(data, tmp_path) -> list[str]:
+    """The arguments of a run through the command line."""
+    data["train"].to_csv(tmp_path / "few.csv", index=False)
+    flags = {"data": tmp_path / "few.csv", "protocol": "book", "output-dir": tmp_path / "out", "n-embd": 16}
+    flags |= {"n-head": 2, "vocab-size": 300, "eval-freq": 4, "max-steps": 8}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    return [sys.executable, "-m", "hf_spam", "train", "--recipe", "pocket", *words]
+    return ["train", "--recipe", "pocket", *words]
 
 
-def interrupted(command: list[str], number: int, *, after: str | float) -> tuple[int, list[str]]:
-    """The exit code and standard error of a process that is sent a signal after a line or a time."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    lines = []
-    if isinstance(after, float):
-        time.sleep(after)
-        process.send_signal(number)
-    for line in process.stderr:
-        lines.append(line.rstrip("\n"))
-        if isinstance(after, str) and after in line:
-            process.send_signal(number)
-            after = 0.0
-    return process.wait(60), [line for line in lines if line]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_says_in_one_line_how_to_resume(number, code, command, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", at_call(5, torch.optim.AdamW.step, number))
+        stopped = hf_spam(*command)
+    lines = [line for line in stopped.err.splitlines() if line]
+    assert lines[-2:] == ["Stopping after step 4 ...", f"hf-spam: interrupted after step 4; {RESUME}"]
+    assert stopped.code == code and "Traceback" not in stopped.err
+    resumed = hf_spam(*command, "--resume-from-checkpoint", "auto")
+    assert resumed.code == 0 and f"Resuming from {tmp_path / 'out/checkpoint-4'}." in resumed.err
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
-def test_a_command_says_in_one_line_how_to_go_on(number, code, command, tmp_path):
-    """And going on does."""
-    command = [*command, "--output-dir", str(tmp_path / "out")]
-    returned, lines = interrupted(command, number, after="Epoch ")
-    step = Checkpoints(tmp_path / "out").steps()[-1]
-    way_on = "resume with the same command and --resume-from-checkpoint auto"
-    assert lines[-2:] == [f"Stopping after step {step} ...", f"hf-spam: interrupted after step {step}; {way_on}"]
-    assert returned == code
-    _, lines = interrupted([*command, "--resume-from-checkpoint", "auto"], number, after="Resuming from")
-    assert any(f"Resuming from {tmp_path / 'out' / f'checkpoint-{step}'}." in line for line in lines)
-    assert "Traceback" not in "".join(lines)
-
-
-@pytest.mark.parametrize("seconds", [0.7, 1.5, 2.3, 3.1])
-def test_a_command_that_is_still_starting_stops_at_once(seconds, command, tmp_path):
-    """In the midst of an import, which would make something else of an exception."""
-    number = SIGNALS[int(seconds * 10) % 2]
-    code, lines = interrupted([*command, "--output-dir", str(tmp_path / "out")], number, after=seconds)
-    assert code == 128 + number and lines[-1].startswith("hf-spam: interrupted") and "Traceback" not in "".join(lines)
+@pytest.mark.parametrize(("moment", "number"), [("numpy", signal.SIGINT), ("torch.autograd", signal.SIGTERM)])
+def test_a_process_that_is_still_importing_stops_at_once(moment, number, command, tmp_path):
+    """An exception will not do: some libraries turn any exception during an import into an unrelated error."""
+    environment = {**os.environ, **signalling(number, moment, tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "hf_spam", *command], capture_output=True, text=True, env=environment)
+    assert done.returncode == 128 + number and not (tmp_path / "out").exists()
+    assert done.stderr.splitlines()[-1].startswith("hf-spam: interrupted") and "Traceback" not in done.stderr

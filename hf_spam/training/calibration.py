@@ -68,12 +68,13 @@ class Calibration:
         """
         fitted_on, lines = fitted_on or self.fitted_on, []
         if self.temperature_scaling:
-            effect = f"log loss {self.loss:.4f} instead of {self.loss_before:.4f} on {self.messages:,} messages"
+            where = f"{self.messages:,} messages of {fitted_on}"
+            effect = f"log loss {self.loss:.4f} instead of {self.loss_before:.4f} on {where}"
             if self.temperature == 1:
-                effect = f"not changed, since all {self.messages:,} messages are classified correctly,"
+                effect = f"not changed, since all {where} are classified correctly"
             elif any(math.isclose(self.temperature, end, rel_tol=1e-4) for end in TEMPERATURES):
                 effect += f" (the search ends at {TEMPERATURES[0]} and {TEMPERATURES[1]:.0f}; the optimum is beyond)"
-            lines.append(f"Temperature {self.temperature:.4f}: {effect} of {fitted_on}.")
+            lines.append(f"Temperature {self.temperature:.4f}: {effect}.")
         if self.target_fpr is not None:
             lines.append(self._threshold_summary(fitted_on, quote(self.spam)))
         return lines

@@ -1,8 +1,6 @@
-"""A run that goes on from a checkpoint ends as if it had never stopped, and nothing but its own is ever loaded."""
+"""A resumed run ends as if it had never stopped, and resumes only from an intact checkpoint of its own."""
 
-import errno
 import json
-import os
 import shutil
 
 import pytest
@@ -10,255 +8,230 @@ import torch
 from datasets import DatasetDict
 from processes import finetune_on
 from safetensors.torch import load_file, save_file
-from small_runs import first_messages, result
+from small_runs import NO_DROPOUT, SMALL, result, resumed_from
 
 from hf_spam import SpamClassifier, finetune
+from hf_spam.files import write_folder
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.run import Progress
 
-SMALL = {"n_embd": 16, "vocab_size": 300, "max_steps": 25, "eval_freq": 6, "save_steps": 4}
-
-
-@pytest.fixture(scope="module")
-def data():
-    return first_messages(train=100, validation=20)
+# An epoch has 5 steps: there is a checkpoint at the end of the first, and one in the middle of the second.
+SETTINGS = {**SMALL, "max_steps": 12, "eval_freq": 3, "save_steps": 4}
+LORA = {"lora_r": 4, "trainable": "head", "weight_average": 0.0}
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("recipe", "settings"),
     [
-        {"weight_average": 0.0},
-        {},
-        {"gradient_accumulation_steps": 4, "max_steps": 7, "save_steps": 1},  # a short last group in each epoch
-        {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random", "max_steps": None},
-        {"mixed_precision": "bf16", "attention_dropout": 0.2},
+        ("pocket", {"attention_dropout": 0.2, "temperature_scaling": True, "target_fpr": 0.1}),
+        # Groups of 4 and 1 batches: the last step of an epoch has fewer.
+        ("pocket", {"gradient_accumulation_steps": 4, "max_steps": 4, "save_steps": 1, "weight_average": 0.0}),
+        ("pocket", {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random"}),
+        ("pocket", {"mixed_precision": "bf16", **LORA}),
+        ("book", {"save_steps": 9, "max_steps": 20}),
     ],
-    ids=["plain", "averaged", "accumulation", "cosine", "bf16"],
+    ids=["everything-random", "accumulation", "cosine", "bf16-lora", "frozen-blocks"],
 )
-def test_resuming_is_exact(settings, data, tmp_path):
-    """From every checkpoint, in an epoch or at its end: the same weights to the bit, the same history and metrics."""
-    settings = {**SMALL, "num_train_epochs": 3, **settings}
-    finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
-    steps = Checkpoints(tmp_path / "whole").steps()
-    assert len(steps) >= 4
+def test_resuming_from_every_checkpoint_gives_the_same_weights_bit_for_bit(recipe, settings, data, base, tmp_path):
+    """And the same history, metrics and later checkpoints, whatever the process has drawn before."""
+    settings = {**(SETTINGS if recipe == "pocket" else {"base": base}), **settings}
+    whole = tmp_path / "whole"
+    finetune(recipe, data=data, output_dir=whole, **settings)
+    steps = Checkpoints(whole).steps()
+    assert steps
     for step in steps:
+        torch.manual_seed(step)
         out = tmp_path / f"from-{step}"
-        shutil.copytree(tmp_path / f"whole/checkpoint-{step}", out / f"checkpoint-{step}")
-        torch.manual_seed(step)  # what the process did before is of no account
-        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **settings)
-        assert result(out) == result(tmp_path / "whole"), step
+        assert resumed_from(whole / f"checkpoint-{step}", out, recipe, data=data, **settings) == result(whole), step
         assert Checkpoints(out).steps() == [later for later in steps if later >= step]
-    last = f"checkpoint-{steps[-1]}"
-    for name in ("model.safetensors", "metrics.json", "training_state/optimizer.safetensors"):
-        assert (out / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes()
+        for name in ("model.safetensors", "metrics.json", "training_state/optimizer.safetensors"):
+            last = f"checkpoint-{steps[-1]}"
+            assert (out / last / name).read_bytes() == (whole / last / name).read_bytes()
 
 
-def test_checkpoints_change_nothing(data, tmp_path):
-    """Neither the evaluation nor the averaged weights that are put in for it leave a trace in the run."""
-    settings = {name: value for name, value in SMALL.items() if name != "save_steps"}
-    finetune("pocket", data=data, output_dir=tmp_path / "without", **settings)
-    finetune("pocket", data=data, output_dir=tmp_path / "with", save_steps=1, **settings)
+def test_writing_checkpoints_does_not_change_a_run(data, tmp_path):
+    """Neither their evaluation nor the averaged weights, which replace the model's meanwhile, leave a trace."""
+    finetune("pocket", data=data, output_dir=tmp_path / "without", **{**SETTINGS, "save_steps": None})
+    finetune("pocket", data=data, output_dir=tmp_path / "with", **{**SETTINGS, "save_steps": 3})
     assert result(tmp_path / "with") == result(tmp_path / "without")
 
 
 @pytest.mark.slow
 def test_two_processes_resume_exactly(data, tmp_path):
-    """Each process has a random state of its own."""
+    """Each process has its own RNG states."""
     data.save_to_disk(tmp_path / "data")
-    settings = {**SMALL, "per_device_train_batch_size": 8}
+    settings = {**SETTINGS, "per_device_train_batch_size": 8}
     finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "whole", **settings)
-    shutil.copytree(tmp_path / "whole/checkpoint-12", tmp_path / "out/checkpoint-12")
+    shutil.copytree(tmp_path / "whole/checkpoint-8", tmp_path / "out/checkpoint-8")
     finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "out", resume_from_checkpoint="auto", **settings)
     assert result(tmp_path / "out") == result(tmp_path / "whole")
     with pytest.raises(ValueError, match="it had 2 processes, not 1"):
-        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SMALL)
+        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SETTINGS)
 
 
 @pytest.mark.slow
-def test_from_two_processes_to_one(data, tmp_path):
-    """At the same global batch, and without dropout, the other number of processes is no difference but rounding."""
+def test_one_process_may_resume_a_run_of_two(data, tmp_path):
+    """With the same global batch and without dropout, only rounding differs."""
     data.save_to_disk(tmp_path / "data")
-    settings = {**SMALL, "dropout": 0.0, "save_steps": None}
+    settings = {**SETTINGS, **NO_DROPOUT, "save_steps": None}
     whole = finetune("pocket", data=data, **settings).history
     two = {**settings, "per_device_train_batch_size": 8, "save_steps": 8, "output_dir": tmp_path / "two"}
     finetune_on(2, "pocket", tmp_path / "data", **two)
-    run = finetune(
-        "pocket",
-        data=data,
-        output_dir=tmp_path / "one",
-        resume_from_checkpoint=tmp_path / "two/checkpoint-8",
-        allow_differences=True,
-        **settings,
-    )
-    assert run.history.steps == whole.steps and run.history.examples_seen == whole.examples_seen
+    resume = {"resume_from_checkpoint": tmp_path / "two/checkpoint-8", "allow_differences": True}
+    history = finetune("pocket", data=data, output_dir=tmp_path / "one", **resume, **settings).history
+    assert history.steps == whole.steps and history.examples_seen == whole.examples_seen
     for name in ("train_losses", "val_losses", "train_accs"):
-        assert getattr(run.history, name) == pytest.approx(getattr(whole, name), abs=1e-5), name
+        assert getattr(history, name) == pytest.approx(getattr(whole, name), abs=1e-5), name
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
+    """A run that was started with `auto`, which starts a new run if there is no checkpoint."""
     out = tmp_path_factory.mktemp("runs") / "out"
-    finetune("pocket", data=data, output_dir=out, **SMALL)
+    finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SETTINGS)
     return out
 
 
-def test_a_checkpoint_is_a_model_like_any_other(trained, data):
-    """With the weights that a run keeps, its metrics, its card; and no pickle in it."""
-    folder = trained / "checkpoint-12"
+def test_a_checkpoint_is_a_model_with_metrics_and_a_card(trained, data):
+    """It holds the averaged weights, and no pickle; its manifest names recipe, data, versions and every file."""
+    folder = trained / "checkpoint-8"
     metrics = json.loads((folder / "metrics.json").read_text())
-    probabilities = SpamClassifier.from_pretrained(folder).predict_proba(data["validation"]["text"][:])
-    right = (probabilities.argmax(-1) == data["validation"]["label"][:]).mean()
-    assert list(metrics) == ["validation"] and metrics["validation"]["accuracy"] == pytest.approx(right.item())
-    assert json.loads((folder / "history.json").read_text())["steps"] == [0, 6, 12]
-    assert (folder / "README.md").read_text().count("-plot.png") == 0
-    suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
-    assert suffixes == {".json", ".safetensors", ".md", ".py"}
+    predicted = SpamClassifier.from_pretrained(folder).predict(data["validation"]["text"][:])
+    correct = [label == (name == "spam") for label, name in zip(data["validation"]["label"], predicted, strict=True)]
+    assert list(metrics) == ["validation"]
+    assert metrics["validation"]["accuracy"] == pytest.approx(sum(correct) / len(correct))
+    assert json.loads((folder / "history.json").read_text())["steps"] == [0, 3, 6]
+    assert "-plot.png" not in (folder / "README.md").read_text()
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {name.rpartition(".")[2] for name in files} == {"json", "safetensors", "md", "py"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == files - {"manifest.json"}
+    assert manifest["step"] == 8 and manifest["num_processes"] == 1 and manifest["versions"]["torch"]
+    assert manifest["recipe"]["n_embd"] == 16 and set(manifest["data"]) == set(data)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"learning_rate": 0.5}, "learning_rate was 0.001 and is 0.5"),
-        ({"seed": 7, "max_steps": 30}, "max_steps was 25 and is 30; seed was 123 and is 7"),
+        ({"seed": 7, "max_steps": 30}, "max_steps was 12 and is 30; seed was 123 and is 7"),
         ({"data": "other"}, "the train messages or their tokenizer differ"),
     ],
 )
-def test_another_run_is_refused(settings, words, trained, data, tmp_path):
-    """With all the differences named, and nothing written."""
+def test_a_checkpoint_of_another_run_is_refused(settings, message, trained, data, tmp_path):
+    """The error names all differences, and nothing is written."""
     if "data" in settings:
-        data, settings = DatasetDict(data, train=data["train"].select(range(99))), {}
-    with pytest.raises(ValueError, match=f"checkpoint-24 belongs to another run: .*{words}"):
-        finetune(
-            "pocket",
-            data=data,
-            output_dir=tmp_path / "out",
-            resume_from_checkpoint=trained / "checkpoint-24",
-            **{**SMALL, **settings},
-        )
+        data, settings = DatasetDict(data, train=data["train"].select(range(90))), {}
+    settings = {**SETTINGS, **settings, "output_dir": tmp_path / "out"}
+    with pytest.raises(ValueError, match=f"checkpoint-8 belongs to another run: .*{message}"):
+        finetune("pocket", data=data, resume_from_checkpoint=trained / "checkpoint-8", **settings)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_manifest_says_what_it_is_of(trained, data):
-    """The recipe, the data, the versions and the number of processes, beside the checksums."""
-    manifest = json.loads((trained / "checkpoint-12/manifest.json").read_text())
-    assert manifest["step"] == 12 and manifest["num_processes"] == 1 and manifest["versions"]["torch"]
-    assert manifest["recipe"]["n_embd"] == 16 and set(manifest["data"]) == set(data)
-    files = {path for path in (trained / "checkpoint-12").rglob("*") if path.is_file() and path.name != "manifest.json"}
-    assert {trained / "checkpoint-12" / name for name in manifest["files"]} == files
-
-
-def rates_of(monkeypatch) -> list[float]:
-    """The learning rates of all steps to come."""
-    rates, step = [], torch.optim.AdamW.step
-
-    def noted(self, *args, **kwargs):
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
-    return rates
 
 
 @pytest.mark.parametrize(
     ("settings", "rates"),
     [
-        ({"learning_rate": 0.01}, [0.01] * 12),
-        ({"lr_scheduler_type": "linear", "max_steps": 26}, [0.001 * left / 26 for left in range(13, 0, -1)]),
-        ({"per_device_train_batch_size": 25}, [0.001] * 12),
-        ({"weight_average": 0.0, "dropout": 0.3}, [0.001] * 12),
-        ({"trainable": "head"}, [0.001] * 12),
+        ({"learning_rate": 0.01}, [0.01] * 3),
+        ({"lr_scheduler_type": "linear", "max_steps": 13}, [0.001 * left / 13 for left in (4, 3, 2, 1)]),
+        ({"per_device_train_batch_size": 20}, [0.001] * 3),
+        ({"weight_average": 0.0, "dropout": 0.3}, [0.001] * 3),
+        ({"trainable": "head"}, [0.001] * 3),
         ({"max_steps": 5}, []),
     ],
     ids=["rate", "schedule", "batch", "average", "trainable", "fewer-steps"],
 )
-def test_another_run_goes_on_where_that_is_wanted(settings, rates, trained, data, tmp_path, monkeypatch, caplog):
-    """With its own settings, from the step, the weights and the moments of the checkpoint."""
-    seen = rates_of(monkeypatch)
-    run = finetune(
-        "pocket",
-        data=data,
-        output_dir=tmp_path / "out",
-        resume_from_checkpoint=trained / "checkpoint-12",
-        allow_differences=True,
-        **{**SMALL, "warmup_steps": 0, **settings, "save_steps": None},
-    )
-    assert seen == pytest.approx(rates) and "Resuming with different settings; results will differ: " in caplog.text
-    done = json.loads((trained / "checkpoint-12/history.json").read_text())
+def test_differences_can_be_allowed(settings, rates, trained, data, tmp_path, monkeypatch, caplog):
+    """The run continues with its own settings, from the checkpoint's step, weights and moments."""
+    used, step = [], torch.optim.AdamW.step
+
+    def recorded(self, *args, **kwargs):
+        used.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    settings = {**SETTINGS, "warmup_steps": 0, **settings, "save_steps": None, "output_dir": tmp_path / "out"}
+    resume = {"resume_from_checkpoint": trained / "checkpoint-8", "allow_differences": True}
+    run = finetune("pocket", data=data, **resume, **settings)
+    assert used == pytest.approx(rates) and "Resuming with different settings; results will differ: " in caplog.text
+    before = json.loads((trained / "checkpoint-8/history.json").read_text())
     batch = settings.get("per_device_train_batch_size", 16)
-    assert run.history.examples_seen == done["examples_seen"] + batch * len(rates)
-    assert run.history.steps[:3] == [0, 6, 12] and run.history.train_losses[:3] == done["train_losses"]
+    assert run.history.examples_seen == before["examples_seen"] + batch * len(rates)
+    assert run.history.steps[:3] == [0, 3, 6] and run.history.train_losses[:3] == before["train_losses"]
 
 
-def test_a_run_that_is_to_be_longer_goes_on_exactly(trained, data, tmp_path):
-    """Where the difference is none for the steps that are done, the end is that of a run with it from the start."""
-    settings = {**SMALL, "max_steps": 30, "save_steps": None}
+def test_a_run_can_be_extended_exactly(trained, data, tmp_path):
+    """A higher max_steps changes nothing about the steps that are done."""
+    settings = {**SETTINGS, "max_steps": 15, "save_steps": None}
     finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
-    settings |= {"resume_from_checkpoint": trained / "checkpoint-16", "allow_differences": True}
-    finetune("pocket", data=data, output_dir=tmp_path / "out", **settings)
+    resume = {"resume_from_checkpoint": trained / "checkpoint-8", "allow_differences": True}
+    finetune("pocket", data=data, output_dir=tmp_path / "out", **resume, **settings)
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 
-def test_other_messages_are_read_with_the_tokenizer_of_the_weights(trained, data, tmp_path):
-    """One that is learned on them would have other ids for the same words."""
+def test_other_messages_are_read_with_the_checkpoints_tokenizer(trained, data, tmp_path):
+    """A tokenizer learned on them would have other ids for the same words.
+
+    As the model knows other messages too, these are no longer its own, not even after the run is resumed once more.
+    """
     texts = [text.upper() for text in data["train"]["text"]]
     other = data["train"].remove_columns("text").add_column("text", texts)
-    settings = {**SMALL, "resume_from_checkpoint": trained / "checkpoint-12", "allow_differences": True}
-    run = finetune("pocket", data=DatasetDict(data, train=other), output_dir=tmp_path / "out", **settings)
-    assert (tmp_path / "out/tokenizer.json").read_bytes() == (trained / "checkpoint-12/tokenizer.json").read_bytes()
-    assert run.history.steps == [0, 6, 12, 18, 24]
+    settings = {**SETTINGS, "data": DatasetDict(data, train=other), "allow_differences": True}
+    resume = {"resume_from_checkpoint": trained / "checkpoint-4", "output_dir": tmp_path / "out"}
+    run = finetune("pocket", **resume, **settings)
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == (trained / "checkpoint-4/tokenizer.json").read_bytes()
+    assert run.history.steps == [0, 3, 6, 9] and run.history.splits == {}
+    resume = {"resume_from_checkpoint": tmp_path / "out/checkpoint-8", "output_dir": tmp_path / "again"}
+    assert finetune("pocket", **resume, **settings).history.splits == {}
 
 
-def test_damaged_checkpoints_are_passed_over(trained, data, tmp_path, caplog):
-    """Truncated, changed, incomplete or without a manifest: named, and the one before is taken."""
+def test_damaged_checkpoints_are_skipped(trained, data, tmp_path, caplog):
+    """Truncated, changed or incomplete ones are named in the log, and the run writes its own in their place."""
     out = tmp_path / "out"
-    for step in (8, 12, 16, 20, 24):
-        shutil.copytree(trained / f"checkpoint-{step}", out / f"checkpoint-{step}")
-    (out / "checkpoint-24/manifest.json").unlink()
-    (out / "checkpoint-20/training_state/random-0.safetensors").unlink()
-    weights = out / "checkpoint-16/model.safetensors"
+    for step in (4, 8, 9, 10, 11):
+        shutil.copytree(trained / "checkpoint-4", out / f"checkpoint-{step}")
+    (out / "checkpoint-11/manifest.json").unlink()
+    (out / "checkpoint-10/training_state/random-0.safetensors").unlink()
+    weights = out / "checkpoint-9/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    state = out / "checkpoint-12/training_state/state.json"
-    state.write_text(state.read_text().replace('"step": 12', '"step": 13'))
+    state = out / "checkpoint-8/training_state/state.json"
+    state.write_text(state.read_text().replace('"step": 4', '"step": 5'))
     with caplog.at_level("INFO", "hf_spam"):
-        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SMALL)
-    for words in ("24 is incomplete: it has no readable manifest.json", "20 is incomplete: training_state/random-0"):
-        assert words in caplog.text
-    for words in ("16 is damaged: model.safetensors", "12 is damaged: training_state/state.json"):
-        assert words in caplog.text
-    assert f"Resuming from {out / 'checkpoint-8'}." in caplog.text
-    assert result(out) == result(trained)
-    with pytest.raises(ValueError, match="is not a checkpoint"):
-        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint=tmp_path / "nowhere", **SMALL)
+        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", save_total_limit=1, **SETTINGS)
+    for message in (
+        "11 is incomplete: it has no readable manifest.json",
+        "10 is incomplete: training_state/random-0",
+        "9 is damaged: model.safetensors",
+        "8 is damaged: training_state/state.json",
+        f"Resuming from {out / 'checkpoint-4'}.",
+    ):
+        assert message in caplog.text
+    assert result(out) == result(trained) and Checkpoints(out).latest() == out / "checkpoint-8"
 
 
-def test_weights_of_another_shape_are_refused(trained, data, tmp_path):
-    """A checkpoint that says it fits, and does not."""
-    from hf_spam.files import write_folder
-
-    folder = tmp_path / "checkpoint-24"
+def test_a_checkpoint_that_does_not_fit_is_refused(trained, data, tmp_path):
+    """Its manifest is intact, but it holds other shapes, does not name its run, or has no adapters."""
+    folder, source = tmp_path / "checkpoint-8", trained / "checkpoint-8"
 
     def fill(target):
-        shutil.copytree(trained / "checkpoint-24", target, dirs_exist_ok=True)
-        (target / "manifest.json").unlink()
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         weights = load_file(target / "training_state/weights.safetensors")
         save_file({**weights, "out_head.bias": torch.zeros(3)}, target / "training_state/weights.safetensors")
 
-    about = json.loads((trained / "checkpoint-24/manifest.json").read_text())
-    del about["files"]
-    write_folder(folder, fill, about)
-    with pytest.raises(ValueError, match=r"checkpoint-24 does not fit this run: .*out_head\.bias"):
-        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint=folder, **SMALL)
+    manifest = json.loads((source / "manifest.json").read_text())
+    del manifest["files"]
+    settings = {**SETTINGS, "resume_from_checkpoint": folder, "output_dir": tmp_path / "out"}
+    write_folder(folder, fill, manifest)
+    with pytest.raises(ValueError, match=r"checkpoint-8 does not fit this run: .*out_head\.bias"):
+        finetune("pocket", data=data, **settings)
     write_folder(folder, fill, {})
-    with pytest.raises(ValueError, match=r"checkpoint-24 does not say which run it belongs to"):
-        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint=folder, **SMALL)
+    with pytest.raises(ValueError, match="checkpoint-8 does not say which run it belongs to"):
+        finetune("pocket", data=data, **settings)
+    settings |= {**LORA, "resume_from_checkpoint": source, "allow_differences": True}
+    with pytest.raises(ValueError, match=r"one of the two has LoRA adapters \(lora_r\)"):
+        finetune("pocket", data=data, **settings)
 
 
-def test_auto_starts_anew_where_there_is_nothing(trained, data, tmp_path):
-    finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SMALL)
-    assert result(tmp_path / "out") == result(trained)
-
-
-def test_rotation_keeps_the_best_and_the_last(tmp_path):
+def test_rotation_keeps_the_best_and_the_newest(tmp_path):
     progress, checkpoints = Progress(), Checkpoints(tmp_path, save_total_limit=2)
     kept = []
     for step, loss in ((1, 0.5), (2, 0.3), (3, 0.4), (4, 0.3), (5, 0.6), (6, 0.2), (7, 0.9)):
@@ -269,66 +242,3 @@ def test_rotation_keeps_the_best_and_the_last(tmp_path):
         kept.append(checkpoints.steps())
     assert kept == [[1], [1, 2], [2, 3], [2, 4], [2, 5], [5, 6], [6, 7]]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-6", "checkpoint-7"]
-
-
-def test_training_outlives_a_full_disk(data, tmp_path, monkeypatch, caplog):
-    """A checkpoint that cannot be written leaves nothing behind, and is said."""
-    replace = os.replace
-
-    def full(source, target):
-        if "checkpoint-8" in str(target):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr("hf_spam.files.os.replace", full)
-    finetune("pocket", data=data, output_dir=tmp_path / "out", **SMALL)
-    assert "Step 8: no checkpoint was written ([Errno 28] No space left on device)" in caplog.text
-    assert Checkpoints(tmp_path / "out").steps() == [4, 12, 16, 20, 24]
-    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"save_steps": 0}, "save_steps must be at least 1, got 0"),
-        ({"save_total_limit": 0}, "save_total_limit must be at least 1, got 0"),
-        ({"output_dir": None}, "need output_dir"),
-    ],
-)
-def test_settings_that_cannot_be_meant(settings, words, data, tmp_path):
-    with pytest.raises(ValueError, match=words):
-        finetune("pocket", data=data, **{**SMALL, "output_dir": tmp_path / "out", **settings})
-
-
-def test_checkpoints_of_an_earlier_run(trained, data, tmp_path):
-    """Overwriting deletes them, so that nobody goes on from them; resuming never takes the last of its own for old."""
-    out = tmp_path / "out"
-    shutil.copytree(trained, out)
-    finetune("pocket", data=data, output_dir=out, overwrite_output_dir=True, **{**SMALL, "save_steps": 10})
-    assert Checkpoints(out).steps() == [10, 20]
-    (out / "checkpoint-20/manifest.json").unlink()
-    shutil.copytree(out / "checkpoint-20", out / "checkpoint-24")
-    finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", save_total_limit=1, **SMALL)
-    assert 24 in Checkpoints(out).steps() and Checkpoints(out).latest() == out / "checkpoint-24"
-    assert result(out) == result(trained)
-
-
-def test_resuming_replaces_no_other_run(trained, data, tmp_path):
-    """A finished run without checkpoints, or a checkpoint itself, is no place to go on in."""
-    out = tmp_path / "out"
-    shutil.copytree(trained, out, ignore=shutil.ignore_patterns("checkpoint-*"))
-    with pytest.raises(FileExistsError, match="holds another run"):
-        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SMALL)
-    shutil.copytree(trained / "checkpoint-20", tmp_path / "checkpoint-20")
-    with pytest.raises(FileExistsError, match="is a checkpoint"):
-        finetune("pocket", data=data, output_dir=tmp_path / "checkpoint-20", resume_from_checkpoint="auto", **SMALL)
-
-
-@pytest.mark.parametrize("splits", [["train"], ["train", "validation"]])
-def test_numbers_that_go_wrong_stop_the_run(splits, data, tmp_path):
-    """With the place named, before anything that is no model is saved."""
-    data = DatasetDict({split: data[split] for split in splits})
-    settings = {**SMALL, "learning_rate": 1e30, "warmup_steps": 0, "save_steps": 1, "max_grad_norm": None}
-    with pytest.raises(ValueError, match=r"(after step \d+|longer a number)\. Training diverged: lower learning_rate"):
-        finetune("pocket", data=data, output_dir=tmp_path / "out", **settings)
-    assert not [step for step in Checkpoints(tmp_path / "out").steps() if step > 2]

@@ -1,15 +1,16 @@
-"""Every experiment of the book's author is a recipe that runs."""
+"""Every experiment of the book's author is a recipe that runs, and settings are checked by name, type and range."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import pytest
 import torch
-from book_oracle import GPTModel, fine_tune, make_loaders
-from small_runs import first_messages
+from book_oracle import GPTModel, fine_tune
+from datasets import DatasetDict
+from small_runs import assert_same_history
 
-from hf_spam import RECIPES, SpamGPTConfig, SpamGPTModel, finetune
-from hf_spam.data.tokenization import encode, train_tokenizer
-from hf_spam.training.recipes import get_recipe
+from hf_spam import RECIPES, Recipe, SpamGPTModel, finetune
+from hf_spam.training.recipes import RunOptions, checked, get_recipe
 
 # The settings in which each experiment differs from the book, in the order of the published table.
 CHANGES = {
@@ -35,75 +36,95 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def data():
-    return first_messages(train=24, validation=8, test=8)
+LARGER = {"medium", "large", "xl", "xl-all-layers", "xl-lora"}  # they differ from others only in their base
+LORA = {"trainable": "head", "lora_r": 4}
 
 
 @pytest.fixture(scope="module")
-def tokenizer(data, tmp_path_factory):
-    """A tokenizer and, in the same folder, a network for it, both small."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = train_tokenizer(data["train"]["text"], 300)
-    tokenizer.save_pretrained(folder)
-    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), tokenizer.pad_token_id)
-    shape = {"vocab_size": len(tokenizer), "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 1024}
-    torch.manual_seed(7)
-    SpamGPTModel(SpamGPTConfig(**shape, **ids)).save_pretrained(folder)
-    return folder
+def few(data) -> DatasetDict:
+    return DatasetDict({"train": data["train"].select(range(24)), "validation": data["validation"].select(range(8))})
 
 
-def test_each_experiment_changes_what_it_is_named_after():
-    found = {
-        name: {
-            field.name
-            for field in fields(recipe)
-            if getattr(recipe, field.name) != getattr(RECIPES["book"], field.name)
-        }
-        - {"name", "summary"}
-        for name, recipe in RECIPES.items()
-        if name != "pocket"
-    }
+def test_each_experiment_changes_only_what_its_row_says():
+    """There are nineteen, in the order of the published table."""
+    book, found = asdict(RECIPES["book"]), {}
+    for name, recipe in RECIPES.items():
+        found[name] = {setting for setting, value in asdict(recipe).items() if value != book[setting]}
+        found[name] -= {"name", "summary"}
+    del found["pocket"]
     assert found == CHANGES and list(found) == list(CHANGES)
-    assert {name: RECIPES[name].base.rpartition("/")[2] for name in ("medium", "large", "xl", "xl-lora")} == {
-        "medium": "gpt2-medium",
-        "large": "gpt2-large",
-        "xl": "gpt2-xl",
-        "xl-lora": "gpt2-xl",
-    }
+    bases = {name: RECIPES[name].base.rpartition("/")[2] for name in ("medium", "large", "xl", "xl-lora")}
+    assert bases == {"medium": "gpt2-medium", "large": "gpt2-large", "xl": "gpt2-xl", "xl-lora": "gpt2-xl"}
     lora, single = RECIPES["lora"], RECIPES["accumulation"]
     assert (lora.lora_r, lora.lora_alpha / lora.lora_r) == (16, 16)
     assert (single.per_device_train_batch_size, single.gradient_accumulation_steps) == (1, 8)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "pocket"])
-def test_every_recipe_trains(name, data, tokenizer):
-    """Two steps of each, at a small size; what is to be trained moves, and the network reads as the recipe says."""
-    given = {"n_embd": 16, "n_layer": 3, "n_head": 2} if name == "random-weights" else {"base": tokenizer}
-    settings = {"tokenizer": tokenizer, "max_steps": 2, "eval_freq": 1, "eval_iter": 1}
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pooling": "middle"}, r"pooling must be Literal\['last', 'last_token', 'first', 'mean'\], got 'middle'"),
+        ({"padded_length": "longer"}, "padded_length must be .*'longest'.*, got 'longer'"),
+        ({"max_steps": "3"}, r"max_steps must be int \| None, got '3'"),
+        ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
+        ({"seed": 1.5}, r"seed must be int, got 1\.5"),
+        ({"causal": 1}, "causal must be bool, got 1"),
+        ({"n_layer": True}, "n_layer must be int, got True"),
+        ({"eval_freq": 0}, "eval_freq must be at least 1, got 0"),
+        ({"adversarial_epsilon": -1.0}, "adversarial_epsilon must be at least 0, got -1.0"),
+        ({"adversarial_epsilon": float("nan")}, "adversarial_epsilon must be at least 0, got nan"),
+        ({"logit_adjustment": -0.5}, "logit_adjustment must be at least 0, got -0.5"),
+        ({"target_fpr": 1.0}, "target_fpr must be at least 0 and below 1, got 1.0"),
+        ({**LORA, "lora_r": 0}, "lora_r must be at least 1, got 0"),
+        ({**LORA, "lora_alpha": 0}, "lora_alpha must be at least 1, got 0"),
+        ({**LORA, "trainable": "all"}, "lora_r needs trainable head, got all"),
+        ({**LORA, "weight_average": 0.9}, "lora_r and weight_average exclude each other"),
+    ],
+)
+def test_settings_of_the_wrong_type_or_range_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        get_recipe("book", **settings)
+
+
+def test_types_are_checked_in_both_dataclasses_of_settings():
+    """Paths become strings, and whole numbers floats; unknown names are errors."""
+    assert checked(Recipe, {"learning_rate": 1, "base": Path("a")}) == {"learning_rate": 1.0, "base": "a"}
+    assert type(checked(Recipe, {"learning_rate": 1})["learning_rate"]) is float
+    assert checked(RunOptions, {"output_dir": Path("out")}) == {"output_dir": "out"}
+    with pytest.raises(ValueError, match=r"hub_strategy must be Literal.*, got 'sometimes'"):
+        checked(RunOptions, {"hub_strategy": "sometimes"})
+    with pytest.raises(TypeError, match="'learning_rte' is not a setting of Recipe"):
+        get_recipe("book", learning_rte=1e-3)
+    with pytest.raises(ValueError, match="Unknown recipe 'boko'; known: book, "):
+        get_recipe("boko")
+    assert not {field.name for field in fields(Recipe)} & {field.name for field in fields(RunOptions)}
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - LARGER))
+def test_every_recipe_trains(name, few, base):
+    """Two steps at a small size change what is to be trained, and the model reads messages as the recipe says."""
+    source = {"n_embd": 16, "n_layer": 3, "n_head": 2} if name == "random-weights" else {"base": base}
     recipe = get_recipe(name)
-    run = finetune(name, data=data, **given, **settings)
+    run = finetune(name, data=few, tokenizer=base, max_steps=2, eval_freq=1, eval_iter=1, **source)
     messages = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps
     assert run.history.steps == [0, 1] and run.history.examples_seen == 2 * messages
     config, longest = run.model.config, recipe.padded_length == "longest"
     assert (config.pooling, config.causal, config.n_layer) == (recipe.pooling, recipe.causal, 3)
-    assert config.padded_length > 100 if longest else config.padded_length == recipe.padded_length
+    assert config.padded_length > 30 if longest else config.padded_length == recipe.padded_length
     if name != "random-weights":
-        old, new = SpamGPTModel.from_pretrained(tokenizer).state_dict(), run.model.gpt.state_dict()
-        moved = [
-            not torch.equal(old[f"trf_blocks.{i}.ff.layers.0.weight"], new[f"trf_blocks.{i}.ff.layers.0.weight"])
-            for i in range(3)
-        ]
+        old, new = SpamGPTModel.from_pretrained(base).state_dict(), run.model.gpt.state_dict()
+        layers = [f"trf_blocks.{i}.ff.layers.0.weight" for i in range(3)]
         trained = {"head": 0, "last_block": 1, "last_two_blocks": 2, "all": 3}[recipe.trainable]
-        assert moved == [recipe.lora_r is not None or i >= 3 - trained for i in range(3)]
+        changed = [recipe.lora_r is not None or i >= 3 - trained for i in range(3)]
+        assert [not torch.equal(old[layer], new[layer]) for layer in layers] == changed
 
 
-def test_the_pads_index_is_no_label(data, tokenizer):
-    """Row 18 is row 1, bit for bit: no label is ever the pad's id."""
-    settings = {"base": tokenizer, "tokenizer": tokenizer, "data": data, "num_train_epochs": 2, "eval_freq": 1}
+def test_ignoring_the_pads_id_as_a_label_changes_nothing(few, base):
+    """Row 18 is row 1, bit for bit: no label is the pad's id. An id that is a class is refused."""
+    settings = {"base": base, "data": few, "num_train_epochs": 2, "eval_freq": 1}
     book, ignoring = (finetune(name, **settings) for name in ("book", "ignore-index"))
     assert ignoring.recipe.ignore_index == 50256
-    assert {**vars(book.history), "seconds": 0} == {**vars(ignoring.history), "seconds": 0}
+    assert {**asdict(book.history), "seconds": 0} == {**asdict(ignoring.history), "seconds": 0}
     weights = ignoring.model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in book.model.state_dict().items())
     assert book.metrics == ignoring.metrics
@@ -111,19 +132,12 @@ def test_the_pads_index_is_no_label(data, tokenizer):
         finetune("book", **settings, ignore_index=1)
 
 
-def test_random_weights_are_the_books(data, tokenizer):
-    """The same draws from the same seed, the head's after them: the same losses as the book's modules have."""
-    run = finetune(
-        "random-weights",
-        data=data,
-        tokenizer=tokenizer,
-        **{"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512, "num_train_epochs": 2, "eval_freq": 1},
-    )
+def test_random_weights_are_initialized_as_in_the_book(data, base, book_tokenizer, book_loaders):
+    """The network and then its head draw from the same seed, so the losses are those of the book's modules."""
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 2}
+    run = finetune("random-weights", data=data, tokenizer=base, num_train_epochs=1, eval_freq=1, **size)
     torch.manual_seed(123)
-    model = GPTModel(len(run.tokenizer), positions=512, width=16, layers=2, heads=2)
-    splits = [(encode(run.tokenizer, part["text"][:], 512), part["label"][:]) for part in data.values()]
-    loaders = make_loaders(splits, run.tokenizer.pad_token_id, 8)
-    book = fine_tune(model, loaders, epochs=2, eval_freq=1, unfreeze=lambda model: model.requires_grad_(True))
-    assert run.history.train_losses == pytest.approx(book["train_losses"], abs=1e-5)
-    assert run.history.val_losses == pytest.approx(book["val_losses"], abs=1e-5)
+    model = GPTModel(len(book_tokenizer), positions=1024, width=16, layers=2, heads=2)
+    book = fine_tune(model, book_loaders, epochs=1, eval_freq=1, unfreeze=lambda model: model.requires_grad_(True))
+    assert_same_history(asdict(run.history), book)
     assert run.model.gpt.tok_emb.weight.std().item() == pytest.approx(1, abs=0.05)

@@ -1,0 +1,155 @@
+"""`finetune` checks settings and messages before it trains, and reads and tokenizes each message once."""
+
+import shutil
+from collections import Counter
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from small_runs import SMALL
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+from hf_spam import finetune
+from hf_spam.data.splits import fingerprints
+from hf_spam.evaluation.eval_data import load_eval_data
+
+ONE_STEP = {**SMALL, "max_steps": 1}
+OWN = {"text": ["win a prize", "hi mum"] * 16, "label": [1, 0] * 16}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_train_batch_size": 92}, "91 training messages do not fill one batch of 92"),
+        ({"report_to": "nonesuch"}, "tracker 'nonesuch' is not installed"),
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"vocab_size": None}, "base random needs a tokenizer"),
+        ({"base": "somewhere/else"}, "vocab_size .* needs base random"),
+        ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
+        ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
+        ({"save_steps": "4"}, r"save_steps must be int \| None, got '4'"),
+        ({"save_steps": 0}, "save_steps must be at least 1, got 0"),
+        ({"save_total_limit": 0}, "save_total_limit must be at least 1, got 0"),
+        ({"save_steps": 4, "output_dir": None}, r"need output_dir \(--output-dir\)"),
+        ({"resume_from_checkpoint": "runs/nowhere"}, "runs/nowhere is not a checkpoint"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message, data, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        finetune("pocket", data=data, **{**ONE_STEP, "output_dir": tmp_path / "out", **settings})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED"])
+def test_sharded_training_is_refused_in_one_line(engine, data, tmp_path, monkeypatch):
+    """`accelerate launch` asks for it through the environment; without the check it would fail later, or be ignored."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    with pytest.raises(ValueError, match=rf"^{engine} is not supported: launch with torchrun, .*\.$"):
+        finetune("pocket", data=data, output_dir=tmp_path / "out", **ONE_STEP)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_fails_before_it_saves_leaves_no_folder(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / ".hidden").touch()
+    for name, existed in (("out", False), ("kept", True)):
+        with pytest.raises(ValueError, match="no such file"):
+            finetune("pocket", data="gone.csv", output_dir=tmp_path / name, resume_from_checkpoint="auto")
+        assert (tmp_path / name).exists() == existed
+
+
+class CountingBackend:
+    """A tokenizer of the `tokenizers` library that counts the texts it encodes."""
+
+    def __init__(self, backend, counts: Counter):
+        self._backend, self._counts = backend, counts
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def encode_batch_fast(self, texts):
+        self._counts.update(texts)
+        return self._backend.encode_batch_fast(texts)
+
+
+def test_each_message_is_tokenized_once_in_a_run(data, base, tmp_path, monkeypatch):
+    """Including checkpoints, frozen blocks, calibration and the final measurements. Augmentation needs new ids."""
+    counts = Counter()
+    call = PreTrainedTokenizerFast._encode_plus
+
+    def counting_call(self, text, *args, **kwargs):
+        counts.update([text] if isinstance(text, str) else text)
+        return call(self, text, *args, **kwargs)
+
+    backend = property(lambda self: CountingBackend(self._tokenizer, counts))
+    monkeypatch.setattr(PreTrainedTokenizerFast, "backend_tokenizer", backend)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", counting_call)
+    settings = {"base": base, "max_steps": 4, "eval_freq": 2, "save_steps": 2, "temperature_scaling": True}
+    finetune("book", data=data, output_dir=tmp_path / "out", **settings)
+    messages = Counter(text for split in data.values() for text in split["text"])
+    assert {text: counts[text] for text in messages} == messages
+
+
+def test_messages_passed_in_need_no_label_names(tmp_path):
+    """Integers are labels, other columns are ignored, and the card names no data set."""
+    rows = Dataset.from_dict({**OWN, "id": range(32)})
+    run = finetune("pocket", data=DatasetDict(train=rows), output_dir=tmp_path, **ONE_STEP)
+    card = (tmp_path / "README.md").read_text()
+    assert run.recipe.data == "a DatasetDict" and "messages passed in as a `DatasetDict`" in card
+    assert "sms_spam" not in card and "model-index" not in card
+    assert run.model.config.id2label == {0: "not spam", 1: "spam"}
+
+
+def test_labels_in_another_order_are_read_by_name():
+    """If label 1 is ham, its index alone would swap the classes."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["spam", "ham"])})
+    swapped = {**OWN, "label": [1 - label for label in OWN["label"]]}
+    rows = [Dataset.from_dict(OWN), Dataset.from_dict(swapped, features=features)]
+    runs = [finetune("pocket", data=DatasetDict(train=part), **ONE_STEP) for part in rows]
+    assert runs[1].model.config.id2label == {0: "not spam", 1: "spam"} and runs[1].metrics == runs[0].metrics
+
+
+@pytest.mark.parametrize("settings", [{}, {"protocol": "book", "seed": 5}], ids=["full", "book"])
+def test_evaluation_recognizes_the_splits_of_a_run(settings, tmp_path):
+    """The same file gives the same splits again; once it has changed, its messages are one unknown set."""
+    rows = [(f"{'win' if i % 3 else 'see'} {chr(97 + i % 26)}{chr(97 + i // 26)} now", i % 3 > 0) for i in range(90)]
+    source = tmp_path / "private" / "mine.tsv"
+    source.parent.mkdir()
+    source.write_text("".join(f"{'spam' if label else 'ham'}\t{text}\n" for text, label in rows))
+    run = finetune("pocket", data=source, output_dir=tmp_path / "out", **{**ONE_STEP, **settings})
+    assert "private" not in (tmp_path / "out/history.json").read_text()
+    found = load_eval_data(tmp_path / "out", source)
+    assert fingerprints(found.sets) == run.history.splits and list(found.sets) == ["train", "validation", "test"]
+    with source.open("a") as file:
+        file.write("ham\tone more\n")
+    assert list(load_eval_data(tmp_path / "out", source).sets) == ["mine.tsv"]
+
+
+def test_a_base_trained_on_other_messages_is_reported(data, tmp_path, caplog):
+    """A base classifier may have been trained on this run's test split, unless it was trained on the same splits.
+
+    The log, the card and the evaluation say so, also for a run whose base had such a base itself.
+    """
+    data["train"].to_csv(tmp_path / "mine.csv", index=False)
+    settings = {**ONE_STEP, "data": tmp_path / "mine.csv"}
+    first = finetune("pocket", output_dir=tmp_path / "first", **settings)
+    assert not first.history.trained_before
+    AutoModel.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "headless")
+    first.tokenizer.save_pretrained(tmp_path / "headless")
+    shutil.copytree(tmp_path / "first", tmp_path / "unknown", ignore=shutil.ignore_patterns("history.json"))
+    remark = "may have been trained on messages of any split"
+    for base, seed, expected in (
+        ("first", 123, False),
+        ("headless", 5, False),
+        ("first", 5, True),
+        ("unknown", 123, True),
+        ("first-5", 5, True),
+    ):
+        caplog.clear()
+        out = tmp_path / f"{base}-{seed}"
+        run = finetune(
+            "pocket", output_dir=out, **settings | {"base": tmp_path / base, "vocab_size": None, "seed": seed}
+        )
+        assert run.history.trained_before == expected
+        assert (remark in caplog.text) == (remark in (out / "README.md").read_text()) == expected
+        found = load_eval_data(out, tmp_path / "mine.csv")
+        assert list(found.sets) == ["train", "validation", "test"] and bool(found.remark) == expected

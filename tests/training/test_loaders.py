@@ -1,0 +1,32 @@
+"""Batches come in the order of the book's shuffling loader, or grouped by length without losing messages."""
+
+import torch
+from torch.utils.data import DataLoader
+
+from hf_spam.training.loaders import SeededShuffle
+
+
+def test_the_order_is_that_of_a_shuffling_loader():
+    """In every pass, also after one that was abandoned, as evaluations over the first batches do."""
+    torch.manual_seed(3)
+    theirs = DataLoader(range(20), batch_size=4, shuffle=True, drop_last=True)
+    rng = torch.Generator().manual_seed(3)
+    ours = DataLoader(range(20), batch_size=4, sampler=SeededShuffle(20, 4, rng), drop_last=True, generator=rng)
+    for _ in range(3):
+        assert [batch.tolist() for batch in ours] == [batch.tolist() for batch in theirs]
+        assert next(iter(ours)).tolist() == next(iter(theirs)).tolist()
+
+
+def test_batches_grouped_by_length_pad_less_and_lose_no_message():
+    lengths = [(7 * i) % 50 + 1 for i in range(640)]
+    sampler = SeededShuffle(640, 8, torch.Generator().manual_seed(0), lengths)
+    first, second = list(sampler), list(sampler)
+    assert sorted(first) == list(range(640)) and first != second
+
+    def padded(order):
+        return sum(8 * max(lengths[i] for i in order[start : start + 8]) for start in range(0, 640, 8))
+
+    assert padded(first) < 1.15 * sum(lengths) < padded(range(640))
+    # The loader drops the last short batch, so the messages of an incomplete batch must not come before whole ones.
+    short = list(SeededShuffle(21, 8, torch.Generator().manual_seed(0), lengths))
+    assert len(short) == len(set(short)) == 16

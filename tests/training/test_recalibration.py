@@ -1,0 +1,104 @@
+"""A calibrated copy of a model has the same weights, its own card, and a calibration on messages that are named."""
+
+import json
+import math
+
+import pytest
+from command_line import hf_spam
+from datasets import concatenate_datasets
+from huggingface_hub import ModelCard
+from small_runs import SMALL
+
+from hf_spam import SpamClassifier, finetune, load_sms_spam
+from hf_spam.inference.classifier import BUNDLED
+from hf_spam.training.recalibration import calibrated_copy
+
+
+@pytest.fixture(scope="module")
+def messages():
+    return load_sms_spam("sample")
+
+
+@pytest.fixture(scope="module")
+def own(messages, tmp_path_factory):
+    """A folder with a file of messages, and a model that was trained on it."""
+    folder = tmp_path_factory.mktemp("own")
+    part = concatenate_datasets(list(messages.values())).shuffle(seed=1).select(range(300))
+    part.to_json(folder / "mine.jsonl")
+    settings = {**SMALL, "max_steps": 8, "learning_rate": 5e-3, "target_fpr": 0.1}
+    finetune("pocket", data=folder / "mine.jsonl", output_dir=folder / "model", **settings)
+    return folder
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_the_bundled_model_is_calibrated_on_all_messages_of_a_source(messages, tmp_path):
+    """The copy is itself a model that can be calibrated; the first calibration does not influence the second."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    found = calibrated_copy(None, first, data="sample", target_fpr=0.01)
+    ham = [row["text"] for split in messages.values() for row in split if row["label"] == 0]
+    called = SpamClassifier.from_pretrained(first).predict(ham).count("spam")
+    assert called == found.false_alarms == math.floor(0.01 * len(ham)) and found.ham == len(ham)
+    assert (config_of(first)["temperature"], config_of(first)["threshold"]) == (found.temperature, found.threshold)
+    assert (first / "model.safetensors").read_bytes() == (BUNDLED / "model.safetensors").read_bytes()
+    shown = hf_spam("calibrate", second, "--data", "sample", "--model", first, "--json")
+    again = json.loads(shown.out)
+    assert again == json.loads((second / "calibration.json").read_text())
+    assert again["temperature"] == found.temperature == config_of(second)["temperature"]
+    assert config_of(second)["threshold"] is None
+
+
+def test_on_its_own_data_a_model_is_calibrated_on_the_validation_split(own, tmp_path, caplog):
+    """The copy gets the history and a card that says what it is, but no results: they are those of the original."""
+    found = calibrated_copy(own / "model", tmp_path / "out", data=own / "mine.jsonl")
+    validation = load_sms_spam(own / "mine.jsonl")["validation"]
+    assert found.messages == len(validation) and found.fitted_on == "the validation split of the data"
+    assert (tmp_path / "out/history.json").read_bytes() == (own / "model/history.json").read_bytes()
+    assert not (tmp_path / "out/metrics.json").exists()
+    card = ModelCard.load(tmp_path / "out/README.md", ignore_metadata_errors=False)
+    for words in (
+        "a recalibrated copy of `model`: the weights are unchanged",
+        "This copy has not been evaluated.",
+        f"log loss {found.loss:.4f} instead of {found.loss_before:.4f} on {found.messages} messages of the validation",
+        "calibrated for messages like those in the validation split of `mine.jsonl`",
+    ):
+        assert words in card.text
+    assert card.data.eval_results is None and card.data.base_model is None
+    for words in (str(tmp_path), str(own), "## Training", "|", "Threshold"):
+        assert words not in card.text
+    assert SpamClassifier.from_pretrained(tmp_path / "out").predict(["hi"])
+    assert not [record for record in caplog.records if "overconfident" in record.getMessage()]
+
+
+def test_messages_that_the_model_may_have_seen_are_reported(own, tmp_path, caplog):
+    """If its file has grown since, it has other splits, and the model was trained on most of the messages."""
+    lines = (own / "mine.jsonl").read_text().splitlines()
+    (tmp_path / "mine.jsonl").write_text("\n".join([*lines, '{"text": "one more", "label": 0}']))
+    found = calibrated_copy(own / "model", tmp_path / "out", data=tmp_path / "mine.jsonl")
+    assert found.messages == 301 and found.fitted_on == "the data"
+    (warning,) = [record.getMessage() for record in caplog.records if "overconfident" in record.getMessage()]
+    assert warning.endswith("A calibration on messages the model was trained on is overconfident.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["there", "--data", "sample"], "exists: give a folder that does not."),
+        (["out", "--data", "ham.csv"], "different labels; the data has only 'not spam'."),
+        (["out", "--data", "wrong.csv", "--target-fpr", "0"], "No threshold gives a false-positive rate"),
+        (["out", "--data", "sample", "--target-fpr", "2"], "target_fpr must lie in [0, 1), got 2.0."),
+        (["out", "--data", "sample", "--model", "no/where"], "no/where"),
+        (["out"], "Missing option '--data'"),
+    ],
+)
+def test_a_copy_that_cannot_be_made_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "ham.csv").write_text("label,text\nham,hi\nham,see you\n")
+    prize = "You have won a FREE prize! Call 09061701461 to claim"
+    (tmp_path / "wrong.csv").write_text(f"label,text\nspam,see you at home\nham,{prize}\n")
+    answer = hf_spam("calibrate", *arguments)
+    (line,) = answer.err.splitlines()
+    assert answer.code and message in line and not (tmp_path / "out").exists()

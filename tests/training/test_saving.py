@@ -1,0 +1,101 @@
+"""What a run writes is complete, readable and its own, and replaces nothing that was not meant to be replaced."""
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import asdict
+
+import pytest
+from small_runs import SMALL, result
+
+from hf_spam import finetune
+from hf_spam.data.splits import fingerprints
+from hf_spam.evaluation.plots import plot_values
+from hf_spam.training.checkpoints import Checkpoints
+
+SETTINGS = {**SMALL, "max_steps": 12, "eval_freq": 3, "save_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "out"
+    finetune("pocket", data=data, output_dir=out, **SETTINGS)
+    return out
+
+
+def test_the_output_directory_is_complete_and_holds_no_pickle(data, tmp_path, monkeypatch):
+    """The plots are drawn for real here; every file is as readable as the others."""
+    monkeypatch.setattr("hf_spam.training.saving.plot_values", plot_values)
+    out = tmp_path / "out"
+    settings = {**SETTINGS, "save_steps": None}
+    run = finetune("pocket", data=data, output_dir=out, **settings)
+    plots = {f"{name}-plot.{suffix}" for name in ("loss", "accuracy") for suffix in ("pdf", "png")}
+    assert {path.name for path in out.iterdir()} == plots | {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"),
+        *("README.md", "history.json", "metrics.json"),
+    }
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
+    for name in plots:
+        assert (out / name).read_bytes().startswith(b"%PDF" if name.endswith("pdf") else b"\x89PNG")
+    assert (out / "README.md").read_text().count("-plot.png") == 2
+    assert json.loads((out / "metrics.json").read_text()) == run.metrics
+    history = json.loads((out / "history.json").read_text())
+    assert history.pop("recipe") == asdict(run.recipe) and history == asdict(run.history)
+    assert history["splits"] == fingerprints(data)
+
+
+def test_plots_show_values_where_they_were_measured(data, tmp_path, monkeypatch):
+    """Losses after their step, accuracies at the end of their epoch, of which the last may be cut short."""
+    drawn = {}
+
+    def record(epochs, *values, label, examples_per_epoch, output_dir):
+        drawn[label] = (epochs, *values, examples_per_epoch)
+
+    monkeypatch.setattr("hf_spam.training.saving.plot_values", record)
+    settings = {**SMALL, "eval_freq": 4, "max_steps": 14}
+    history = finetune("pocket", data=data, output_dir=tmp_path, **settings).history
+    assert history.steps_per_epoch == 5 and history.epochs == pytest.approx(2.8)
+    per_epoch = pytest.approx(history.examples_seen / 2.8)
+    assert drawn == {
+        "loss": ([0.2, 1.0, 1.8, 2.6], history.train_losses, history.val_losses, per_epoch),
+        "accuracy": ([1, 2, pytest.approx(2.8)], history.train_accs, history.val_accs, per_epoch),
+    }
+
+
+def test_an_earlier_run_is_replaced_only_on_request(trained, data, tmp_path):
+    """Its checkpoints are deleted then, so that nobody resumes from them."""
+    out = tmp_path / "out"
+    shutil.copytree(trained, out)
+    with pytest.raises(FileExistsError, match="is not empty: give another --output-dir"):
+        finetune("pocket", data=data, output_dir=out, **SETTINGS)
+    assert result(out) == result(trained)
+    finetune("pocket", data=data, output_dir=out, overwrite_output_dir=True, **{**SETTINGS, "save_steps": 5})
+    assert Checkpoints(out).steps() == [5, 10]
+
+
+def test_resuming_never_replaces_another_run(trained, data, tmp_path):
+    """A finished run without checkpoints and a checkpoint itself are no output directories to resume in."""
+    out = tmp_path / "out"
+    shutil.copytree(trained, out, ignore=shutil.ignore_patterns("checkpoint-*"))
+    with pytest.raises(FileExistsError, match="holds another run"):
+        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SETTINGS)
+    with pytest.raises(FileExistsError, match="is a checkpoint"):
+        finetune("pocket", data=data, output_dir=trained / "checkpoint-8", resume_from_checkpoint="auto", **SETTINGS)
+
+
+def test_training_survives_a_full_disk(data, tmp_path, monkeypatch, caplog):
+    """A checkpoint that cannot be written is reported, and leaves no file behind."""
+    replace = os.replace
+
+    def full(source, target):
+        if "checkpoint-4" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("hf_spam.files.os.replace", full)
+    finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
+    assert "Step 4: no checkpoint was written ([Errno 28] No space left on device)" in caplog.text
+    assert Checkpoints(tmp_path / "out").steps() == [8]
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
