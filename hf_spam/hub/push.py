@@ -7,7 +7,6 @@ answer to a commit is lost, the next attempt finds it in the history instead of 
 """
 
 import functools
-import itertools
 import json
 import logging
 import os
@@ -28,6 +27,14 @@ import httpx2
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, close_session, get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_exponential,
+)
 
 from ..files import MANIFEST, files_in, read_manifest
 from ..hub_errors import explain, explained, is_transient
@@ -234,21 +241,24 @@ class Uploader:
 
     def _deliver(self, snapshot: Snapshot) -> None:
         """Send a snapshot, with as many attempts as it takes, and remove it from the queue."""
-        start, wait = time.monotonic(), MIN_WAIT_SECONDS
-        for attempt in itertools.count(1):
-            try:
-                commit = self._send(snapshot)
-                break
-            except Exception as error:
-                if not is_transient(error) or self._give_up.is_set():
-                    raise
-                message = explain(error, snapshot.repo_id)
-                self._log(snapshot, "retried", attempt=attempt, error=message)
-                if attempt == 1:
-                    logger.info("Not pushed yet: %s. %s. Trying again ...", snapshot.title, message)
-                if self._give_up.wait(max(wait, _retry_after(error))):
-                    raise
-                wait = min(2 * wait, MAX_WAIT_SECONDS)
+        start = time.monotonic()
+        backoff = wait_exponential(multiplier=MIN_WAIT_SECONDS, max=MAX_WAIT_SECONDS)
+
+        def note(state: RetryCallState) -> None:
+            message = explain(state.outcome.exception(), snapshot.repo_id)
+            self._log(snapshot, "retried", attempt=state.attempt_number, error=message)
+            if state.attempt_number == 1:
+                logger.info("Not pushed yet: %s. %s. Trying again ...", snapshot.title, message)
+
+        retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            wait=lambda state: max(backoff(state), _retry_after(state.outcome.exception())),
+            stop=stop_when_event_set(self._give_up),
+            sleep=sleep_using_event(self._give_up),
+            before_sleep=note,
+            reraise=True,
+        )
+        commit = retrying(self._send, snapshot)
         size = sum((snapshot.files / name).stat().st_size for name in self.queue.check(snapshot)) / 1e6
         seconds = time.monotonic() - start
         self._log(snapshot, "pushed", commit=commit, seconds=round(seconds, 2), megabytes=round(size, 3))
