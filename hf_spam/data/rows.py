@@ -20,16 +20,12 @@ Rows = list[str] | pa.Table  # JSON lines as they are, or a table
 
 
 def check_output(name: str, rows: Rows, suffix: str, *, has_types: bool) -> None:
-    """Check that rows can be written in a format without changing their values.
+    """Raise a `DataError` if a format cannot hold rows without changing their values.
 
     Args:
-        name: What an error calls the rows.
-        rows: The rows.
+        name, rows: The rows, and what an error calls them.
         suffix: The format, one of `OUTPUTS`.
-        has_types: Whether their values are more than strings.
-
-    Raises:
-        DataError: The format cannot hold them.
+        has_types: Whether values are more than strings.
     """
     if not isinstance(rows, pa.Table):
         if suffix not in JSON_LINES:
@@ -61,11 +57,9 @@ def format_rows(
     A score is written with as many digits as its float32 needs.
 
     Args:
-        name: What an error calls the rows.
-        rows: The rows.
-        added: The names of the two new columns.
-        labels: The label of each row.
-        scores: Its probability, (N,) in float32.
+        name, rows: The rows, and what an error calls them.
+        added: Names of the two new columns.
+        labels, scores: Label and score of each row; the scores are (N,) in float32.
         suffix: The format, one of `OUTPUTS`.
         first: Whether this is the first piece, which starts with the header.
 

@@ -19,11 +19,11 @@ RUN, END = "run.json", "end.json"
 class Parts:
     """The folder `OUT.parts`, which holds the pieces of OUT, one for each window of the input, until OUT is written.
 
-    The name of a piece contains a hash of what the run is, so that no run uses the pieces of another.
+    The names of the pieces contain a hash of the run, so that no run uses the pieces of another.
 
     Args:
         output: The output file.
-        run: What the pieces depend on, by name. Runs that agree in all of it make the same pieces.
+        run: Everything that the pieces depend on, by name.
         window_size: Rows in a piece; the last may have fewer.
     """
 
