@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Trainer, Tr
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from hf_spam.data.batching import PadRight
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
@@ -281,12 +282,10 @@ def test_compiled_in_one_graph_it_answers_and_learns_the_same():
 def random_messages(count: int = 24) -> list[dict]:
     draw = torch.Generator().manual_seed(5)
     lengths = torch.randint(1, POSITIONS, (count,), generator=draw).tolist()
-    return [{"input_ids": torch.randint(PAD, (n,), generator=draw), "labels": n % 2} for n in lengths]
+    return [{"input_ids": torch.randint(PAD, (n,), generator=draw).tolist(), "labels": n % 2} for n in lengths]
 
 
-def collate(messages: list[dict]) -> dict[str, torch.Tensor]:
-    ids = nn.utils.rnn.pad_sequence([m["input_ids"] for m in messages], batch_first=True, padding_value=PAD)
-    return {"input_ids": ids, "labels": torch.tensor([m["labels"] for m in messages])}
+collate = PadRight(PAD)
 
 
 def test_the_stock_trainer_accumulates_gradients_like_a_loop_written_out(tmp_path):

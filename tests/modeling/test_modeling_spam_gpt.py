@@ -13,7 +13,7 @@ import torch
 from accelerate import cpu_offload
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import MESSAGES, PAD, PADDED, POOLINGS, POSITIONS, READINGS, VOCAB, WIDTH, build, close, lay, right
+from tiny_models import MESSAGES, PAD, PADDED, POSITIONS, READINGS, VOCAB, WIDTH, build, close, lay, right
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -259,8 +259,9 @@ def test_modules_that_do_more_than_multiply_are_called(keeper, attention):
 
 @both_attentions
 @pytest.mark.parametrize("pooling", ["last", "last_token", "first"])
-def test_what_is_learned_does_not_depend_on_what_the_last_block_leaves_out(pooling, attention):
-    """Every weight has the gradient that it has if all positions are computed, and each has one: DDP waits for all."""
+def test_every_parameter_learns_whatever_the_last_block_leaves_out(pooling, attention):
+    """Its gradient is the one it has if all positions are computed, and none is missing: DDP waits for all of them."""
+    # A first position that sees only itself has no use for its query and key.
     model = build(pooling=pooling, causal=pooling != "first", attention=attention).train()
     gradients = []
     for everything in (False, True):
@@ -269,8 +270,8 @@ def test_what_is_learned_does_not_depend_on_what_the_last_block_leaves_out(pooli
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         close(gradient, gradients[1][name])
-    # It adds the same to all scores, so that it never matters.
-    close(gradients[1]["gpt.trf_blocks.1.att.W_key.bias"], torch.zeros(WIDTH))
+        if not name.endswith("W_key.bias"):  # it adds the same to all scores, so it never matters
+            assert gradient.abs().sum() > 0, name
 
 
 def test_it_runs_on_the_oldest_torch_of_the_library(monkeypatch):
@@ -363,18 +364,6 @@ def test_tuples_hold_what_the_named_outputs_hold():
 
 
 # --- training
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("padded_length", [None, PADDED])
-def test_every_parameter_learns(pooling, padded_length):
-    """Protects against a parameter that is built and saved but has no part in the answer."""
-    causal = pooling != "first"  # a first position that sees only itself has no use for its query and key
-    model = build(pooling=pooling, padded_length=padded_length, causal=causal, qkv_bias=False)
-    model(*right(MESSAGES), labels=LABELS).loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().sum() > 0, name
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
