@@ -21,16 +21,10 @@ CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**26
 
 
 class EncodedMessages(Dataset):
-    """Messages as token ids, with their labels.
-
-    Args:
-        input_ids: the ids of each message.
-        labels: the class index of each message.
-    """
+    """A dataset of the token ids and the class index of each message."""
 
     def __init__(self, input_ids: Sequence[Sequence[int]], labels: Sequence[int]):
-        self.input_ids = input_ids
-        self.labels = labels
+        self.input_ids, self.labels = input_ids, labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,11 +34,7 @@ class EncodedMessages(Dataset):
 
 
 def pad_batch(ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Pad messages on the right to the longest of them.
-
-    Args:
-        ids: the token ids of each message.
-        pad_token_id: the id that fills the rest of each row.
+    """Pad the token ids of messages on the right to the longest of them.
 
     Returns:
         `input_ids` and `attention_mask` (B, T) in int64, T at least 1.
@@ -100,16 +90,10 @@ def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
 def text_batches(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_tokens: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Encode texts and yield them in batches of similar length.
-
-    Args:
-        config: the configuration of the model that will read them.
-        tokenizer: the tokenizer of that model.
-        texts: the messages.
-        batch_tokens: the most tokens in a batch, pads included.
+    """Encode texts for a model with this configuration, and batch them with `length_batches` and `pad_batch`.
 
     Yields:
-        The indices of the texts of a batch, and the batch as `pad_batch` makes it.
+        The indices of the texts of a batch, and the batch.
 
     Raises:
         TypeError: a text is not a string.
