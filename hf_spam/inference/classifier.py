@@ -13,8 +13,6 @@ from ..conversion.onnx import OnnxModel, is_onnx
 from ..data.batching import predict_logits
 from ..modeling.configuration_spam_gpt import decide
 
-POCKET = BUNDLED  # its name until every caller has moved
-
 
 class Classification(TypedDict):
     """The answer for one message, as a pipeline of `transformers` gives it: a label and its probability."""
@@ -33,8 +31,8 @@ class SpamClassifier:
     gives (see `decide`). The answer for a message does not depend on the other messages. An empty message gets an
     answer, and a long one is cut to its first tokens, as in the book's `classify_review`.
 
-    Every method takes a single string, a list, or any other iterable of strings such as a column of a table. They raise
-    `TypeError` for anything else, and `ValueError` if the model's weights are damaged so that a score is not a number.
+    Messages may be a single string, a list, or any other iterable of strings such as a column of a table. Every method
+    raises `TypeError` for anything else, and `ValueError` if the weights are so damaged that a score is not a number.
 
     Args:
         model: a SpamGPT classifier, which is put into evaluation mode, or an ONNX export of one.
@@ -87,10 +85,6 @@ class SpamClassifier:
     def predict_proba(self, texts: str | Iterable[str], *, progress: bool = False) -> np.ndarray:
         """Return the probability of each class for each message, (N, num_labels) in float32."""
         return self.logits(texts, progress=progress).softmax(-1).numpy()
-
-    def probabilities(self, texts: str | Iterable[str], *, progress: bool = False) -> torch.Tensor:
-        """Return the probability of each class for each message, (N, num_labels) in float32 on the CPU."""
-        return self.logits(texts, progress=progress).softmax(-1)
 
     def logits(self, texts: str | Iterable[str], *, progress: bool = False) -> torch.Tensor:
         """Return the logits of each message, (N, num_labels) in float32 on the CPU, with a progress bar on request."""
