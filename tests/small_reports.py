@@ -39,6 +39,11 @@ def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, **options) ->
     return make_report(Scorer(table, names, threshold), data, **options)
 
 
+def values_of(measured: dict) -> dict:
+    """Return the values of metrics without their intervals."""
+    return {name: estimate["value"] for name, estimate in measured.items()}
+
+
 # Two labels
 
 TRAIN = [("win a prize now", 1), ("win 100 pounds", 1), ("see you at home", 0), ("are you at work", 0)]
@@ -61,7 +66,7 @@ TRAIN_3 = [("kiss mum", 0), ("love mum", 0), ("sale now", 1), ("sale today", 1),
 ROWS_3 = [
     ("kiss mum", 0, HOME),  # exact duplicate
     ("SALE, now!", 1, PROMO),  # near-duplicate
-    ("meeting at ten", 2, PROMO),
     ("meeting with mum", 2, HOME),
+    ("meeting at ten", 2, PROMO),
     ("dad " * 20, 0, HOME),
 ]

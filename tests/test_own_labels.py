@@ -4,15 +4,15 @@ import csv
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
+from small_reports import values_of
 from small_runs import FOREIGN
 from transformers import pipeline
 
-from hf_spam import finetune
 from hf_spam.cli import cli
 from hf_spam.data.formats import DataError
 from hf_spam.data.sources import load_sms_spam
+from hf_spam.data.splits import fingerprints
 
 LABELS = ["home", "promo \U0001f389", "اشتراك"]
 WORDS = {
@@ -32,10 +32,9 @@ def hf_spam(*arguments) -> str:
     return done.stdout
 
 
-def values_of(report: dict) -> dict:
+def metrics_of(report: dict) -> dict:
     """Return the model's metrics on each set, as in metrics.json."""
-    sets = report["sets"].items()
-    return {name: {metric: one["value"] for metric, one in measured["model"].items()} for name, measured in sets}
+    return {name: values_of(measured["model"]) for name, measured in report["sets"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def test_evaluation_needs_no_flags_and_agrees_with_training(trained, source, tmp
     """The model's own data is read and split as it was; other files by the labels that the model knows."""
     report = json.loads(hf_spam("evaluate", trained, "--data", source, "--json"))
     saved = json.loads((trained / "metrics.json").read_text())
-    assert values_of(report) == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
+    assert metrics_of(report) == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
     assert list(report["details"]["confusion"]) == LABELS and report["baseline"]
     other = tmp_path / "other.jsonl"
     rows = [{"message": FOREIGN[i], "category": LABELS[i % 2]} for i in range(6)]
@@ -126,15 +125,13 @@ def test_experiments_take_own_labels(source, tmp_path):
 
 
 def test_ham_and_spam_in_other_columns_are_the_ordinary_task(tmp_path):
-    """The same run to the bit, whatever the columns are called."""
-    rows = load_sms_spam("sample")["train"].select(range(120))
+    """The same splits, labelled not spam and spam, whatever the columns are called."""
+    rows = load_sms_spam("sample")["train"]
     rows.to_csv(tmp_path / "known.csv", index=False)
     rows.rename_columns({"text": "body", "label": "kind"}).to_csv(tmp_path / "own.csv", index=False)
-    settings = {"n_embd": 16, "vocab_size": 300, "max_steps": 5}
-    known = finetune("pocket", data=tmp_path / "known.csv", **settings)
-    other = finetune("pocket", data=tmp_path / "own.csv", text_column="body", label_column="kind", **settings)
-    assert other.metrics == known.metrics and other.model.config.id2label == {0: "not spam", 1: "spam"}
-    assert all(torch.equal(a, b) for a, b in zip(known.model.parameters(), other.model.parameters(), strict=True))
+    known = load_sms_spam(tmp_path / "known.csv")
+    other = load_sms_spam(tmp_path / "own.csv", text_column="body", label_column="kind")
+    assert fingerprints(other) == fingerprints(known)
 
 
 def test_a_calibrated_copy_keeps_the_labels(trained, source, tmp_path):
@@ -153,11 +150,10 @@ def test_a_calibrated_copy_keeps_the_labels(trained, source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spam", "other", "named"),
-    [("Spam", "work", []), ("work", "home", []), ("home", "work", ["--positive-label", "home"])],
+    ("spam", "other", "named"), [("Spam", "work", []), ("home", "work", ["--positive-label", "home"])]
 )
 def test_the_threshold_is_for_the_positive_label(spam, other, named, tmp_path):
-    """That is the one called spam, or the one named, or the second; training, report and card agree on it."""
+    """That is the one called spam, or the one named; training, report and card agree on it."""
     rows = [
         (f"{WORDS[LABELS[i % 2]][i // 2 % 4]} {chr(97 + i % 26) * (1 + i // 26)}", (spam, other)[i % 2])
         for i in range(160)
@@ -170,7 +166,7 @@ def test_the_threshold_is_for_the_positive_label(spam, other, named, tmp_path):
     evaluate = ["evaluate", tmp_path / "out", "--data", tmp_path / "mine.csv"]
     report = json.loads(hf_spam(*evaluate, "--json"))
     assert report["positive_label"] == spam and saved["validation"]["false_positive_rate"] <= 0.2
-    assert values_of(report) == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
+    assert metrics_of(report) == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
     assert f"The model labels a message {spam} if its score is at least" in hf_spam(*evaluate)
     assert f"`hf_spam` labels a message `{spam}` if" in (tmp_path / "out" / "README.md").read_text()
     if spam == "Spam":  # which messages labelled spam and not spam can be held against

@@ -180,15 +180,12 @@ def load_eval_data(
     reading = {"text_column": text_column, "label_column": label_column, "classes": classes}
     own_reading = recipe.columns(reading) if recipe else reading
     own = recipe.draw(data, **own_reading) if recipe else None
-    own_splits = ONE_SET
-    if own and recipe.protocol:
-        own_splits = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
     if protocol is not None or seed is not None:
         protocol = protocol or (own and recipe.protocol) or "full"
         seed = seed if seed is not None else (recipe.seed if own else 123)
-    as_trained = own and (protocol, seed) in ((None, None), (recipe.protocol, recipe.seed))
-    if as_trained:
-        sets, splits = own, own_splits
+    if own and (protocol, seed) in ((None, None), (recipe.protocol, recipe.seed)):
+        drawn = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
+        sets, splits = own, drawn if recipe.protocol else ONE_SET
     elif protocol is not None:
         sets = load_sms_spam(data, protocol=protocol, seed=seed, **(own_reading if own else reading))
         splits = f"protocol {protocol}, seed {seed}"

@@ -126,7 +126,7 @@ def _finish(figure: Figure, axes: Axes, title: str, x: str, y: str) -> None:
     axes.set(title=title, xlabel=x, ylabel=y, aspect="auto")
     if (legend := axes.get_legend()) is not None:  # drawn by scikit-learn
         legend.remove()
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=3)
 
 
 def _to_svg(figure: Figure) -> str:

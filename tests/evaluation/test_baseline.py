@@ -3,17 +3,13 @@
 import numpy as np
 import pytest
 from datasets import DatasetDict
-from small_reports import NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, messages, report_of
+from small_reports import NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, messages, report_of, values_of
 
 from hf_spam import SpamClassifier, load_sms_spam
 from hf_spam.evaluation.baseline import ahead, baseline_answers, fit_baseline, measure_baseline
 from hf_spam.evaluation.eval_data import load_eval_data
 from hf_spam.evaluation.page import report_tables
 from hf_spam.evaluation.report import make_report
-
-
-def values_of(measured: dict) -> dict:
-    return {name: estimate["value"] for name, estimate in measured.items()}
 
 
 def test_baseline_of_the_books_split(sms_collection, tmp_path):

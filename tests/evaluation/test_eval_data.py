@@ -1,7 +1,6 @@
 """Which messages a model was trained on, and what may be claimed about those it was not."""
 
 import json
-import shutil
 
 import pytest
 from datasets import DatasetDict
@@ -52,12 +51,6 @@ def test_other_data_is_one_set_and_may_be_small_and_of_one_label(folder, tmp_pat
     assert load_eval_data(folder, path, train_data=path).train.to_list() == found.sets["mine.tsv"].to_list()
     with pytest.raises(DataError):
         load_eval_data(folder, path, protocol="book")
-
-
-def test_the_collection_is_recognised_by_any_name(folder, sms_collection, tmp_path):
-    record(folder, sms_collection, protocol="book", seed=123)
-    shutil.copyfile(sms_collection, tmp_path / "mine.tsv")
-    assert len(load_eval_data(folder, tmp_path / "mine.tsv").sets["test"]) == 300
 
 
 def written(path, rows):

@@ -43,7 +43,7 @@ def test_two_classes_by_hand():
     )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(ROWS)
 def test_two_classes_agree_with_scikit_learn(rows):
     actual, scores = [int(spam) for spam, _ in rows], [score for _, score in rows]
@@ -67,7 +67,7 @@ def test_two_classes_agree_with_scikit_learn(rows):
         assert values["ece"] == pytest.approx(np.abs(part - mean) @ counts[counts > 0] / len(scores))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20))
 def test_more_classes_agree_with_scikit_learn(rows):
     """Precision, recall and F1 are macro averages over the classes that occur."""
@@ -114,7 +114,7 @@ def test_an_evaluator_takes_a_saved_model(tmp_path):
     from hf_spam import finetune, load_sms_spam
 
     data = load_sms_spam("sample")
-    run = finetune("pocket", data=data, output_dir=tmp_path / "out", max_steps=10, n_embd=16, vocab_size=300)
+    run = finetune("pocket", data=data, output_dir=tmp_path / "out", max_steps=3, n_embd=16, vocab_size=300)
     values = evaluate.evaluator("text-classification").compute(
         model_or_pipeline=str(tmp_path / "out"),
         data=Dataset.from_list(data["validation"].to_list()),
