@@ -101,14 +101,16 @@ def test_lora_computes_what_the_books_adapters_do(data, base, book_model, book_l
 
 def test_a_run_with_lora_saves_a_plain_model(data, base, tmp_path):
     """Names, shapes and types are those of a run without adapters; only card and training state tell the difference."""
-    run = finetune("book", data=data, base=base, output_dir=tmp_path / "out", save_steps=4, **LORA)
+    run = finetune(
+        "book", data=data, base=base, output_dir=tmp_path / "out", **{**LORA, "max_steps": 6, "save_steps": 4}
+    )
     plain = SpamGPTForSequenceClassification(run.model.config)
     assert type(run.model) is SpamGPTForSequenceClassification
     shapes = {name: tensor.shape for name, tensor in plain.state_dict().items()}
     assert {name: tensor.shape for name, tensor in run.model.state_dict().items()} == shapes
     pairs = sum(layer.in_features + layer.out_features for layer in plain.modules() if isinstance(layer, nn.Linear))
     assert run.trained_parameters == 4 * pairs + 16 * 2 + 2
-    sizes = f"Parameters: {plain.num_parameters():,}, {run.trained_parameters:,} trained (the LoRA adapters"
+    sizes = f"Parameters: {plain.num_parameters():,}, {run.trained_parameters:,} trained (LoRA adapters"
     for folder in (tmp_path / "out", tmp_path / "out/checkpoint-4"):
         assert load_file(folder / "model.safetensors").keys() == shapes.keys()
         assert sizes in (folder / "README.md").read_text() and "peft" not in (folder / "config.json").read_text()
