@@ -121,7 +121,7 @@ def stamp(path: Path) -> list[int]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on disk."""
+    """Wait until a file, or the entries of a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -135,7 +135,7 @@ def files_in(folder: Path) -> list[str]:
 
 
 def public(value: Any) -> Any:
-    """Return a setting for publication: of a local path only the last component."""
+    """Return a setting as it may be published: a local path is reduced to its last component."""
     return Path(value).name if is_path(value) else value
 
 

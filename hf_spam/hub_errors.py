@@ -24,7 +24,7 @@ RETRY_STATUS = {408, 409, 412, 425, 429}  # time-out, conflict, a commit in betw
 
 
 class HubError(OSError):
-    """A request to the Hub failed. The message is the one of `explain`."""
+    """A request to the Hub failed. The message comes from `explain`."""
 
 
 @contextmanager
@@ -60,10 +60,8 @@ def is_transient(error: Exception) -> bool:
         return status >= 500 or status in RETRY_STATUS or _is_from_storage(root)
     if isinstance(root, OfflineModeIsEnabled | httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
         return False
-    if (
-        type(root).__module__.partition(".")[0] == "hf_xet"
-    ):  # also if its token was refused: each attempt gets a new one
-        return True
+    if type(root).__module__.partition(".")[0] == "hf_xet":
+        return True  # even if its token was refused, because each attempt gets a new one
     network = httpx2.TransportError | httpx2.DecodingError | ConnectionError | TimeoutError
     return isinstance(root, network | JSONDecodeError | RuntimeError)  # RuntimeError: other errors of hf_xet
 
@@ -120,7 +118,7 @@ def _reason_of_status(status: int, detail: str, owner: str) -> str:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return the error of the request itself where the client wrapped it in another one."""
+    """Return the error of the request itself if the client wrapped it in another one."""
     while not isinstance(error, httpx2.HTTPError) and isinstance(error.__cause__, httpx2.HTTPError | ConnectionError):
         error = error.__cause__
     return error
@@ -148,6 +146,6 @@ def _detail(error: BaseException) -> str:
 
 
 def _is_from_storage(error: BaseException) -> bool:
-    """Return whether the storage behind the Hub answered, where large files are sent."""
+    """Return whether the answer came from the storage behind the Hub, which holds large files."""
     response = getattr(error, "response", None)
     return response is not None and response.url.netloc != httpx2.URL(constants.ENDPOINT).netloc

@@ -1,4 +1,4 @@
-"""Making texts and error messages safe to show."""
+"""Make texts and error messages safe to show."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which could drive a terminal, and lone surrogates by U+FFFD."""
+    """Replace lone surrogates and control characters, which could drive a terminal, with U+FFFD."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The book's format: a `state_dict` of the `GPTModel` of chapters 4 to 6, saved with `torch.save`."""
+"""Read the book's format: the `state_dict` of its `GPTModel` (chapters 4 to 6), saved with `torch.save`."""
 
 import logging
 import re
@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-PADDED_LENGTH = 120  # tokens to which the book pads every message
+PADDED_LENGTH = 120  # the book pads every message to this many tokens
 
 logger = logging.getLogger(__name__)
 
 
 def read_book_file(path: Path, n_head: int | None) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]:
-    """Map the tensors of a file of the book's into memory, and derive the configuration from their shapes.
+    """Memory-map the tensors of a book file, and infer the configuration from their shapes.
 
     Args:
         path: the file.
-        n_head: number of attention heads, which no tensor shows. `None`: `n_embd / 64`, as in every GPT-2.
+        n_head: number of attention heads, which no shape reveals. `None`: `n_embd / 64`, as in every GPT-2.
 
     Returns:
-        The tensors by their names in `SpamGPTModel`, the fields of a `SpamGPTConfig`, and what is wrong with `n_head`.
+        The tensors by their names in `SpamGPTModel`, the fields of a `SpamGPTConfig`, and any problems.
 
     Raises:
         ValueError: the file is not a `state_dict`.
@@ -32,11 +32,11 @@ def read_book_file(path: Path, n_head: int | None) -> tuple[dict[str, torch.Tens
         shape = tensors[name].shape if name in tensors else ()
         return shape[axis] or None if len(shape) == 2 else None
 
-    # A missing tensor is reported later; until then, assume the size that GPT-2 has.
+    # Missing tensors are reported later; until then, assume GPT-2's sizes.
     vocab_size, n_positions = size("tok_emb.weight", 0) or 50257, size("pos_emb.weight", 0) or 1024
     n_embd = size("tok_emb.weight", 1) or size("pos_emb.weight", 1) or 768
     if (size("out_head.weight", 0), size("out_head.weight", 1)) == (vocab_size, n_embd):
-        logger.info("%s has a language-model head, which is left out.", path)
+        logger.info("Dropping the language-model head of %s.", path)
         del tensors["out_head.weight"]
     problems = []
     if n_head is None and n_embd % 64:
@@ -47,9 +47,9 @@ def read_book_file(path: Path, n_head: int | None) -> tuple[dict[str, torch.Tens
         "vocab_size": vocab_size,
         "n_positions": n_positions,
         "n_embd": n_embd,
-        # Their count, not the highest number: if block 1 of 3 is left out, it is missing and block 2 unexpected.
+        # The count, not the highest number: without block 1 of 3, block 1 is missing and block 2 unexpected.
         "n_layer": len({match[1] for name in tensors if (match := re.match(r"trf_blocks\.(\d+)\.", name))}) or 1,
-        "n_head": 1 if problems else n_head or n_embd // 64,  # no shape depends on it: the other checks can go on
+        "n_head": 1 if problems else n_head or n_embd // 64,  # no shape depends on it, so the other checks can go on
         "n_inner": size("trf_blocks.0.ff.layers.0.weight", 0),
         "qkv_bias": "trf_blocks.0.att.W_query.bias" in tensors,
         "padded_length": min(PADDED_LENGTH, n_positions) if "out_head.weight" in tensors else None,
@@ -75,5 +75,5 @@ def _is_dense(value: object) -> bool:
 
 
 def _rename(name: str) -> str:
-    """Return the name in `SpamGPTModel`. Only the book's `LayerNorm` has other names than PyTorch's."""
+    """Return the name in `SpamGPTModel`; only the parameters of the book's `LayerNorm` are named differently."""
     return re.sub(r"(norm\d?)\.scale$", r"\1.weight", re.sub(r"(norm\d?)\.shift$", r"\1.bias", name))

@@ -1,4 +1,4 @@
-"""The format of GPT-2 checkpoints, as `transformers` writes them (names and layout of its `modeling_gpt2.py`)."""
+"""Read GPT-2 checkpoints written by `transformers` (names and layout of its `modeling_gpt2.py`)."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from transformers import GPT2Config
 
 from .loading import load_config, open_tensors
 
-# GPT-2 module -> SpamGPT modules: three where query, key and value are one tensor.
+# GPT-2 module -> SpamGPT modules (three where GPT-2 joins query, key and value in one tensor).
 MODULES = {
     "wte": ["tok_emb"],
     "wpe": ["pos_emb"],
@@ -38,7 +38,7 @@ SAME_SETTINGS += ("layer_norm_epsilon", "initializer_range")
 def read_gpt2(
     source: str | os.PathLike, n_head: int | None, *, revision: str | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]:
-    """Map the tensors of a GPT-2 checkpoint into memory, and convert its configuration.
+    """Memory-map the tensors of a GPT-2 checkpoint, and convert its configuration.
 
     Args:
         source: the folder of the checkpoint, or its Hub id.
@@ -46,15 +46,15 @@ def read_gpt2(
         revision: branch, tag or commit on the Hub.
 
     Returns:
-        The tensors by their names in `SpamGPTModel`, the fields of a `SpamGPTConfig`, and what it cannot express.
+        The tensors by their names in `SpamGPTModel`, the fields of a `SpamGPTConfig`, and any problems.
 
     Raises:
         OSError: there is no checkpoint.
-        ValueError: it is damaged, or of another kind of model.
+        ValueError: it is damaged or holds another kind of model.
     """
     config = load_config(source, revision=revision, config_class=GPT2Config)
     problems = [
-        f"config.json: {name} is {getattr(config, name)!r}, SpamGPT has {' or '.join(map(repr, values))}"
+        f"config.json: {name} is {getattr(config, name)!r}, SpamGPT supports {' or '.join(map(repr, values))}"
         for name, values in IMPLEMENTED.items()
         if getattr(config, name) not in values
     ]
@@ -62,7 +62,7 @@ def read_gpt2(
         problems.append(f"--n-head {n_head} contradicts config.json, where n_head is {config.n_head}")
 
     def token(*candidates: Any) -> int | None:
-        """Return the first id in the vocabulary; `None` stands for the last one."""
+        """Return the first candidate in the vocabulary; `None` stands for its last id."""
         return next((i for i in candidates if isinstance(i, int) and 0 <= i < config.vocab_size), None)
 
     tensors = {}
@@ -73,14 +73,14 @@ def read_gpt2(
         "eos_token_id": token(config.eos_token_id),
         "pad_token_id": token(config.pad_token_id, config.eos_token_id),
     }
-    if "out_head.weight" in tensors:  # GPT-2's head has no bias, and reads the last token that is not a pad
+    if "out_head.weight" in tensors:  # GPT-2's head has no bias, and reads the last token that is not padding
         tensors["out_head.bias"] = torch.zeros(config.num_labels)
         settings |= {"pooling": "last_token", "id2label": config.id2label, "label2id": config.label2id}
     return tensors, settings, problems
 
 
 def _convert(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the SpamGPT tensors in a GPT-2 tensor, as views of it; a tensor that GPT-2 does not have, as it is."""
+    """Yield a GPT-2 tensor as SpamGPT tensors that are views of it; yield an unknown tensor unchanged."""
     if re.fullmatch(IGNORED, name):
         return
     block = re.match(r"h\.(\d+)\.", name)

@@ -1,7 +1,7 @@
 """Import weights from other formats into a SpamGPT folder: the book's own files, and GPT-2 checkpoints.
 
-Every tensor is matched by name and shape before any is read. All that does not fit is reported at once, and then
-nothing is written.
+The names and shapes of all tensors are checked before any is read. All misfits are reported at once, and then nothing
+is written.
 """
 
 import logging
@@ -34,7 +34,7 @@ def import_weights(
     """Import a checkpoint into a folder that `from_pretrained` loads, with this package or with its remote code.
 
     A checkpoint with a classification head becomes a `SpamGPTForSequenceClassification`, any other a `SpamGPTModel`.
-    Weights are converted to float32. Dropout is set to 0: it is a setting of the fine-tuning.
+    Weights are converted to float32. Dropout is set to 0, since it is a setting of fine-tuning.
 
     Args:
         source: one of:
@@ -45,23 +45,23 @@ def import_weights(
             - a folder with a GPT-2 checkpoint in safetensors files: `GPT2Model`, `GPT2LMHeadModel` (its head is left
               out) or `GPT2ForSequenceClassification` (its labels are kept). Its tokenizer is copied.
             - the Hub id of such a checkpoint.
-        output_dir: the folder to write; it must not exist, or be empty.
-        n_head: number of attention heads of the book's model, which no tensor shows. `None`: `n_embd / 64`, as in
+        output_dir: the folder to write; it must be empty or not exist.
+        n_head: number of attention heads of the book's model, which no shape reveals. `None`: `n_embd / 64`, as in
             every GPT-2. For a GPT-2 checkpoint it must agree with its `config.json`.
-        tokenizer: a tokenizer to save beside the model, in place of the checkpoint's.
+        tokenizer: a tokenizer to save with the model, instead of the checkpoint's.
         revision: branch, tag or commit on the Hub.
 
     Returns:
         The imported model, in evaluation mode.
 
     Raises:
-        ValueError: the checkpoint cannot be read or does not fit, one line for each problem. Nothing is written.
-        FileExistsError: there is something at `output_dir`.
-        OSError: there is nothing at `source`, or `output_dir` cannot be written.
+        ValueError: the checkpoint cannot be read or does not fit; one line per problem. Nothing is written.
+        FileExistsError: `output_dir` is a file or is not empty.
+        OSError: `source` does not exist, or `output_dir` cannot be written.
     """
     output = Path(output_dir).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output_dir} exists already and is not an empty folder.")
+        raise FileExistsError(f"{output_dir} already exists and is not an empty folder.")
     if Path(source).is_file():
         tensors, settings, problems = read_book_file(Path(source), n_head)
     else:
@@ -76,11 +76,11 @@ def import_weights(
         tensors = {name if name.startswith("out_head.") else f"gpt.{name}": tensors[name] for name in tensors}
     problems += find_misfits(model_class, config, tensors)
     if tokenizer is not None and (highest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
-        problems.append(f"the tokenizer has an id {highest}, the vocabulary only {config.vocab_size} entries")
+        problems.append(f"the tokenizer has id {highest}, but the vocabulary has only {config.vocab_size} entries")
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ValueError(f"{source} does not fit SpamGPT, and nothing was written:{lines}")
-    # Copies, since the tensors are mapped from files that may change.
+    # Copy, because the tensors are mapped from files that may change.
     weights = {name: tensor.to(torch.float32, copy=True).contiguous() for name, tensor in tensors.items()}
     model = model_class.from_pretrained(None, config=config, state_dict=weights, dtype=torch.float32)
     if broken := broken_weights(model):

@@ -1,8 +1,8 @@
-"""Load a SpamGPT from a local folder or the Hub with checks, and save one.
+"""Load and check a SpamGPT from a local folder or the Hub, and save one.
 
-A folder may come from anybody. Only `config.json`, the tokenizer and safetensors files are read, and no code in it is
-run. Names, shapes and types of all tensors are checked against the configuration before any memory is allocated, and
-everything that does not fit is an error of one line.
+Folders are not trusted: only `config.json`, the tokenizer and safetensors files are read, and no code is run. Names,
+shapes and types of all tensors are checked against the configuration before any memory is allocated, and every misfit
+is a one-line error.
 """
 
 import json
@@ -32,8 +32,8 @@ WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.sa
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Settings that would make the library download and run code, or convert the weights.
 UNSAFE_SETTINGS = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
-MAX_CLASSES = 10_000  # `num_labels` is a single number in the file, but every class is given a name in memory
-MAX_WEIGHT = 1e9  # no training ends above it; a flipped exponent bit does
+MAX_CLASSES = 10_000  # `num_labels` is a single number in the file, but every class gets a name in memory
+MAX_WEIGHT = 1e9  # trained weights stay far below it; a flipped exponent bit goes far beyond
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def named_model(source: str | os.PathLike) -> str | os.PathLike:
-    """Return the folder of the bundled model for the name "bundled", and any other source as it is."""
+    """Return the folder of the bundled model for "bundled", and any other source unchanged."""
     return BUNDLED if source == "bundled" else source
 
 
@@ -61,7 +61,7 @@ def load_config(
 
     Raises:
         OSError: there is no configuration.
-        ValueError: it belongs to another kind of model, or describes a network that cannot be built.
+        ValueError: it belongs to another kind of model, or is not valid.
     """
     name, settings = repr(os.fspath(source)), _read_config(source, revision)
     if settings["model_type"] != config_class.model_type:
@@ -92,7 +92,7 @@ def load_classifier(
 
     Raises:
         OSError: there is no model at `source`.
-        ValueError: it is another kind of model, it is damaged, or its weights do not fit its configuration.
+        ValueError: it is another kind of model, is damaged, or its weights do not fit its configuration.
     """
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
     weights = open_tensors(source, revision=revision)
@@ -107,7 +107,7 @@ def load_classifier(
     if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=bool(fresh_head)):
         raise ValueError(f"The weights of {name} do not fit its config.json: {_join(misfits)}.")
     with errors_as(f"{name} cannot be loaded"):
-        # Without a folder the library cannot load anything else from it, such as adapters.
+        # No folder is passed, so the library cannot load anything else from it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
     if broken := broken_weights(model):
         raise ValueError(f"{name} is damaged: {broken}.")
@@ -115,12 +115,12 @@ def load_classifier(
 
 
 def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a local folder or the Hub; it has a pad token and pads on the right.
+    """Load a tokenizer from a local folder or the Hub, with a pad token and padding on the right.
 
     A folder with only GPT-2's `vocab.json` and `merges.txt` is accepted too.
 
     Raises:
-        ValueError: there is no usable tokenizer, or it does not fit the SpamGPT beside it.
+        ValueError: there is no usable tokenizer, or it does not fit the vocabulary of the SpamGPT next to it.
     """
     name, folder = repr(os.fspath(source)), Path(named_model(source))
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
@@ -131,24 +131,24 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
             tokenizer = AutoTokenizer.from_pretrained(named_model(source), revision=revision, trust_remote_code=False)
         if not tokenizer("a")["input_ids"]:
             raise ValueError("its vocabulary is empty")
-    except BaseException as error:  # a damaged file can raise anything, even a panic of the Rust code
+    except BaseException as error:  # a damaged file can raise anything, even a Rust panic
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        where = "the folder" if folder.is_dir() else "a local folder or a Hub repository named"
+        where = "the folder" if folder.is_dir() else "the local folder or Hub repository"
         raise ValueError(
-            f"No tokenizer in {where} {name} (tokenizer.json, or vocab.json and merges.txt): save one there, or name "
-            f"one with --tokenizer of train or import-weights. ({first_line(error)})"
+            f"No tokenizer in {where} {name} (tokenizer.json, or vocab.json and merges.txt): save one there, or pass "
+            f"one to train or import-weights with --tokenizer. ({first_line(error)})"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or END_OF_TEXT
     tokenizer.padding_side = "right"
     try:
         vocab_size = load_config(source, revision=revision).vocab_size
-    except (OSError, ValueError):  # there is no model beside it, or another kind of model
+    except (OSError, ValueError):  # no model next to it, or another kind of model
         return tokenizer
     if (highest := max(tokenizer.get_vocab().values())) >= vocab_size:
         raise ValueError(
-            f"The tokenizer in {name} does not fit its model: it has an id {highest}, and the model's vocabulary only "
+            f"The tokenizer in {name} does not fit its model: it has id {highest}, but the model's vocabulary has only "
             f"{vocab_size} entries."
         )
     return tokenizer
@@ -158,34 +158,34 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase |
     """Save a model, with its code for `trust_remote_code`, and its tokenizer.
 
     Raises:
-        OSError: they could not be written.
+        OSError: a file cannot be written.
     """
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    for path in folder.glob("*.safetensors"):  # safetensors makes its files readable by their owner only
+    for path in folder.glob("*.safetensors"):  # safetensors creates files that only their owner can read
         path.chmod((folder / "config.json").stat().st_mode)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
 
 def find_file(source: str | os.PathLike, name: str, *, revision: str | None = None) -> Path | None:
-    """Return a file beside a model, downloaded if need be; `None` if there is none, or no connection."""
+    """Return a file next to a model, downloaded if necessary; `None` without such a file or a connection."""
     quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
     found = cached_file(os.fspath(named_model(source)), name, revision=revision, **dict.fromkeys(quiet, False))
     return None if found is None else Path(found)
 
 
 def history_file(source: str | os.PathLike) -> Path | None:
-    """Return the `history.json` that training wrote beside a model, or `None`."""
+    """Return the `history.json` that training wrote next to a model, or `None`."""
     return find_file(source, HISTORY)
 
 
 def open_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
-    """Map the tensors in the safetensors files of a folder or repository into memory. Only their headers are read.
+    """Memory-map the tensors in the safetensors files of a folder or repository; only the headers are read.
 
-    The files of a checkpoint, which has a manifest, must be as they were written.
+    The files of a checkpoint are verified against its manifest.
 
     Raises:
         ValueError: there are no safetensors files, or they are damaged.
@@ -210,12 +210,12 @@ def find_misfits(
 ) -> list[str]:
     """Compare weights with the network that a configuration describes; return one phrase for each misfit."""
     blocks = len({match[1] for name in weights if (match := re.search(r"\btrf_blocks\.(\d+)\.", name))})
-    if config.n_layer > max(blocks, 1):  # before building them: a configuration can claim any number
+    if config.n_layer > max(blocks, 1):  # check before building them: a configuration can claim any number
         return [f"n_layer is {config.n_layer}, but there are weights for {blocks}"]
     try:
         with torch.device("meta"):
             expected = model_class(config).state_dict()
-    except (RuntimeError, TypeError) as error:  # sizes beyond what a tensor can have
+    except (RuntimeError, TypeError) as error:  # sizes too large for a tensor
         return [f"the network cannot be built: {one_line(error)}"]
     misfits = []
     for name in sorted(expected.keys() | weights.keys()):
@@ -232,14 +232,14 @@ def find_misfits(
 
 
 def broken_weights(model: PreTrainedModel) -> str:
-    """Describe the weights that are NaN, infinite or absurdly large; an empty string if there are none."""
+    """Describe weights that are NaN, infinite or absurdly large; "" if there are none."""
     broken = [key for key, value in model.named_parameters() if not (value.abs() < MAX_WEIGHT).all()]
     return f"NaN, infinite or absurdly large weights in {_join(broken)}" if broken else ""
 
 
 @contextmanager
 def errors_as(message: str) -> Iterator[None]:
-    """Turn any error into a `ValueError` of one line: reading a foreign file can raise anything."""
+    """Turn any error into a one-line `ValueError`, since reading an untrusted file can raise anything."""
     try:
         yield
     except Exception as error:
@@ -250,13 +250,13 @@ def _read_config(source: str | os.PathLike, revision: str | None) -> dict[str, A
     """Read the `config.json` of a folder or repository."""
     name, source = repr(os.fspath(source)), named_model(source)
     if os.path.isfile(source):
-        raise OSError(f"No model in {name}: it is a file; a model's folder or a Hub id is needed.")
+        raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
     if is_path(os.fspath(source)) and not os.path.isdir(source):
         raise OSError(f"No model in {name}: there is no such folder.")
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     except (OSError, ValueError, RecursionError) as error:
-        where = "the folder" if os.path.isdir(source) else "a local folder or a Hub repository named"
+        where = "the folder" if os.path.isdir(source) else "the local folder or Hub repository"
         raise OSError(f"No model in {where} {name}: {one_line(error)}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise OSError(f"No model in {name}: there is no config.json that names a model_type.")

@@ -1,6 +1,6 @@
 """Export a classifier as an ONNX graph in fp32 or int8, and run the graph with ONNX Runtime.
 
-The graph contains everything that the model does with a message: padding, pooling, temperature and threshold.
+The graph includes the model's padding, pooling, temperature and threshold.
 """
 
 import importlib
@@ -32,12 +32,12 @@ from .parity import check_parity
 GRAPH = "model.onnx"
 REPORT = "export.json"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-OPSET = 23  # the first in which attention is a single operator
-MAX_INLINE_BYTES = 2**28  # weights up to this size are stored in the graph's file, which takes copies of them in memory
+OPSET = 23  # the first with attention as a single operator
+MAX_INLINE_BYTES = 2**28  # larger weights get their own file: storing them in the graph copies them in memory
 
 
 class OnnxModel:
-    """An exported classifier that can be called like the `SpamGPTForSequenceClassification` it was exported from.
+    """Exported classifier that is called like a `SpamGPTForSequenceClassification`.
 
     It runs on the CPU, in the precision of the export, and on as many threads as torch.
 
@@ -46,7 +46,7 @@ class OnnxModel:
 
     Attributes:
         config: the model's configuration.
-        device: the CPU, where its inputs must be.
+        device: the CPU; inputs must be there.
 
     Raises:
         OSError: there is no model in the folder.
@@ -67,13 +67,13 @@ class OnnxModel:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads = torch.get_num_threads()
-        options.log_severity_level = 4  # errors are raised too: do not log them as well
+        options.log_severity_level = 4  # do not log errors, which are raised as well
         path, providers = self._folder / GRAPH, ["CPUExecutionProvider"]
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
             name = repr(str(self._folder))
-            raise ValueError(f"{name} cannot be loaded, its {GRAPH} is damaged: {one_line(error)}") from error
+            raise ValueError(f"{name} cannot be loaded: its {GRAPH} is damaged ({one_line(error)})") from error
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
         """Return the `logits` (B, num_labels) of messages (B, T), T at least 1, padded on either side."""
@@ -84,11 +84,11 @@ class OnnxModel:
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def __reduce__(self) -> tuple[type["OnnxModel"], tuple[Path]]:
-        """Pickle the folder only: another process loads the graph from it."""
+        """Pickle only the folder, from which another process loads the graph."""
         return OnnxModel, (self._folder,)
 
     def eval(self) -> "OnnxModel":
-        """Return the model itself: it has no training mode."""
+        """Return the model itself, which has no training mode."""
         return self
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -105,7 +105,7 @@ def is_onnx(source: str | os.PathLike) -> bool:
 
 
 def require(package: str) -> None:
-    """Import a package that only ONNX needs.
+    """Check that a package needed for ONNX is installed.
 
     Raises:
         ValueError: it is not installed; the message says how to install it.
@@ -126,29 +126,29 @@ def export_onnx(
     label_column: str | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Export a classifier as an ONNX graph, and check that the graph classifies messages as the model does.
+    """Export a classifier as an ONNX graph, and check that both give the same labels.
 
-    The graph takes `input_ids` and `attention_mask` in int64, (B, T) with B and T from 1, padded on either side. It
+    The graph takes `input_ids` and `attention_mask` in int64, (B, T) with B and T at least 1, padded on either side. It
     returns `logits` (B, num_labels) in float32, divided by the model's temperature, and `label` (B,) in int64, by the
     model's threshold. `SpamClassifier.from_pretrained` loads the folder.
 
     Args:
         source: the folder or Hub id of the classifier.
         output_dir: the folder to create.
-        int8: whether to quantise the weights to 8 bits.
-        data: the messages to compare on, a source as for `load_sms_spam`. With `int8`, the ranges of the activations
-            are measured on them too.
+        int8: whether to quantize weights and activations to 8 bits.
+        data: source of the messages to compare on, as for `load_sms_spam`. With `int8`, activation ranges are measured
+            on them too.
         text_column: the column of the texts, as for `load_sms_spam`.
         label_column: the column of the labels, as for `load_sms_spam`.
         progress: whether to show progress bars.
 
     Returns:
-        The report, which is also written to `export.json`: what `check_parity` returns, the `precision`, the name of
+        The report, which is also written to `export.json`: the result of `check_parity`, the `precision`, the name of
         the `data`, the size and sha256 of the `weights`, and the `versions` of the packages.
 
     Raises:
-        FileExistsError: there is something at `output_dir`.
-        OSError: there is nothing at `source`, or the folder cannot be written.
+        FileExistsError: `output_dir` exists.
+        OSError: `source` does not exist, or `output_dir` cannot be written.
         ValueError: there is no SpamGPT classifier at `source`, a package is missing, or more than one label in a
             thousand differs. Nothing is written.
     """
@@ -158,7 +158,7 @@ def export_onnx(
         require(package)
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
-        raise FileExistsError(f"{output_dir} exists: name a folder that does not.")
+        raise FileExistsError(f"{output_dir} already exists; choose another folder.")
     texts = read_messages(data, one_label=True, text_column=text_column, label_column=label_column)["text"][:]
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
@@ -194,7 +194,7 @@ def export_onnx(
 
 
 class _LabelledModel(nn.Module):
-    """A classifier that also returns the class that its threshold gives, for programs that run the bare graph."""
+    """Classifier that also returns the class chosen by its threshold, for programs that run the bare graph."""
 
     def __init__(self, model: SpamGPTForSequenceClassification):
         super().__init__()
@@ -206,7 +206,7 @@ class _LabelledModel(nn.Module):
 
 
 def _write_graph(model: SpamGPTForSequenceClassification, path: Path) -> None:
-    """Trace the model's `forward` into a graph; large weights go into a second file beside it."""
+    """Trace the model's `forward` into a graph; large weights go into a second file next to it."""
     batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     program = torch.onnx.export(
         _LabelledModel(model),
@@ -223,7 +223,7 @@ def _write_graph(model: SpamGPTForSequenceClassification, path: Path) -> None:
 def _write_int8_graph(
     model: SpamGPTForSequenceClassification, path: Path, batches: Iterator[dict[str, torch.Tensor]]
 ) -> None:
-    """Write a graph whose matrix products, except the head's, multiply 8-bit integers.
+    """Write a graph whose matrix products, except in the head, multiply 8-bit integers.
 
     Weights have one scale per output. Activations have one fixed range per product, measured once on `batches`: the
     usual dynamic ranges would make the answer for a message depend on the others in its batch. Only 7 bits of the
@@ -251,7 +251,7 @@ def _write_int8_graph(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings of the exporter and the quantiser about their internals."""
+    """Silence warnings about the internals of the exporter and the quantizer."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

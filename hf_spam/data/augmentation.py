@@ -1,4 +1,4 @@
-"""Augment training messages in each epoch: other case, other digits, other segmentations into tokens."""
+"""Augment training messages in every epoch: random letter case, random digits, random BPE segmentations."""
 
 import json
 import math
@@ -20,9 +20,9 @@ class Augmentation:
 
     Args:
         tokenizer: the tokenizer of the model.
-        case: probability that a message is put in lower case, upper case or sentence case (3 : 1 : 1).
-        digits: probability that every digit of a message is replaced by a random one.
-        bpe_dropout: probability that a merge is skipped (see `BPEDropout`).
+        case: probability of changing a message to lower, upper or sentence case (3 : 1 : 1).
+        digits: probability of replacing every digit of a message with a random one.
+        bpe_dropout: probability of skipping a merge (see `BPEDropout`).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, case: float, digits: float, bpe_dropout: float):
@@ -34,7 +34,7 @@ class Augmentation:
         return bool(self.case or self.digits or self.bpe_dropout)
 
     def encode(self, text: str, seed: str, max_length: int) -> list[int]:
-        """Return the ids of `text`, changed at random by `seed` and cut to the first `max_length`."""
+        """Augment `text` with random choices from `seed`, and return its first `max_length` token ids."""
         rng = random.Random(seed)
         if rng.random() < self.case:
             text = rng.choices((str.lower, str.upper, str.capitalize), (3, 1, 1))[0](text)
@@ -46,14 +46,14 @@ class Augmentation:
 
 
 class BPEDropout:
-    """Encode texts by BPE and skip merges at random, so that a word is seen in many segmentations.
+    """Encode texts with BPE, skipping merges at random so that the model sees a word in many segmentations.
 
     Provilkov et al. 2020, *BPE-Dropout*. The `tokenizers` library has it too, but without a seed. Each occurrence of a
-    word gets one of `VARIANTS` segmentations that are drawn once, which is several times faster than drawing each time.
+    word gets one of `VARIANTS` cached segmentations, which is several times faster than segmenting it again.
 
     Args:
         tokenizer: a byte-level BPE tokenizer, such as GPT-2's or one of `train_tokenizer`.
-        p: probability that a possible merge is skipped, in [0, 1].
+        p: probability of skipping a merge, in [0, 1].
 
     Raises:
         ValueError: the tokenizer is not a BPE tokenizer.
@@ -71,26 +71,26 @@ class BPEDropout:
         self.p = p
         self.variant = lru_cache(maxsize=2**17)(self._variant)
 
-    def encode(self, text: str, chance: Callable[[], float], max_length: int) -> list[int]:
-        """Return the ids of `text`, cut to the first `max_length`; `chance` draws a segmentation for each word."""
+    def encode(self, text: str, draw: Callable[[], float], max_length: int) -> list[int]:
+        """Return the first `max_length` token ids of `text`; `draw` returns random numbers in [0, 1)."""
         ids: list[int] = []
         for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text)):
-            ids.extend(self.variant(word, int(chance() * self.VARIANTS)))
+            ids.extend(self.variant(word, int(draw() * self.VARIANTS)))
             if len(ids) >= max_length:
                 break
         return ids[:max_length]
 
     def _variant(self, word: str, number: int) -> list[int]:
-        chance = random.Random(f"{word} {number}").random
-        return [self.vocab[piece] for piece in self._segment(word, chance)]
+        draw = random.Random(f"{word} {number}").random
+        return [self.vocab[piece] for piece in self._segment(word, draw)]
 
-    def _segment(self, word: str, chance: Callable[[], float]) -> list[str]:
+    def _segment(self, word: str, draw: Callable[[], float]) -> list[str]:
         pieces = list(word)
         ranks = [self.ranks.get(pair, math.inf) for pair in pairwise(pieces)]
         while ranks:
-            # Each step draws again for every possible merge, as in algorithm 1 of the paper.
+            # Every step draws anew for every possible merge, as in algorithm 1 of the paper.
             best, at = min(
-                ((rank, i) for i, rank in enumerate(ranks) if rank < math.inf and chance() >= self.p),
+                ((rank, i) for i, rank in enumerate(ranks) if rank < math.inf and draw() >= self.p),
                 default=(math.inf, 0),
             )
             if best == math.inf:

@@ -1,6 +1,6 @@
-"""Texts to batches of token ids, and to a model's logits.
+"""Batch texts as token ids, and compute a model's logits for them.
 
-The model itself lays messages out (`padded_length`, pooling), so a batch only has to be a rectangle.
+The model itself handles `padded_length` and pooling, so a batch only has to be rectangular.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .tokenization import encode
 
-# Numbers in the widest activation of a batch: small enough for the cache of a CPU (8 MB), large enough to keep an
+# Elements in the widest activation of a batch: small enough for a CPU's cache (8 MB), large enough to keep an
 # accelerator busy.
 CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**26
 
 
 class EncodedMessages(Dataset):
-    """A dataset of the token ids and the class index of each message."""
+    """Dataset of the token ids and class index of each message."""
 
     def __init__(self, input_ids: Sequence[Sequence[int]], labels: Sequence[int]):
         self.input_ids, self.labels = input_ids, labels
@@ -34,7 +34,7 @@ class EncodedMessages(Dataset):
 
 
 def pad_batch(ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Pad the token ids of messages on the right to the longest of them.
+    """Right-pad the token ids of messages to the longest message.
 
     Returns:
         `input_ids` and `attention_mask` (B, T) in int64, T at least 1.
@@ -50,7 +50,7 @@ def pad_batch(ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torc
 
 @dataclass(frozen=True)
 class PadRight:
-    """Collate encoded messages with `pad_batch`, adding `labels` (B,) if they have any."""
+    """Collate encoded messages with `pad_batch`, adding `labels` (B,) if present."""
 
     pad_token_id: int
 
@@ -62,14 +62,14 @@ class PadRight:
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group messages of similar length into batches, shortest first, so that little is padded.
+    """Group messages of similar length into batches, shortest first, to minimize padding.
 
     Args:
         lengths: the length of each message.
-        batch_tokens: the most tokens in a batch, pads included. A longer message is a batch of its own.
+        batch_tokens: maximum number of tokens in a batch, including padding. A longer message gets its own batch.
 
     Yields:
-        The indices of the messages of each batch.
+        The indices of the messages in each batch.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -82,7 +82,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 
 
 def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
-    """Return the tokens per batch at which a model of this width is fastest: 682 for GPT-2 124M on a CPU."""
+    """Return the fastest number of tokens per batch for a model of this width (682 for GPT-2 124M on a CPU)."""
     inner = getattr(config, "n_inner", None) or 4 * config.hidden_size
     return max(1, (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH) // inner)
 
@@ -93,7 +93,7 @@ def text_batches(
     """Encode texts for a model with this configuration, and batch them with `length_batches` and `pad_batch`.
 
     Yields:
-        The indices of the texts of a batch, and the batch.
+        The indices of the texts in the batch, and the batch.
 
     Raises:
         TypeError: a text is not a string.
@@ -118,13 +118,13 @@ def predict_logits(
         model: a SpamGPT classifier in evaluation mode, or an `OnnxModel`.
         tokenizer: the tokenizer it was trained with.
         texts: the messages.
-        batch_tokens: the most tokens in a batch, pads included; it affects the speed only. `None` picks the number that
-            suits the model's width and device.
+        batch_tokens: maximum number of tokens in a batch, including padding; affects only speed. `None` chooses it by
+            the model's width and device.
         progress: whether to show a progress bar.
 
     Raises:
         TypeError: a text is not a string.
-        ValueError: a logit is not a finite number.
+        ValueError: a logit is NaN or infinite.
     """
     logits = torch.empty(len(texts), model.config.num_labels)
     batch_tokens = batch_tokens or batch_tokens_for(model.config, model.device)
@@ -134,5 +134,5 @@ def predict_logits(
             logits[chosen] = outputs.logits.float().cpu()
             bar.update(len(chosen))
     if not logits.isfinite().all():
-        raise ValueError("The model's answers are not numbers: its weights are damaged.")
+        raise ValueError("The model returned NaN or infinite logits: its weights are damaged.")
     return logits

@@ -9,11 +9,10 @@ import numpy as np
 
 
 def find_duplicates(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Find the texts that occur among other texts, such as the training messages.
+    """Find the texts that duplicate one of `others`, such as the training messages.
 
     Returns:
-        Two arrays (N,) of bool: whether each text is an exact duplicate of another, and whether it is at least a
-        near-duplicate (see `duplicate_key`).
+        Two boolean arrays (N,): the exact duplicates, and the exact and near-duplicates (see `duplicate_key`).
     """
     exact, near = set(others), set(map(duplicate_key, others))
     return (
@@ -23,17 +22,17 @@ def find_duplicates(texts: Sequence[str], others: Sequence[str]) -> tuple[np.nda
 
 
 def duplicate_groups(texts: Sequence[str]) -> np.ndarray:
-    """Return the group of each text, (N,), numbered from 0 by first appearance; near-duplicates share a group."""
+    """Return the group number of each text (N,), from 0 by first appearance; near-duplicates share a group."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(duplicate_key(text), len(numbers)) for text in texts], dtype=int)
 
 
 def duplicate_key(text: str) -> str:
-    """Reduce a message to a key that it shares with its near-duplicates.
+    """Return a key that is the same for near-duplicates.
 
-    Letters become lower-case, every run of digits one "0", and every run of punctuation or white space one space:
-    "WIN £100 now!!" and "win £5000 now" have the same key. A message without letters ("16", "?") would lose everything
-    that sets it apart, so it is its own key.
+    Letters are lowercased, every run of digits becomes "0", and every run of punctuation or white space one space:
+    "WIN £100 now!!" and "win £5000 now" have the same key. A message without letters ("16", "?") is its own key,
+    because nothing distinctive would be left of it.
     """
     if not any(map(str.isalpha, text)):
         return text
@@ -43,7 +42,7 @@ def duplicate_key(text: str) -> str:
 
 @cache
 def _between_words() -> re.Pattern[str]:
-    """Match what is neither a letter, nor a digit, nor a mark: in Hindi and Thai, marks are vowels."""
+    """Match runs of characters other than letters, digits and combining marks (vowels in Hindi and Thai)."""
     marks = (chr(code) for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M"))
-    selectors = "\ufe00-\ufe0f"  # marks too, but they only choose how an emoji is drawn
+    selectors = "\ufe00-\ufe0f"  # marks too, but they only change how an emoji is drawn
     return re.compile(rf"(?:[^\w{''.join(marks)}]|[_{selectors}])+")

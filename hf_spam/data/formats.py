@@ -1,4 +1,4 @@
-"""Find out how to read a data file: its format, the file in a zip, encoding, delimiter, header and columns.
+"""Detect how to read a data file: format, file in a zip, encoding, delimiter, header and columns.
 
 To support another kind of delimited file, extend `find_dialect`.
 """
@@ -31,24 +31,24 @@ LABELS = dict.fromkeys(HAM_WORDS, 0) | dict.fromkeys(SPAM_WORDS, 1)
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".json")
 SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet", ".zip")
-PLAIN_TEXT = ".txt"  # one message a line, without a label
+PLAIN_TEXT = ".txt"  # one message per line, without labels
 UCI_MEMBER = "SMSSpamCollection"  # a TSV without an extension, on its own or in UCI's zip
 HEAD_BYTES = 2**16
 
 
 class DataError(ValueError):
-    """Data that cannot be used. The message is one line: the file, the place in it, the value, and what to do."""
+    """Unusable data. The message is one line: the file, the place in it, the value, and what to do."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read, and the names that must still be free.
+    """Columns to read, and column names that must not be taken.
 
     Args:
-        text: Name of the text column; `None` for the first of `TEXT_COLUMNS` that is there.
-        label: Name of the label column; `None` for the first of `LABEL_COLUMNS`.
-        labelled: Whether labels are read at all.
-        added: Names of the columns that the caller is going to add.
+        text: Name of the text column; `None` for the first of `TEXT_COLUMNS` found.
+        label: Name of the label column; `None` for the first of `LABEL_COLUMNS` found.
+        labelled: Whether to read labels.
+        added: Names of columns that the caller will add.
     """
 
     text: str | None = None
@@ -59,7 +59,7 @@ class Columns:
     def find(self, where: str, names: Sequence[str]) -> tuple[int, int | None]:
         """Return the positions of the text column and of the label column (`None` if labels are not read).
 
-        An exact name comes first, then one that differs in case or surrounding blanks.
+        An exact match takes precedence over one that differs in case or surrounding white space.
 
         Raises:
             DataError: A column is missing or ambiguous, or a name in `added` is taken.
@@ -68,14 +68,14 @@ class Columns:
         text = _find(where, names, "text", self.text, TEXT_COLUMNS)
         for name in self.added:
             if name in names:
-                raise DataError(f"{where}: there is a column {name!r} already; --prefix pred_ makes it 'pred_{name}'")
+                raise DataError(f"{where}: column {name!r} already exists; --prefix pred_ writes 'pred_{name}' instead")
         return text, label
 
 
 def _find(where: str, names: Sequence[str], kind: str, wanted: str | None, known: Sequence[str]) -> int:
     for name in known if wanted is None else (wanted,):
         found = [i for i, there in enumerate(names) if there == name]
-        found = found or [i for i, there in enumerate(names) if there.strip().lower() == name.strip().lower()]
+        found = found or [i for i, column in enumerate(names) if column.strip().lower() == name.strip().lower()]
         if len(found) > 1:
             raise DataError(f"{where}: several columns are called {name!r}; rename all but one of {short(list(names))}")
         if found:
@@ -91,19 +91,19 @@ class DataFile:
 
     path: Path | int
     name: str
-    """What errors call it."""
+    """Name in errors."""
     suffix: str
     member: str | None = None
-    """Its name in the zip, if it is in one."""
+    """Name inside the zip, if it is in one."""
     stamp: list[int] | None = None
-    """What `files.stamp` returned when the file was found."""
+    """`files.stamp` of the file when it was found."""
 
     @classmethod
     def find(cls, path: str | os.PathLike, suffixes: Sequence[str] = SUFFIXES, name: str | None = None) -> "DataFile":
-        """Return the file at a path, or the one in the zip there; `name` is what errors call it.
+        """Return the file at a path, or the data file in a zip; errors call it `name`.
 
         Raises:
-            DataError: There is no such file, its extension is not in `suffixes`, or a zip has not one data file.
+            DataError: There is no such file, its extension is not in `suffixes`, or a zip does not hold one data file.
         """
         name = os.fspath(path) if name is None else name
         file = cls(Path(path), name, suffix_of(os.fspath(path), suffixes))
@@ -122,7 +122,7 @@ class DataFile:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open the file in binary mode, and turn errors in opening and reading it into a `DataError`."""
+        """Open the file in binary mode; errors while opening or reading it become a `DataError`."""
         try:
             with ExitStack() as stack:
                 file = stack.enter_context(open(self.path, "rb", closefd=isinstance(self.path, Path)))
@@ -138,7 +138,7 @@ class DataFile:
             raise DataError(f"{self.name}: {fault} ({first_line(error)})") from error
 
     def head(self) -> bytes:
-        """Return the first bytes; those of a pipe cannot be looked at before it is read."""
+        """Return the first bytes, or none of a pipe, which can only be read once."""
         if isinstance(self.path, int):
             return b""
         with self.open() as file:
@@ -146,31 +146,31 @@ class DataFile:
 
     @contextmanager
     def text(self, encoding: str, line_end: str = "\n") -> Iterator[io.TextIOWrapper]:
-        """Open the file as text, whose lines keep their ends."""
+        """Open the file as text, keeping line endings."""
         with self.open() as file:
             yield io.TextIOWrapper(file, encoding, newline=line_end)
 
     def wrong_byte(self, error: UnicodeDecodeError, line: int) -> DataError:
-        """Return the error for a block that cannot be decoded, and starts in this line."""
+        """Return the error for a block of bytes that starts on `line` and cannot be decoded."""
         line += error.object.count(b"\n", 0, error.start)
         byte = f"byte {error.object[error.start]:#04x}"
         return DataError(f"{self.name}, line {line}: not UTF-8 ({byte}); save the file as UTF-8")
 
     def check_unchanged(self) -> None:
-        """Raise a `DataError` if the file is not the one that was found."""
+        """Raise a `DataError` if the file has changed since it was found."""
         if self.stamp is not None and (not self.path.exists() or stamp(self.path) != self.stamp):
             raise DataError(f"{self.name}: the file changed while it was read; run the command again")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a delimited file is to be read."""
+    """How to read a delimited file."""
 
     encoding: str
     delimiter: str
     line_end: str
     header: bool
-    """Whether the first line names the columns; if not, there are two, label and text."""
+    """Whether the first line names the columns; otherwise they are label and text."""
     quoting: int
     """`csv.QUOTE_NONE` if quotes are part of the text, as in the UCI collection."""
     strict: bool
@@ -178,15 +178,15 @@ class Dialect:
 
 
 def find_dialect(file: DataFile, columns: Columns, book_quotes: bool = False) -> Dialect:
-    """Decide from the first bytes of a .csv or .tsv file how to read it.
+    """Detect the dialect of a .csv or .tsv file from its first bytes.
 
-    A file without a header starts with a label that says ham or spam. (So "ham,text" is a message that reads "text".)
+    A file that starts with a ham or spam label has no header. (So "ham,text" is the message "text".)
 
     Args:
         file: The file.
-        columns: The columns to read; if the first line has one that the user named, it is a header.
-        book_quotes: Whether quotes count in a TSV without a header, as for the book, which uses the defaults of
-            `pandas.read_csv`. In the UCI collection that merges a few messages.
+        columns: Columns to read. A first line that contains a column named by the user is a header.
+        book_quotes: Whether to interpret quotes in a TSV without a header, as the book does with the defaults of
+            `pandas.read_csv`. In the UCI collection this merges a few messages.
     """
     head, delimiter = file.head(), DELIMITERS[file.suffix]
     encoding = find_encoding(head)
@@ -206,7 +206,7 @@ def find_dialect(file: DataFile, columns: Columns, book_quotes: bool = False) ->
 
 
 def find_encoding(head: bytes) -> str:
-    """Return the encoding of a text file, given its first bytes."""
+    """Detect the encoding of a text file from its first bytes."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     # Kaggle's copy of the UCI collection is Latin-1. Anything decodes as Latin-1, so no other file is read that way.
@@ -227,5 +227,5 @@ def suffix_of(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a name looks like the id of a Hub dataset, owner/name, and no local file has it."""
+    """Return whether a name looks like a Hub dataset id, owner/name, and is not a local file."""
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not os.path.exists(name)

@@ -1,4 +1,4 @@
-"""What labels mean: ham and spam under their many names, or classes of the user's own."""
+"""Map labels to classes: the many names of ham and spam, or the user's own classes."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ MAX_CLASSES = 1000
 
 
 def features_of(names: Sequence[str]) -> Features:
-    """Return the features of labelled messages, given the class names in the order of their indices."""
+    """Return the features of labelled messages with these class names, in the order of their indices."""
     return Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
 
 
@@ -36,17 +36,17 @@ def choose_classes(
     reader: Reader,
     classes: Sequence[str] | None,
 ) -> list[str]:
-    """Return the class names that the labels of a source stand for, in the order of their indices.
+    """Return the class names for the labels of a source, in the order of their indices.
 
-    Labels that all say ham or spam give `LABEL_NAMES`. Other labels are classes of their own if a label column was
-    named or the column is a ClassLabel; sorted, as numbers if all of them are whole numbers.
+    If all labels mean ham or spam, these are `LABEL_NAMES`. Other labels become classes in the order of the column's
+    `ClassLabel`, or sorted (numerically if all are whole numbers) if the user named the label column.
 
     Args:
         source: Name of the source.
-        labels: Each label, with the place where it occurs first and its value there.
+        labels: Each label, with the place and raw value of its first occurrence.
         total: The number of messages.
-        reader: The reader of the (first) split, which knows the label column.
-        classes: The classes of a model, which must include all labels; `None` for any classes.
+        reader: Reader of the first split, which knows the label column.
+        classes: Classes of a model, which must include all labels; `None` for any classes.
 
     Raises:
         DataError: A label is unknown, or the column does not hold labels.
@@ -59,7 +59,7 @@ def choose_classes(
     own = classes is None and (declared is not None or named is not None)
     if own and len(labels) > min(MAX_CLASSES, max(20, total // 2)):
         found = f"{len(labels):,} different labels in {total:,} messages"
-        raise DataError(f"{source}: {found}, so {named or 'this'} is no column of labels; see --label-column")
+        raise DataError(f"{source}: {found}, so {named or 'this'} is not a label column; see --label-column")
     if own and declared is None:
         for where, value in labels.values():
             if not isinstance(value, str | int | float):
@@ -70,21 +70,21 @@ def choose_classes(
     known = list(LABELS) if names == LABEL_NAMES else names
     for label, (where, value) in labels.items():
         if (label.lower() if names == LABEL_NAMES else label) not in known:
-            hint = "" if classes or declared else "; if these are your own classes, name their column: --label-column"
+            hint = "" if classes or declared else "; for classes of your own, name their column with --label-column"
             raise DataError(f"{where}: unknown label {short(value)}; known: {', '.join(known)}{hint}")
     return names
 
 
 def order_classes(where: str, names: list[str], positive_label: str | None) -> list[str]:
-    """Return the class names with the positive one last; as they are if `positive_label` is `None`.
+    """Return the class names with the positive class last; unchanged if `positive_label` is `None`.
 
     Raises:
-        DataError: There is no such class, there are more than two, or spam is the other one.
+        DataError: There is no such class, there are more than two, or the other class is spam.
     """
     if positive_label is None:
         return names
     if any(name.lower() == "spam" != positive_label.lower() for name in names):
-        raise DataError(f"{where}: the positive label must be spam if there is spam, not {short(positive_label)}")
+        raise DataError(f"{where}: the positive label of data with spam must be spam, not {short(positive_label)}")
     if positive_label not in names or len(names) != 2:
         found = f"not {short(positive_label)}; found: {printable(', '.join(names))}"
         raise DataError(f"{where}: the positive label must be one of two labels, {found}")
@@ -92,10 +92,10 @@ def order_classes(where: str, names: list[str], positive_label: str | None) -> l
 
 
 def check_classes(data: DatasetDict) -> str:
-    """Return in words the classes with very few training messages, which may be misspelt; "" if there are none.
+    """Describe classes with very few training messages, which may be misspelt labels; "" if there are none.
 
     Raises:
-        DataError: Another split has a class that `train` has no messages of.
+        DataError: Another split has messages of a class that `train` lacks.
     """
     names, counts = label_names(data["train"]), Counter(data["train"]["label"][:])
     for split, messages in data.items():

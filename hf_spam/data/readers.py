@@ -1,9 +1,8 @@
-"""Read rows of messages window by window: from CSV, TSV, JSON lines, Parquet, plain text, and datasets.
+"""Read messages from CSV, TSV, JSON lines, Parquet, plain text and datasets, in windows of rows.
 
-Training, evaluation and scoring all read through these readers, so memory stays flat whatever the size of a file.
-Values stay as they are: a CSV cell is a string ("007", "", "NA"), a JSON line keeps its characters, a Parquet file its
-schema. (`datasets` would drop the empty lines of a CSV, pad short rows, and turn JSON into columns, with nulls for
-absent keys.)
+Training, evaluation and scoring share these readers, which hold one window in memory, whatever the size of the file.
+Values are never changed: CSV cells are strings ("007", "", "NA"), JSON lines keep every character, and Parquet files
+keep their schema. (`datasets` would drop empty lines of a CSV, pad short rows, and fill in absent JSON keys.)
 """
 
 import csv
@@ -26,32 +25,32 @@ MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the f
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive rows as they were read. Nothing in them has been checked yet."""
+    """Consecutive rows as they were read, not yet checked."""
 
     rows: list[str] | list[list[str]] | pa.Table
     numbers: Sequence[int]
-    """The line where each row starts, or in a table the number of the row; both count from 1."""
+    """Line on which each row starts, or its row number in a table; both count from 1."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
 
 class Reader:
-    """Reads the rows of one source in windows, as often as needed.
+    """Read the rows of a source in windows, as often as needed.
 
-    Windows are cheap to read, so that a process can skip those that other processes work on. All but the last have the
+    Windows are cheap to read, so a process can skip the windows of other processes. All windows but the last have the
     same number of rows. There is always at least one, which may be empty.
     """
 
     unit = "line"
     has_types = False
-    """Whether values are more than strings."""
+    """Whether values may have types other than string."""
     file: DataFile | None = None
-    """`None` for a dataset."""
+    """Input file. `None` for a dataset."""
     total: int | None = None
-    """The number of rows, if it is known in advance."""
+    """Number of rows, if known in advance."""
     class_names: list[str] | None = None
-    """The names of the label column's ClassLabel, if it is one."""
+    """Class names of the label column, if it is a `ClassLabel`."""
 
     def __init__(self, name: str, columns: Columns):
         self.name, self.columns = name, columns
@@ -61,10 +60,10 @@ class Reader:
         raise NotImplementedError
 
     def messages(self, window: Window) -> tuple[list[str], list[Any]]:
-        """Return the texts of a window, and the labels as they are in the file (empty if `columns` asks for none).
+        """Return the texts and raw labels of a window; no labels unless `columns.labelled`.
 
         Raises:
-            DataError: A row or its text is missing or broken.
+            DataError: A row is malformed, or its text is missing or not a string.
         """
         texts, labels = self.cells(window)
         for i, text in enumerate(texts):
@@ -75,20 +74,20 @@ class Reader:
         return texts, labels
 
     def cells(self, window: Window) -> tuple[list[Any], list[Any]]:
-        """Return texts and labels as they are in the file, for `messages` to check."""
+        """Return the raw texts and labels of a window, for `messages` to check."""
         raise NotImplementedError
 
     def table(self, window: Window) -> list[str] | pa.Table:
-        """Return all columns of a window, unchanged: a table, or JSON lines as they are."""
+        """Return all columns of a window unchanged, as a table or raw JSON lines."""
         raise NotImplementedError
 
     def place(self, window: Window, i: int) -> str:
-        """Return where the i-th row of a window is, for an error."""
+        """Return the place of the i-th row of a window, for errors."""
         return f"{self.name}, {self.unit} {window.numbers[i]}"
 
 
 class TextReader(Reader):
-    """Reads a text file, whose rows are its lines by default. Empty lines at the end are no rows."""
+    """Read a text file, by default one row per line, ignoring empty lines at the end."""
 
     def __init__(self, file: DataFile, columns: Columns):
         super().__init__(file.name, columns)
@@ -104,7 +103,7 @@ class TextReader(Reader):
             first = False
 
     def all_windows(self, size: int) -> Iterator[Window]:
-        """Yield all rows, and an empty window in the end."""
+        """Yield all rows, including empty lines at the end, then an empty window."""
         number, rows = 1, [""]
         with self.file.text(self.encoding) as text:
             try:
@@ -118,7 +117,7 @@ class TextReader(Reader):
                 raise self.file.wrong_byte(error, number + len(rows)) from None
 
     def _without_blanks(self, window: Window, blank: int | None) -> tuple[Window, int | None]:
-        """Drop empty lines, the first of which is `blank`, or raise an error if a row follows them."""
+        """Drop empty lines, and raise an error if a row follows one; `blank` is the first empty line so far."""
         rows = []
         for line, row in zip(window.numbers, window.rows, strict=True):
             if not row:
@@ -131,7 +130,7 @@ class TextReader(Reader):
 
 
 class DelimitedReader(TextReader):
-    """Reads a CSV or TSV file."""
+    """Read a CSV or TSV file."""
 
     def __init__(self, file: DataFile, columns: Columns, book_quotes: bool = False):
         super().__init__(file, columns)
@@ -142,8 +141,10 @@ class DelimitedReader(TextReader):
             if not self.header:
                 raise DataError(f"{self.name}: the file is empty, or its first line is")
         self.text_at, self.label_at = columns.find(f"{self.name}, line 1 (the header)", self.header)
-        # Kaggle's copy cut some texts at commas: they run on into columns that have no name, or pandas' "Unnamed: 2".
-        self.runs_on = all(re.fullmatch(r"\s*(Unnamed: \d+)?", column) for column in self.header[self.text_at + 1 :])
+        # Kaggle's copy splits some texts at commas into columns without a name, or with pandas' "Unnamed: 2".
+        self.rest_is_text = all(
+            re.fullmatch(r"\s*(Unnamed: \d+)?", column) for column in self.header[self.text_at + 1 :]
+        )
 
     def windows(self, size: int) -> Iterator[Window]:
         for window in super().windows(size):
@@ -153,7 +154,7 @@ class DelimitedReader(TextReader):
 
     def cells(self, window: Window) -> tuple[list[str], list[str]]:
         labels = [] if self.label_at is None else [row[self.label_at] for row in window.rows]
-        if not self.runs_on:
+        if not self.rest_is_text:
             return [row[self.text_at] for row in window.rows], labels
         return [self._joined(row[self.text_at :]) for row in window.rows], labels
 
@@ -175,13 +176,13 @@ class DelimitedReader(TextReader):
         raise DataError(f"{self.place(window, i)}: {found}")
 
     def all_windows(self, size: int, skip: int | None = None) -> Iterator[Window]:
-        """Yield rows of any number of fields, without the first `skip` ones (`None` for the header)."""
+        """Yield rows with any number of fields, without the first `skip` rows (`None`: without the header)."""
         skip = int(self.dialect.header) if skip is None else skip
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         dialect, line, rows = self.dialect, 1, [[]]
         options = {"delimiter": dialect.delimiter, "quoting": dialect.quoting, "strict": dialect.strict}
         with self.file.text(dialect.encoding, dialect.line_end) as text:
-            # In the book's reading an empty line is put at the end: it is no row of its own if a quote is still open.
+            # With book quotes, append an empty line: it becomes part of the last row if a quote is still open.
             reader = csv.reader(text if dialect.strict else chain(text, ["\n"]), **options)
             try:
                 for _ in islice(reader, skip):
@@ -193,7 +194,7 @@ class DelimitedReader(TextReader):
                     yield Window(rows, range(line, line + len(rows)) if one_line_each else self._numbers(rows, line))
                     line = reader.line_num + 1
             except csv.Error as error:
-                line = self._numbers([*rows, []], line)[-1]  # of the row after those that were read
+                line = self._numbers([*rows, []], line)[-1]  # start of the row after these
                 fault = f"broken quotes or a stray line break ({first_line(error).split(' - ')[0]})"
                 advice = "close every quote, and double the quotes within a quoted text"
                 raise DataError(f"{self.name}, line {line}: {fault}; {advice}") from None
@@ -203,13 +204,13 @@ class DelimitedReader(TextReader):
             raise DataError(f"{self.name}: a quote is never closed; under protocol 'full' quotes are part of the text")
 
     def _numbers(self, rows: list[list[str]], line: int) -> Sequence[int]:
-        """Return the line where each row starts, if the first starts in `line`."""
+        """Return the line on which each row starts; the first starts on `line`."""
         lines = (1 + sum(cell.count(self.dialect.line_end) for cell in row) for row in rows)
         return list(accumulate(lines, initial=line))[:-1]
 
 
 class JsonReader(TextReader):
-    """Reads JSON lines: one object a line, whose keys are the columns."""
+    """Read JSON lines: one object per line, with columns as keys."""
 
     def cells(self, window: Window) -> tuple[list[Any], list[Any]]:
         texts, labels, names = [], [], None
@@ -219,7 +220,7 @@ class JsonReader(TextReader):
             except (ValueError, RecursionError):
                 values = None
             if not isinstance(values, dict):
-                fault = f"not a JSON object: {short(line)}; write JSON lines, one object a line"
+                fault = f"not a JSON object: {short(line)}; write JSON lines, one object per line"
                 raise DataError(f"{self.place(window, i)}: {fault}")
             if names != (names := tuple(values)):
                 text_at, label_at = self.columns.find(self.place(window, i), names)
@@ -234,7 +235,7 @@ class JsonReader(TextReader):
 
 
 class LinesReader(TextReader):
-    """Reads plain text without labels, one message a line, which may be empty."""
+    """Read plain text without labels, one message per line, which may be empty."""
 
     def __init__(self, file: DataFile, columns: Columns):
         super().__init__(file, columns)
@@ -252,12 +253,12 @@ class LinesReader(TextReader):
 
 
 class TableReader(Reader):
-    """Reads tables that come in pieces."""
+    """Read rows from consecutive tables."""
 
     unit, has_types = "row", True
 
     def tables(self, size: int) -> Iterator[pa.Table]:
-        """Yield tables of at most `size` rows, at least one."""
+        """Yield at least one table, each of at most `size` rows."""
         raise NotImplementedError
 
     def windows(self, size: int) -> Iterator[Window]:
@@ -294,7 +295,7 @@ class TableReader(Reader):
     def _find_class_names(self, schema: pa.Schema) -> None:
         if not self.columns.labelled or b"huggingface" not in (schema.metadata or {}):
             return
-        from datasets import ClassLabel, Features  # heavy, and needed for training data only
+        from datasets import ClassLabel, Features  # slow to import, and needed for labels only
 
         _, label_at = self.columns.find(self.name, schema.names)
         feature = Features.from_arrow_schema(schema).get(schema.names[label_at])
@@ -302,7 +303,7 @@ class TableReader(Reader):
 
 
 class ParquetReader(TableReader):
-    """Reads a Parquet file, one row group at a time."""
+    """Read a Parquet file, one row group at a time."""
 
     def __init__(self, file: DataFile, columns: Columns):
         super().__init__(file.name, columns)
@@ -328,7 +329,7 @@ class ParquetReader(TableReader):
 
 
 class DatasetReader(TableReader):
-    """Reads a `Dataset` or an `IterableDataset` of the library datasets."""
+    """Read a `Dataset` or `IterableDataset` of the `datasets` library."""
 
     def __init__(self, name: str, dataset: Any, columns: Columns):
         super().__init__(name, columns)
@@ -346,7 +347,7 @@ class DatasetReader(TableReader):
 
 
 def open_file(file: DataFile, columns: Columns, book_quotes: bool = False) -> Reader:
-    """Return the reader for a file; for `book_quotes` see `find_dialect`.
+    """Return a reader for a file; see `find_dialect` for `book_quotes`.
 
     Raises:
         DataError: The file cannot be read, or a column is missing.
@@ -358,5 +359,5 @@ def open_file(file: DataFile, columns: Columns, book_quotes: bool = False) -> Re
     return (ParquetReader if file.suffix == ".parquet" else LinesReader)(file, columns)
 
 
-# Python refuses to convert a number of more than 4,300 digits.
+# Python refuses to parse integers of more than 4,300 digits.
 _DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 4000 else float(digits))

@@ -1,4 +1,4 @@
-"""Write rows with their labels and scores: as pieces, which are merged into a CSV, TSV, JSON lines or Parquet file."""
+"""Format scored rows as pieces, and merge the pieces into a CSV, TSV, JSON lines or Parquet file."""
 
 import csv
 import io
@@ -16,20 +16,21 @@ from .formats import DELIMITERS, JSON_LINES, DataError
 
 OUTPUTS = (*DELIMITERS, *JSON_LINES, ".parquet")
 
-Rows = list[str] | pa.Table  # JSON lines as they are, or a table
+Rows = list[str] | pa.Table  # raw JSON lines, or a table
 
 
 def check_output(name: str, rows: Rows, suffix: str, *, has_types: bool) -> None:
-    """Raise a `DataError` if a format cannot hold rows without changing their values.
+    """Raise a `DataError` if an output format cannot hold rows unchanged.
 
     Args:
-        name, rows: The rows, and what an error calls them.
-        suffix: The format, one of `OUTPUTS`.
-        has_types: Whether values are more than strings.
+        name: Name of the rows in errors.
+        rows: The rows.
+        suffix: Output format, one of `OUTPUTS`.
+        has_types: Whether values may have types other than string.
     """
     if not isinstance(rows, pa.Table):
         if suffix not in JSON_LINES:
-            raise DataError(f"{name}: JSON lines may differ in their keys, which {suffix} cannot hold; write .jsonl")
+            raise DataError(f"{name}: JSON lines may have different keys, which {suffix} cannot hold; write .jsonl")
         return
     if suffix in DELIMITERS:
         if has_types:
@@ -54,13 +55,14 @@ def format_rows(
 ) -> bytes:
     """Return rows with their labels and scores as a piece of an output file, for `merge_pieces`.
 
-    A score is written with as many digits as its float32 needs.
+    Scores are written with as many digits as float32 needs.
 
     Args:
-        name, rows: The rows, and what an error calls them.
+        name: Name of the rows in errors.
+        rows: The rows.
         added: Names of the two new columns.
         labels, scores: Label and score of each row; the scores are (N,) in float32.
-        suffix: The format, one of `OUTPUTS`.
+        suffix: Output format, one of `OUTPUTS`.
         first: Whether this is the first piece, which starts with the header.
 
     Raises:
@@ -79,7 +81,7 @@ def format_rows(
         records = zip(*(column.to_pylist() for column in rows.columns), labels, digits, strict=True)
         return _delimited([*header, *records], DELIMITERS[suffix]).encode()
     lines = _json_lines(name, rows) if isinstance(rows, pa.Table) else rows
-    # The new keys go in before the closing brace, so that everything else stays as it is.
+    # Insert the new keys before the closing brace, and leave everything else unchanged.
     label_key, score_key = map(json.dumps, added)
     quoted = {label: json.dumps(label) for label in set(labels)}
     return "".join(
@@ -89,7 +91,7 @@ def format_rows(
 
 
 def merge_pieces(pieces: Iterable[BinaryIO], suffix: str, path: Path) -> None:
-    """Write a file from the pieces that `format_rows` made, in their order, with one of them in memory at a time."""
+    """Merge pieces from `format_rows`, in order, into a file, holding one in memory at a time."""
     with path.open("wb") as file:
         if suffix != ".parquet":
             for piece in pieces:
@@ -114,7 +116,7 @@ def _json_lines(name: str, table: pa.Table) -> list[str]:
 
 
 def _delimited(records: list[Sequence[str]], delimiter: str) -> str:
-    # The writer quotes cells with a "\n", but not those with an "\r", which ends a line for every reader.
+    # csv.writer quotes cells that contain "\n", but not "\r", which readers also take for a line end.
     has_returns = any("\r" in cell for record in records for cell in record)
     text = io.StringIO(newline="")
     quoting = csv.QUOTE_ALL if has_returns else csv.QUOTE_MINIMAL

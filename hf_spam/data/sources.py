@@ -2,7 +2,7 @@
 
 Sources are the UCI SMS Spam Collection v.1 (Almeida, Gómez Hidalgo and Yamakami 2011, doi 10.24432/C5CC84, CC BY 4.0),
 files and Hub datasets. The "book" protocol follows chapter 6 of Raschka's *Build a Large Language Model (From
-Scratch)*; the "full" protocol keeps every message and puts duplicates on one side of every split.
+Scratch)*; the "full" protocol keeps every message, and duplicates in the same split.
 """
 
 import logging
@@ -24,7 +24,7 @@ from .splits import SPLITS, book_split, full_split
 from .uci import uci_file
 
 logger = logging.getLogger(__name__)
-OWN_DATA = "a DatasetDict"  # the name of the source if the data were handed over, not read
+OWN_DATA = "a DatasetDict"  # source name of data that the user passed as splits
 WINDOW_ROWS = 4096
 
 
@@ -40,9 +40,9 @@ def load_sms_spam(
 ) -> DatasetDict:
     """Read labelled messages and split them 70/10/20.
 
-    Labels that say ham or spam, as words, 0 and 1, or booleans, become "not spam" and "spam"; other labels are errors.
-    If `label_column` is given, or the column is a `ClassLabel`, other labels are classes of their own: a `ClassLabel`'s
-    in its order, others sorted, as numbers if all of them are whole numbers.
+    Labels that mean ham or spam (words, 0 and 1, or booleans) become "not spam" and "spam". Other labels are errors
+    unless the column is a `ClassLabel`, which keeps its classes and their order, or `label_column` is given: then they
+    become classes, sorted, numerically if all are whole numbers.
 
     Args:
         source: "sample" (the messages embedded in the package), "uci" (the SMS Spam Collection, downloaded once), the
@@ -50,13 +50,13 @@ def load_sms_spam(
         protocol: "full" keeps every message, stratifies by label and keeps duplicates (see `duplicate_key`) in one
             split; a Hub dataset's own train, validation and test splits are used as they are. "book" samples every
             class down to the size of the smallest and ignores duplicates: on the UCI file, exactly the book's rows
-            (1,045, 149 and 300). It mixes a Hub dataset's own splits, with a warning; to read back splits that
-            `push_dataset` made under "book", use "full".
-        seed: Seed of the sampling and shuffling, from 0 to 2**32 - 1.
+            (1,045, 149 and 300). It merges a Hub dataset's own splits, with a warning; to read back splits that
+            `push_dataset` made with "book", use "full".
+        seed: Seed for sampling and shuffling, from 0 to 2**32 - 1.
         text_column: Text column; `None` for "text", "message", "sms" or "v2". Case does not matter.
         label_column: Label column; `None` for "label", "category", "class" or "v1".
-        positive_label: Positive class of two, which gets index 1; `None` for spam, or else the second.
-        classes: Classes of a model, which must include every label, unless all labels say ham or spam.
+        positive_label: Positive class of two, which gets index 1; `None` for spam or, without spam, the second class.
+        classes: Classes of a model, which must include every label, unless all labels mean ham or spam.
 
     Returns:
         Splits "train", "validation" and "test" with columns `text` (string) and `label` (`ClassLabel`; 0 "not spam"
@@ -73,7 +73,7 @@ def load_sms_spam(
         if protocol == "full":
             return DatasetDict({split: parts[split] for split in SPLITS})
         # Published results were measured on these splits.
-        logger.warning("%s: its own splits are mixed and split anew; protocol 'full' keeps them", source)
+        logger.warning("%s: merging its own splits and splitting again; protocol 'full' keeps them", source)
     dataset = concatenate_datasets(list(parts.values()))
     try:
         indices = book_split(dataset["label"][:], seed) if protocol == "book" else full_split(dataset, seed)
@@ -95,9 +95,9 @@ def read_messages(
     """Read all messages of a source without splitting or balancing them.
 
     Args:
-        source: As for `load_sms_spam`; the splits of a Hub dataset are joined.
-        protocol: "book" honours quotes in a TSV without a header, as the book does, which merges a few messages of the
-            UCI file (5,572 rows); "full" reads every line (5,574).
+        source: As for `load_sms_spam`; the splits of a Hub dataset are concatenated.
+        protocol: "book" interprets quotes in a TSV without a header, as the book does, which merges a few messages of
+            the UCI file (5,572 rows); "full" reads every line (5,574).
         one_label: Whether all messages may have the same label.
         text_column, label_column, positive_label, classes: As for `load_sms_spam`.
 
@@ -119,7 +119,7 @@ def read_sets(
     label_column: str | None = None,
     classes: Sequence[str] | None = None,
 ) -> DatasetDict:
-    """Read all messages of a source for testing: not split, not balanced, possibly all of one label.
+    """Read all messages of a source as test sets, which may have a single label, without splitting or balancing.
 
     Args:
         source, text_column, label_column, classes: As for `load_sms_spam`.
@@ -138,7 +138,7 @@ def read_sets(
 
 
 def check_splits(data: DatasetDict, positive_label: str | None = None) -> DatasetDict:
-    """Return splits that a user handed over with columns and labels as `load_sms_spam` returns them.
+    """Convert splits passed by the user to the columns and labels of `load_sms_spam`.
 
     Raises:
         DataError: There is no split `train`, a split is empty, a column is missing, a label is unknown, or the splits
@@ -152,17 +152,17 @@ def check_splits(data: DatasetDict, positive_label: str | None = None) -> Datase
             known = short(readers["train"].class_names)
             raise DataError(f"{split}: its classes {short(reader.class_names)} differ from those of train, {known}")
         if not len(data[split]):
-            raise DataError(f"{split}: there are no messages in it")
+            raise DataError(f"{split}: no messages found")
     return DatasetDict(_labelled("the data", readers, positive_label=positive_label))
 
 
 def _open(source: str | os.PathLike, protocol: str, columns: Columns) -> dict[str, Reader]:
-    """Return a reader for each split of a Hub dataset, and one called "all" for any other source."""
+    """Return a reader for each split of a Hub dataset, or one called "all" for any other source."""
     if protocol not in ("book", "full"):
         raise DataError(f"unknown protocol {short(protocol)}: use 'book' or 'full'")
     name = os.fspath(source)
     if not name:
-        raise DataError("the name of the data is empty")
+        raise DataError("the data source is an empty string")
     if isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
         try:
             splits = load_dataset(name)
@@ -177,7 +177,7 @@ def _open(source: str | os.PathLike, protocol: str, columns: Columns) -> dict[st
     elif os.path.lexists(name):
         file = DataFile.find(source)
     else:
-        raise DataError(f"{name}: no such file, nor 'sample', 'uci' or a Hub dataset id 'owner/name'")
+        raise DataError(f"{name}: not a file, 'sample', 'uci' or a Hub dataset id 'owner/name'")
     return {"all": open_file(file, columns, book_quotes=protocol == "book")}
 
 
@@ -188,12 +188,12 @@ def _labelled(
     positive_label: str | None = None,
     one_label: bool = False,
 ) -> dict[str, Dataset]:
-    """Return what each reader reads, with labels as indices of the classes that they all share."""
+    """Read a dataset from each reader; labels become indices into the classes that all share."""
     first_seen: dict[str, tuple[str, Any]] = {}
     parts = {split: _messages(reader, first_seen) for split, reader in readers.items()}
     total = sum(len(texts) for texts, _ in parts.values())
     if not total:
-        raise DataError(f"{name}: there are no messages in it")
+        raise DataError(f"{name}: no messages found")
     names = choose_classes(name, first_seen, total, next(iter(readers.values())), classes)
     names = order_classes(name, names, positive_label)
     ids = {label: names.index(label) if label in names else LABELS[label.lower()] for label in first_seen}
@@ -201,7 +201,7 @@ def _labelled(
         raise DataError(f"{name}: every message is {names[found.pop()]!r}; at least two labels are needed")
     labelled = "" if names == LABEL_NAMES else f", labelled {printable(', '.join(names))}"
     if classes is None and positive_label is None and len(names) == 2 and "spam" not in map(str.lower, names):
-        labelled += f"; the positive label is {printable(names[1])} (--positive-label chooses)"
+        labelled += f"; the positive label is {printable(names[1])} (change it with --positive-label)"
     logger.info("%s: %d messages%s", name, total, labelled)
     return {
         split: Dataset.from_dict({"text": texts, "label": [ids[label] for label in labels]}, features_of(names))
@@ -210,7 +210,7 @@ def _labelled(
 
 
 def _messages(reader: Reader, first_seen: dict[str, tuple[str, Any]]) -> tuple[list[str], list[str]]:
-    """Return all texts and labels of a reader, and note place and value of the first occurrence of each label."""
+    """Return all texts and labels of a reader; add the place and raw value of new labels to `first_seen`."""
     texts, labels = [], []
     for window in reader.windows(WINDOW_ROWS):
         for i, (text, value) in enumerate(zip(*reader.messages(window), strict=True)):

@@ -1,4 +1,4 @@
-"""Split messages into train, validation and test, the book's way or without shared duplicates, and into folds."""
+"""Split messages into train, validation and test, like the book or without shared duplicates, and into folds."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,46 +16,46 @@ SPLITS = ("train", "validation", "test")
 
 
 def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tuple[Dataset, Dataset]]:
-    """Cut a dataset into k (default 5) train and test pairs for cross-validation.
+    """Split a dataset into k pairs of train and test sets for cross-validation.
 
-    The folds are stratified by label, and duplicates (see `duplicate_key`) are never on both sides. Every message is
-    in exactly one of the k test sets.
+    The folds are stratified by label, and duplicates (see `duplicate_key`) are in the same fold. Every message is in
+    exactly one of the k test sets.
 
     Args:
         dataset: The messages.
-        k: The number of folds.
-        seed: Seed of the shuffling.
+        k: Number of folds.
+        seed: Seed for shuffling.
 
     Raises:
         DataError: k is below 2, or a label has fewer than k different messages.
     """
     folds = _folds(dataset, k, seed, f"{k} folds need {k}")
-    everything = np.arange(len(dataset))
-    return ((dataset.select(np.setdiff1d(everything, fold)), dataset.select(fold)) for fold in folds)
+    rows = np.arange(len(dataset))
+    return ((dataset.select(np.setdiff1d(rows, fold)), dataset.select(fold)) for fold in folds)
 
 
 def digest(messages: Dataset, *columns: Sequence[Any]) -> str:
-    """Return the sha256 of messages, their labels and the class names, in their order.
+    """Return the sha256 of messages, their labels and the class names, in order.
 
     Args:
         messages: Messages with columns `text` and `label` (a `ClassLabel`).
-        columns: Anything else that belongs to each message, such as its token ids.
+        columns: Further columns to include, such as token ids.
     """
-    found = hashlib.sha256(f"{messages.features['label'].names}\n".encode("utf-8", "surrogatepass"))
+    sha256 = hashlib.sha256(f"{messages.features['label'].names}\n".encode("utf-8", "surrogatepass"))
     for row in zip(messages["text"][:], messages["label"][:], *columns, strict=True):
-        found.update(f"{row}\n".encode("utf-8", "surrogatepass"))
-    return found.hexdigest()
+        sha256.update(f"{row}\n".encode("utf-8", "surrogatepass"))
+    return sha256.hexdigest()
 
 
 def fingerprints(data: DatasetDict) -> dict[str, dict[str, Any]]:
-    """Return the number of messages and the digest of each split, which identify them without showing them."""
+    """Return the number of messages and the digest of each split, which identify it without revealing it."""
     return {split: {"messages": len(messages), "sha256": digest(messages)} for split, messages in data.items()}
 
 
 def book_split(labels: Sequence[int], seed: int) -> list[np.ndarray]:
-    """Return the row numbers of the book's three splits: sample every class down to the rarest, shuffle, cut."""
+    """Return the row indices of the book's three splits: sample every class down to the rarest, shuffle, cut."""
     labels = pd.Series(labels)
-    # To get the book's rows, larger classes come first, the rarest stays as it is, and pandas draws the samples.
+    # To reproduce the book's rows, take the larger classes first, keep the rarest as it is, and sample with pandas.
     counts = labels.value_counts().sort_index().sort_values(ascending=False, kind="stable")
     *larger, rarest = (pd.Series(np.flatnonzero(labels == label)) for label in counts.index)
     balanced = pd.concat([*(rows.sample(len(rarest), random_state=seed) for rows in larger), rarest])
@@ -69,13 +69,13 @@ def book_split(labels: Sequence[int], seed: int) -> list[np.ndarray]:
 
 
 def full_split(dataset: Dataset, seed: int) -> list[np.ndarray]:
-    """Return the row numbers of a 70/10/20 split without shared duplicates: ten folds, dealt out 7, 1 and 2."""
+    """Return the row indices of a 70/10/20 split without shared duplicates: 7, 1 and 2 of ten folds."""
     folds = _folds(dataset, 10, seed, "a 70/10/20 split needs 10")
     return [np.sort(np.concatenate(part)) for part in (folds[:7], folds[7:8], folds[8:])]
 
 
 def _folds(dataset: Dataset, k: int, seed: int, need: str) -> list[np.ndarray]:
-    """Return the row numbers of k folds, stratified by label, each group of duplicates within one fold."""
+    """Return the row indices of k folds, stratified by label, with duplicates in the same fold."""
     if k < 2:
         raise DataError(f"at least 2 folds are needed, not {k}")
     labels = np.array(dataset["label"][:])

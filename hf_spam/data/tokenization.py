@@ -1,4 +1,4 @@
-"""Turn texts into token ids, with GPT-2's tokenizer or a byte-level BPE trained on the messages."""
+"""Encode texts as token ids, and train a byte-level BPE tokenizer on messages."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,8 +15,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     same order give the same tokenizer.
 
     Args:
-        texts: the training messages, without those of validation and test.
-        vocab_size: the size of the vocabulary, at least 257 (the bytes and `<|endoftext|>`). Few texts may give less.
+        texts: the training messages, not those of validation and test.
+        vocab_size: the size of the vocabulary, at least 257 (the bytes and `<|endoftext|>`). Few texts may give a
+            smaller one.
 
     Raises:
         ValueError: `vocab_size` is below 257.
@@ -42,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def replace_lone_surrogates(text: str) -> str:
-    """Replace lone surrogates, which no tokenizer accepts, by U+FFFD, and join pairs into one character.
+    """Replace lone surrogates, which no tokenizer accepts, with U+FFFD, and join surrogate pairs.
 
     Raises:
         TypeError: `text` is not a string.

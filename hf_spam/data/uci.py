@@ -24,10 +24,10 @@ TIMEOUT_SECONDS = 15
 
 
 def uci_file() -> Path:
-    """Return the path of the verified collection: in the cache under HF_HOME, downloaded if it is not there.
+    """Return the path of the verified collection in the cache under HF_HOME, downloading it if necessary.
 
     Raises:
-        DataError: No address had it, or the cache cannot be written.
+        DataError: It could not be downloaded, or the cache cannot be written.
     """
     cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
     if cached.is_file() and pooch.file_hash(cached) == UCI_SHA256:
@@ -47,11 +47,11 @@ def uci_file() -> Path:
             raise DataError(f"uci: cannot be cached ({error}); set HF_HOME to a folder that you can write to") from None
         return cached
     advice = "check the network, or download the zip by hand and give its path as the data; 'sample' works offline"
-    raise DataError(f"uci: not downloaded ({'; '.join(failures)}); {advice}")
+    raise DataError(f"uci: download failed ({'; '.join(failures)}); {advice}")
 
 
 def _download(address: str) -> bytes:
-    """Return the collection from the zip at an address; raise whatever goes wrong."""
+    """Return the collection from the zip at an address, or raise any error."""
     pooch.get_logger().setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         unpack = pooch.Unzip(members=[UCI_MEMBER])

@@ -47,7 +47,7 @@ Metrics = Mapping[str, Mapping[str, float | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingContent:
-    """What the card says about the training of a model."""
+    """Details of the training that the card shows."""
 
     recipe: dict[str, Any]
     """All fields of the recipe. Local paths are shortened to their last component."""
@@ -66,12 +66,12 @@ class TrainingContent:
     trained_before: bool = False
     """Whether the starting weights were already a classifier, trained on other or unknown messages."""
     plots: Sequence[str] = ()
-    """Plots next to the card, from "loss" and "accuracy"."""
+    """Plots next to the card: "loss", "accuracy" or both."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardContent:
-    """Everything that the card says about a model. Either `training` or `copy_of` is given."""
+    """Everything that the card shows about a model. Set either `training` or `copy_of`."""
 
     labels: Sequence[str]
     """Names of the classes, in order."""
@@ -87,7 +87,7 @@ class CardContent:
     """Messages that the calibration was fitted on."""
     training: TrainingContent | None = None
     copy_of: str | None = None
-    """Original of a calibrated copy, in words."""
+    """Description of the original, for a calibrated copy."""
     base_model: str | None = None
     """Hub id of the original or of the starting weights. Local paths and "random" are left out."""
 
@@ -143,7 +143,7 @@ def _training_context(training: TrainingContent) -> dict[str, Any]:
 
 
 def _eval_results(training: TrainingContent, macro: bool) -> list[EvalResult]:
-    """Return the results on the test split, or on the validation split where there is no test split."""
+    """Return the results on the test split, or on the validation split if there is no test split."""
     split = next((name for name in ("test", "validation") if name in training.metrics), None)
     source = "own messages" if training.data is None else training.data
     results = []

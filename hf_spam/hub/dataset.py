@@ -33,7 +33,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Source:
-    """What the card says about the origin of the messages."""
+    """Origin of the messages, as the card describes it."""
 
     name: str
     text: str
@@ -86,8 +86,8 @@ def push_dataset(
             the splits of a Hub dataset.
         seed: Seed of the splits.
         text_column, label_column: Columns, as for `load_sms_spam`.
-        private: Whether the repository must be private. Otherwise an existing one stays as it is, and a new one follows
-            the settings of the account.
+        private: Whether the repository must be private. Otherwise an existing one keeps its visibility, and a new one
+            follows the settings of the account.
         revision: Branch. Created if it does not exist. `None` for "main".
 
     Returns:
@@ -112,7 +112,7 @@ def push_dataset(
             commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
             repo_type="dataset",
             revision=revision,
-            parent_commit=tip,  # never overwrite what someone commits right now
+            parent_commit=tip,  # never overwrite a commit made in between
         )
     return str(commit.commit_url)
 

@@ -9,7 +9,7 @@ from huggingface_hub.utils import yaml_dump
 
 START = "<!-- hf_spam: written by the tool, edit outside of it -->"
 END = "<!-- hf_spam: end -->"
-# A start, and the nearest end with no other start in between: a marker without its partner does no harm.
+# A start marker and the nearest end marker, with no other start in between: unpaired markers are ignored.
 SECTION = re.compile(f"{re.escape(START)}(?P<inside>(?:(?!{re.escape(START)}).)*?){re.escape(END)}", re.DOTALL)
 KEYS = re.compile(r"\s*<!-- hf_spam: keys (?P<keys>.*) -->\s*")
 FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(?P<yaml>(?:.*\n)*?)---[ \t]*(?:\r?\n|\Z)")
@@ -18,9 +18,9 @@ FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(?P<yaml>(?:.*\n)*?)---[ \
 def merge_card(ours: str, theirs: str | None) -> str:
     """Return our card with the text and metadata that people added to the existing one.
 
-    We own the metadata keys of our card and the section of the text between two markers. Both are replaced, even where
-    someone edited them, and metadata keys that an earlier card of ours had and this one lacks are removed. Everything
-    else stays as it is, byte for byte: text outside the section, other keys, comments. If the existing text has no
+    We own the metadata keys of our card and the section of the text between two markers. Both are replaced, even if
+    someone edited them, and metadata keys that only an earlier card of ours had are removed. Everything else stays
+    unchanged, byte for byte: text outside the section, other keys, comments. If the existing text has no
     section, ours is added at the end. Metadata that is not valid YAML becomes text, because the Hub would reject the
     card. Merging twice gives the same result as merging once.
 
@@ -72,7 +72,7 @@ def _without(text: str, owned: set[str], metadata: dict[Any, Any]) -> str | None
     rest = {key: value for key, value in data.items() if str(key) not in owned}
     kept = _other_lines(text, owned)
     fits = kept[-1:] in ("", "\n") and _mapping(_dump(metadata) + kept) == {**metadata, **rest}
-    # Lines that mean something else there, such as a mapping in braces, are written anew: their values survive.
+    # Lines that would parse differently there, such as a mapping in braces, are rewritten with the same values.
     return kept if fits else _dump(rest)
 
 

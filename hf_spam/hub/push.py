@@ -3,7 +3,7 @@
 Training never waits for an upload and never fails because of one. Every snapshot is frozen, with the hashes of its
 files, before the worker thread sees it: the commit of step N holds the weights of step N even if the checkpoint has
 been deleted meanwhile. A commit is made on top of the branch tip that was just read, and names its run and step. If the
-answer to a commit is lost, the next attempt finds it in the history instead of repeating it.
+answer to a commit is lost, the next attempt finds the commit in the history instead of repeating it.
 """
 
 import functools
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 LOG = "upload_log.jsonl"
 MAX_WAITING = 3  # models of a run in the queue; beyond that, intermediate checkpoints are skipped
-PREFLIGHT_SILENCE_SECONDS, SILENCE_SECONDS = 15.0, 120.0  # a request without an answer for so long has failed
+PREFLIGHT_SILENCE_SECONDS, SILENCE_SECONDS = 15.0, 120.0  # a request without an answer for this long has failed
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0  # between two attempts
 MAX_RETRY_AFTER_SECONDS = 3600.0  # between two attempts if the Hub asks for it
 
@@ -67,7 +67,7 @@ class Uploader:
         timeout: Seconds to wait for pending uploads when leaving.
 
     Attributes:
-        left: Snapshots that could not be sent, after leaving.
+        left: Snapshots that could not be sent, set when leaving.
 
     Raises:
         ValueError: `timeout` is invalid; or, when entering, pushing can never succeed.
@@ -85,7 +85,7 @@ class Uploader:
         timeout: float = 600.0,
     ):
         if not 0 <= timeout <= threading.TIMEOUT_MAX:  # also rejects NaN
-            raise ValueError(f"The seconds to wait for uploads must be a finite number of at least 0, got {timeout}.")
+            raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {timeout}.")
         self.output_dir = output_dir
         self.repo_id = repo_id
         self.strategy = strategy
@@ -121,7 +121,7 @@ class Uploader:
             client.event_hooks = {**hooks, "request": [*hooks["request"], self._limit_silence]}
             self.queue.tidy()
             self._preflight()
-            repo_ids = (asked_for, self.repo_id)  # perhaps without and with its owner
+            repo_ids = (asked_for, self.repo_id)  # the first may lack the owner
             self._waiting = [snapshot for snapshot in self.queue.snapshots() if snapshot.repo_id in repo_ids]
         except BaseException:
             self._leave()
@@ -183,7 +183,7 @@ class Uploader:
             os.replace(folder, target)
         return target
 
-    # On the thread of the training
+    # On the training thread
 
     def _freeze(self, folder: Path, names: Callable[[Path], list[str]], **about: Any) -> None:
         try:
@@ -200,7 +200,7 @@ class Uploader:
                 return
         with self._change:
             self._waiting.append(snapshot)
-            skipped = self._superfluous(snapshot.run_id)
+            skipped = self._excess(snapshot.run_id)
             self._waiting = [snapshot for snapshot in self._waiting if snapshot not in skipped]
             self._change.notify()
         for snapshot in skipped:
@@ -208,7 +208,7 @@ class Uploader:
             self._log(snapshot, "skipped")
             logger.info("Skipped: %s. Checkpoints are written faster than they can be sent.", snapshot.title)
 
-    def _superfluous(self, run_id: str) -> list[Snapshot]:
+    def _excess(self, run_id: str) -> list[Snapshot]:
         """Return the oldest snapshots of a run that exceed the limit, never the best, the last or the final one."""
         own = [snapshot for snapshot in self._waiting if snapshot.run_id == run_id]
         models = [snapshot for snapshot in own if snapshot.kind != "state"]
@@ -228,7 +228,7 @@ class Uploader:
                 self._sending = self._waiting.pop(0)
             try:
                 self._deliver(self._sending)
-            except Exception as error:  # of any kind: it would be lost in a thread
+            except Exception as error:  # of any kind: a thread would lose it
                 message = explain(error, self._sending.repo_id)
                 self._log(self._sending, "kept" if self._give_up.is_set() else "failed", error=message)
                 if self._give_up.is_set():
@@ -240,7 +240,7 @@ class Uploader:
             self._sending = None
 
     def _deliver(self, snapshot: Snapshot) -> None:
-        """Send a snapshot, with as many attempts as it takes, and remove it from the queue."""
+        """Send a snapshot, retrying as often as necessary, and remove it from the queue."""
         start = time.monotonic()
         backoff = wait_exponential(multiplier=MIN_WAIT_SECONDS, max=MAX_WAIT_SECONDS)
 
@@ -270,7 +270,7 @@ class Uploader:
         repo_id = self._prepare(snapshot.repo_id, snapshot.revision, private=snapshot.private)
         return commit_snapshot(self._api, repo_id, snapshot, self.queue.check(snapshot))
 
-    # On both
+    # On both threads
 
     def _preflight(self) -> None:
         branches = [self.revision, *([self.state_branch] if self.pushes_state else [])]
@@ -286,7 +286,7 @@ class Uploader:
     def _limit_silence(self, request: httpx2.Request) -> None:
         """Limit how long the client waits for an answer: without a limit, a hung request never ends."""
         silence = SILENCE_SECONDS if self._thread.is_alive() else PREFLIGHT_SILENCE_SECONDS
-        limits = request.extensions["timeout"].items()  # not the client's: some requests ask for no limit themselves
+        limits = request.extensions["timeout"].items()  # not the client's: some requests turn off their limit
         request.extensions["timeout"] = {what: silence if limit is None else limit for what, limit in limits}
 
     def _pending(self) -> list[Snapshot]:
@@ -300,7 +300,7 @@ class Uploader:
         self._lock.release()
 
     def _command(self) -> str:
-        """Return the command that sends what is left: from the queue or, if that was impossible, from its folder."""
+        """Return the command that pushes the rest: from the queue or, if it could not be frozen, from the folder."""
         frozen = all(map(self.queue.holds, self.left))
         return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume" if frozen else self.repo_id])
 
@@ -315,7 +315,7 @@ class Uploader:
 
 
 def _retry_after(error: BaseException) -> float:
-    """Return the seconds that the Hub asks to wait before the next request, 0 if it does not."""
+    """Return the seconds that the Hub asks to wait before the next request, or 0."""
     asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
     return min(float(asked), MAX_RETRY_AFTER_SECONDS) if asked.isdecimal() else 0.0
 
@@ -329,7 +329,7 @@ def push_folder(
     revision: str = MAIN,
     timeout: float = 600.0,
 ) -> None:
-    """Push a model's folder, or the snapshots that earlier runs left in its queue, and wait for it.
+    """Push a model's folder, or the snapshots that earlier runs left in its queue, and wait for the upload.
 
     Args:
         folder: Folder of a run or of a checkpoint.
@@ -361,7 +361,7 @@ def push_folder(
 
 
 def _resume(folder: Path, repo_id: str | None, timeout: float) -> None:
-    """Send the queue of a folder, one repository after the other."""
+    """Send the queue of a folder, repository by repository."""
     queue = Queue(folder / QUEUE)
     repositories: dict[str, Snapshot] = {}
     for snapshot in queue.snapshots():

@@ -1,4 +1,4 @@
-"""Requests to one repository on the Hub, of a model or a dataset: prepare it, read its card, commit a snapshot."""
+"""Prepare a model or dataset repository on the Hub, fetch its card, and commit a snapshot to it."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ def prepare_repository(
 ) -> str:
     """Create a repository and branch if they do not exist, and check that they are writable.
 
-    With `private`, the repository must be private. Otherwise an existing one stays as it is, and a new one follows the
-    settings of the account.
+    With `private`, the repository must be private. Otherwise an existing one keeps its visibility, and a new one
+    follows the settings of the account.
 
     Returns:
         The full id, `owner/name`.
@@ -28,7 +28,7 @@ def prepare_repository(
         HfHubHTTPError, httpx2.HTTPError: The Hub refuses or does not answer.
     """
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
-    # With `exist_ok`, that succeeds without write access, and leaves a public repository public.
+    # With `exist_ok`, this succeeds without write access, and leaves a public repository public.
     api.auth_check(repo_id, repo_type=repo_type, write=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise HubError("the repository is public; make it private in its settings, or choose another name")
@@ -38,7 +38,7 @@ def prepare_repository(
 
 
 def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
-    """Return the current README of a repository, `None` if it has none.
+    """Return the current README of a repository, or `None` if it has none.
 
     Raises:
         HfHubHTTPError, httpx2.HTTPError: The Hub does not answer. (`hf_hub_download` would return a cached copy.)
@@ -63,7 +63,7 @@ def commit_snapshot(api: HfApi, repo_id: str, snapshot: Snapshot, names: list[st
         if snapshot.signature in commit.message.splitlines():
             return commit.commit_id
     tip = history[0].commit_id
-    operations = []  # made anew in each attempt: the client marks in them what it has sent
+    operations = []  # created for each attempt, because the client marks them as sent
     for name in names:
         content: Path | bytes = snapshot.files / name
         if name == "README.md" and snapshot.kind != "state":

@@ -17,7 +17,7 @@ from ..files import MANIFEST, read_manifest, write_folder
 logger = logging.getLogger(__name__)
 
 QUEUE = "hub-queue"
-PUBLISHED = (  # the files of a model's folder that are pushed, and no others
+PUBLISHED = (  # the only files of a model's folder that are pushed
     *("config.json", "*.safetensors", "*.safetensors.index.json"),
     *("configuration_*.py", "modeling_*.py", "pipeline_*.py"),
     *("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
@@ -33,7 +33,7 @@ state (checkpoint), or each checkpoint with the lowest validation loss so far (b
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Files that become one commit."""
+    """Files to push as one commit."""
 
     files: Path
     """Folder of the files."""
@@ -80,10 +80,10 @@ class Queue:
         """Make a snapshot of files in a folder.
 
         The files are hard-linked, which takes neither time nor space: this package never changes a file in place, and
-        any other change is noticed by its hash before sending. Where links are impossible, the files are copied.
+        any other change is noticed by its hash before sending. If linking fails, the files are copied.
 
         Raises:
-            OSError: The disk is full, for example. No part of the snapshot is left.
+            OSError: The snapshot could not be written, for example on a full disk. Nothing is left behind.
         """
         last = max((int(folder.name.partition("-")[0]) for folder in self.folders()), default=0)
         folder = self.folder / f"{last + 1:06d}-{about['kind']}"
@@ -124,7 +124,7 @@ class Queue:
             shutil.rmtree(folder, ignore_errors=True)
 
     def holds(self, snapshot: Snapshot) -> bool:
-        """Return whether a snapshot is frozen here. One that could not be is sent from its original folder."""
+        """Return whether a snapshot is frozen in this queue. Otherwise it is sent from its original folder."""
         return snapshot.files.parent.parent == self.folder
 
     def folders(self) -> list[Path]:

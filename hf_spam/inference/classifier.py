@@ -15,7 +15,7 @@ from ..modeling.configuration_spam_gpt import decide
 
 
 class Classification(TypedDict):
-    """The answer for one message, as a pipeline of `transformers` gives it: a label and its probability."""
+    """Answer for one message, as in a `transformers` pipeline: a label and its probability."""
 
     label: str
     score: float
@@ -27,12 +27,12 @@ class SpamClassifier:
         classify = SpamClassifier.from_pretrained()  # the bundled model
         classify(["Free entry! Txt WIN to 10010", "Running late, start without me"])
 
-    The label is the most likely one or, if the model's configuration has a `threshold`, the one that the threshold
-    gives (see `decide`). The answer for a message does not depend on the other messages. An empty message gets an
-    answer, and a long one is cut to its first tokens, as in the book's `classify_review`.
+    The label is the most likely one, unless the model's configuration has a `threshold` (see `decide`). The answer for
+    a message does not depend on the other messages. Empty messages get an answer, and long ones are cut to their first
+    tokens, as in the book's `classify_review`.
 
-    Messages may be a single string, a list, or any other iterable of strings such as a column of a table. Every method
-    raises `TypeError` for anything else, and `ValueError` if the weights are so damaged that a score is not a number.
+    Messages may be a string, a list, or any other iterable of strings, such as a table column. Every method raises
+    `TypeError` for anything else, and `ValueError` if damaged weights give NaN or infinite logits.
 
     Args:
         model: a SpamGPT classifier, which is put into evaluation mode, or an ONNX export of one.
@@ -54,7 +54,7 @@ class SpamClassifier:
     ) -> "SpamClassifier":
         """Load a classifier from a local folder or the Hub.
 
-        A folder that `hf-spam export` wrote is run by ONNX Runtime, on the CPU and in the precision of the export.
+        A folder written by `hf-spam export` runs in ONNX Runtime, on the CPU and in the precision of the export.
 
         Args:
             model: a folder or a Hub id. `None` and "bundled" load the model that comes with the package.
@@ -63,8 +63,8 @@ class SpamClassifier:
             device: the device to compute on. `None`: the accelerator if there is one, else the CPU.
 
         Raises:
-            OSError: there is no such folder, and no such repository within reach.
-            ValueError: there is one, but it holds no SpamGPT classifier or no tokenizer.
+            OSError: there is no such folder or no such repository, or the Hub cannot be reached.
+            ValueError: it holds no SpamGPT classifier or no tokenizer.
         """
         source = BUNDLED if model is None else model
         if is_onnx(source):
@@ -91,11 +91,11 @@ class SpamClassifier:
         if isinstance(texts, str):
             texts = [texts]
         if not isinstance(texts, Iterable) or isinstance(texts, bytes):
-            raise TypeError(f"Give a message or a list of messages, not {type(texts).__name__}.")
+            raise TypeError(f"Expected a message or a list of messages, got {type(texts).__name__}.")
         return predict_logits(self.model, self.tokenizer, list(texts), progress=progress)
 
     def decide(self, probabilities: torch.Tensor) -> tuple[list[str], torch.Tensor]:
-        """Choose labels by the model's threshold.
+        """Choose labels with the model's threshold.
 
         Args:
             probabilities: the probability of each class, (N, num_labels).

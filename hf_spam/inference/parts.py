@@ -1,4 +1,4 @@
-"""The pieces of an unfinished output on disk. Each is either complete or missing, and all survive a killed process."""
+"""Pieces of an unfinished output on disk. Each is complete or missing, and survives a killed process."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ RUN, END = "run.json", "end.json"
 
 
 class Parts:
-    """The folder `OUT.parts`, which holds the pieces of OUT, one for each window of the input, until OUT is written.
+    """Folder `OUT.parts`, which holds a piece of OUT for each window of the input until OUT is written.
 
-    The names of the pieces contain a hash of the run, so that no run uses the pieces of another.
+    Piece names contain a hash of the run, so a run never uses the pieces of another.
 
     Args:
         output: The output file.
         run: Everything that the pieces depend on, by name.
-        window_size: Rows in a piece; the last may have fewer.
+        window_size: Rows per piece; the last may have fewer.
     """
 
     def __init__(self, output: Path, run: dict[str, Any], window_size: int):
@@ -34,7 +34,7 @@ class Parts:
         self.hash = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:12]
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the result of `finish` if the same run was killed after it wrote the output, else `None`."""
+        """Return the result of `finish` if this run was killed after it wrote the output, else `None`."""
         state = self._state()
         finished = state.get("finished") if state.get("run") == self.run else None
         if finished and self.output.exists() and finished["file"] == stamp(self.output):
@@ -42,15 +42,15 @@ class Parts:
         return None
 
     def begin(self, count_rows: Callable[[], int | None], *, overwrite: bool) -> None:
-        """Create the folder, or take over that of another run, whose pieces stay unused until `remove`.
+        """Create the folder, or reuse it if this run was interrupted or another run is to be discarded.
 
         Args:
-            count_rows: Returns the number of rows of the input if it is known; not called if this run had begun before.
-            overwrite: Whether to replace the output, or discard another run.
+            count_rows: Function that returns the number of input rows, or `None`. Not called if this run resumes.
+            overwrite: Whether to replace an existing output and discard another run, whose pieces `remove` deletes.
 
         Raises:
             FileExistsError: The output exists.
-            ValueError: The folder holds the pieces of another run, or files that are not ours.
+            ValueError: The folder holds the pieces of another run, or unrelated files.
         """
         if self.output.exists() and not overwrite:
             raise FileExistsError(f"{self.output} already exists; use --overwrite to replace it.")
@@ -69,11 +69,11 @@ class Parts:
         self._write(RUN, {"run": self.run, "rows": rows})
 
     def total_rows(self) -> int | None:
-        """Return the number of rows of the input, if it is known."""
+        """Return the number of input rows, if known."""
         return self._state()["rows"]
 
     def rows_done(self) -> int:
-        """Return the number of rows in the pieces."""
+        """Return the number of rows scored so far."""
         rows = self.window_size * sum(path.name.endswith(self.hash) for path in self._files())
         total = self.total_rows()
         return rows if total is None else min(rows, total)  # the last piece may be shorter
@@ -83,18 +83,18 @@ class Parts:
         return self._path(window).exists()
 
     def add(self, window: int, labels: list[str], piece: bytes) -> None:
-        """Write the piece of a window to the disk, with the count of its labels."""
+        """Write the piece of a window to disk, with its label counts."""
         write_file(self._path(window), json.dumps({"labels": Counter(labels)}).encode() + b"\n" + piece)
 
-    def end(self, rows: int) -> None:
-        """Note the number of rows, which each process knows once it has read the whole input."""
+    def record_rows(self, rows: int) -> None:
+        """Record the number of input rows, which a process knows after reading the whole input."""
         self._write(END, rows)
 
     def finish(self) -> dict[str, Any]:
         """Merge the pieces into the output.
 
         Returns:
-            The number of rows (`rows`), and of rows with each label (`labels`).
+            `rows`, the number of rows, and `labels`, the number of rows with each label.
 
         Raises:
             OSError: A piece is missing, or the output cannot be written.
@@ -114,14 +114,14 @@ class Parts:
             raise OSError(f"{self.folder} holds {labels.total()} of {rows} rows; delete it and run the command again.")
         flush(merged)
         result = {"rows": rows, "labels": dict(sorted(labels.items()))}
-        # For a run that is killed between here and the end of `remove`.
+        # In case this process is killed before `remove` is done.
         self._write(RUN, {**self._state(), "finished": {"file": stamp(merged), "result": result}})
         os.replace(merged, self.output)
         flush(self.output.parent)
         return result
 
     def remove(self) -> None:
-        """Delete the folder; the file that says whose it is goes last."""
+        """Delete the folder, and last its `run.json`, which identifies the run."""
         for path in sorted(self._files(), key=lambda path: path.name == RUN):
             path.unlink(missing_ok=True)
         if self.folder.exists():
@@ -144,7 +144,7 @@ class Parts:
 
 
 def _differences(other: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Return in words how two runs differ."""
+    """Describe how two runs differ."""
     return "; ".join(
         f"{name} ({short(other.get(name))} there, {short(value)} now)"
         for name, value in ours.items()

@@ -1,12 +1,12 @@
-"""Score the messages of a file into another file, on several processes, without losing or doubling a row.
+"""Score the messages of a file on several processes, without losing or duplicating a row.
 
-The input is cut into windows of equally many rows. A process scores one window at a time and keeps the result as a
-piece beside the output, in `OUT.parts` (see `parts`). In the end the output is merged from all pieces and gets its name
-in one step. A run that was killed goes on with the windows that have no piece, on any number of processes.
+The input is read in windows of a fixed number of rows. A process scores one window at a time and saves the result as a
+piece next to the output, in `OUT.parts` (see `parts`). At the end, the pieces are merged into the output, which appears
+in one step. A killed run resumes with the windows that have no piece, on any number of processes.
 
-Window k is scored by process k mod n. Every process reads the whole input and skips the windows of the others. The
-batches are therefore the same for any number of processes, and since each computes on one thread, so are the scores to
-their last digit: the output is identical byte for byte.
+Window k is scored by process k mod n: every process reads the whole input and skips the windows of the others. Batches
+do not depend on the number of processes, and each process computes on one thread, so the output is identical byte for
+byte on any number of processes.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ STANDARD = "-"  # standard input or output
 INPUTS = (*SUFFIXES, PLAIN_TEXT)
 WINDOW_SIZE = 4096
 SECONDS_ALONE = 10.0  # starting other processes takes about as long
-AGAIN = "Nothing is lost: run the same command again to go on."
+AGAIN = "Nothing is lost: run the same command again to resume."
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class ScoredFile:
     output: str
     rows: int
     labels: dict[str, int]
-    """The number of rows with each label."""
+    """Number of rows with each label."""
     resumed_rows: int
-    """How many of the rows an earlier run had scored."""
+    """Number of rows scored by an earlier run."""
     seconds: float
-    """The time that this run took."""
+    """Duration of this run."""
 
 
 def score_file(
@@ -80,27 +80,28 @@ def score_file(
     overwrite: bool = False,
     progress: bool = False,
 ) -> ScoredFile:
-    """Score the messages of a file, and write its rows unchanged and in order, with a `label` and a `score` each.
+    """Score the messages of a file, and write its rows unchanged and in order, with columns `label` and `score` added.
 
-    A file is checked to its end before the first message is scored. Memory holds one window per process. A script that
+    The whole file is checked before the first message is scored. Each process holds one window in memory. A script that
     uses several processes must be guarded by `if __name__ == "__main__"`, as `multiprocessing` requires.
 
     Args:
         classifier: The classifier.
-        source: A .csv, .tsv, .jsonl or .json (JSON lines), .parquet, .zip or .txt file (one message a line), "-" for
-            standard input (one message a line), or a Hub dataset id "owner/name", which is streamed.
-        output: A .jsonl or .parquet file, or .csv or .tsv if the input has no types. JSON lines stay JSON lines.
+        source: A .csv, .tsv, .jsonl or .json (JSON lines), .parquet, .zip or .txt file (one message per line), "-" for
+            standard input (one message per line), or a Hub dataset id "owner/name", which is streamed.
+        output: A .jsonl or .parquet file, or a .csv or .tsv file if all input values are strings. JSON lines can only
+            be written as JSON lines.
         text_column: Text column; `None` for "text", "message", "sms" or "v2". Case does not matter.
         split: Split of a Hub dataset; `None` for "train".
-        prefix: Prefix of the names of the two new columns.
-        window_size: Rows in a window.
-        num_processes: Number of processes; `None` to start with one, and if work is left after ten seconds, to go on
-            with one for each core or accelerator.
-        overwrite: Whether to replace an existing output, and discard what is left of a different run.
+        prefix: Prefix for the names of the two new columns.
+        window_size: Rows per window.
+        num_processes: Number of processes. `None` starts with one and, if work is left after ten seconds, continues
+            with one per core or accelerator.
+        overwrite: Whether to replace an existing output, and discard the unfinished output of a different run.
         progress: Whether to show a progress bar.
 
     Raises:
-        DataError: The input cannot be read, or not be written in the output's format. The output does not exist.
+        DataError: The input cannot be read, or cannot be written in the output format. No output is written.
         FileExistsError: The output exists.
         ValueError: A different run was left unfinished, or a setting is invalid.
         OSError: A file cannot be read or written, the Hub does not answer, or a process was killed.
@@ -150,14 +151,14 @@ def score_stream(
     Args:
         classifier: The classifier.
         source: As for `score_file`.
-        file: Where to write.
+        file: Binary file to write to.
         text_column, split, prefix, window_size: As for `score_file`.
 
     Returns:
         The number of rows.
 
     Raises:
-        DataError: The input cannot be read, or not be written as JSON. The windows before that have been written.
+        DataError: The input cannot be read, or cannot be written as JSON. Earlier windows have been written.
         OSError: A file cannot be read or written, or the Hub does not answer.
     """
     rows = 0
@@ -191,7 +192,7 @@ def _check_output_path(output: Path, source: str | os.PathLike) -> Path:
 def _open(
     source: str | os.PathLike, columns: Columns, split: str | None, *, spool: bool = True
 ) -> Iterator[tuple[Reader, str]]:
-    """Yield the reader of a source and what identifies its content; `spool` first copies standard input to a file."""
+    """Yield a reader of a source and an id of its content; `spool` first copies standard input to a file."""
     name = os.fspath(source)
     if name == STANDARD and not spool:
         yield open_file(DataFile(sys.stdin.fileno(), "standard input", PLAIN_TEXT), columns), STANDARD
@@ -202,11 +203,11 @@ def _open(
             spooled = DataFile.find(file.name, INPUTS, name="standard input")
             yield open_file(spooled, columns), hash_file(Path(file.name))["sha256"]
     elif is_hub_id(name) and not suffix_of(name, INPUTS):
-        from datasets import load_dataset  # heavy
+        from datasets import load_dataset  # slow to import
 
         split = split or "train"
         with explained(name, "dataset"):
-            commit = HfApi().dataset_info(name).sha  # all processes, and those that resume, read the same
+            commit = HfApi().dataset_info(name).sha  # all processes and resumed runs read the same data
             dataset = load_dataset(name, split=split, streaming=True, revision=commit)
         yield DatasetReader(f"{name}, {split}", dataset, columns), f"{name}, {split}, {commit}"
     else:
@@ -217,7 +218,7 @@ def _open(
 
 
 def _model_hash(classifier: SpamClassifier) -> str:
-    """Return a hash of everything in a classifier that its answers depend on."""
+    """Return a hash of everything that a classifier's answers depend on."""
     config = {key: value for key, value in classifier.model.config.to_dict().items() if key != "_name_or_path"}
     tokenizer = json.loads(classifier.tokenizer.backend_tokenizer.to_str())
     for set_by_each_call in ("truncation", "padding"):
@@ -230,13 +231,13 @@ def _model_hash(classifier: SpamClassifier) -> str:
 
 
 def _check_input(reader: Reader, parts: Parts) -> int | None:
-    """Read a file to its end, or the first window of a Hub dataset, to find errors before the work starts.
+    """Check a whole file, or the first window of a Hub dataset, before scoring starts.
 
     Returns:
-        The number of rows, if it is known.
+        The number of rows, if known.
 
     Raises:
-        DataError: A row cannot be read, or not be written in the output's format.
+        DataError: A row cannot be read, or cannot be written in the output format.
     """
     rows = 0
     for window in reader.windows(parts.window_size):
@@ -252,7 +253,7 @@ def _check_input(reader: Reader, parts: Parts) -> int | None:
 def _score(
     count: int | None, reader: Reader, parts: Parts, classifier: SpamClassifier, update: Callable[[], None]
 ) -> None:
-    """Score the windows that have no piece yet, on `count` processes (see `score_file`); call `update` now and then."""
+    """Score the windows that have no piece yet, on `count` processes (see `score_file`); call `update` regularly."""
     if count is None:
         if _score_windows(reader, parts, classifier, 0, 1, update, SECONDS_ALONE):
             return
@@ -262,7 +263,7 @@ def _score(
         return
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
-    context.set_forkserver_preload([__name__])  # imported once for all
+    context.set_forkserver_preload([__name__])  # imported once for all processes
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     failures, failed = context.Pipe(duplex=False)
     arguments = (count, reader, parts, pickle.dumps(classifier), failed)
@@ -273,7 +274,7 @@ def _score(
     except (ProcessExitedException, ProcessRaisedException) as error:
         if failures.poll():
             raise OSError(failures.recv()) from error
-        raise OSError(f"A process was killed, or failed ({first_line(error)}). {AGAIN}") from error
+        raise OSError(f"A process was killed or failed ({first_line(error)}). {AGAIN}") from error
     update()
 
 
@@ -285,7 +286,7 @@ def available_cores() -> int:
 def _work(rank: int, size: int, reader: Reader, parts: Parts, classifier: bytes, failed: Connection) -> None:
     """Run process `rank` of `size`."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # the default, a semaphore, outlives a killed process
+    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a killed process leaks
     transformers.utils.logging.set_verbosity_error()
     try:
         loaded = pickle.loads(classifier)
@@ -298,7 +299,7 @@ def _work(rank: int, size: int, reader: Reader, parts: Parts, classifier: bytes,
 
 
 def _exit_with_parent() -> None:
-    """End this process once its parent has ended, which may have been killed."""
+    """Exit when the parent process ends, even if it was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -326,7 +327,7 @@ def _score_windows(
                 update()
             rows += len(window)
     _check_unchanged(reader)
-    parts.end(rows)
+    parts.record_rows(rows)
     return True
 
 

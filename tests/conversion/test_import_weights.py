@@ -224,7 +224,7 @@ def test_a_book_file_can_be_given_a_tokenizer(tmp_path: Path) -> None:
     """The file has none, and without one the model could not classify a message."""
     tokenizer = train_tokenizer(["win a prize"] * 9, 300)
     source = saved(book().state_dict(), tmp_path)
-    assert "the tokenizer has an id 2" in refused(source, tmp_path, n_head=4, tokenizer=tokenizer)
+    assert "the tokenizer has id 2" in refused(source, tmp_path, n_head=4, tokenizer=tokenizer)
     source = saved(book().state_dict() | {"tok_emb.weight": torch.randn(len(tokenizer), 32)}, tmp_path)
     import_weights(source, tmp_path / "out", n_head=4, tokenizer=tokenizer)
     assert SpamClassifier.from_pretrained(tmp_path / "out")(["win a prize"])[0]["label"] in ("spam", "not spam")
@@ -273,10 +273,10 @@ def test_every_misfit_of_a_gpt2_is_listed(tmp_path: Path) -> None:
     first, *rest = refused(tmp_path / "gpt2", tmp_path, n_head=4).splitlines()
     assert first == f"{tmp_path / 'gpt2'} does not fit SpamGPT, and nothing was written:"
     assert rest == [
-        "  config.json: activation_function is 'relu', SpamGPT has 'gelu_new' or 'gelu_pytorch_tanh'",
-        "  config.json: scale_attn_weights is False, SpamGPT has True",
-        "  config.json: scale_attn_by_inverse_layer_idx is True, SpamGPT has False",
-        "  config.json: add_cross_attention is True, SpamGPT has False",
+        "  config.json: activation_function is 'relu', SpamGPT supports 'gelu_new' or 'gelu_pytorch_tanh'",
+        "  config.json: scale_attn_weights is False, SpamGPT supports True",
+        "  config.json: scale_attn_by_inverse_layer_idx is True, SpamGPT supports False",
+        "  config.json: add_cross_attention is True, SpamGPT supports False",
         "  --n-head 4 contradicts config.json, where n_head is 2",
         "  final_norm.bias has type int64, expected a float",
         "  h.1.attn.c_proj.bias is unexpected",
@@ -398,7 +398,7 @@ def test_an_existing_file_or_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/notes.txt").write_text("mine")
     for taken in ("file", "folder"):
-        with pytest.raises(FileExistsError, match="exists already"):
+        with pytest.raises(FileExistsError, match="already exists"):
             import_weights(tmp_path / "gpt2", tmp_path / taken)
     assert (tmp_path / "file").read_text() == (tmp_path / "folder/notes.txt").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder", "gpt2"]

@@ -134,7 +134,7 @@ DAMAGES = {
     ),
     "a tokenizer too large": (
         tokenizer(lambda model: model["vocab"].update(zz=5000)),
-        "does not fit its model: it has an id 5000, and the model's vocabulary only 2000 entries",
+        "does not fit its model: it has id 5000, but the model's vocabulary has only 2000 entries",
     ),
     "an empty tokenizer": (tokenizer(lambda model: model.update(vocab={}, merges=[])), f"{NO_TOKENIZER}is empty"),
     "a tokenizer without a model": (tokenizer(lambda model: model.pop("vocab")), f"{NO_TOKENIZER}Missing"),
@@ -176,7 +176,7 @@ def test_a_file_is_not_a_model(name, folder):
     with pytest.raises(OSError) as caught:
         SpamClassifier.from_pretrained(folder / name)
     assert str(caught.value) == (
-        f"No model in {str(folder / name)!r}: it is a file; a model's folder or a Hub id is needed."
+        f"No model in {str(folder / name)!r}: it is a file; give a model's folder or a Hub id."
     )
 
 

@@ -136,7 +136,7 @@ def test_large_weights_have_a_file_and_the_history_comes_along(int8, tmp_path):
     assert (out / "history.json").read_text() == '{"recipe": {"seed": 5}}'
     assert set(OnnxModel(out).state_dict()) == {"model.onnx", "model.onnx.data"}
     (out / "model.onnx.data").unlink()
-    with pytest.raises(ValueError, match=r"cannot be loaded, its model\.onnx is damaged"):
+    with pytest.raises(ValueError, match=r"cannot be loaded: its model\.onnx is damaged"):
         SpamClassifier.from_pretrained(out)
 
 
@@ -176,7 +176,7 @@ def test_a_graph_with_other_answers_is_not_written(int8, tmp_path, messages, mon
         onnx.save(graph, path)
 
     monkeypatch.setattr(module, "_write_graph", write_biased_graph)
-    message = r"^The fp32 export was not written: 1 of 3 messages get another label, more than 0\.1%\.$"
+    message = r"^The fp32 export was not written: 1 of 3 messages get a different label, more than 0\.1%\.$"
     with pytest.raises(ValueError, match=message):
         export_onnx(BUNDLED, tmp_path / "out", data=messages)
     assert list(tmp_path.iterdir()) == []
@@ -198,12 +198,12 @@ def test_mistakes_are_one_line(int8, tmp_path):
     bare = damaged(int8[0], tmp_path / "bare", "config.json", None)
     other = damaged(int8[0], tmp_path / "other", "config.json", b'{"model_type": "bert"}')
     for command, message in (
-        (["export", "bundled", there, "--onnx"], f"{there} exists: name a folder that does not."),
+        (["export", "bundled", there, "--onnx"], f"{there} already exists; choose another folder."),
         (["export", "bundled", out], "Missing option '--onnx'"),
         (["export", tmp_path / "none", out, "--onnx"], f"'{tmp_path / 'none'}'"),
         (["export", "bundled", out, "--onnx", "--data", "none.csv"], "none.csv"),
         (["export", int8[0], out, "--onnx"], "there is no model.safetensors"),
-        (["classify", "hi", "--model", cut], "cannot be loaded, its model.onnx is damaged: "),
+        (["classify", "hi", "--model", cut], "cannot be loaded: its model.onnx is damaged ("),
         (["classify", "hi", "--model", bare], "there is no config.json"),
         (["classify", "hi", "--model", other], "holds a model of type 'bert', not 'spam_gpt'."),
     ):

@@ -21,7 +21,9 @@ def test_one_label_in_a_thousand_may_differ(messages, differ, passes):
         report = check_parity(SpamGPTConfig(), logits(expected), logits(actual))
         assert (report["messages"], report["labels_differ"]) == (messages, differ)
     else:
-        with pytest.raises(ValueError, match=rf"{differ} of {messages} messages get another label, more than 0\.1%"):
+        with pytest.raises(
+            ValueError, match=rf"{differ} of {messages} messages get a different label, more than 0\.1%"
+        ):
             check_parity(SpamGPTConfig(), logits(expected), logits(actual))
 
 

@@ -51,5 +51,5 @@ def test_logits_are_those_of_each_text_alone_in_the_order_of_the_texts(padded_le
     assert predict_logits(model, tokenizer, []).shape == (0, 3)
     with torch.no_grad():
         model.out_head.bias[0] = torch.nan
-    with pytest.raises(ValueError, match="The model's answers are not numbers: its weights are damaged"):
+    with pytest.raises(ValueError, match="The model returned NaN or infinite logits: its weights are damaged"):
         predict_logits(model, tokenizer, texts)

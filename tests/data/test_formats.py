@@ -151,8 +151,8 @@ def test_the_books_reading_keeps_texts_that_pandas_takes_for_missing_or_numbers(
 
 # Bad files: one line that names the file, the place, the value and what to do
 
-KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true; if these are your own classes, name their "
-KNOWN += "column: --label-column"
+KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true; for classes of your own, name their column "
+KNOWN += "with --label-column"
 NO_LABEL, HINT = "there is no label column (label, category, class, v1); found:", "name it with --label-column"
 NO_TEXT = "there is no text column (text, message, sms, v2); found: ['label', 'body']; name it with --text-column"
 TWICE = "several columns are called 'text'; rename all but one of ['label', 'text', 'Text', 'text']"
@@ -160,7 +160,7 @@ QUOTES = "close every quote, and double the quotes within a quoted text"
 UNQUOTED = f"broken quotes or a stray line break (new-line character seen in unquoted field); {QUOTES}"
 UNCLOSED = f"broken quotes or a stray line break (unexpected end of data); {QUOTES}"
 AFTER = f"broken quotes or a stray line break ('\t' expected after '\"'); {QUOTES}"
-JSON = "write JSON lines, one object a line"
+JSON = "write JSON lines, one object per line"
 UTF8 = "save the file as UTF-8"
 EXTRA = "expected 2 fields, found 3: 'ham,a,b'; put a text that contains ',' in double quotes"
 BAD_FILES = [
@@ -197,8 +197,8 @@ BAD_FILES = [
     ("a.jsonl", b'{"label": 0, "text": "a\\ud800"}', ", line 1: not valid Unicode: '0: a\\ud800'"),
     # Files
     ("a.csv", b"", ": the file is empty, or its first line is"),
-    ("a.jsonl", b"\n", ": there are no messages in it"),
-    ("a.csv", b"label,text\n", ": there are no messages in it"),
+    ("a.jsonl", b"\n", ": no messages found"),
+    ("a.csv", b"label,text\n", ": no messages found"),
     ("a.csv", b"label,text\nham,a\nham,caf\xe9\n", f", line 3: not UTF-8 (byte 0xe9); {UTF8}"),
     ("a.tsv", codecs.BOM_UTF8 + b"ham\ta\n\xff", f", line 2: not UTF-8 (byte 0xff); {UTF8}"),
     ("a.zip", b"PK", ": broken zip (File is not a zip file)"),

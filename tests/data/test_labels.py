@@ -108,7 +108,9 @@ def test_the_positive_label_comes_second(tmp_path, caplog):
     texts = [f"{'free' if i % 2 else 'hi'} {chr(97 + i % 26) * (1 + i // 26)}" for i in range(80)]
     write(tmp_path / "a.csv", [(("fraud", "legit")[i % 2], text) for i, text in enumerate(texts)])
     by_default = load_sms_spam(tmp_path / "a.csv", **COLUMNS)
-    assert caplog.text.endswith("labelled fraud, legit; the positive label is legit (--positive-label chooses)\n")
+    assert caplog.text.endswith(
+        "labelled fraud, legit; the positive label is legit (change it with --positive-label)\n"
+    )
     found = load_sms_spam(tmp_path / "a.csv", **COLUMNS, positive_label="fraud")
     assert caplog.text.endswith("labelled legit, fraud\n")
     again = load_sms_spam(tmp_path / "a.csv", **COLUMNS, classes=["legit", "fraud"])
@@ -122,8 +124,8 @@ def test_the_positive_label_comes_second(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("labels", "positive", "message"),
     [
-        (["ham", "spam"], "ham", "the positive label must be spam if there is spam, not 'ham'"),
-        (["a", "Spam"], "a", "the positive label must be spam if there is spam, not 'a'"),
+        (["ham", "spam"], "ham", "the positive label of data with spam must be spam, not 'ham'"),
+        (["a", "Spam"], "a", "the positive label of data with spam must be spam, not 'a'"),
         (["a", "b"], "c", "the positive label must be one of two labels, not 'c'; found: a, b"),
         (["a", "b", "c"], "c", "the positive label must be one of two labels, not 'c'; found: a, b, c"),
     ],
@@ -190,12 +192,12 @@ def second(label: str) -> str:
 
 
 KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true"
-ANOTHER = "is no column of labels; see --label-column"
+ANOTHER = "is not a label column; see --label-column"
 REFUSED = {
     "a label among known ones, no column named": (
         '{"text": "a", "label": "ham"}\n{"text": "b", "label": "work"}\n',
         {},
-        f", line 2: unknown label 'work'; {KNOWN}; if these are your own classes, name their column: --label-column",
+        f", line 2: unknown label 'work'; {KNOWN}; for classes of your own, name their column with --label-column",
     ),
     "not the model's": (second('"x"'), {"classes": ["a", "b"]}, ", line 2: unknown label 'x'; known: a, b"),
     "not the bundled model's": (second("1"), {"classes": LABEL_NAMES}, f", line 1: unknown label 'a'; {KNOWN}"),

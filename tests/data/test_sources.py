@@ -51,7 +51,7 @@ def test_a_missing_file_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "load_dataset", None)
     with pytest.raises(DataError) as caught:
         read_messages(name)
-    assert str(caught.value) == f"{name}: no such file, nor 'sample', 'uci' or a Hub dataset id 'owner/name'"
+    assert str(caught.value) == f"{name}: not a file, 'sample', 'uci' or a Hub dataset id 'owner/name'"
 
 
 def test_a_directory_is_refused(tmp_path, monkeypatch):
@@ -77,7 +77,7 @@ def test_splits_handed_over_may_have_what_files_may_have():
     assert rows(checked["train"]) == [(0, "a"), (1, "b")]
     with pytest.raises(DataError, match="a split named 'train' is needed; found: 'test'"):
         check_splits(DatasetDict(test=part))
-    with pytest.raises(DataError, match="there are no messages in it"):
+    with pytest.raises(DataError, match="no messages found"):
         check_splits(DatasetDict(train=part, test=part.select([])))
     with pytest.raises(DataError, match=r"^train: there is no text column .*; found: \['LABEL', 'id'\]"):
         check_splits(DatasetDict(train=part.remove_columns("Text")))

@@ -115,7 +115,7 @@ def test_a_bad_answer_is_not_used(server, case, tmp_path):
     with pytest.raises(DataError) as caught:
         uci_file()
     message, (first, second) = str(caught.value), uci.UCI_ADDRESSES
-    assert message.startswith(f"uci: not downloaded ({first}: ") and f"; {second}: " in message
+    assert message.startswith(f"uci: download failed ({first}: ") and f"; {second}: " in message
     assert message.count(reason) == 2 and "\n" not in message and message.endswith("'sample' works offline")
     assert not (tmp_path / "home").exists()
     server.answers = {"/1": answer, "/2": (200, UCI_ZIP)}
@@ -125,6 +125,6 @@ def test_a_bad_answer_is_not_used(server, case, tmp_path):
 def test_without_a_network_the_error_is_one_line(server, monkeypatch):
     monkeypatch.setattr(uci, "UCI_ADDRESSES", ("http://127.0.0.1:1/a", "http://127.0.0.1:1/b"))
     with pytest.raises(
-        DataError, match=r"^uci: not downloaded \(http://127.0.0.1:1/a: .*refused.*; http.*/b: .*\); check"
+        DataError, match=r"^uci: download failed \(http://127.0.0.1:1/a: .*refused.*; http.*/b: .*\); check"
     ):
         uci_file()

@@ -127,4 +127,4 @@ def test_labels_keep_their_names():
 def test_the_example_suits_the_labels(labels, about_spam):
     text = render_card(content(labels))
     assert ("$1000" in text) == about_spam and ("call me back" in text) == (not about_spam)
-    assert (f"F1 are those of `{labels[1]}`" in text) == (labels != SPAM_LABELS)
+    assert (f"F1 are for `{labels[1]}`" in text) == (labels != SPAM_LABELS)

@@ -120,10 +120,10 @@ def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
         texts = data[split]["text"][:]
         exact = sum(text in train for text in texts)
         near = sum(duplicate_key(text) in map(duplicate_key, train) for text in texts)
-        counts = f"{exact} have an exact duplicate in train, and {near} at least a near-duplicate"
+        counts = f"{exact} have an exact duplicate in train, and {near} an exact or near-duplicate"
         assert f"Of the {len(texts)} messages in {split}, {counts}" in text
         assert ("**The splits share duplicates**" in text) == (near > exact > 0) == (protocol == "book")
-    assert ("No message of the other splits has a duplicate in train" in text) == (protocol == "full")
+    assert ("No message in the other splits has a duplicate or near-duplicate in train" in text) == (protocol == "full")
     assert f"protocol `{protocol}` and seed 123" in text
     everything = b"".join(hub.read(REPO, path, kind="dataset") for path in hub.files(REPO, kind="dataset"))
     assert b"mine.csv" in everything and b"of-the-customer" not in everything
@@ -160,7 +160,7 @@ def test_license_and_origin_by_source():
     assert metadata(text)["license"] == "mit" and "Almeida" not in text
     text = render_dataset_card(data, REPO, "alice/copy")
     assert "license" not in metadata(text) and f"[`{REPO}`](https://huggingface.co/datasets/{REPO})" in text
-    assert "If the source has train, validation and test splits of its own, these are used." in text
+    assert "If the source has its own train, validation and test splits, they are used." in text
     nasty = render_dataset_card(data, Path(f"`{END} [x](y).csv"), REPO)
     assert END not in nasty and "_x_(y).csv`" in nasty, "the name neither ends our section nor makes a link"
 

@@ -458,7 +458,7 @@ def test_pushing_a_folder(hub, out, capfd):
         ([out / "checkpoint-10" / "training_state", REPO], "is not a model"),
         ([out], "Give the repository to push to"),
         ([out, "--resume"], "There is nothing to push in"),
-        ([out, REPO, "--timeout", "nan"], "must be a finite number of at least 0, got nan"),
+        ([out, REPO, "--timeout", "nan"], "must be a finite number of at least 0 seconds, got nan"),
         ([out, REPO, "--private"], f"{REPO}: the repository is public; make it private"),
     ):
         assert run("push", *arguments) == 1

@@ -79,7 +79,7 @@ def test_what_is_not_text_gets_a_type_error_that_says_so(text):
     with pytest.raises(TypeError, match="A message must be a string, got"):
         classify_text(text, CLASSIFIER.model, CLASSIFIER.tokenizer)
     if not isinstance(text, list):
-        with pytest.raises(TypeError, match=f"Give a message or a list of messages, not {type(text).__name__}"):
+        with pytest.raises(TypeError, match=f"Expected a message or a list of messages, got {type(text).__name__}"):
             CLASSIFIER(text)
 
 

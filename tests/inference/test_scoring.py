@@ -484,7 +484,7 @@ def test_the_summary_of_a_run(tmp_path, monkeypatch, capsys):
 def test_a_column_of_that_name_is_not_overwritten(tmp_path, monkeypatch, capsys):
     source = write_csv(tmp_path / "in.csv", [["ham", "hello"]], ("label", "SMS"))
     code, _, err = run_main(monkeypatch, capsys, source, tmp_path / "out.csv")
-    assert code == 1 and "there is a column 'label' already; --prefix pred_ makes it 'pred_label'" in err
+    assert code == 1 and "column 'label' already exists; --prefix pred_ writes 'pred_label' instead" in err
     code, _, _ = run_main(monkeypatch, capsys, source, tmp_path / "out.csv", "--prefix", "pred_")
     assert code == 0 and read_csv(tmp_path / "out.csv")[0] == ["label", "SMS", "pred_label", "pred_score"]
 
@@ -516,14 +516,19 @@ BAD_INPUTS = [  # beside those of `data/test_formats.py`, which are read by the 
     ("in.csv", b"text,n\na,1\n\nb\n", "out.csv", "in.csv, line 3: the line is empty; remove it"),
     ("in.txt", b"ok\n\xff\n", "out.csv", "in.txt, line 2: not UTF-8 (byte 0xff); save the file as UTF-8"),
     ("in.jsonl", b'{"text":"a"}\n{"text":null}', "out.jsonl", "in.jsonl, line 2: the text is missing"),
-    ("in.jsonl", b'{"text":"a"}\n{"text":"b","score":1}', "out.jsonl", "in.jsonl, line 2: there is a column 'score'"),
+    (
+        "in.jsonl",
+        b'{"text":"a"}\n{"text":"b","score":1}',
+        "out.jsonl",
+        "in.jsonl, line 2: column 'score' already",
+    ),
     ("in.parquet", b"PAR1 and no more", "out.parquet", "in.parquet: broken Parquet file (Parquet magic bytes"),
     ("in.parquet", GOOD[:-2000], "out.parquet", "in.parquet: broken Parquet file ("),
     ("in.parquet", GOOD[:100] + bytes(2000) + GOOD[2100:], "out.parquet", "in.parquet: "),
     ("in.parquet", BROKEN_TEXT, "out.parquet", "in.parquet: damaged, or not UTF-8 ("),
     # What an output format cannot hold
     ("in.csv", b"text,n,n\na,1,2\n", "out.jsonl", "in.csv: .jsonl cannot hold two columns called 'n'; write .csv"),
-    ("in.jsonl", b'{"text":"a"}', "out.csv", "in.jsonl: JSON lines may differ in their keys, which .csv cannot hold; "),
+    ("in.jsonl", b'{"text":"a"}', "out.csv", "in.jsonl: JSON lines may have different keys, which .csv cannot hold; "),
     ("in.parquet", NUMBER, "out.csv", "in.parquet: .csv cannot hold types and nulls; write .parquet or .jsonl"),
     (
         "in.parquet",
