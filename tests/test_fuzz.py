@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz_files.py"
 
 
+@pytest.mark.slow
 def test_damaged_files_meet_the_command_line():
     """Twenty of each kind with `scripts/fuzz_files.py`; by hand it runs five hundred."""
     command = [sys.executable, str(SCRIPT), "--cases", "20", "--seed", "3"]

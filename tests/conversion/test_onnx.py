@@ -92,7 +92,13 @@ def assert_same_answers(folder: Path, model: SpamGPTForSequenceClassification) -
     check()
 
 
-@pytest.mark.parametrize("settings", READINGS, ids=lambda settings: settings["pooling"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(reading, marks=[pytest.mark.slow] * (i in (0, 2)), id=reading["pooling"])
+        for i, reading in enumerate(READINGS)
+    ],
+)
 def test_the_graph_reads_a_message_as_the_model_does(tmp_path, messages, settings):
     """With pads on either side and between, none, or nothing else; one token, and more than the model reads."""
     tiny = save_tiny(tmp_path / "tiny", **settings)

@@ -283,6 +283,7 @@ def test_a_killed_worker_ends_the_run_and_the_next_goes_on(tmp_path, inbox):
     assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_no_process_and_the_next_goes_on(tmp_path, inbox, caplog):
     output = tmp_path / "out.csv"
     with subprocess.Popen([sys.executable, blocking_classifier.__file__, inbox[0], output]) as process:

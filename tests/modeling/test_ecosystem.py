@@ -242,7 +242,9 @@ def test_a_registered_attention_is_the_one_that_runs():
 # --- export and compilation
 
 
-@pytest.mark.parametrize(("padded_length", "strict"), [(None, True), (PADDED, False)])
+@pytest.mark.parametrize(
+    ("padded_length", "strict"), [pytest.param(None, True, marks=pytest.mark.slow), (PADDED, False)]
+)
 def test_an_exported_program_answers_other_batches_and_lengths(padded_length, strict):
     """Protects deployment: one program for every batch size and length, the empty message included.
 
