@@ -48,7 +48,7 @@ def cli() -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(list(RECIPES)))
 @as_json
 def recipes(names: tuple[str, ...], as_json: bool) -> None:
-    """List the recipes, or show the settings of the named ones beside the book's."""
+    """List the recipes, or compare the settings of the named ones with the book's."""
     chosen = [RECIPES[name] for name in names or RECIPES]
     if as_json:
         published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
@@ -58,7 +58,7 @@ def recipes(names: tuple[str, ...], as_json: bool) -> None:
         others = [recipe for recipe in chosen if recipe.name != "book"]
         show(terminal.settings_table(RECIPES["book"], others))
         if others:
-            show("·  as in the book")
+            show("·  same as the book")
     else:
         show(terminal.recipes_table(chosen))
         show(f"{ACCURACIES} {PUBLISHED_IN}")
@@ -110,9 +110,9 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
 @click.pass_context
 @options_of(Recipe)
 def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: bool, **settings: Any) -> None:
-    """Cross-validate a recipe.
+    """Cross-validate a recipe and a linear baseline.
 
-    Beside it stands a linear baseline. All messages are used, and duplicates are in one fold. Nothing is saved.
+    All messages are used, and duplicates stay in one fold. Nothing is saved.
     """
     given = given_settings(ctx, settings)
     from .experiments.crossval import cross_validate
@@ -128,7 +128,7 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
         return
     show(terminal.crossval_table(results))
     slowest = max(run["seconds"] for run in results["runs"])
-    show(f"Mean and standard deviation over {len(results['runs'])} runs, the slowest of which took {slowest:.0f} s.")
+    show(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
     show("Pooled: computed on the answers of all runs together.")
 
 
@@ -141,7 +141,7 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
 def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **settings: Any) -> None:
     """Run the book's additional experiments.
 
-    Obtained accuracies are shown beside the published ones, unless a setting differs from the experiment's. Run the
+    Obtained accuracies are shown next to the published ones, unless a setting differs from the experiment's. Run the
     same command again to resume after an interruption; finished experiments are not run twice.
     """
     given = given_settings(ctx, settings)
@@ -157,7 +157,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
         click.echo(json.dumps(found))
     else:
         show(terminal.experiments_table(found))
-        interval = "95 %: Wilson's interval of the obtained test accuracy; within: whether it holds the published one."
+        interval = "95 %: Wilson interval of the obtained test accuracy; within: whether it contains the published one."
         show(f"{ACCURACIES} {interval} {PUBLISHED_IN}")
     if all(row["problem"] for row in found):
         raise ValueError("None of the experiments could be run.")
@@ -166,10 +166,10 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @cli.command()
 @click.argument("model", required=False)
 @click.option("--data", required=True, help="Messages: sample, uci, a local file, or a Hub dataset id.")
-@click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as for training]")
-@click.option("--seed", type=int, help="Seed of the splits.  [default: as for training]")
+@click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as in training]")
+@click.option("--seed", type=int, help="Seed of the splits.  [default: as in training]")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
-@click.option("--train-data", help="Messages that MODEL was trained on.  [default: its own, if they are known]")
+@click.option("--train-data", help="Training messages of MODEL.  [default: recognized in --data]")
 @text_column
 @label_column
 @click.option("--output-dir", type=click.Path(), help="Directory for report.html and report.json.")
@@ -177,12 +177,12 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 def evaluate(
     model: str | None, data: str, split: str | None, output_dir: str | None, as_json: bool, **how: Any
 ) -> None:
-    """Evaluate a model beside a linear baseline.
+    """Evaluate a model and a linear baseline.
 
     MODEL is a folder, a Hub id, or bundled, the model that comes with the package (the default).
 
-    Data that the model was trained on are split as they were for training, so that its test split is unseen. Other data
-    are one set. The bundled model has seen the whole SMS Spam Collection.
+    The model's own training data is split as in training, so the model has not seen the test split. Other data forms
+    one set. The bundled model has seen the whole SMS Spam Collection.
     """
     from .evaluation.eval_data import load_eval_data
     from .evaluation.page import check_folder, headline, report_tables, write_report
@@ -213,7 +213,7 @@ def evaluate(
 def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
     """Classify messages: TEXTS, or the lines of standard input.
 
-    The bundled model learned from British messages of the years around 2006; it is often wrong about today's.
+    The bundled model was trained on British messages from around 2006; it is often wrong about today's.
     """
     from .inference.classifier import SpamClassifier
 
@@ -271,7 +271,7 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
 @cli.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="REPO", required=False)
-@click.option("--resume", is_flag=True, help="Send what an earlier run or push left in its queue.")
+@click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run or push.")
 @private
 @click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
@@ -338,8 +338,8 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 @click.argument("model")
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
-@click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, and half the size or less.")
-@click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source as for evaluate.")
+@click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, at most half the size.")
+@click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source, as for evaluate.")
 @text_column
 @label_column
 @as_json
@@ -365,7 +365,7 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
 @cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @model_option
-@click.option("--data", required=True, help="Messages the model was not trained on: a source as for evaluate.")
+@click.option("--data", required=True, help="Messages the model was not trained on: a source, as for evaluate.")
 @click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
 @text_column
 @label_column
@@ -373,9 +373,9 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
 def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """Calibrate a copy of a model on your messages.
 
-    OUT is a new folder; its model gives scores that are probabilities. With --target-fpr it also gets a threshold: no
-    more than that fraction of the ham in --data is called spam. For data the model was trained on, only the validation
-    split is used. Card and metrics are not copied.
+    OUT is a new folder for a model whose scores are probabilities. With --target-fpr it also gets a threshold: at most
+    that fraction of the ham in --data is called spam. Of the model's own training data, only the validation split is
+    used. Card and metrics are not copied.
     """
     from .training.recalibration import calibrated_copy
 

@@ -1,4 +1,4 @@
-"""How a command starts and ends: signals, errors, exit codes, and what is logged."""
+"""Run a command line: signals, errors, exit codes and logging."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from .text import printable
 
 
 def run(command: click.Command, name: str) -> NoReturn:
-    """Run a command line and exit. A mistake of the user is one line on standard error."""
+    """Run a command line and exit. A user's mistake is reported in one line on standard error."""
     try:
         with stopping_at_signals():
             command(prog_name=name, standalone_mode=False)
@@ -57,7 +57,7 @@ def quiet_libraries() -> None:
     import transformers
 
     huggingface_hub.utils.disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every retry
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns about every retry
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 

@@ -10,7 +10,7 @@ from docstring_parser import parse_from_object
 
 from .training.recipes import Recipe
 
-# The Trainer's flags are often written with underscores: --save_steps is --save-steps.
+# The Trainer's flags are often written with underscores, such as --save_steps.
 CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
@@ -93,6 +93,6 @@ def options_of(settings: type, section: str = "Settings of the recipe") -> Calla
 
 
 def given_settings(ctx: click.Context, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that were given on the command line, including those given as `none`."""
+    """Return the settings given on the command line, including those given as `none`."""
     default = click.core.ParameterSource.DEFAULT
     return {name: value for name, value in settings.items() if ctx.get_parameter_source(name) is not default}

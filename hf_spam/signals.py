@@ -32,12 +32,12 @@ class RunInterrupted(Interrupted):
 
 @dataclass
 class Interruption:
-    """Whether Ctrl-C or SIGTERM was received.
+    """Record of Ctrl-C and SIGTERM during a run.
 
     Attributes:
-        postpones: set to only note the first signal. Until then, and for a second signal a second later, signals have
-            their usual effect.
-        number: the signal that was noted; 0 for none.
+        postpones: whether the first signal is only recorded. A second one, a second or more later, has its usual
+            effect.
+        number: the recorded signal; 0 for none.
     """
 
     postpones: bool = False
@@ -47,13 +47,13 @@ class Interruption:
 @contextmanager
 def listening() -> Iterator[Interruption]:
     """Let a run postpone Ctrl-C and SIGTERM inside a `with` block."""
-    interruption, noted = Interruption(), 0.0
+    interruption, recorded_at = Interruption(), 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
+        nonlocal recorded_at
         if interruption.postpones and not interruption.number:
-            interruption.number, noted = number, time.monotonic()
-        elif not interruption.number or time.monotonic() - noted > SAME_SIGNAL_SECONDS:
+            interruption.number, recorded_at = number, time.monotonic()
+        elif not interruption.number or time.monotonic() - recorded_at > SAME_SIGNAL_SECONDS:
             restore()
             signal.raise_signal(number)
 
@@ -66,7 +66,7 @@ def stopping_at_signals() -> Iterator[None]:
     """Raise `Interrupted` at Ctrl-C and SIGTERM inside a `with` block, so that files are closed."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        # During an import nothing is open yet, and libraries would turn the exception into an unrelated error.
+        # During an import no file is open yet, and libraries would turn the exception into an unrelated error.
         while frame is not None:
             if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
                 os.write(2, b"\nhf-spam: interrupted\n")
@@ -87,10 +87,10 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[Call
         for number, before in previous.items():
             signal.signal(number, before)
 
-    if threading.current_thread() is threading.main_thread():  # only it receives signals and may set handlers
+    if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.getsignal(number)
-            if before not in (signal.SIG_IGN, None):  # `nohup` and shells ignore signals for what they start
+            if before not in (signal.SIG_IGN, None):  # `nohup` and shells make their children ignore signals
                 previous[number] = before
                 signal.signal(number, handler)
     try:

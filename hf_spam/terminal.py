@@ -12,7 +12,7 @@ from .experiments.book_table import PUBLISHED, Row
 from .text import printable
 from .training.recipes import Recipe
 
-ROWS_SHOWN = 20  # rows of a long table, such as that of the errors
+ROWS_SHOWN = 20  # rows of a long table, such as the errors
 UNBROKEN_CHARACTERS = 20  # a column of single words up to this length is never broken
 
 
@@ -27,7 +27,7 @@ def show(content: Table | str) -> None:
 
 
 def make_table(*columns: str) -> Table:
-    """Return an empty table; its padding is small, so that the tables of a report fit into 80 columns."""
+    """Return an empty table with little padding, so that the tables of a report fit into 80 columns."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=not i)
@@ -93,7 +93,7 @@ def agreement_table(report: dict[str, Any]) -> Table:
 
 
 def recipes_table(recipes: Sequence[Recipe]) -> Table:
-    """Return a table with a row per recipe: what it is, and the accuracies that were published for it."""
+    """Return a table with a row per recipe: its summary and published accuracies."""
     table = make_table("recipe", "row", "what it is", "published")
     for recipe in recipes:
         published = PUBLISHED.get(recipe.name)
@@ -103,7 +103,7 @@ def recipes_table(recipes: Sequence[Recipe]) -> Table:
 
 
 def settings_table(book: Recipe, others: Sequence[Recipe]) -> Table:
-    """Return a table with a row per setting: the book's value, and that of other recipes where it differs."""
+    """Return a table with a row per setting: the book's value, and the values of other recipes that differ."""
     table = make_table("", book.name, *(recipe.name for recipe in others))
     columns = [
         {name: "none" if value is None else str(value) for name, value in asdict(recipe).items()}
@@ -125,7 +125,7 @@ def crossval_table(results: dict[str, Any]) -> Table:
 
 
 def experiments_table(rows: Sequence[Row]) -> Table:
-    """Return a table with a row per experiment: published beside obtained accuracies (see `reproduce`)."""
+    """Return a table with a row per experiment: published and obtained accuracies (see `reproduce`)."""
     table = make_table("experiment", "published", "obtained", "95 %", "within")
     for row in rows:
         low, high = row["interval"] or (None, None)

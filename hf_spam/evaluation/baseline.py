@@ -1,4 +1,4 @@
-"""A linear baseline on words and characters, trained on the same messages: any network must beat it."""
+"""Linear baseline, trained on the same messages as the model: an SVM on TF-IDF of words and characters."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from .metrics import PROBABILISTIC, SpamMetrics
 logger = logging.getLogger(__name__)
 
 BASELINE = "TF-IDF + linear SVM"
-MAX_MESSAGES = 100_000  # the character n-grams of more training messages need too much memory
+MAX_MESSAGES = 100_000  # above this, the character n-grams need too much memory
 
 
 def fit_baseline(train: Dataset) -> Pipeline | None:
@@ -57,9 +57,9 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
 
 
 def baseline_answers(baseline: Pipeline, messages: Dataset) -> dict[str, np.ndarray]:
-    """Return what `SpamMetrics` needs: `predictions` and `references`, (N,), and for two classes `scores`.
+    """Return the arguments of `SpamMetrics`: `predictions` and `references`, (N,), and for two classes `scores`.
 
-    The scores, (N,) in (0, 1), are those of the positive class. They rank messages but are not probabilities.
+    The scores of the positive class, (N,) in (0, 1), rank messages but are not probabilities.
     """
     names, texts = label_names(messages), messages["text"][:]
     answers = {"predictions": baseline.predict(texts), "references": np.array(messages["label"][:])}
@@ -88,7 +88,7 @@ def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
 
 
 def ahead(model: float, baseline: float, threshold: float | None) -> str:
-    """Say in words whether the model or the baseline has the higher F1.
+    """Describe which of the model and the baseline has the higher F1.
 
     Args:
         model: F1 of the model.

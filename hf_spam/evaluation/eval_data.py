@@ -1,4 +1,4 @@
-"""Messages to evaluate a model on, and those it was trained on, recognised by their fingerprints."""
+"""Load evaluation data, and recognize a model's own training data by its fingerprints."""
 
 import json
 import logging
@@ -23,38 +23,38 @@ from ..text import one_line
 
 logger = logging.getLogger(__name__)
 
-ONE_SET = "none, all messages are one set"
+ONE_SET = "none, all messages form one set"
 TRAINING_MESSAGES = "the messages that the model was trained on"
-SEEN_ALL = "The model was trained on these very messages: the metrics say nothing about new ones."
+SEEN_ALL = "The model was trained on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
 BUNDLED_SEEN = "The model was trained on the whole SMS Spam Collection and has seen every message in it."
-OTHER_DATA = "These are not, or no longer, the messages that the model was trained on: it may have seen any of them."
+OTHER_DATA = "The data differ from the model's training data, so it may have seen any of these messages."
 NO_RECORD = "There is no record of the model's training messages: it may have seen any of these."
 HINT = "Name its training messages with --train-data{} to get a baseline and a count of duplicates."
 
 
 @dataclass(frozen=True)
 class EvalData:
-    """Messages to evaluate a model on, and those it was trained on."""
+    """Messages to evaluate a model on, and its training messages."""
 
     sets: DatasetDict
-    """Named "train", "validation" and "test", or after the source."""
+    """Evaluation sets, named "train", "validation" and "test", or after the source."""
     splits: str
-    """How they were split, in words."""
+    """Description of the splits."""
     train: Dataset | None
-    """Training messages of the model. `None` if unknown."""
+    """Training messages of the model, or its best substitute. `None` if unknown."""
     trained_on: str
-    """Where `train` comes from, in words."""
+    """Description of `train`."""
     remark: str = ""
-    """Sentence about messages that the model may have seen. Empty if `train` tells."""
+    """Warning that the model has, or may have, seen these messages. Empty if there is no doubt."""
     hint: str = ""
-    """Sentence on how to find out more. Empty if there is nothing to add."""
+    """Advice that goes with the remark, or empty."""
 
 
 @strict
-@dataclass  # not frozen: then nothing would check the types
+@dataclass  # not frozen: `strict` would not check the types
 class TrainedRecipe:
-    """How the training messages of a model were read and split, with the fingerprints of the splits."""
+    """Settings with which a model's training messages were read and split, and the fingerprints of the splits."""
 
     protocol: Literal["book", "full"] | None
     """`None`: all messages were used for training."""
@@ -64,15 +64,15 @@ class TrainedRecipe:
     text_column: str | None = None
     label_column: str | None = None
     trained_before: bool = False
-    """Whether training started from a classifier that had learned from other, or unknown, messages."""
+    """Whether training started from a classifier trained on other, or unknown, messages."""
 
     def columns(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the reading options `given`, with the columns of the training where none are named."""
+        """Return the reading options `given`, with missing columns filled in from training."""
         recorded = {"text_column": self.text_column, "label_column": self.label_column}
         return given | {name: given[name] or column for name, column in recorded.items()}
 
-    def draw(self, source: str | os.PathLike, **reading: Any) -> DatasetDict | None:
-        """Split a source as for the training, and return the splits if they are the training's.
+    def split_as_trained(self, source: str | os.PathLike, **reading: Any) -> DatasetDict | None:
+        """Split a source as in training, and return the splits if they have the recorded fingerprints.
 
         Args:
             source: As for `load_sms_spam`.
@@ -85,7 +85,7 @@ class TrainedRecipe:
             return None
         try:
             sets = read_sets(source, **reading)
-            # Splitting a large file takes minutes; comparing the number of messages first rules most of them out.
+            # Splitting a large file takes minutes, so rule out most of them by their number of messages.
             keeps_all = self.protocol != "book" and not set(SPLITS) <= set(sets)
             if keeps_all and sum(map(len, sets.values())) != sum(split["messages"] for split in self.splits.values()):
                 return None
@@ -93,7 +93,7 @@ class TrainedRecipe:
                 splits = DatasetDict(train=read_messages(source, **reading))
             else:
                 splits = load_sms_spam(source, protocol=self.protocol, seed=self.seed, **reading)
-        except DataError:  # for example too few messages: then these are other messages, which need no splits
+        except DataError:  # e.g. too few messages, so these are not the training messages
             return None
         return splits if fingerprints(splits) == self.splits else None
 
@@ -103,7 +103,7 @@ BUNDLED_RECIPE = TrainedRecipe(None, 123, {"train": {"messages": 5574, "sha256":
 
 
 def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
-    """Return how a model was trained, according to its `history.json`.
+    """Read a model's training recipe from its `history.json`.
 
     Args:
         model: Folder or Hub id. `None` or "bundled": the bundled model.
@@ -120,7 +120,7 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
         history = json.loads(path.read_text(encoding="utf-8"))
         recipe = history["recipe"]
         splits, trained_before = history.get("splits", {}), history.get("trained_before", False)
-        sum(split["messages"] for split in splits.values())  # `draw` relies on these numbers
+        sum(split["messages"] for split in splits.values())  # `split_as_trained` relies on these numbers
         columns = recipe.get("text_column"), recipe.get("label_column")
         return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, *columns, trained_before)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StrictDataclassError) as error:
@@ -135,7 +135,7 @@ def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict
 
     Args:
         base: Name of the weights in the recipe.
-        config: Their configuration. Only those of a classifier have seen labelled messages.
+        config: Their configuration. Only a classifier has seen labelled messages.
         splits: `fingerprints` of the data.
     """
     if SpamGPTForSequenceClassification.__name__ not in (config.architectures or ()):
@@ -157,16 +157,15 @@ def load_eval_data(
 ) -> EvalData:
     """Load the messages to evaluate a model on.
 
-    If the data is what the model was trained on, it is split as it was then; it counts as the same data only if the
-    splits have the same fingerprints. Any other data is one set named after its source, or has the splits of its Hub
-    dataset. It may be small, and of a single label.
+    The model's own training data, recognized by its fingerprints, is split as in training. Any other data forms one
+    set named after its source, or keeps the splits of its Hub dataset; it may be small and have a single label.
 
     Args:
         model: Folder or Hub id. `None` or "bundled": the bundled model.
         data: Source, as for `load_sms_spam`.
-        protocol: Split the data by this protocol, however the model was trained.
-        seed: Split the data with this seed, however the model was trained.
-        train_data: Source of the training messages, for the baseline and to find duplicates. If it is the model's
+        protocol: Split the data by this protocol, regardless of how the model was trained.
+        seed: Split the data with this seed, regardless of how the model was trained.
+        train_data: Source of the training messages, to train the baseline and find duplicates. If it is the model's
             own training data, its `train` split is used. `None`: look for them in `data`.
         text_column: Column of the texts, in `train_data` too. `None`: as recorded for the model's own data, or as
             for `load_sms_spam`.
@@ -179,28 +178,28 @@ def load_eval_data(
     recipe = trained_recipe(model)
     reading = {"text_column": text_column, "label_column": label_column, "classes": classes}
     own_reading = recipe.columns(reading) if recipe else reading
-    own = recipe.draw(data, **own_reading) if recipe else None
+    own = recipe.split_as_trained(data, **own_reading) if recipe else None
     if protocol is not None or seed is not None:
         protocol = protocol or (own and recipe.protocol) or "full"
         seed = seed if seed is not None else (recipe.seed if own else 123)
     if own and (protocol, seed) in ((None, None), (recipe.protocol, recipe.seed)):
-        drawn = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
-        sets, splits = own, drawn if recipe.protocol else ONE_SET
+        protocol_and_seed = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
+        sets, splits = own, protocol_and_seed if recipe.protocol else ONE_SET
     elif protocol is not None:
         sets = load_sms_spam(data, protocol=protocol, seed=seed, **(own_reading if own else reading))
         splits = f"protocol {protocol}, seed {seed}"
     else:
         sets = read_sets(data, **reading)
-        splits = ONE_SET if len(sets) == 1 else "those of the data set"
+        splits = ONE_SET if len(sets) == 1 else "those of the dataset"
 
     if train_data is not None:
-        train = recipe.draw(train_data, **own_reading) if recipe else None
+        train = recipe.split_as_trained(train_data, **own_reading) if recipe else None
         trained_on = TRAINING_MESSAGES if train else "those of --train-data"
         train = train["train"] if train else read_messages(train_data, one_label=True, **reading)
     elif own:
         train, trained_on = own["train"], TRAINING_MESSAGES
     elif "train" in sets:
-        train, trained_on = sets["train"], "the split train; what the model was trained on is not known"
+        train, trained_on = sets["train"], "the split train (the model's own training data is not known)"
     else:
         train, trained_on = None, "not known"
     remark, hint = _remark(recipe, is_own=bool(own), has_train_data=train_data is not None)

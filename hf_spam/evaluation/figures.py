@@ -14,8 +14,8 @@ from ..text import printable
 from .metrics import BINS, Predictions
 from .report import Report
 
-# Placeholder colours for Matplotlib, which the SVG replaces with colours of the page; these differ on a dark screen.
-# Blue and orange can be told apart by people with any kind of colour vision (Okabe and Ito 2008).
+# Placeholder colours for Matplotlib; in the SVG they become CSS variables, which differ in dark mode.
+# Blue and orange are safe for colour-blind readers (Okabe and Ito 2008).
 MODEL, BASELINE, INK, FAINT = "#010101", "#020202", "#030303", "#040404"
 COLOURS = {
     MODEL: "var(--model, #0072b2)",
@@ -36,7 +36,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """Figure of a report: inline SVG and a caption."""
+    """A figure: inline SVG and a caption."""
 
     svg: str
     text: str
@@ -45,7 +45,7 @@ class ReportFigure:
 def report_figures(report: Report) -> list[ReportFigure]:
     """Draw ROC, precision-recall and calibration curves, and a histogram of the scores.
 
-    The curves need two labels, and messages of both.
+    Curves are drawn only for two labels that both occur.
     """
     given, figures = report.model, []
     with matplotlib.rc_context(STYLE):
@@ -59,7 +59,7 @@ def report_figures(report: Report) -> list[ReportFigure]:
 
 
 def _draw_curves(report: Report, display: type, title: str, x: str, y: str) -> ReportFigure:
-    """Draw a curve of the model, beside that of the baseline, with one of scikit-learn's displays."""
+    """Draw the curves of model and baseline with one of scikit-learn's displays."""
     figure, axes = _new_axes()
     curves = [(report.model, {"color": MODEL, "label": "model"})]
     if report.baseline is not None:
@@ -78,11 +78,11 @@ def _draw_curves(report: Report, display: type, title: str, x: str, y: str) -> R
 
 
 def _draw_calibration(report: Report) -> ReportFigure:
-    # Not a CalibrationDisplay, which has no intervals.
+    # scikit-learn's CalibrationDisplay has no intervals.
     rows, spam = report.values["details"]["calibration"], _class_label(report.model, report.model.positive)
     means = np.array([row["mean_score"] for row in rows])
     value, low, high = (np.array([row["spam"][end] for row in rows]) for end in ("value", "low", "high"))
-    bars = np.maximum(0, [value - low, high - value])  # rounding may bring them below 0, which is an error
+    bars = np.maximum(0, [value - low, high - value])  # rounding may make them negative, which Matplotlib rejects
     figure, axes = _new_axes()
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="perfect calibration")
     axes.errorbar(means, value, bars, color=MODEL, fmt="o", capsize=4, label="model, 95 % intervals")
@@ -92,9 +92,9 @@ def _draw_calibration(report: Report) -> ReportFigure:
 
 
 def _draw_scores(given: Predictions) -> ReportFigure:
-    """Draw the scores of spam and of other messages, or with many labels the confidence in each prediction."""
+    """Draw a histogram of the scores of both labels, or, with more labels, of the highest probabilities."""
     if given.positive is None:
-        chosen, names = given.labels == given.predicted, ["right predictions", "wrong predictions"]
+        chosen, names = given.labels == given.predicted, ["correct predictions", "wrong predictions"]
         scores, x = given.probabilities.max(1), "Highest probability"
     else:
         chosen, names = given.is_spam, [_class_label(given, label) for label in (given.positive, 1 - given.positive)]
@@ -106,11 +106,11 @@ def _draw_scores(given: Predictions) -> ReportFigure:
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
     _finish(figure, axes, "Scores", x, "Messages (log scale)")
-    return ReportFigure(_to_svg(figure), "Scores of all messages; few are wrong if the two groups lie far apart.")
+    return ReportFigure(_to_svg(figure), "Scores of all messages. The further apart the two groups, the fewer errors.")
 
 
 def _class_label(given: Predictions, index: int) -> str:
-    """Return the name of a class, with dollar signs escaped: Matplotlib would read a formula between them."""
+    """Return a class name with dollar signs escaped, since Matplotlib would typeset a formula between them."""
     return printable(given.names[index]).replace("$", r"\$")
 
 

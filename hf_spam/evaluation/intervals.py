@@ -1,4 +1,4 @@
-"""95 % confidence intervals of the metrics: Wilson's for proportions, a bootstrap over messages for the rest."""
+"""95 % confidence intervals of the metrics: Wilson for proportions, a bootstrap over messages for the rest."""
 
 import numpy as np
 from scipy.stats import binomtest
@@ -7,17 +7,17 @@ from .metrics import BINS, LOW_RATE, Predictions, message_losses, score_bins
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 HOW = (
-    f"Intervals are at {LEVEL:.0%}: Wilson's for proportions of messages (accuracy; with two labels also precision, "
-    f"recall and the false-positive rate), percentiles of {RESAMPLES:,} bootstrap samples for the rest, in which "
-    "near-duplicates are drawn together. They show how the same model may do on other messages of this kind, not how "
-    "another training run would do. There is no interval if all bootstrap samples agree."
+    f"{LEVEL:.0%} intervals: Wilson's for proportions (accuracy; with two labels also precision, recall and the "
+    f"false-positive rate), percentiles of {RESAMPLES:,} bootstrap samples for the rest, with near-duplicates sampled "
+    "together. They cover the choice of test messages, not the randomness of training. There is no interval if all "
+    "bootstrap samples agree."
 )
 
 Interval = tuple[float, float]
 
 
 def wilson(count: int, total: int) -> Interval | None:
-    """Return Wilson's interval of the proportion `count / total`, or `None` if the total is 0."""
+    """Return the Wilson interval of the proportion `count / total`, or `None` if the total is 0."""
     if total == 0:
         return None
     low, high = binomtest(int(count), int(total)).proportion_ci(LEVEL, method="wilson")
@@ -25,10 +25,10 @@ def wilson(count: int, total: int) -> Interval | None:
 
 
 def proportions(given: Predictions) -> dict[str, Interval | None]:
-    """Return Wilson's intervals of the metrics that are proportions of messages."""
+    """Return the Wilson intervals of the metrics that are proportions of messages."""
     intervals = {"accuracy": wilson((given.labels == given.predicted).sum(), len(given.labels))}
     if given.positive is not None:
-        actual, called = given.is_spam, given.called_spam
+        actual, called = given.is_spam, given.predicted_spam
         hits = (actual & called).sum()
         intervals["precision"] = wilson(hits, called.sum())
         intervals["recall"] = wilson(hits, actual.sum())
@@ -39,7 +39,7 @@ def proportions(given: Predictions) -> dict[str, Interval | None]:
 def bootstrap(given: Predictions, groups: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the metrics on `RESAMPLES` bootstrap samples.
 
-    The samples depend on `groups` only, so that two models are compared on the same ones.
+    The samples depend on `groups` only, so two models are compared on the same ones.
 
     Args:
         given: The predictions.
@@ -50,7 +50,7 @@ def bootstrap(given: Predictions, groups: np.ndarray) -> dict[str, np.ndarray]:
     """
     rng = np.random.default_rng(SEED)
     count = groups.max() + 1
-    batch = max(1, 2**15 // len(groups))  # samples at once: keeps the tables in the processor's cache
+    batch = max(1, 2**15 // len(groups))  # samples at a time; small enough for the CPU cache
     parts = []
     for start in range(0, RESAMPLES, batch):
         size = min(batch, RESAMPLES - start)
@@ -90,7 +90,7 @@ def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.nd
         """Average `part / whole` over some of the classes; 0 where `whole` is 0, as in scikit-learn."""
         return np.where(averaged & (whole > 0), part / whole, 0).sum(1) / averaged.sum(1)
 
-    # Matthews correlation of K classes (Gorodkin 2004); 0 if all messages are of, or are predicted to be, one class.
+    # Matthews correlation of K classes (Gorodkin 2004); 0 if only one class occurs or is predicted.
     margins = (total**2 - (claimed**2).sum(1)) * (total**2 - (true**2).sum(1))
     compared = {
         "balanced_accuracy": macro(hits, true, true > 0),
@@ -121,7 +121,7 @@ def _ranking_metrics(actual: np.ndarray, scores: np.ndarray, weights: np.ndarray
     above, spam_above = messages.cumsum(axis=1), spam.cumsum(axis=1)
     total_spam = spam_above[:, -1]
     total_ham = above[:, -1] - total_spam
-    # A spam and a legitimate message with equal scores count as half ordered.
+    # A spam and a legitimate message with equal scores count half.
     ordered = np.einsum("bt,bt->b", messages - spam, spam_above - spam / 2)
     precisions = np.einsum("bt,bt->b", spam, spam_above / np.maximum(above, 1))
     low_rate = above - spam_above <= LOW_RATE * total_ham[:, None]

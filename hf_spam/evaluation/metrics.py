@@ -20,7 +20,7 @@ PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that need probabilities,
 class Predictions:
     """Predictions of a model on a set of messages, with the true labels."""
 
-    names: tuple[str, ...]  # of the classes, in the order of their indices
+    names: tuple[str, ...]  # class names by index
     labels: np.ndarray  # (N,) class indices
     predicted: np.ndarray  # (N,) class indices
     probabilities: np.ndarray | None  # (N, K) float64; None if the model gives none
@@ -28,17 +28,17 @@ class Predictions:
 
     @property
     def positive(self) -> int | None:
-        """Index of the positive class, `None` with more than two classes."""
+        """Index of the positive class; `None` with more than two classes."""
         return spam_index(self.names) if len(self.names) == 2 else None
 
     @property
     def is_spam(self) -> np.ndarray:
-        """Whether each message is of the positive class, (N,) bool."""
+        """Whether each message belongs to the positive class, (N,) bool."""
         return self.labels == self.positive
 
     @property
-    def called_spam(self) -> np.ndarray:
-        """Whether each message was predicted to be of the positive class, (N,) bool."""
+    def predicted_spam(self) -> np.ndarray:
+        """Whether the positive class was predicted for each message, (N,) bool."""
         return self.predicted == self.positive
 
     @property
@@ -109,7 +109,7 @@ class SpamMetrics(evaluate.Metric):
 
 
 def probability_table(scores: np.ndarray, positive: int) -> np.ndarray:
-    """Return the probabilities of both classes, (N, 2), for those of the positive class, (N,)."""
+    """Expand the probabilities of the positive class, (N,), to both classes, (N, 2)."""
     return np.stack([scores, 1 - scores] if positive == 0 else [1 - scores, scores], axis=-1)
 
 
@@ -128,10 +128,10 @@ def score_bins(scores: np.ndarray) -> np.ndarray:
 def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
     """Return the lowest spam threshold that keeps the false-positive rate at or below `rate`.
 
-    It lies halfway between two scores, so that rounding cannot decide about a message.
+    It lies halfway between two scores, so that rounding cannot change a prediction.
 
     Args:
-        actual: Whether each message is spam, (N,) bool. Both kinds must occur.
+        actual: Whether each message is spam, (N,) bool. Both classes must occur.
         scores: Probability of spam, (N,), in float64.
         rate: Allowed false-positive rate, in [0, 1).
 
@@ -144,7 +144,7 @@ def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> flo
 
 
 def _class_metrics(given: Predictions) -> dict[str, float | None]:
-    """Compute the metrics that exist for any number of classes."""
+    """Compute the metrics defined for any number of classes."""
     labels, predicted = given.labels, given.predicted
     present, macro = np.unique(labels), {"average": "macro", "zero_division": 0}
     positive = None if given.positive is None else [given.positive]
@@ -169,7 +169,7 @@ def _spam_metrics(given: Predictions) -> dict[str, float | None]:
     names = ("roc_auc", "average_precision", "recall_at_fpr_0.001", "false_positive_rate", "brier", "ece")
     values: dict[str, float | None] = dict.fromkeys(names)
     if ham.any():
-        values["false_positive_rate"] = given.called_spam[ham].mean()
+        values["false_positive_rate"] = given.predicted_spam[ham].mean()
     if given.probabilities is None:
         return values
     scores = given.scores

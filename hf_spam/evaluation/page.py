@@ -16,7 +16,7 @@ from .figures import report_figures
 from .report import Estimate, Report
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
-MAX_LABELS = 10  # up to this many, the confusion matrix is shown
+MAX_LABELS = 10  # larger confusion matrices are not shown
 LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "ece")
 
 
@@ -53,12 +53,12 @@ def check_folder(output_dir: str | os.PathLike) -> Path:
     """
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: give another --output-dir.")
+        raise NotADirectoryError(f"{folder} is a file: choose another --output-dir.")
     return folder
 
 
 def write_report(report: Report, output_dir: str | os.PathLike) -> None:
-    """Write `report.html`, which needs no other file, and `report.json`.
+    """Write `report.html`, a self-contained page, and `report.json`.
 
     Args:
         report: The report.
@@ -72,7 +72,7 @@ def write_report(report: Report, output_dir: str | os.PathLike) -> None:
 
 
 def render_page(report: Report) -> str:
-    """Return the report as an HTML page without scripts that loads nothing."""
+    """Return the report as a self-contained HTML page without scripts."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["printable"] = printable
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -84,7 +84,7 @@ def render_page(report: Report) -> str:
 
 
 def headline(values: dict[str, Any]) -> list[str]:
-    """Say in a few sentences what was evaluated and how the model compares with the baseline."""
+    """Summarize in a few sentences what was evaluated and how the model compares with the baseline."""
     name, threshold = values["details"]["set"], values["threshold"]
     measured = values["sets"][name]
     lines = [f"Model: {values['model']}. Data: {values['data']}. Splits: {values['splits']}."]
@@ -98,7 +98,7 @@ def headline(values: dict[str, Any]) -> list[str]:
     if values["baseline"] is None:
         lines.append("No baseline.")
     elif measured["baseline"] is None:
-        lines.append(f"No baseline on {name}: it would be trained on these very messages.")
+        lines.append(f"No baseline on {name}: it would be trained on these messages.")
     else:
         trained_on = f"{values['training_messages']:,} messages: {values['trained_on']}"
         lines.append(f"Baseline: {values['baseline']}, trained on {trained_on}.")
@@ -121,7 +121,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _counts(sets: list[dict[str, Any]], positive: str | None) -> list[list[str]]:
-    """Return the last rows of a table of metrics: how many messages, and how much spam, each column is about."""
+    """Return the last rows of a metrics table: the number of messages, and of spam, behind each column."""
     names = {"messages": "messages"} | ({"spam": positive} if positive else {})
     return [[name, *(f"{one[count]:,}" for one in sets)] for count, name in names.items()]
 
@@ -177,7 +177,7 @@ def _thresholds_table(values: dict[str, Any]) -> Table:
         )
     (other,) = (label for label in values["labels"] if label != positive)
     note = (
-        f"The lowest threshold that keeps the false-positive rate on these messages; other messages may bring more "
+        f"The lowest threshold within the allowed false-positive rate on these messages; others may bring more "
         f"false alarms. A false alarm is a message labelled {other} that is predicted {positive}."
     )
     columns = ["allowed rate", "threshold", "false alarms", "missed", "recall", "95 %", "precision"]

@@ -18,7 +18,7 @@ def plot_values(
 ) -> None:
     """Plot training and validation values over epochs (bottom axis) and examples seen (top axis).
 
-    Unlike in the book, which spaces the values evenly, each one is drawn where it was measured. Writes
+    Unlike in the book, which spaces the values evenly, each is drawn where it was measured. Writes
     `{label}-plot.pdf` and `{label}-plot.png`.
 
     Args:
@@ -42,6 +42,6 @@ def plot_values(
     to_examples = (lambda passes: passes * examples_per_epoch), (lambda examples: examples / examples_per_epoch)
     axes.secondary_xaxis("top", functions=to_examples).set_xlabel("Examples seen")
     for suffix in ("pdf", "png"):
-        image = io.BytesIO()  # then one write: on a full disk Matplotlib's own clean-up would hide the error
+        image = io.BytesIO()  # written at once: on a full disk, Matplotlib's clean-up would hide the error
         figure.savefig(image, format=suffix, dpi=150)
         (output_dir / f"{label}-plot.{suffix}").write_bytes(image.getvalue())

@@ -1,4 +1,4 @@
-"""Evaluate a classifier: metrics with intervals, a baseline beside it, and what it owes to messages it has seen."""
+"""Evaluate a classifier: metrics with intervals, a baseline, and the effect of duplicates of training messages."""
 
 import os
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ from .metrics import BINS, PROBABILISTIC, Predictions, SpamMetrics, lowest_thres
 TARGET_RATES = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is computed
 LENGTHS = (40, 80, 120, 160)  # characters; 160 is what fits into one SMS
 BUNDLED_NAME = "the bundled model (trained on the whole SMS Spam Collection)"
-ROUNDING = 1e-9  # narrower bootstrap intervals are rounding errors
+ROUNDING = 1e-9  # bootstrap intervals narrower than this are rounding errors
 
 Estimate = dict[str, float | None]
-"""`value`, with the ends of its interval, `low` and `high`. `None` where the metric is undefined (recall with no spam),
-or where there is no interval (all bootstrap samples agree)."""
+"""A `value` and its interval, `low` to `high`. `None` where the metric is undefined (recall with no spam), or where
+there is no interval (all bootstrap samples agree)."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured (`values`, ready for JSON), and the predictions that the figures show."""
+    """Results of an evaluation (`values`, ready for JSON), and the predictions to draw figures from."""
 
     values: dict[str, Any]
     model: Predictions
@@ -50,7 +50,7 @@ def make_report(
     source: str | os.PathLike = "",
     progress: bool = False,
 ) -> Report:
-    """Evaluate a classifier beside a linear baseline trained on the same messages.
+    """Evaluate a classifier alongside a linear baseline trained on the same messages.
 
     If the messages are labelled spam and not spam but the model has other labels, one of them "spam", the model is
     evaluated on spam against the rest.
@@ -69,7 +69,7 @@ def make_report(
     sets, train = data.sets, data.train
     _check_labels(classifier, [*sets.values(), *([] if train is None else [train])])
     if split is not None and split not in sets:
-        raise DataError(f"there is no split {split!r}; there is: {', '.join(sets)}")
+        raise DataError(f"there is no split {split!r}; available: {', '.join(sets)}")
     detailed = split or ("test" if "test" in sets else list(sets)[-1])
     evaluated = [detailed] if split else list(sets)
     unseen = [name for name in evaluated if train is not None and sets[name] is not train]
@@ -163,7 +163,7 @@ def _measure(given: Predictions, groups: np.ndarray) -> tuple[dict[str, Estimate
 
 
 def _measure_without(left_out: np.ndarray, model: Predictions, baseline: Predictions | None) -> dict[str, Any] | None:
-    """Measure a set without some messages; `None` if there are none of these, or no others."""
+    """Measure a set without the messages in `left_out`; `None` if these are none or all of them."""
     if not left_out.any() or left_out.all():
         return None
     return _measure_both(model.select(~left_out), None if baseline is None else baseline.select(~left_out))
@@ -199,11 +199,11 @@ def _count_duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dic
 def _details(
     given: Predictions, duplicates: tuple[np.ndarray, np.ndarray] | None, threshold: float | None
 ) -> dict[str, Any]:
-    """Look at one set beyond its metrics.
+    """Return the confusion matrix, errors and results by length of a set, and its thresholds and calibration.
 
     Args:
         given: The model's predictions.
-        duplicates: Which messages are exact duplicates, and which at least near-duplicates, of training messages.
+        duplicates: Which messages are exact duplicates of training messages, and which are exact or near-duplicates.
         threshold: The model's own threshold.
     """
     names = given.names
@@ -263,8 +263,8 @@ def _count_errors(given: Predictions) -> dict[str, Any]:
     counts = {"messages": messages, "wrong": messages - right, "accuracy": _proportion(right, messages)}
     if given.positive is None:
         return counts
-    spam, called = int(given.is_spam.sum()), int(given.called_spam.sum())
-    hits = int((given.is_spam & given.called_spam).sum())
+    spam, called = int(given.is_spam.sum()), int(given.predicted_spam.sum())
+    hits = int((given.is_spam & given.predicted_spam).sum())
     return counts | {
         "spam": spam,
         "missed": spam - hits,

@@ -1,4 +1,4 @@
-"""The book's additional experiments: the published accuracies, and a way to run the experiments again.
+"""The book's additional experiments: published accuracies, and a function to reproduce them.
 
 Imports heavy libraries late, so that the command line can list the published figures at once.
 """
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Published:
-    """Published accuracies of an experiment in percent. `None` where none was published."""
+    """Published accuracies of an experiment in percent, `None` if unpublished."""
 
     row: int
     """Number of the experiment in the published table."""
@@ -89,7 +89,7 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     """
     recipes = [get_recipe(name, **settings) for name in map(_recipe_name, rows or PUBLISHED)]
     finished = {recipe.name: _finished(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
-    problem_with = functools.cache(_problem_with)  # asks once: without a network, every attempt takes a minute
+    problem_with = functools.cache(_problem_with)  # cached: without a network, every attempt takes a minute
     for recipe in recipes:
         number = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None
         result, problem = finished[recipe.name], None
@@ -113,7 +113,7 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
 
 
 def _recipe_name(row: str) -> str:
-    """Return the recipe of a row that is given by number or by name."""
+    """Return the recipe name of a row given by number or by name."""
     names = {str(published.row): name for name, published in PUBLISHED.items()}
     if row.isdecimal() and row not in names:
         raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
@@ -186,7 +186,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     }
     if PartialState().is_main_process:
         write_file(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
-        for step in Checkpoints(folder).steps():  # each is three times as large as the model
+        for step in Checkpoints(folder).steps():  # each is three times the size of the model
             Checkpoints(folder).delete(step)
     return result
 
@@ -194,7 +194,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
 def published_for(recipe: Recipe, result: Row | None = None) -> dict[str, float | None] | None:
     """Return the published accuracies, or `None` if the recipe or its result differs from the published experiment.
 
-    Where data, weights and tokenizer are read from does not matter.
+    The sources of data, weights and tokenizer may differ.
     """
     original, published = RECIPES.get(recipe.name), PUBLISHED.get(recipe.name)
     if original is None or published is None or (recipe.base == "random") != (original.base == "random"):

@@ -1,4 +1,4 @@
-"""Cross-validation of a recipe, beside the baseline."""
+"""Cross-validation of a recipe and the baseline."""
 
 import logging
 import statistics
@@ -34,12 +34,12 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
 
     Folds are stratified and keep duplicates together (see `grouped_folds`). All messages are used: the protocol only
     says how a file is read. If the recipe fits a temperature or a threshold, it does so on a tenth of the training
-    messages, which is left out of the training; otherwise there is no validation split.
+    messages, held out from training; otherwise there is no validation split.
 
     Args:
         recipe: A `Recipe`, or the name of one.
         folds: Number of folds, at least 2.
-        repeats: Number of repeats, each with folds, weights and orders of the next seed.
+        repeats: Number of repeats, each with the next seed for folds, weights and orders.
         settings: Fields of `Recipe` to override.
 
     Returns:
@@ -105,8 +105,8 @@ def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, An
 
     A false-positive rate of 0.001 cannot be resolved on a fold with fewer than a thousand ham messages, and the mean
     over folds of a ratio such as F1 is biased (Forman and Scholz 2010, *Apples-to-Apples in Cross-Validation Studies*).
-    So the metrics are also computed on the answers of all runs together; this takes the scores of different models to
-    be comparable.
+    So the metrics are also computed on the answers of all runs together, which assumes that the scores of different
+    models are comparable.
 
     Args:
         runs: As `measure_runs` yields them.
@@ -145,6 +145,6 @@ def _pooled(runs: list[Run], kind: str, names: Sequence[str]) -> Metrics | None:
 
 
 def describe(run: Run) -> str:
-    """Return a line with the F1 of a run and of its baseline."""
+    """Return a line with the F1 of a run and its baseline."""
     baseline = f", baseline {run['baseline']['f1']:.4f}" if run["baseline"] else ""
     return f"F1 {run['model']['f1']:.4f}{baseline}"

@@ -29,10 +29,10 @@ class SpamGPTConfig(PreTrainedConfig):
     - `bos_token_id`, `eos_token_id`, `pad_token_id`: by default the last id of the vocabulary (GPT-2's
       `<|endoftext|>`).
 
-    How a message is read (the book, chapter 6, and its appendix of variations):
+    How a message is read (the book, chapter 6 and its additional experiments):
 
-    - `pooling` (`"last"`): what is classified: `"last"` for the last position, pads included; `"last_token"` for the
-      last real token; `"first"`; or `"mean"` for the average over all positions.
+    - `pooling` (`"last"`): position that is classified: `"last"` for the last one, pads included; `"last_token"` for
+      the last real token; `"first"`; or `"mean"` for the average over all positions.
     - `padded_length` (`None`): the length to which every message is padded on the right or cut. These pads are attended
       to like any token (120 in the book). `None`: no padding; pads that a batch needs are masked.
     - `causal` (`True`): whether a position attends only to itself and earlier ones.
@@ -100,26 +100,26 @@ class SpamGPTConfig(PreTrainedConfig):
             self.id2label = {int(index): label for label, index in self.label2id.items()}
         elif self.id2label is None and kwargs.get("num_labels") in (None, 2):
             self.id2label = {0: "not spam", 1: "spam"}
-        super().__post_init__(**kwargs)  # makes up labels if only another number of them is given
+        super().__post_init__(**kwargs)  # generates labels if only their number is given
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
 
     @property
     def max_tokens(self) -> int:
-        """The number of tokens of a message that count: longer messages are cut to their first `max_tokens`."""
+        """Number of tokens read from a message; longer messages are cut."""
         return self.n_positions if self.padded_length is None else self.padded_length
 
     def laid_out_length(self, tokens: int) -> int:
-        """Return the number of positions that the network computes for a message of `tokens` tokens."""
+        """Return the number of positions computed for a message of `tokens` tokens."""
         return min(max(1, tokens), self.n_positions) if self.padded_length is None else self.padded_length
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, and the pipeline that travels along, as a saved pipeline of `transformers` writes it."""
+        """Return the fields, plus the entry for the custom pipeline that `transformers` writes for a saved pipeline."""
         task = {"impl": "pipeline_spam_gpt.SpamPipeline", "pt": ["AutoModelForSequenceClassification"]}
         return {**super().to_dict(), "custom_pipelines": {"spam-classification": task}}
 
     def validate_architecture(self) -> None:
-        """Check what types cannot; called at construction and before saving."""
+        """Check values and their combinations; called at construction and before saving."""
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -152,10 +152,10 @@ def class_names(config: PreTrainedConfig) -> list[str]:
 
 
 def spam_index(names: Sequence[str]) -> int:
-    """Return the index of the positive class: the one called "spam" in any case, or else the second of two.
+    """Return the index of the positive class: the one called "spam" (ignoring case), or else the second of two.
 
     Raises:
-        ValueError: none is called "spam", and there are not exactly two.
+        ValueError: no class is called "spam", and there are not exactly two.
     """
     for index, name in enumerate(names):
         if name.lower() == "spam":
@@ -182,5 +182,5 @@ def decide(config: PreTrainedConfig, probabilities: torch.Tensor) -> torch.Tenso
     spam = spam_index(class_names(config))
     others = probabilities.clone()
     others[:, spam] = -1
-    # Compared in float64 like the threshold, which in float32 could be rounded to a score below it.
+    # Compare in float64: rounded to float32, the threshold could equal a score below it.
     return torch.where(probabilities[:, spam].double() >= threshold, spam, others.argmax(-1))

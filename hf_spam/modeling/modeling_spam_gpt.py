@@ -29,7 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_spam_gpt import SpamGPTConfig
 
 if TYPE_CHECKING:
-    # Unused, but `save_pretrained` copies every file that an import names, and the pipeline must travel along.
+    # Unused, but makes `save_pretrained` copy the pipeline's file along with this one.
     from .pipeline_spam_gpt import SpamPipeline as SpamPipeline
 
 
@@ -66,7 +66,7 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, mask: Tensor | None, read_at: Tensor | None, **kwargs) -> tuple[Tensor, Tensor | None]:
-        """Attend to all positions of `x` (B, T, C), from each of them or only from the one at `read_at` (B,)."""
+        """Attend to all positions of `x` (B, T, C) from each position, or only from the one at `read_at` (B,)."""
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         dropout = self.config.attn_pdrop if self.training else 0.0
         settings = {"attention_mask": mask, "scaling": self.head_dim**-0.5, "dropout": dropout, **kwargs}
@@ -92,7 +92,7 @@ class MultiHeadAttention(nn.Module):
         W_key, W_value = (linear.weight.view(-1, self.head_dim, x.shape[2]) for linear in (self.W_key, self.W_value))
         query = torch.einsum("bhtd,hdc->bthc", query, W_key)  # (B, 1, H, C): H queries of one head of width C
         if self.W_key.bias is not None:
-            query = query + 0 * self.W_key.bias.sum()  # a gradient of zero: DDP waits for one of every parameter
+            query = query + 0 * self.W_key.bias.sum()  # zero gradient: DDP expects one for every parameter
         context, weights = attend(query, x[:, None], x[:, None])  # (B, H, 1, C)
         context = torch.einsum("bhtc,hdc->bthd", context, W_value)  # (B, 1, H, D)
         if self.W_value.bias is not None:
@@ -102,7 +102,7 @@ class MultiHeadAttention(nn.Module):
     def _can_absorb(self, x: Tensor) -> bool:
         """Return whether `W_key` and `W_value` are plain weights that may be used without calling their modules.
 
-        They are not if an adapter, quantization, sharding, offloading or a hook changes them. Attention dropout would
+        They are not under adapters, quantization, sharding, offloading or hooks. Attention dropout would
         break the sum of weights above. Exports call the modules too, so that ONNX can quantize their products.
         """
         linears = (self.W_key, self.W_value)
@@ -138,7 +138,7 @@ class TransformerBlock(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, mask: Tensor | None, read_at: Tensor | None = None, **kwargs) -> Tensor:
         context, _ = self.att(self.norm1(x), mask, read_at, **kwargs)  # keys and values come from every position
-        x = x if read_at is None else _at(x, read_at)  # all the rest is needed at one: (B, T, C) -> (B, 1, C)
+        x = x if read_at is None else _at(x, read_at)  # the rest is needed at one position only: (B, T, C) -> (B, 1, C)
         x = x + self.drop_shortcut(context)
         return x + self.drop_shortcut(self.ff(self.norm2(x)))
 
@@ -160,7 +160,7 @@ class SpamGPTPreTrainedModel(PreTrainedModel):
     config: SpamGPTConfig
     base_model_prefix = "gpt"
     supports_gradient_checkpointing = True
-    # `Trainer` would otherwise take `**kwargs` for a loss that divides by all accumulated items.
+    # Without this, `Trainer` would infer from `**kwargs` that the loss is averaged over all accumulated batches.
     accepts_loss_kwargs = False
     _input_embed_layer = "tok_emb"
     _no_split_modules: ClassVar = ["TransformerBlock"]
@@ -273,7 +273,7 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
     def lay_out(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Move real tokens to the front, fill up with pads, and pad or cut to the length that the network reads.
+        """Move real tokens to the front, then pad or cut to the length that the network reads.
 
         Args:
             input_ids: (B, T), any T, padded on any side.
@@ -294,7 +294,7 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
             real = tokens != pad if attention_mask is None else attention_mask.bool()
         else:
             tokens = inputs_embeds
-            # Looked up, not taken from the weight, which offloading or sharding may keep elsewhere.
+            # Call the module: under offloading or sharding, its weight may be elsewhere.
             pad = self.gpt.tok_emb(torch.tensor(self.config.pad_token_id, device=tokens.device)).to(tokens.dtype)
             real = (tokens.new_ones(tokens.shape[:2]) if attention_mask is None else attention_mask).bool()
         if real.shape != tokens.shape[:2]:
@@ -312,13 +312,13 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         return tokens, lengths.clamp(1, tokens.shape[1])
 
     def read(self, tokens: Tensor, lengths: Tensor, labels: Tensor | None = None, **kwargs) -> SequenceClassifierOutput:
-        """Classify messages that `lay_out` has laid out; return `loss` too when `labels` are given."""
+        """Classify messages laid out by `lay_out`; return `loss` too when `labels` are given."""
         L = tokens.shape[1]
         # The pads of `padded_length` are part of the message.
         ends = lengths if self.config.padded_length is None else torch.full_like(lengths, L)
         positions = {"first": torch.zeros_like(lengths), "last": ends - 1, "last_token": lengths - 1}
         position = positions.get(self.config.pooling)  # `None`: their mean is classified
-        # The last block may leave out all other positions, unless somebody asks to see them.
+        # The last block may skip all other positions, unless they are to be returned.
         asked = ("output_hidden_states", "output_attentions")
         seen = any(kwargs.get(name) or getattr(self.config, name) for name in asked)
         supported = self.config._attn_implementation in ("sdpa", "eager") and "is_causal" not in kwargs
@@ -342,7 +342,7 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
     def attention_mask(self, tokens: Tensor, lengths: Tensor, **kwargs) -> Tensor | None:
-        """Return the mask (B, L) of messages that are laid out, or `None` if there is nothing to mask."""
+        """Return the mask (B, L) of laid-out messages, or `None` if there is nothing to mask."""
         if self.config.padded_length is None and not kwargs.get("is_causal", self.config.causal):
             return _is_real(lengths, tokens.shape[1])
-        return None  # pads are part of the message, or come after it and are never seen
+        return None  # pads are either part of the message, or come after it and are never attended to

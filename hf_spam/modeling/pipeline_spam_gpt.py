@@ -1,6 +1,6 @@
 """A text classification pipeline that applies the `threshold` of the model's configuration.
 
-A saved model takes this file along to the Hub, so it imports its sibling files and public libraries only.
+This file travels to the Hub with a saved model, so it imports its sibling files and public libraries only.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ class SpamPipeline(TextClassificationPipeline):
 
         pipeline("spam-classification", model="you/spam-gpt")(["Free entry! Txt WIN to 10010"])
 
-    Answers are those of `SpamClassifier`: a label and its probability, which may be below one half if the threshold is.
+    Answers are those of `SpamClassifier`: a label and its probability, which may be below 0.5 if the threshold is.
     With `top_k`, that label comes first. Without a threshold, answers are those of "text-classification".
 
     Where the package is not installed, `pipeline("spam-classification", model=..., trust_remote_code=True)` loads this
@@ -37,5 +37,5 @@ class SpamPipeline(TextClassificationPipeline):
         probabilities = model_outputs["logits"].float().softmax(-1)  # (1, num_labels)
         config = self.model.config
         label = config.id2label[decide(config, probabilities).item()]
-        answers.sort(key=lambda answer: answer["label"] != label)  # moves it to the front, the others stay in order
+        answers.sort(key=lambda answer: answer["label"] != label)  # chosen label first, the others by score
         return answers[0] if _legacy else answers[:top_k]

@@ -30,15 +30,15 @@ class Calibration:
     Attributes:
         temperature: divisor of the logits.
         temperature_scaling: whether the temperature was fitted.
-        threshold: score from which a message is called spam. None: the likeliest class is predicted.
-        target_fpr: false-positive rate that the threshold allows. None: no threshold was asked for.
-        fitted_on: name of the messages, such as "the validation split".
-        messages: how many there are.
+        threshold: score from which a message is called spam. None: predict the most likely class.
+        target_fpr: highest allowed false-positive rate. None: no threshold was asked for.
+        fitted_on: the messages in words, such as "the validation split".
+        messages: their number.
         loss_before, loss: their log loss at temperature 1 and at this temperature.
         spam: name of the positive class. This and the following are None without `target_fpr`.
-        ham: messages of other classes.
-        false_alarms: ham that is called spam.
-        missed: spam that is not called spam.
+        ham: number of messages of other classes.
+        false_alarms: number of ham that is called spam.
+        missed: number of spam that is not called spam.
     """
 
     temperature: float
@@ -63,8 +63,8 @@ class Calibration:
         """Describe the calibration in sentences.
 
         Args:
-            fitted_on: name of the messages. None: `self.fitted_on`.
-            quote: formats the name of a label.
+            fitted_on: the messages in words. None: `self.fitted_on`.
+            quote: formats a label.
         """
         fitted_on, lines = fitted_on or self.fitted_on, []
         if self.temperature_scaling:
@@ -113,10 +113,10 @@ def calibrated(config: SpamGPTConfig, calibration: Calibration) -> SpamGPTConfig
 
 
 def check_validation_split(recipe: Recipe, data: DatasetDict) -> None:
-    """Check before training that the validation split can be used to calibrate, if the recipe does.
+    """Check before training that the validation split is fit for the calibration a recipe asks for.
 
     Raises:
-        ValueError: it is missing, or lacks messages of some kind.
+        ValueError: it is missing, or lacks messages of a class that is needed.
     """
     if needs_calibration(recipe):
         what = "temperature_scaling" if recipe.temperature_scaling else "target_fpr"

@@ -1,11 +1,11 @@
-"""Checkpoints: everything a run needs to resume exactly, in a folder that is complete or not there.
+"""Checkpoints: everything a run needs to resume exactly, in a folder that is either complete or absent.
 
     checkpoint-50/
         config.json, model.safetensors, tokenizer, card, metrics, history    a model like any other
-        training_state/    what only a resumed run reads: tensors in safetensors, the rest in JSON, no pickle
+        training_state/    read only by a resumed run: tensors in safetensors, the rest in JSON, no pickle
         manifest.json      SHA-256 of every file, versions, and the identity of the run: recipe, data, processes
 
-Checkpoints are numbered as the log and `history.json` count steps: from 0, as the book does.
+Checkpoints are numbered by step, counted from 0 as in the book, the log and `history.json`.
 """
 
 import json
@@ -49,8 +49,8 @@ class TrainingState:
     Attributes:
         setup: holds the model and its adapters.
         optimizer, scheduler, scaler: as Accelerate prepared them.
-        order: generator of all orders.
-        averaged: moving average of the weights, which is what the run keeps. None: the weights are not averaged.
+        order: random generator for the order of messages.
+        averaged: moving average of the weights, which is saved in their place. None: no averaging.
         progress: position of the run.
     """
 
@@ -61,13 +61,13 @@ class TrainingState:
     order: torch.Generator
     averaged: AveragedModel | None
     progress: Progress = field(default_factory=Progress)
-    _raw_weights: Tensors | None = None  # of the model, while averaged weights are in their place
+    _raw_weights: Tensors | None = None  # the model's own weights while averaged ones replace them
     _epoch_order: torch.Tensor | None = None  # state of `order` at the start of the epoch
-    _resumed_random: Tensors | None = None  # to restore once the finished batches of the epoch are skipped
+    _resumed_random: Tensors | None = None  # to restore after skipping the finished batches of the epoch
 
     @contextmanager
     def kept_weights(self) -> Iterator[None]:
-        """Put the averaged weights, if there are any, into the model for the duration of a `with` block."""
+        """Put the averaged weights, if any, into the model for the duration of a `with` block."""
         if self.averaged is None or not self.averaged.n_averaged:
             yield
             return
@@ -81,17 +81,17 @@ class TrainingState:
             self._raw_weights = None
 
     def start_epoch(self) -> None:
-        """Remember the state of the orders from which the epoch's batches can be drawn again."""
+        """Remember the RNG state from which a resumed run can draw the epoch's batches again."""
         if self._resumed_random is None:
             self._epoch_order = self.order.get_state()
 
     def restore_random(self) -> None:
-        """Set the RNG states of the checkpoint that was loaded, if this has not been done yet."""
+        """Restore the RNG states of a loaded checkpoint, unless this has been done already."""
         if self._resumed_random is None:
             return
         random, self._resumed_random = self._resumed_random, None
         self.order.set_state(random["order"])
-        if "cpu" in random:  # a process that the checkpointed run did not have keeps its own
+        if "cpu" in random:  # a process without saved states keeps its own
             torch.set_rng_state(random["cpu"])
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
@@ -114,7 +114,7 @@ class TrainingState:
             "optimizer": {f"{key} of {names[i]}": value for i, part in moments.items() for key, value in part.items()},
             **{f"random-{rank}": states for rank, states in enumerate(random)},
         }
-        # Merged adapters and averaged weights do not tell the weights that are being trained.
+        # The weights in training cannot be recovered from merged adapters or averaged weights.
         if self.setup.adapters is not None:
             files["weights"] = self.setup.model.state_dict()
         elif self._raw_weights is not None:
@@ -132,10 +132,10 @@ class TrainingState:
     def load(self, checkpoint: Path, rank: int) -> None:
         """Load the state of a checkpoint; learning rate and other settings stay those of this run.
 
-        From a run with other settings it takes what fits: parameters that are only trained now start without moments.
+        If the settings differ, parameters that were not trained before start without moments.
 
         Raises:
-            ValueError: it does not fit this run, such as a head for other labels.
+            ValueError: the checkpoint does not fit this run, e.g. it has a head for other labels.
         """
         folder, model = checkpoint / STATE, self.setup.model
         try:
@@ -166,7 +166,7 @@ class TrainingState:
             raise ValueError(f"{checkpoint} does not fit this run: {one_line(error)}") from error
 
     def _load_optimizer(self, tensors: Tensors, scheduled: int) -> None:
-        """Set the moments by parameter name, and the learning rate of a step of the schedule."""
+        """Restore the moments by parameter name, and the learning rate at a step of the schedule."""
         numbers = {name: i for i, name in enumerate(self._trained_names())}
         moments: dict[int, Tensors] = {}
         for name, tensor in tensors.items():
@@ -194,8 +194,8 @@ def identity(
 ) -> dict[str, Any]:
     """Return what a run must share with the checkpoint it resumes from; stored in the manifest.
 
-    Sources of messages, weights and tokenizer may differ between machines: the weights are in the checkpoint, and the
-    messages and their ids are compared themselves.
+    Sources of messages, weights and tokenizer may differ between machines, so they are left out: the weights are in
+    the checkpoint, and messages and token ids are compared by their hash.
     """
     digests = {split: digest(messages, encoded[split].input_ids) for split, messages in data.items()}
     settings = {name: value for name, value in asdict(recipe).items() if name not in ("name", "summary", *SOURCES)}
@@ -234,7 +234,7 @@ class Checkpoints:
 
     Args:
         output_dir: the directory.
-        save_total_limit: how many to keep; the best and the newest always are, so 1 may keep 2. None: all.
+        save_total_limit: number of checkpoints to keep, at least the best and the newest. None: all.
     """
 
     output_dir: Path
@@ -250,7 +250,7 @@ class Checkpoints:
         return sorted(int(step) for step in found if step.isdecimal())
 
     def latest(self) -> Path | None:
-        """Return the newest intact checkpoint; log those that are damaged. None: there is none."""
+        """Return the newest intact checkpoint, logging damaged ones, or None."""
         for step in reversed(self.steps()):
             try:
                 read_manifest(self.path(step))
@@ -263,7 +263,7 @@ class Checkpoints:
     def rotate(self, newest: int, best_step: int | None) -> None:
         """Delete the oldest checkpoints beyond the limit, but neither the newest nor the best.
 
-        Checkpoints of later steps are damaged or of another run: they do not count, and stay.
+        Checkpoints of later steps are damaged or belong to another run: they are neither counted nor deleted.
         """
         if self.save_total_limit is None:
             return
@@ -273,7 +273,7 @@ class Checkpoints:
             self.delete(step)
 
     def delete(self, step: int) -> None:
-        """Delete a checkpoint; renamed first, so that a half-deleted one is not taken for a checkpoint."""
+        """Delete a checkpoint. Renaming it first keeps a half-deleted one from looking like a checkpoint."""
         doomed = self.path(step).with_name(f".deleted-{step}-{uuid.uuid4().hex[:8]}")
         os.replace(self.path(step), doomed)
         shutil.rmtree(doomed)

@@ -16,13 +16,13 @@ from .loaders import Loaders, first_batches
 from .recipes import Recipe
 from .run import Metrics
 
-BOOK_NAMES = {"train": "train", "validation": "val", "test": "test"}  # in the data and in the book's lists
+BOOK_NAMES = {"train": "train", "validation": "val", "test": "test"}  # our names -> the book's
 DIVERGED = "Training diverged: lower learning_rate or set max_grad_norm."
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of a pass: mean loss over batches (as in the book), accuracy, logits (N, num_labels) and labels (N,)."""
+    """Mean loss over batches (as in the book), accuracy, logits (N, num_labels) and labels (N,)."""
 
     loss: float
     acc: float
@@ -35,10 +35,10 @@ class Measured:
     """Metrics of a model on whole splits.
 
     Attributes:
-        metrics: of each split.
-        predictions: of each split, as `Run.predictions` has them.
-        loss: on the validation split, before calibration; None if it was not measured.
-        calibration: what was fitted on the validation split, if the recipe asks for it.
+        metrics: metrics of each split.
+        predictions: predictions of each split, as in `Run.predictions`.
+        loss: loss on the validation split before calibration; None if not measured.
+        calibration: calibration fitted on the validation split, if the recipe asks for one.
     """
 
     metrics: dict[str, Metrics]
@@ -57,7 +57,7 @@ class Evaluator:
     config: SpamGPTConfig
     recipe: Recipe
 
-    def first(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
+    def estimate(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
         """Return `{split}_loss` or `{split}_acc` over the first batches of each split that exists."""
         return {
             f"{BOOK_NAMES[split]}_{what}": getattr(
@@ -67,8 +67,8 @@ class Evaluator:
             if split in self.loaders.evaluation
         }
 
-    def whole(self, splits: Iterable[str]) -> Measured:
-        """Measure the model on all messages of the splits that exist, calibrated if the recipe asks for it."""
+    def measure(self, splits: Iterable[str]) -> Measured:
+        """Measure the model on all messages of the splits that exist, calibrating it if the recipe says so."""
         results = {split: self._predict(split) for split in splits if split in self.loaders.evaluation}
         calibration, config = None, self.config
         if needs_calibration(self.recipe):
@@ -99,10 +99,10 @@ class Evaluator:
 
     def _predict(self, split: str) -> Evaluation:
         """Evaluate all messages of a split; logits and labels are in the order of the data."""
-        loader, order = self.loaders.whole(split)
+        loader, order = self.loaders.sorted_loader(split)
         result = evaluate(self.accelerator, self.model, loader)
-        back = order.argsort()
-        return Evaluation(result.loss, result.acc, result.logits[back], result.labels[back])
+        original = order.argsort()
+        return Evaluation(result.loss, result.acc, result.logits[original], result.labels[original])
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def evaluate(
     losses, all_logits, all_labels = [], [], []
     for batch in first_batches(loader, batches):
         labels = batch.pop("labels")
-        # Gather before taking the loss: its mean is over the global batch, as on one process.
+        # Gather before taking the loss, so that its mean is over the global batch, as on one process.
         logits, labels = accelerator.gather_for_metrics((model(**batch).logits.float(), labels))
         losses.append(cross_entropy(logits, labels).item())
         all_logits.append(logits.cpu())

@@ -48,14 +48,14 @@ def finetune(
 
     Returns:
         The `Run`. Its metrics are those of the final weights on the whole of each split, calibrated if the recipe says
-        so; the losses and accuracies of its history never are.
+        so; the losses and accuracies of its history are uncalibrated.
 
     Raises:
         ValueError: settings, messages or a tracker that cannot be used, a checkpoint of another run, a token or a
             repository that cannot be pushed to, or a loss that is no longer finite.
         FileExistsError: `output_dir` is not empty.
-        KeyboardInterrupt: Ctrl-C, or SIGTERM. During training the step is finished and a checkpoint written before
-            (`RunInterrupted`); after the last step the run is finished all the same. A second signal stops at once.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. During training, the current step is finished and a checkpoint written
+            first (`RunInterrupted`); after the last step, the run finishes normally. A second signal stops at once.
     """
     names = {field.name for field in fields(RunOptions)} & settings.keys()
     options = RunOptions(**checked(RunOptions, {name: settings.pop(name) for name in names}))
@@ -68,7 +68,7 @@ def finetune(
     with ExitStack() as stack:
         stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         if output_dir is not None:
-            stack.callback(remove_if_empty, output_dir)  # if the run failed before it wrote anything
+            stack.callback(remove_if_empty, output_dir)  # the run failed before writing anything
         interruption = stack.enter_context(listening())
         uploader = None
         if options.push_to_hub and accelerator.is_main_process:
@@ -101,7 +101,7 @@ def finetune(
             if uploader is not None:
                 progress = loop.state.progress
                 uploader.submit(output_dir, progress.run_id, progress.step, "final", is_best=progress.is_best)
-        accelerator.wait_for_everyone()  # no process may read the folder before it is written
+        accelerator.wait_for_everyone()  # other processes may read the folder
     return run
 
 
@@ -124,7 +124,7 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
 
 
 def _accelerator(recipe: Recipe, options: RunOptions) -> Accelerator:
-    AcceleratorState._reset_state()  # or the precision of the first run would be that of every later one
+    AcceleratorState._reset_state()  # otherwise later runs would keep the precision of the first
     trackers_dir = options.output_dir and os.path.join(options.output_dir, TRACKERS)
     return Accelerator(
         mixed_precision=recipe.mixed_precision,
@@ -147,7 +147,7 @@ def _uploader(output_dir: Path, options: RunOptions) -> Uploader:
 
 
 def _find_checkpoint(named: str, output_dir: Path, uploader: Uploader | None) -> Path | None:
-    """Return the checkpoint to resume from; None where "auto" finds none."""
+    """Return the checkpoint to resume from; None if "auto" finds none."""
     if named == "hub":
         return uploader.fetch_checkpoint()
     if named == "auto":

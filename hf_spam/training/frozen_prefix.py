@@ -56,11 +56,11 @@ def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> in
 
 
 class PrefixedMessages(Dataset):
-    """Messages as the hidden states that enter the first trained block.
+    """Messages represented by the hidden states that enter the first trained block.
 
     Args:
         states: hidden states of all messages, one after the other, (positions, C).
-        starts: first row of each message, and the end.
+        starts: first row of each message, followed by the number of rows.
         lengths: number of real tokens of each message.
         labels: class index of each message.
     """
@@ -77,17 +77,17 @@ class PrefixedMessages(Dataset):
 
 
 def collate_prefix(examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-    """Collate prefixed messages into `hidden_states` (B, L, C), zero behind each message, `lengths` and `labels`."""
+    """Collate prefixed messages into `hidden_states` (B, L, C), zero-padded, `lengths` and `labels`."""
     states = nn.utils.rnn.pad_sequence([example["hidden_states"] for example in examples], batch_first=True)
     return {
-        "hidden_states": states.float(),  # they may be kept in bfloat16; the trained blocks are float32
+        "hidden_states": states.float(),  # stored states may be bfloat16; the trained blocks are float32
         "lengths": torch.tensor([example["lengths"] for example in examples]),
         "labels": torch.tensor([example["labels"] for example in examples]),
     }
 
 
 class AfterPrefix(nn.Module):
-    """The classifier from a block on, sharing all modules with the model."""
+    """The classifier without its first blocks; shares its modules with the model."""
 
     def __init__(self, model: SpamGPTForSequenceClassification, blocks: int):
         super().__init__()
@@ -111,7 +111,7 @@ def compute_prefix(
     """Compute the output of the first blocks for all messages of a split.
 
     The processes of a machine share the work. The output is kept in memory or, beyond `MEMORY_BUDGET` or with several
-    processes, in a file that is gone when they end.
+    processes, in a temporary file.
     """
     config = model.config
     real = [min(max(1, len(ids)), config.max_tokens) for ids in messages.input_ids]
@@ -132,18 +132,18 @@ def compute_prefix(
             output = prefix(tokens, model.attention_mask(tokens, lengths)).last_hidden_state
         for i, row in zip(chosen, output.cpu(), strict=True):
             states[starts[i] : starts[i + 1]] = row[: read[i]]
-    accelerator.wait_for_everyone()  # before one process reads what another has not written yet
+    accelerator.wait_for_everyone()  # until every process has written its part
     return PrefixedMessages(states, starts, real, messages.labels)
 
 
 def _storage(accelerator: Accelerator, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """Allocate hidden states in memory, or in a file that is unlinked at once so that it ends with its processes."""
+    """Allocate hidden states in memory, or in a file that is unlinked at once, so the system removes it in the end."""
     size = shape[0] * shape[1]
     if _local_processes(accelerator) == 1 and size * dtype.itemsize <= MEMORY_BUDGET:
         return torch.empty(shape, dtype=dtype)
     names = [tempfile.mkdtemp(prefix="hf-spam-") if accelerator.is_main_process else ""]
     folder = Path(broadcast_object_list(names)[0])
-    folder.mkdir(exist_ok=True)  # on other machines
+    folder.mkdir(exist_ok=True)  # other machines still lack it
     with accelerator.local_main_process_first():
         states = torch.from_file(str(folder / "states"), shared=True, size=size, dtype=dtype)
     accelerator.wait_for_everyone()
@@ -158,7 +158,7 @@ def _local_processes(accelerator: Accelerator) -> int:
 
 
 def _copy_with(module: nn.Module, **children: nn.Module) -> nn.Module:
-    """Return a copy of a module that shares everything with it but these children."""
+    """Return a copy of a module that shares everything but these children."""
     twin = copy.copy(module)
     twin._modules = {**module._modules, **children}
     return twin

@@ -1,6 +1,6 @@
 """Data loaders of a run, prepared by Accelerate.
 
-All orders, of training and of the evaluations during it, are drawn from one generator, as in the book's loop.
+One generator draws the order of messages for training and for the evaluations in between, as in the book's loop.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ class Loaders:
     """Data loaders for training and evaluation.
 
     Attributes:
-        rng: generator of all orders.
-        network: the module that takes the batches: the model, or the part of it behind its frozen blocks.
+        rng: random generator for the order of messages.
+        network: the module that takes the batches: the model, or the part of it after its frozen blocks.
         train: training batches, in a new order at each pass.
         evaluation: a loader for each split with the batches of the book's loops; that of `train` is shuffled.
         steps_per_epoch: optimizer steps per epoch.
@@ -55,7 +55,7 @@ class Loaders:
             )
         self.network: nn.Module = setup.model
         collate, parts = PadRight(config.pad_token_id), dict(setup.encoded)
-        # Augmentation gives the training set new ids in each epoch; those that are evaluated stay.
+        # Augmentation changes these ids in each epoch; evaluation keeps the original ones.
         self._augmented = EncodedMessages(parts["train"].input_ids, parts["train"].labels)
         train_part: Dataset = self._augmented
         if blocks := frozen_blocks(setup.model, recipe):
@@ -73,7 +73,7 @@ class Loaders:
         self._sampler = SeededShuffle(len(self.texts), self.global_batch_size, self.rng, grouped)
 
         def prepare(messages: Dataset, **settings: Any) -> DataLoader:
-            # Each pass draws one number from the loader's generator, as it does from the global one in the book.
+            # Each pass draws one number from the loader's generator; in the book it comes from the global one.
             return accelerator.prepare(DataLoader(messages, collate_fn=collate, **{"generator": self.rng, **settings}))
 
         shuffled = {"batch_size": batch_size, "sampler": self._sampler, "drop_last": True}
@@ -83,23 +83,23 @@ class Loaders:
             for split, part in parts.items()
         }
         self.steps_per_epoch = -(-len(self.train) // recipe.gradient_accumulation_steps)
-        # Sorted by length for speed. A generator of its own, or a pass would draw from the global one.
+        # Sorted by length for speed. Their own generator keeps a pass from drawing from the global one.
         self._order = {split: torch.tensor(lengths).argsort(stable=True) for split, lengths in self._lengths.items()}
-        self._whole = {
+        self._sorted = {
             split: prepare(Subset(part, self._order[split].tolist()), batch_size=32, generator=torch.Generator())
             for split, part in parts.items()
         }
 
-    def whole(self, split: str) -> tuple[DataLoader, torch.Tensor]:
-        """Return a loader of all messages of a split that draws no random number, and their order in it (N,)."""
-        return self._whole[split], self._order[split]
+    def sorted_loader(self, split: str) -> tuple[DataLoader, torch.Tensor]:
+        """Return a loader of all messages of a split, sorted by length, and their indices in that order (N,)."""
+        return self._sorted[split], self._order[split]
 
     def training_batches(self, epoch: int, steps: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch, for at most `steps` optimizer steps.
 
         Args:
             epoch: counted from 1; the augmentation depends on it.
-            steps: optimizer steps left for this epoch and those that follow.
+            steps: optimizer steps left in the run.
         """
         if self.augmentation:
             self._augmented.input_ids = [
@@ -110,7 +110,7 @@ class Loaders:
 
     def full_training_batches(self) -> list[int]:
         """Draw the messages of one more pass over the training loader, which drops the last short batch."""
-        _draw_seed(self.rng)  # the loader's own draw
+        _draw_seed(self.rng)  # a pass over the loader draws this number too
         return list(self._sampler)[: len(self.texts) - len(self.texts) % self.global_batch_size]
 
 
@@ -150,7 +150,7 @@ def first_batches(loader: DataLoader, batches: int | None) -> Iterator[Batch]:
         yield from loader
     else:
         yield from islice(loader, batches)
-        loader.end()  # otherwise Accelerate takes the abandoned loader for the active one
+        loader.end()  # otherwise Accelerate mistakes the abandoned loader for the active one
 
 
 def _draw_seed(rng: torch.Generator) -> int:

@@ -33,12 +33,12 @@ from .setup import Setup
 
 logger = logging.getLogger(__name__)
 
-EPOCHS_LOGGED = 10  # about this many epochs are logged; the history has all
+EPOCHS_LOGGED = 10  # about this many epochs are logged; the history has all of them
 INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation of the untrained model
 
 
 class TrainingLoop:
-    """Trains a model on one or several processes, and writes checkpoints from which it can resume exactly.
+    """Trains a model on one or several processes, and writes checkpoints to resume from.
 
     Args:
         accelerator: Accelerate's handle on the processes.
@@ -107,12 +107,12 @@ class TrainingLoop:
                     continue
                 self._finish_step()
                 if progress.step % recipe.eval_freq == 0:
-                    losses = self.evaluator.first("loss", recipe.eval_iter)
+                    losses = self.evaluator.estimate("loss", recipe.eval_iter)
                     history.add_losses(progress.step, losses)
                     self._log(epoch, losses, learning_rate=self.scheduler.get_last_lr()[0])
                 self._save_or_stop()
             progress.batch = 0
-            accuracies = self.evaluator.first("acc", recipe.eval_iter)
+            accuracies = self.evaluator.estimate("acc", recipe.eval_iter)
             history.add_accuracies(accuracies)
             self._log(epoch, accuracies)
         return self._finish()
@@ -126,8 +126,8 @@ class TrainingLoop:
         self._seed()
         self.loaders.rng.manual_seed(self.recipe.seed)
         history = self.state.progress.history
-        history.initial |= self.evaluator.first("acc", INITIAL_ACCURACY_BATCHES, BOOK_NAMES)
-        history.initial |= self.evaluator.first("loss", INITIAL_LOSS_BATCHES, BOOK_NAMES)
+        history.initial |= self.evaluator.estimate("acc", INITIAL_ACCURACY_BATCHES, BOOK_NAMES)
+        history.initial |= self.evaluator.estimate("loss", INITIAL_LOSS_BATCHES, BOOK_NAMES)
         logger.info("Before training: %s", _format(history.initial))
         self.loaders.rng.manual_seed(self.recipe.seed)
         history.splits = self.splits
@@ -139,30 +139,30 @@ class TrainingLoop:
         """Load a checkpoint.
 
         Raises:
-            ValueError: it belongs to another run, and differences are not allowed; or it does not fit.
+            ValueError: it belongs to another run and differences are not allowed, or it does not fit.
         """
         found = "; ".join(differences(checkpoint, self.identity))
         if found and not allow_differences:
             raise ValueError(
                 f"{checkpoint} belongs to another run: {found}. Resume with the same settings, start again in another "
-                "--output-dir, or resume with these by --allow-differences."
+                "--output-dir, or add --allow-differences to resume anyway."
             )
         self.state.load(checkpoint, self.accelerator.process_index)
         progress = self.state.progress
         if found:
-            # The place in the data where these settings would be after so many steps.
+            # Continue where a run with these settings would be after as many steps.
             steps_done = progress.step % self.steps_per_epoch + 1
             progress.epoch = progress.step // self.steps_per_epoch + 1
             progress.batch = steps_done * self.recipe.gradient_accumulation_steps
             if self.accelerator.is_main_process:
                 logger.warning("Resuming with different settings; results will differ: %s.", found)
         if progress.history.splits != self.splits:
-            progress.history.splits = {}  # the model has learned from other messages, perhaps from these test messages
+            progress.history.splits = {}  # the model was trained on other messages, perhaps on this test split
         logger.info("Resuming from %s.", checkpoint)
         self._seed()
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch that are left, restoring the RNG states of a resumed run."""
+        """Yield the remaining batches of an epoch, restoring the RNG states of a resumed run."""
         self.state.start_epoch()
         steps_left = self.total_steps - (epoch - 1) * self.steps_per_epoch
         batches = self.loaders.training_batches(epoch, steps_left)
@@ -172,7 +172,7 @@ class TrainingLoop:
         yield from batches
 
     def _backward(self, batch: Batch) -> None:
-        """Run a batch forward and backward; step the optimizer if gradients are complete."""
+        """Run a batch forward and backward; step the optimizer if accumulation is complete."""
         accelerator, progress = self.accelerator, self.state.progress
         self.objective.train()
         with accelerator.accumulate(self.objective):
@@ -201,7 +201,7 @@ class TrainingLoop:
         self.bar.update()
 
     def _save_or_stop(self) -> None:
-        """Write a checkpoint if one is due or a signal asks the run to stop; then stop."""
+        """Write a checkpoint if one is due or a signal arrived; in the latter case, stop."""
         step, signal = self.state.progress.step, self._signal()
         if signal:
             logger.info("Stopping after step %d ...", step)
@@ -218,7 +218,7 @@ class TrainingLoop:
         if not all(gather_object([finite])):
             raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
         with self.state.kept_weights():
-            measured = self.evaluator.whole(["validation"])
+            measured = self.evaluator.measure(["validation"])
             progress.update_best(measured.loss)
             self.saver.save(self.accelerator, self.state, self._run(measured), self.identity)
 
@@ -229,9 +229,9 @@ class TrainingLoop:
         history.seconds = time.perf_counter() - self.started
         if self.averaged is not None:
             self.setup.model.load_state_dict(self.averaged.module.state_dict())
-        measured = self.evaluator.whole(BOOK_NAMES)
+        measured = self.evaluator.measure(BOOK_NAMES)
         self.state.progress.update_best(measured.loss)
-        for split, part in measured.predictions.items():  # by the likeliest class, whatever the threshold
+        for split, part in measured.predictions.items():  # of the most likely class, ignoring the threshold
             correct = part["scores"].argmax(-1) == part["references"]
             counted = self.loaders.full_training_batches() if split == "train" else slice(None)
             history.final_accs[split] = float(correct[counted].mean())
@@ -268,7 +268,7 @@ class TrainingLoop:
         self.interruption.postpones = True
 
     def _log(self, epoch: int, values: dict[str, float], **more: float) -> None:
-        """Log measurements; of many epochs, some are logged at a lower level."""
+        """Log measurements; with many epochs, most at a lower level."""
         every = math.ceil(self.epochs / EPOCHS_LOGGED)
         level = logging.INFO if epoch % every == 0 or epoch == self.epochs else logging.DEBUG
         step = self.state.progress.step
@@ -280,7 +280,7 @@ class TrainingLoop:
         self.accelerator.log({**values, **more}, step=step)
 
     def _signal(self) -> int:
-        """Return the signal that any of the processes received, 0 if none: all stop at the same step."""
+        """Return the signal that any process received, 0 if none, so that all stop at the same step."""
         if self.accelerator.num_processes == 1:
             return self.interruption.number
         own = torch.tensor([self.interruption.number], device=self.accelerator.device)

@@ -20,7 +20,7 @@ class Objective(nn.Module):
     backward passes.
 
     Args:
-        network: the classifier, or the part of it behind its frozen blocks (without adversarial training).
+        network: the classifier, or the part of it after its frozen blocks (without adversarial training).
         ignore_index: label that the loss ignores.
         epsilon: L2 norm of the perturbation of a message, over all its tokens.
         adjustment: added to the logits (num_labels,) in the loss only, see `log_priors`. None: nothing.
@@ -53,8 +53,8 @@ class Objective(nn.Module):
         logits = outputs.logits.float()
         loss = self.loss(logits, labels)
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
-        # Only the direction counts. Normalized here, or half precision would round the gradient of a message that the
-        # model is sure of to 0.
+        # Only the direction matters. Without this normalization, half precision would round the tiny gradient of a
+        # confidently classified message to 0.
         (gradient,) = torch.autograd.grad(logits, embeddings, normalize(gradient, dim=1), retain_graph=True)
         moved = embeddings + self.epsilon * normalize(gradient.flatten(1), dim=1).view_as(gradient)
         outputs.loss = (loss + self.loss(self.network.read(moved, lengths).logits, labels)) / 2

@@ -46,8 +46,8 @@ def calibrated_copy(
         model: folder or Hub id; None: the bundled model.
         output_dir: folder to create.
         data: a source as for `load_sms_spam`. Its validation split is used if it has one, or is the model's own data;
-            otherwise all messages. A warning says which messages the model may have been trained on.
-        target_fpr: false-positive rate that a threshold allows. None: set no threshold.
+            otherwise all messages. A warning is logged if the model may have been trained on them.
+        target_fpr: highest allowed false-positive rate. None: set no threshold.
         text_column, label_column: columns to read.
         progress: whether to show a progress bar.
 
@@ -57,7 +57,7 @@ def calibrated_copy(
     Raises:
         FileExistsError: `output_dir` exists.
         OSError: there is no model at `model`, or the folder cannot be written.
-        ValueError: the model or the messages cannot be used, or no threshold is low enough. Nothing is written.
+        ValueError: the model or the messages cannot be used, or no threshold meets `target_fpr`. Nothing is written.
     """
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():

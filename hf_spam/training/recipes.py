@@ -12,7 +12,7 @@ SOURCES = ("data", "text_column", "label_column", "base", "tokenizer")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings that decide what a fine-tuning run computes. Defaults are the book's (chapter 6).
+    """All settings that affect the result of a fine-tuning run. Defaults are the book's (chapter 6).
 
     Raises:
         ValueError: a setting that is out of range, or settings that exclude each other.
@@ -26,39 +26,39 @@ class Recipe:
     data: str = "uci"
     """Messages: sample, uci, a local file (.tsv .csv .jsonl .parquet .zip), or a Hub dataset id."""
     protocol: Literal["book", "full"] = "book"
-    """How to read and split: balanced as in the book, or every message, with duplicates kept in one split."""
+    """How to select and split messages: balanced as in the book, or all, with duplicates kept in one split."""
     text_column: str | None = None
     """Column of the messages. None: text, message, sms or v2."""
     label_column: str | None = None
     """Column of the labels; any labels are accepted as classes. None: label, category, class or v1, holding ham and
     spam."""
     positive_label: str | None = None
-    """Positive class of two labels of your own, for precision, recall, F1 and the threshold. None: spam, or the
-    second label."""
+    """Positive class for precision, recall, F1 and the threshold, if there are two labels of your own. None: spam, or
+    the second label."""
 
     base: str = "openai-community/gpt2"
     """Weights to start from: a Hub id, a local folder, or "random"."""
     tokenizer: str | None = None
     """Tokenizer: a Hub id or a local folder. None: that of the base, or one learned on the training messages."""
     vocab_size: int | None = None
-    """Size of a tokenizer learned on the training messages; with base "random"."""
+    """Size of a tokenizer learned on the training messages; only with base "random"."""
     n_layer: int = 12
-    """Number of blocks; with base "random"."""
+    """Number of blocks; only with base "random"."""
     n_embd: int = 768
-    """Width; with base "random"."""
+    """Width; only with base "random"."""
     n_head: int = 12
-    """Number of attention heads; with base "random"."""
+    """Number of attention heads; only with base "random"."""
     n_positions: int = 1024
-    """Number of positions; with base "random"."""
+    """Number of positions; only with base "random"."""
     qkv_bias: bool = True
-    """Add a bias to the query, key and value projections; with base "random"."""
+    """Add a bias to the query, key and value projections; only with base "random"."""
     initialization: Literal["gpt2", "pytorch"] = "gpt2"
-    """Distribution of fresh weights: GPT-2's, or PyTorch's defaults as in the book; with base "random"."""
+    """Distribution of fresh weights: GPT-2's, or PyTorch's defaults as in the book; only with base "random"."""
 
     pooling: Literal["last", "last_token", "first", "mean"] = "last"
     """Position that is classified: the last one (pads included), the last real token, the first, or their mean."""
     padded_length: int | Literal["longest"] | None = "longest"
-    """Length that messages are padded to: a number, "longest" (the longest training message), or None."""
+    """Length to pad messages to: a number, "longest" (the longest training message), or None."""
     causal: bool = True
     """Use a causal attention mask."""
 
@@ -101,22 +101,22 @@ class Recipe:
     warmup_steps: float = 0.0
     """Steps of linear warmup; below 1, a fraction of all steps."""
     max_grad_norm: float | None = None
-    """Norm to clip gradients to. None: no clipping."""
+    """Maximum gradient norm. None: no clipping."""
     ignore_index: int = -100
     """Label that the loss ignores."""
     weight_average: float = 0.0
-    """Decay of the exponential moving average of the weights, which is what the run keeps. 0: no averaging."""
+    """Decay of the exponential moving average of the weights; the average is saved. 0: no averaging."""
     adversarial_epsilon: float = 0.0
     """L2 norm of the adversarial perturbation of the token embeddings (Miyato et al. 2017). 0: no adversarial
     training."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of the training."""
+    """Mixed precision in training."""
     prefix_precision: Literal["no", "bf16"] = "no"
     """Precision of the frozen blocks, whose output is computed once."""
     temperature_scaling: bool = False
-    """Fit a temperature on the validation split, so that scores are calibrated probabilities."""
+    """Fit a temperature on the validation split to calibrate the scores."""
     target_fpr: float | None = None
-    """Fit a threshold on the validation split with at most this false-positive rate. None: predict the likeliest
+    """Fit a threshold on the validation split with at most this false-positive rate. None: predict the most likely
     class."""
 
     eval_freq: int = 50
@@ -124,7 +124,7 @@ class Recipe:
     eval_iter: int = 5
     """Batches per evaluation of losses and accuracies during training."""
     seed: int = 123
-    """Seed of the splits, fresh weights, the order of messages, and dropout."""
+    """Seed for the splits, fresh weights, the order of messages, and dropout."""
 
     def __post_init__(self) -> None:
         def check(holds: bool, message: str) -> None:
@@ -141,7 +141,7 @@ class Recipe:
                 bounds += "" if high == math.inf else f" and below {high}"
                 check(holds, f"{name} must be {bounds}, got {value}")
 
-        # Above the upper bounds the network or tokenizer would exhaust the memory before any other check could fail.
+        # Beyond these upper bounds, building the network or tokenizer would exhaust the memory.
         in_range("n_layer", 1, 1001)
         in_range("n_embd", 1, 100_001)
         in_range("n_positions", 1, 1_000_001)
@@ -165,7 +165,7 @@ class Recipe:
 
     @property
     def reading(self) -> dict[str, str | None]:
-        """Arguments of `load_sms_spam` that say which columns to read and which class is positive."""
+        """Arguments of `load_sms_spam` for the columns and the positive class."""
         return {name: getattr(self, name) for name in ("text_column", "label_column", "positive_label")}
 
 
@@ -186,17 +186,17 @@ class RunOptions:
     save_steps: int | None = None
     """Optimizer steps between two checkpoints. None: no checkpoints."""
     save_total_limit: int | None = None
-    """Checkpoints to keep; the best and the newest always are. None: all."""
+    """Number of checkpoints to keep; the best and the newest are always kept. None: all."""
     resume_from_checkpoint: str | None = None
-    """Checkpoint to resume from: a folder, auto (the newest in output_dir), or hub (the one an earlier run pushed)."""
+    """Checkpoint to resume from: a folder, auto (newest in output_dir), or hub (pushed by an earlier run)."""
     allow_differences: bool = False
-    """Resume even if the recipe, the data or the number of processes differ; results will differ, too."""
+    """Resume even if the recipe, the data or the number of processes differ; the results will differ too."""
     push_to_hub: bool = False
     """Push the model to the Hub."""
     hub_model_id: str | None = None
-    """Repository, owner/name or name; created if missing. None: the name of output_dir."""
+    """Repository (owner/name or name); created if missing. None: the name of output_dir."""
     hub_strategy: Literal["end", "checkpoint", "every_save", "best"] = "end"
-    """What to push: the final model (end), every checkpoint as well (every_save), with the training state
+    """What to push: only the final model (end), also every checkpoint (every_save), also its training state
     (checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
     hub_private_repo: bool = False
     """Make the repository private when it is created."""
@@ -224,11 +224,11 @@ class RunOptions:
             raise ValueError(f"hub_timeout must be 0 or more seconds, got {self.hub_timeout}.")
 
 
-_BOOK = Recipe(summary="GPT-2 124M, last block trained: the book's chapter 6, loss for loss")
+_BOOK = Recipe(summary="GPT-2 124M, last block trained: chapter 6 of the book, loss for loss")
 _MEDIUM = {"base": "openai-community/gpt2-medium", "n_layer": 24, "n_embd": 1024, "n_head": 16}
 _LARGE = {"base": "openai-community/gpt2-large", "n_layer": 36, "n_embd": 1280, "n_head": 20}
 _XL = {"base": "openai-community/gpt2-xl", "n_layer": 48, "n_embd": 1600, "n_head": 25}
-# The book's LoRA multiplies the product of rank 16 by 16, which here, and for PEFT, is lora_alpha / lora_r.
+# The book multiplies the adapters by alpha = 16; PEFT, and this package, by lora_alpha / lora_r.
 _LORA = {"trainable": "head", "lora_r": 16, "lora_alpha": 256}
 
 
@@ -236,40 +236,40 @@ def _experiment(name: str, summary: str, **settings: Any) -> Recipe:
     return replace(_BOOK, name=name, summary=summary, **settings)
 
 
-# The book's additional experiments, in the order of their table; what was published is in experiments/book_table.py.
+# The book's additional experiments, in the order of their table; experiments/book_table.py has the published results.
 _EXPERIMENTS = (
     _BOOK,
-    _experiment("first-token", "the first token classified", pooling="first"),
-    _experiment("head-only", "the head alone trained", trainable="head"),
-    _experiment("last-two-blocks", "the last two blocks trained", trainable="last_two_blocks"),
-    _experiment("all-layers", "everything trained", trainable="all"),
+    _experiment("first-token", "classifies the first token", pooling="first"),
+    _experiment("head-only", "only the head trained", trainable="head"),
+    _experiment("last-two-blocks", "last two blocks trained", trainable="last_two_blocks"),
+    _experiment("all-layers", "all weights trained", trainable="all"),
     _experiment("medium", "GPT-2 355M, last block trained", **_MEDIUM),
     _experiment("large", "GPT-2 774M, last block trained", **_LARGE),
     _experiment("xl", "GPT-2 1.6B, last block trained", **_XL),
-    _experiment("xl-all-layers", "GPT-2 1.6B, everything trained", **_XL, trainable="all"),
+    _experiment("xl-all-layers", "GPT-2 1.6B, all weights trained", **_XL, trainable="all"),
     _experiment(
         "random-weights",
-        "a GPT-2 124M from random weights, everything trained",
+        "a GPT-2 124M from random weights, all weights trained",
         base="random",
         tokenizer="openai-community/gpt2",
         initialization="pytorch",
         trainable="all",
     ),
-    _experiment("lora", "adapters on every linear layer, and the head, trained", **_LORA),
-    _experiment("xl-lora", "GPT-2 1.6B, adapters and the head trained", **_XL, **_LORA),
-    _experiment("full-context", "messages padded to all positions", padded_length=1024),
-    _experiment("no-padding", "messages one by one, not padded", padded_length=None, per_device_train_batch_size=1),
+    _experiment("lora", "LoRA adapters on all linear layers, and the head, trained", **_LORA),
+    _experiment("xl-lora", "GPT-2 1.6B, LoRA adapters and the head trained", **_XL, **_LORA),
+    _experiment("full-context", "messages padded to the full context", padded_length=1024),
+    _experiment("no-padding", "batches of one message, no padding", padded_length=None, per_device_train_batch_size=1),
     _experiment(
         "accumulation",
-        "messages one by one, not padded, eight to a step",
+        "batches of one message, no padding, eight accumulated",
         padded_length=None,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=8,
     ),
-    _experiment("last-real-token", "the last token before the pads classified", pooling="last_token"),
-    _experiment("no-causal-mask", "every position sees all others", causal=False),
-    _experiment("ignore-index", "the pads' id ignored as a label, which none is", ignore_index=50256),
-    _experiment("mean-pooling", "the mean of all positions classified", pooling="mean"),
+    _experiment("last-real-token", "classifies the last token before the pads", pooling="last_token"),
+    _experiment("no-causal-mask", "no causal mask: every position attends to all others", causal=False),
+    _experiment("ignore-index", "the loss ignores the pad id, which no label has", ignore_index=50256),
+    _experiment("mean-pooling", "classifies the mean of all positions", pooling="mean"),
 )
 
 RECIPES: dict[str, Recipe] = {
@@ -295,8 +295,8 @@ RECIPES: dict[str, Recipe] = {
             digit_augmentation=0.5,
             bpe_dropout=0.1,
             adversarial_epsilon=0.4,
-            logit_adjustment=0.5,  # new kinds of spam are taken for ham, the majority class, more than the reverse
-            # At a constant learning rate the weights move around a minimum; their average lies closer to it.
+            logit_adjustment=0.5,  # unfamiliar spam is mistaken for ham, the majority class, more than the reverse
+            # At a constant learning rate the weights circle a minimum; their average lies closer to it.
             max_steps=2100,
             per_device_train_batch_size=16,
             train_sampling_strategy="group_by_length",
@@ -311,10 +311,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
-    """Return a recipe, given by itself or by name, with some of its fields replaced.
+    """Return a recipe, or the recipe of a name, with some of its fields replaced.
 
     Raises:
-        ValueError: an unknown name, or a setting of the wrong type or out of range.
+        ValueError: unknown name, or a setting of the wrong type or out of range.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
@@ -324,10 +324,10 @@ def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
 
 
 def checked(settings: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Return values for fields of a dataclass, with paths as strings and whole numbers as floats where it wants them.
+    """Check the types of values for fields of a dataclass, and convert paths to `str` and `int` to `float` as needed.
 
     Raises:
-        ValueError: a value is not of the type of its field.
+        ValueError: a value has the wrong type.
         TypeError: there is no such field.
     """
     from huggingface_hub.dataclasses import type_validator  # takes 0.1 s to import: too long for `hf-spam --help`

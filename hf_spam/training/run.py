@@ -83,7 +83,7 @@ class Progress:
     history: History = field(default_factory=History)
 
     def update_best(self, loss: float | None) -> None:
-        """Compare the validation loss of the current weights with the best one. None: there is no validation split."""
+        """Update the best step with the validation loss of the current weights; None without a validation split."""
         if loss is None or self.best_loss is None or loss < self.best_loss:
             self.best_step, self.best_loss = self.step, loss
 
@@ -103,11 +103,11 @@ class Run:
         tokenizer: its tokenizer.
         history: measurements during training.
         metrics: metrics of each split.
-        predictions: what the metrics of each split are computed from: `predictions` (N,), `references` (N,) and
+        predictions: inputs of the metrics of each split: `predictions` (N,), `references` (N,) and
             `scores` (N, num_labels).
         trained_parameters: number of parameters that were trained, adapters included.
-        calibration: what was fitted on the validation split, if anything.
-        baseline: metrics of the linear baseline on the same splits; only of runs that are saved.
+        calibration: calibration fitted on the validation split, if any.
+        baseline: metrics of the linear baseline on the same splits; only for runs that are saved.
     """
 
     recipe: "Recipe"

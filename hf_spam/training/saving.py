@@ -1,4 +1,4 @@
-"""Save a run: its output directory, its checkpoints, and the model with everything that describes it."""
+"""Save a run: its output directory, its checkpoints, and the model with its card, history and metrics."""
 
 import contextlib
 import logging
@@ -32,7 +32,7 @@ from .run import History, Run
 logger = logging.getLogger(__name__)
 
 TRACKERS = "runs"  # folder of the experiment trackers
-TEMPORARY = (".writing-", ".replaced-", ".deleted-", ".fetching-")  # prefixes of what a killed run leaves
+TEMPORARY = (".writing-", ".replaced-", ".deleted-", ".fetching-")  # prefixes of what a killed run leaves behind
 
 
 def prepare_output_dir(options: RunOptions) -> Path:
@@ -44,22 +44,22 @@ def prepare_output_dir(options: RunOptions) -> Path:
     """
     path = Path(options.output_dir)
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file: give another --output-dir.")
+        raise NotADirectoryError(f"{path} is a file: choose another --output-dir.")
     path.mkdir(parents=True, exist_ok=True)
     if (path / STATE).exists():
-        raise FileExistsError(f"{path} is a checkpoint: give another --output-dir.")
+        raise FileExistsError(f"{path} is a checkpoint: choose another --output-dir.")
     checkpoints = Checkpoints(path)
     steps = checkpoints.steps()
     if options.resume_from_checkpoint is not None:
-        # All that a run leaves that is killed before its first checkpoint.
+        # Nothing else is left by a run that was killed before its first checkpoint.
         harmless = (".", QUEUE, LOG, TRACKERS)
         is_new = all(entry.name.startswith(harmless) for entry in path.iterdir())
         if not (options.overwrite_output_dir or steps or is_new):
-            raise FileExistsError(f"{path} holds another run, without a checkpoint: give another --output-dir.")
+            raise FileExistsError(f"{path} holds another run, without a checkpoint: choose another --output-dir.")
     elif not options.overwrite_output_dir and any(path.iterdir()):
-        raise FileExistsError(f"{path} is not empty: give another --output-dir, or --overwrite-output-dir.")
+        raise FileExistsError(f"{path} is not empty: choose another --output-dir, or --overwrite-output-dir.")
     else:
-        for step in steps:  # or this run could be resumed from a checkpoint of the earlier one
+        for step in steps:  # otherwise this run could be resumed from one of them
             checkpoints.delete(step)
     for left in path.iterdir():
         if left.name.startswith(TEMPORARY):
@@ -68,7 +68,7 @@ def prepare_output_dir(options: RunOptions) -> Path:
 
 
 def remove_if_empty(output_dir: Path) -> None:
-    """Remove a directory that nothing was written to."""
+    """Remove the output directory if nothing was written to it."""
     with contextlib.suppress(OSError):
         output_dir.rmdir()
 
@@ -79,7 +79,7 @@ class Saver:
 
     Args:
         checkpoints: the checkpoints in the output directory.
-        save_steps: optimizer steps between two checkpoints. None: none are written unless the run is interrupted.
+        save_steps: optimizer steps between two checkpoints. None: write one only if the run is interrupted.
         uploader: pushes them to the Hub; on the main process only.
     """
 
@@ -92,7 +92,7 @@ class Saver:
         return self.save_steps is not None and step > 0 and step % self.save_steps == 0
 
     def save(self, accelerator: Accelerator, state: TrainingState, run: Run, identity: dict[str, Any]) -> None:
-        """Write a checkpoint; every process calls this. If that fails it is logged, and training continues."""
+        """Write a checkpoint; call this on every process. A failure is logged, and training continues."""
         progress = state.progress
         folder = self.checkpoints.path(progress.step)
         random = gather_object([state.random()])
@@ -117,7 +117,7 @@ class Saver:
         accelerator.wait_for_everyone()
 
     def how_to_resume(self, step: int) -> str:
-        """Say how to continue a run that was interrupted after a step, if its checkpoint could be written."""
+        """Return a hint on how to resume a run that was interrupted after a step."""
         steps = self.checkpoints.steps()
         if not steps:
             return "no checkpoint could be written"
@@ -126,7 +126,7 @@ class Saver:
 
 
 def save_run(run: Run, output_dir: Path) -> None:
-    """Write model, tokenizer, card, history, metrics and plots; each file is complete or not there.
+    """Write model, tokenizer, card, history, metrics and plots; each file is either complete or absent.
 
     Raises:
         OSError: they could not be written.
@@ -143,11 +143,11 @@ def save_run(run: Run, output_dir: Path) -> None:
 
 
 def write_model(run: Run, folder: Path) -> None:
-    """Write the calibrated model and all that describes it into a folder."""
+    """Write the calibrated model, its card, history and metrics into a folder."""
     config, before = run.model.config, None
     try:
         before = config.temperature, config.threshold
-        apply_calibration(config, run.calibration)  # for the files alone: training goes on without it
+        apply_calibration(config, run.calibration)  # in the saved files only; training continues without it
         save_classifier(run.model, run.tokenizer, folder)
         recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
         write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
@@ -159,7 +159,7 @@ def write_model(run: Run, folder: Path) -> None:
 
 
 def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
-    """Return what the card says about a run whose model has its calibration applied."""
+    """Return the content of the card of a run, whose model is already calibrated."""
     recipe, config, calibration = run.recipe, run.model.config, run.calibration
     names = class_names(config)
     return CardContent(

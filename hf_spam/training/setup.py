@@ -1,4 +1,4 @@
-"""Set up a run: read its messages, load or make its tokenizer and model, and encode the messages once."""
+"""Set up a run: load or create its tokenizer and model, and encode its messages."""
 
 import copy
 import math
@@ -51,10 +51,9 @@ class Setup:
 
 
 def set_up(recipe: Recipe, data: DatasetDict, tokenizer: PreTrainedTokenizerBase | None = None) -> Setup:
-    """Load or make tokenizer and model, encode all messages, and freeze what the recipe does not train.
+    """Load or create tokenizer and model, encode all messages, and freeze what the recipe does not train.
 
-    A head that the base lacks, or that is for other labels, is initialized as `torch.nn.Linear` is after
-    `torch.manual_seed(recipe.seed)`.
+    If the base has no head for these labels, a new `torch.nn.Linear` is created after `torch.manual_seed(recipe.seed)`.
 
     Args:
         recipe: the settings.
@@ -78,7 +77,7 @@ def set_up(recipe: Recipe, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
                 f"{config.vocab_size}: name the tokenizer that belongs to it with --tokenizer."
             )
         tokenizer.model_max_length = config.n_positions
-        # Columns are read as lists: value by value, each would be formatted again.
+        # Read whole columns as lists: single values would be formatted one by one.
         encoded = {
             split: EncodedMessages(encode(tokenizer, messages["text"][:], config.n_positions), messages["label"][:])
             for split, messages in data.items()
@@ -127,13 +126,13 @@ def _configure(
     names: list[str],
     train: EncodedMessages,
 ) -> None:
-    """Set what the recipe, the tokenizer and the data decide about the configuration of a base."""
+    """Set the fields of a base's configuration that depend on the recipe, the tokenizer and the data."""
     length = recipe.padded_length
     config.padded_length = max([1, *map(len, train.input_ids)]) if length == "longest" else length
     config.pooling, config.causal = recipe.pooling, recipe.causal
     config.embd_pdrop = config.resid_pdrop = recipe.dropout
     config.attn_pdrop = recipe.attention_dropout
-    config.temperature, config.threshold = 1.0, None  # those of the base were fitted to other weights
+    config.temperature, config.threshold = 1.0, None  # the calibration of the base was fitted to other weights
     config.pad_token_id = tokenizer.pad_token_id
     config.id2label = dict(enumerate(names))
     config.label2id = {name: label for label, name in config.id2label.items()}
@@ -158,7 +157,7 @@ def _fresh_model(config: SpamGPTConfig, recipe: Recipe) -> SpamGPTForSequenceCla
 
 
 def _freeze(model: SpamGPTForSequenceClassification, trainable: str) -> None:
-    """Require gradients only where the recipe trains: the book, section 6.5."""
+    """Require gradients only where the recipe trains (the book, section 6.5)."""
     if trainable == "all":
         return
     model.requires_grad_(False)

@@ -80,9 +80,9 @@ def test_data_that_has_changed_is_not_the_models_own(tmp_path, protocol):
         found = load_eval_data(tmp_path, path)
         assert {name: len(part) for name, part in found.sets.items()} == {"grow.tsv": len(others)}
         assert found.train is None and "as in" not in found.splits
-        assert found.remark.startswith("These are not, or no longer, ") and "--train-data" in found.hint
+        assert found.remark.startswith("The data differ from ") and "--train-data" in found.hint
         drawn = load_eval_data(tmp_path, path, protocol="full")
-        assert drawn.trained_on.endswith("is not known") and drawn.remark == found.remark
+        assert drawn.trained_on.endswith("is not known)") and drawn.remark == found.remark
     kept = load_eval_data(tmp_path, path, train_data=copy)  # the messages it was trained on
     assert kept.train.to_list() == own.train.to_list() and kept.remark == ""
     assert kept.trained_on == "the messages that the model was trained on"
@@ -94,7 +94,7 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
     """No metric on it is about new messages, however it is split, and nothing in the report says otherwise."""
     found = load_eval_data(None, sms_collection)
     assert len(found.train) == 5574 and found.train is found.sets["train"]
-    assert found.remark == "The model was trained on these very messages: the metrics say nothing about new ones."
+    assert found.remark == "The model was trained on these messages, so the metrics say nothing about new ones."
     assert found.hint == ""
     drawn = load_eval_data(None, sms_collection, protocol="book")
     assert len(drawn.sets["test"]) == 300 and len(drawn.train) == 5574 and drawn.remark == found.remark

@@ -68,7 +68,7 @@ def test_a_report_replaces_only_an_earlier_report(tmp_path):
     write_report(report, tmp_path)
     assert (tmp_path / "model.safetensors").read_text() == "kept" and (tmp_path / "report.html").read_text() != "old"
     assert len(list(tmp_path.iterdir())) == 3
-    with pytest.raises(NotADirectoryError, match="is a file: give another --output-dir"):
+    with pytest.raises(NotADirectoryError, match="is a file: choose another --output-dir"):
         write_report(report, tmp_path / "report.html")
 
 
@@ -127,4 +127,4 @@ def test_figures_without_curves():
     (scores,) = report_figures(report_of([("a", 0, 0.2), ("b", 0, 0.7)]))
     assert "Score (probability of spam)" in texts_in(scores)
     (confidence,) = report_figures(report_of([("a", 0, HOME), ("b", 1, HOME)], names=NAMES))
-    assert {"right predictions", "wrong predictions", "Highest probability"} <= set(texts_in(confidence))
+    assert {"correct predictions", "wrong predictions", "Highest probability"} <= set(texts_in(confidence))

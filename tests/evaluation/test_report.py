@@ -194,5 +194,5 @@ def test_other_labels_and_splits_are_refused():
     data = EvalData(DatasetDict(test=messages([("a", 0), ("b", 1)], ["x", "y"])), "", None, "")
     with pytest.raises(DataError, match="the messages are labelled x, y, but the model knows home, promo, work"):
         make_report(Scorer({}, NAMES), data)
-    with pytest.raises(DataError, match="there is no split 'tset'; there is: test"):
+    with pytest.raises(DataError, match="there is no split 'tset'; available: test"):
         report_of(ROWS, split="tset")

@@ -90,7 +90,7 @@ def test_each_message_is_tokenized_once_in_a_run(data, base, tmp_path, monkeypat
 
 
 def test_messages_passed_in_need_no_label_names(tmp_path):
-    """Integers are labels, other columns are ignored, and the card names no data set."""
+    """Integers are labels, other columns are ignored, and the card names no dataset."""
     rows = Dataset.from_dict({**OWN, "id": range(32)})
     run = finetune("pocket", data=DatasetDict(train=rows), output_dir=tmp_path, **ONE_STEP)
     card = (tmp_path / "README.md").read_text()

@@ -68,7 +68,7 @@ def test_an_earlier_run_is_replaced_only_on_request(trained, data, tmp_path):
     """Its checkpoints are deleted then, so that nobody resumes from them."""
     out = tmp_path / "out"
     shutil.copytree(trained, out)
-    with pytest.raises(FileExistsError, match="is not empty: give another --output-dir"):
+    with pytest.raises(FileExistsError, match="is not empty: choose another --output-dir"):
         finetune("pocket", data=data, output_dir=out, **SETTINGS)
     assert result(out) == result(trained)
     finetune("pocket", data=data, output_dir=out, overwrite_output_dir=True, **{**SETTINGS, "save_steps": 5})
