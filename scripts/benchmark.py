@@ -5,8 +5,8 @@
 Fine-tuning is compared with the book's plain loop (the oracle in `tests/`) and with the Trainer of transformers, both
 with the same frozen layers and as many evaluations; scoring with the stock text-classification pipeline at its best
 batch size. Each run is a process of its own, so that peak memory is its own as well. Loading libraries and models is
-not timed. Weights are random, with a head fitted to the sample messages where messages are scored. That the results
-agree is printed beside the times.
+not timed. Weights are random; for scoring, the head is fitted to the sample messages. How closely the results agree is
+printed next to the times.
 """
 
 import json
@@ -32,10 +32,10 @@ SHAPES = {
     "pocket": {"n_layer": 1, "n_embd": 128, "n_head": 4, "n_positions": 128},
     "tiny": {"n_layer": 3, "n_embd": 32, "n_head": 2, "n_positions": 256},
 }
-BATCH_SIZES = (1, 4, 8, 16, 32)  # of the pipeline; the fastest is used
+BATCH_SIZES = (1, 4, 8, 16, 32)  # tried for the pipeline; the fastest is used
 
 Run = Callable[[], dict[str, Any]]
-"""The timed part of a contender; returns the results to compare."""
+"""Timed part of a contender; returns the results to compare."""
 
 
 # Fine-tuning
@@ -148,7 +148,7 @@ def scored(folder: Path, work: dict[str, Any], model: str = "ours", **settings: 
 
     classifier = SpamClassifier.from_pretrained(folder / model, **settings)
     texts = read_texts(work)
-    classifier.predict_proba(texts[:8])  # the pipeline is warm by now, too
+    classifier.predict_proba(texts[:8])  # the pipeline is warmed up too
     return lambda: {"scores": classifier.predict_proba(texts)[:, 1].tolist()}
 
 
@@ -196,7 +196,7 @@ def book_model(shape: str) -> torch.nn.Module:
 
 
 def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, Any]:
-    """Save the same random weights in the formats that the contenders read."""
+    """Save the same random weights in the formats of all contenders."""
     from sklearn.linear_model import LogisticRegression
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
@@ -240,7 +240,7 @@ def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, An
 
 
 def do_job(folder: str, table: str, work: dict[str, Any], contender: str | None) -> dict[str, Any]:
-    """Run a contender and measure it, or make the weights if there is no contender."""
+    """Run and measure a contender, or create the weights if there is no contender."""
     os.environ["TQDM_DISABLE"] = "1"
     import transformers
 
@@ -256,7 +256,7 @@ def do_job(folder: str, table: str, work: dict[str, Any], contender: str | None)
 
 
 def in_a_process(**job: Any) -> dict[str, Any]:
-    """Run `do_job` in a process of its own."""
+    """Run `do_job` in a separate process."""
     done = subprocess.run([sys.executable, __file__, "--job", json.dumps(job)], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise click.ClickException(f"{job['contender'] or 'making the weights'} failed, see above")
@@ -264,11 +264,11 @@ def in_a_process(**job: Any) -> dict[str, Any]:
 
 
 def compare(table: str, repeats: int, work: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the runs of each contender; they take turns, so that a slow moment meets them all."""
+    """Return the runs of each contender, interleaved so that a slow moment affects all of them."""
     with tempfile.TemporaryDirectory() as folder:
         refused = in_a_process(folder=folder, table=table, work=work, contender=None).get("refused", [])
         left_out = {*work["without"], *refused}
-        if torch.backends.cpu.get_cpu_capability() == "AVX2":  # without instructions for bfloat16
+        if torch.backends.cpu.get_cpu_capability() == "AVX2":  # no bfloat16 instructions
             left_out |= {name for name in TABLES[table] if "bf16" in name}
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES[table] if name not in left_out}
         for repeat in range(repeats):
@@ -279,7 +279,7 @@ def compare(table: str, repeats: int, work: dict[str, Any]) -> dict[str, list[di
 
 
 def agreement(peer: dict[str, Any], name: str, other: dict[str, Any]) -> str:
-    """Say how close two results are."""
+    """Describe how closely two results agree."""
     if "scores" in other:
         pairs = list(zip(peer["scores"], other["scores"], strict=True))
         same = sum((a > 0.5) == (b > 0.5) for a, b in pairs) / len(pairs)
@@ -292,7 +292,7 @@ def agreement(peer: dict[str, Any], name: str, other: dict[str, Any]) -> str:
 
 
 def as_markdown(table: str, runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Return the medians of a table's runs."""
+    """Return the medians of a table's runs as a Markdown table."""
     lines = [f"| {table} | seconds | faster | peak memory | compared with the first |", "|---|---|---|---|---|"]
     first = next(iter(runs.values()))
     for name, measured in runs.items():
@@ -306,9 +306,9 @@ def as_markdown(table: str, runs: dict[str, list[dict[str, Any]]]) -> str:
 @click.command()
 @click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--tokenizer", default="openai-community/gpt2", show_default=True, help="GPT-2's: a Hub id or a folder.")
-@click.option("--only", type=click.Choice(list(TABLES)), multiple=True, help="Measure only these.")
+@click.option("--only", type=click.Choice(list(TABLES)), multiple=True, help="Tables to measure.  [default: all]")
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="124M", show_default=True, help="Except for pocket.")
-@click.option("--messages", type=int, help="Messages to work on.  [default: all]")
+@click.option("--messages", type=int, help="Number of messages.  [default: all]")
 @click.option("--epochs", default=5, show_default=True, help="Epochs of fine-tuning.")
 @click.option("--repeats", default=3, show_default=True, help="Runs of each contender; the median is shown.")
 @click.option("--without", multiple=True, help="Contenders to leave out.")

@@ -1,4 +1,4 @@
-"""Damage model folders and data files at random, give them to the command line, and check that errors are clear.
+"""Damage model folders and data files at random, run the command line on them, and check that errors are clear.
 
     python scripts/fuzz_files.py --cases 500
 
@@ -43,7 +43,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--only", type=int, help="Run this case alone.")
 def main(cases: int, seed: int, only: int | None) -> None:
-    """Print what became of the cases; exit with an error if one failed."""
+    """Print the outcomes; exit with an error if a case failed."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     CONTEXT.set_forkserver_preload(["hf_spam.inference.classifier", "hf_spam.data.sources"])
@@ -75,7 +75,7 @@ class Worker:
         self.process: Any = None
 
     def run(self, number: int) -> tuple[str, str]:
-        """Run a case; return the outcome and what the case was."""
+        """Run a case; return the outcome and a description of the case."""
         if self.process is None:
             self.connection, end = CONTEXT.Pipe()
             self.process = CONTEXT.Process(target=work, args=(end, self.folder, self.seed))
@@ -129,7 +129,7 @@ def work(connection: Connection, folder: Path, seed: int) -> None:
 
 
 def model_case(folder: Path, answers: str) -> str:
-    """Return what `classify` makes of a model."""
+    """Run `classify` on a model and return the outcome."""
     code, out, err = run("classify", "--json", "--model", str(folder), *MESSAGES)
     if code:
         return refusal(code, out, err)
@@ -140,7 +140,7 @@ def model_case(folder: Path, answers: str) -> str:
 
 
 def data_case(path: Path, model: Path) -> str:
-    """Return what `evaluate` makes of a file."""
+    """Run `evaluate` on a file and return the outcome."""
     code, out, err = run("evaluate", str(model), "--json", "--data", str(path), "--protocol", "full")
     if code:
         return refusal(code, out, err)
@@ -156,7 +156,7 @@ def data_case(path: Path, model: Path) -> str:
 
 
 def refusal(code: int, out: str, err: str) -> str:
-    """Return "refused" if an error is one clear line, or else what is wrong with it."""
+    """Return "refused" if an error is one clear line, or else the problem."""
     lines = [line for line in err.splitlines() if line.strip()]
     if code == 1 and not out and len(lines) == 1 and lines[0].startswith("hf-spam: ") and len(err) <= LONGEST_LINE:
         return "refused"
@@ -181,14 +181,14 @@ def run(*arguments: str) -> tuple[int | str, str, str]:
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Damage a file; return how."""
+    """Damage a file; return a description of the damage."""
     data = path.read_bytes()
     if path.suffix == ".json" and rng.random() < 0.6:
         values = json.loads(data)
         how = change_json(values, rng)
         path.write_text(json.dumps(values))
         return how
-    # Most of a weights file is numbers; what can be misread is its header.
+    # Most of a weights file is numbers; only its header can be misread.
     end = len(data)
     if path.suffix == ".safetensors" and rng.random() < 0.8:
         end = 8 + struct.unpack("<Q", data[:8])[0]
@@ -218,7 +218,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 
 def change_json(values: Any, rng: random.Random) -> str:
-    """Change a value or a key somewhere in a document; return how."""
+    """Change a value or a key somewhere in a document; return a description."""
     path = []
     while True:
         keys = list(values) if isinstance(values, dict) else range(len(values))
@@ -239,7 +239,7 @@ def change_json(values: Any, rng: random.Random) -> str:
 
 
 def plain_messages(path: Path) -> list[tuple[str, int]]:
-    """Return the messages of a file, read in the simplest way."""
+    """Return the messages of a file, read with plain Python."""
     import pyarrow.parquet as pq
 
     data = path.read_bytes()

@@ -3,9 +3,9 @@
     python scripts/kill_runs.py --kills 60
 
 Runs with one process and with two take turns, with and without dropout, gradient accumulation, frozen blocks and BPE
-dropout. One kill in five falls before the first checkpoint; the others fall anywhere after it, also while losses are
-evaluated, or checkpoints and results are written. Weights, tokenizer, history and metrics are compared byte by byte,
-except for the seconds of training.
+dropout. One kill in five falls before the first checkpoint; the others fall anywhere after it, including during
+evaluations and while checkpoints and results are written. Weights, tokenizer, history and metrics are compared byte by
+byte, except for the training time.
 """
 
 import json
@@ -41,7 +41,8 @@ CONTEXT = multiprocessing.get_context("forkserver")
 def main(kills: int, seed: int) -> None:
     """Fail if the results of a resumed run differ."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "1"}
-    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # the killed leave locks
+    # Killed runs leave locks behind.
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     CONTEXT.set_forkserver_preload(["hf_spam.training.finetune"])
     moments = random.Random(seed)
     turns = [(name, processes) for processes in (1, 2) for name in RUNS]
@@ -80,7 +81,7 @@ def main(kills: int, seed: int) -> None:
 def kill(
     out: Path, processes: int, settings: dict[str, Any], before: float, after: float, moments: random.Random
 ) -> str:
-    """Start a run and kill its processes shortly after each other; try again if it had already ended."""
+    """Start a run and kill its processes shortly after each other; try again if the run had already ended."""
     while True:
         running, early = train(out, processes, settings), moments.random() < 0.2
         if not early:
@@ -117,7 +118,7 @@ def train(out: Path, processes: int, settings: dict[str, Any]) -> list[BaseProce
 
 
 def start(function: Any, *arguments: Any) -> BaseProcess:
-    """Start a process that has already imported everything."""
+    """Fork a process that has already imported everything."""
     process = CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
@@ -148,7 +149,7 @@ def finetune_on(rank: int, processes: int, port: int, settings: dict[str, Any]) 
 
 
 def messages() -> Any:
-    """Return a few messages, to train on in a second."""
+    """Return a few messages that take a second to train on."""
     from datasets import DatasetDict
 
     from hf_spam import load_sms_spam
@@ -158,7 +159,7 @@ def messages() -> Any:
 
 
 def make_base(folder: Path) -> None:
-    """Save a model for the recipe `book`, with blocks to freeze."""
+    """Save a base model for the recipe `book`, with blocks to freeze."""
     import torch
 
     from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification
@@ -173,7 +174,7 @@ def make_base(folder: Path) -> None:
 
 
 def results_of(out: Path) -> dict[str, Any]:
-    """Return all that a run has written, except for the time it took."""
+    """Return everything that a run wrote, except its duration."""
     files = {name: (out / name).read_bytes() for name in ("model.safetensors", "tokenizer.json", "metrics.json")}
     return {**files, "history": {**json.loads((out / "history.json").read_text()), "seconds": 0}}
 

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python scripts/measure_pocket.py --data ../shared/data/SMSSpamCollection --repeats 3
 
-The tables of README.md and model_card.md come from it. The folds are those of `hf-spam crossval --recipe pocket`; the
-baseline is trained on the same messages.
+The tables in README.md and model_card.md come from this script. The folds are those of `hf-spam crossval --recipe
+pocket`; the baseline is trained on the same messages.
 """
 
 import json
@@ -20,7 +20,7 @@ from hf_spam.options import CONTEXT, given_settings, options_of
 from hf_spam.terminal import format_metric, make_table, show
 from hf_spam.training.recipes import Recipe, get_recipe
 
-LOW_RATE_RECALL = "recall_at_fpr_0.001"  # one fold has too few ham messages to resolve it: pooled too
+LOW_RATE_RECALL = "recall_at_fpr_0.001"  # a fold has too few ham messages to resolve it, so it is pooled too
 
 
 def measure(recipe: Recipe, data: DatasetDict, seeds: list[int]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def measure(recipe: Recipe, data: DatasetDict, seeds: list[int]) -> dict[str, An
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--only", type=click.Choice(["folds", "book", "sample"]), multiple=True, help="Measure only these.")
+@click.option("--only", type=click.Choice(["folds", "book", "sample"]), multiple=True, help="Run only these.")
 @click.option("--repeats", default=1, show_default=True, help="Repeats of the five folds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the package, trains a small model on the sample messages, and classifies two messages with it.
-# Needs the package index, and no other network.
+# Needs network access to the package index only.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" ""
-export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 # so small a model is no faster on more cores
+export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 # a model this small is no faster on more cores
 echo "Training a small GPT on 1,000 sample messages; this takes about a minute."
 hf-spam train --recipe pocket --data sample --output-dir runs/quickstart --overwrite-output-dir
 echo "The trained model classifies two messages that it has not seen:"

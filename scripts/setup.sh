@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes the virtual environment, and makes it again when its requirements have changed.
-# Leaves `python` and `hf-spam` of the environment on the PATH. $1: an extra of the package to install.
+# Sourced by the other scripts: creates the virtual environment, and updates it when its requirements have changed.
+# Puts `python` and `hf-spam` of the environment on the PATH. $1: an extra of the package to install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extra=${1:-}

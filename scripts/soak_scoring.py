@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python scripts/soak_scoring.py --minutes 10
 
 Each round scores a file in one of three formats on one to three processes, and repeats the command until it succeeds.
-During each attempt, at a random moment, nothing happens, the command or a worker is killed, or the input is cut off
-and restored afterwards. After each attempt the output must either not exist or equal that of an undisturbed run. In the
-end no other file may be left.
+At a random moment of each attempt, the command or a worker is killed, the input is cut off and restored afterwards, or
+nothing happens. After each attempt the output must either not exist or equal that of an undisturbed run. In the end no
+other file may be left.
 """
 
 import csv
@@ -83,8 +83,8 @@ def attempt(source: Path, whole: bytes, output: Path, processes: int, windows: i
 
 @click.command()
 @click.option("--minutes", default=10.0, show_default=True, help="Minutes to run.")
-@click.option("--rows", default=1000, show_default=True, help="Rows of each input.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the faults and their moments.")
+@click.option("--rows", default=1000, show_default=True, help="Rows per input.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the faults and their timing.")
 def main(minutes: float, rows: int, seed: int) -> None:
     """Print the number of rounds, attempts and faults; fail at the first wrong byte."""
     random.seed(seed)
@@ -119,7 +119,7 @@ def main(minutes: float, rows: int, seed: int) -> None:
             if left := {path.name for path in folder.iterdir()} - names:
                 raise click.ClickException(f"Round {rounds}, {source.name}: left behind: {left}")
             rounds += 1
-            click.echo(f"{source.name}: right after {attempts} attempts", err=True)
+            click.echo(f"{source.name}: correct after {attempts} attempts", err=True)
     met = ", ".join(f"{count} {fault}" for fault, count in sorted(faults.items()))
     click.echo(f"{rounds} rounds of {rows} rows, {faults.total()} attempts ({met}): no row lost, doubled or changed.")
 

@@ -27,13 +27,13 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 @click.option("--output-dir", default=BUNDLED, type=click.Path(path_type=Path), show_default=True, help="Directory.")
 def main(data: str, output_dir: Path) -> None:
     """Train the bundled model."""
-    torch.set_num_threads(1)  # other numbers of threads change the last digits; the model is too small to gain speed
+    torch.set_num_threads(1)  # more threads would change the last digits, and not help so small a model
     run = finetune("pocket", data=DatasetDict(train=read_messages(data)))
     with tempfile.TemporaryDirectory() as folder:
         save_classifier(run.model, run.tokenizer, Path(folder))
         config_path = Path(folder, "config.json")
         config = json.loads(config_path.read_text())
-        del config["auto_map"], config["custom_pipelines"]  # they name code files, which are in the package instead
+        del config["auto_map"], config["custom_pipelines"]  # these name code files, which the package contains already
         config_path.write_text(json.dumps(config, indent=2) + "\n")
         output_dir.mkdir(parents=True, exist_ok=True)
         for name in FILES:

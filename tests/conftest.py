@@ -1,4 +1,4 @@
-"""Settings for all tests: no network, temporary caches, one thread, and the real data if it is on this machine.
+"""Settings for all tests: no network, temporary caches, one thread, and the real data if available.
 
 The only Hub that a test can reach is a `LocalHub` in this process, which starts empty.
 """
@@ -74,7 +74,7 @@ def _log_levels() -> Iterator[None]:
 
 @pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.slow)])
 def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """An empty Hub at HF_ENDPOINT, for this process and its children, that supports Xet; in slow tests, LFS only.
+    """An empty Hub at HF_ENDPOINT, for this process and its children; supports Xet, or only LFS in slow tests.
 
     Tests of what does not depend on the upload protocol ask for LFS alone, so that each run of the tests uses both. The
     client's waits between its attempts are cut to 10 ms, in this process only.
@@ -111,5 +111,5 @@ def sms_collection() -> Path:
 
 @pytest.fixture(scope="session")
 def gpt2_tokenizer_dir() -> Path:
-    """A folder with GPT-2's `vocab.json` and `merges.txt`."""
+    """Folder with GPT-2's `vocab.json` and `merges.txt`."""
     return _test_data("gpt2-tokenizer")

@@ -2,7 +2,7 @@
 
 `huggingface_hub` talks to it through `HF_ENDPOINT`. It holds models and datasets with commits and branches, knows
 tokens and private repositories, supports both upload protocols (LFS, and Xet through hf_xet's own `local://` store),
-and misbehaves where a test asks for it:
+and injects faults where a test asks for them:
 
     hub = LocalHub(folder).start()
     os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported
@@ -41,7 +41,7 @@ XET_SHARD_HEADER = XET_SHARD_ENTRY = 48  # bytes
 
 @dataclass
 class Token:
-    """Owner and role of a token. Tests change these to take access away during a run."""
+    """Owner and role of a token. Tests change these to revoke access during a run."""
 
     user: str
     role: str = "write"  # or "read"
@@ -49,7 +49,7 @@ class Token:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests of a method and path."""
+    """A fault to inject into the next `times` requests of a method and path."""
 
     method: str  # or "*"
     path: str  # a regular expression
@@ -148,11 +148,11 @@ class LocalHub:
         root: Folder of the Xet store.
 
     Attributes:
-        url: Address, the same after `stop` and `start`, as are the contents.
+        url: Address; it and the contents survive `stop` and `start`.
         tokens: Valid tokens, initially "hf_write" and "hf_read" of alice and "hf_other" of bob.
         xet: Whether it supports Xet.
         log: One dictionary per request, with its method, path and the status of the answer.
-        bugs: Tracebacks of this server; a test should end with none.
+        bugs: Tracebacks of this server; a test should leave none.
     """
 
     def __init__(self, root: Path | str):
@@ -187,7 +187,7 @@ class LocalHub:
         return self
 
     def stop(self) -> None:
-        """Go down: open connections are cut, new ones refused."""
+        """Go down: cut open connections and refuse new ones."""
         for fault in self.faults:
             fault.over.set()
         for server in self.servers:
@@ -198,13 +198,13 @@ class LocalHub:
     # For tests
 
     def fail(self, method: str, path: str, **what: Any) -> Fault:
-        """Let requests fail; `what` are fields of `Fault`."""
+        """Make requests fail; `what` are fields of `Fault`."""
         fault = Fault(method, path, **what)
         self.faults.append(fault)
         return fault
 
     def end_faults(self) -> None:
-        """Forget all faults, and cut what hangs."""
+        """Remove all faults, and cut hanging connections."""
         faults, self.faults = self.faults, []
         for fault in faults:
             fault.over.set()
@@ -343,7 +343,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
     def fails(self, fault: Fault) -> bool:
-        """Let the request fail; return whether it is done with."""
+        """Make the request fail; return whether it needs no further answer."""
         if fault.hang:
             fault.over.wait()
         if fault.drop == "during":

@@ -1,4 +1,4 @@
-"""Start several processes that train together, as `torchrun` starts them."""
+"""Start several processes that train together, like `torchrun`."""
 
 import json
 import os
@@ -15,7 +15,7 @@ def run_processes(count: int, *arguments: object) -> subprocess.CompletedProcess
 
 
 def finetune_on(count: int, recipe: str, data: object, **settings: object) -> None:
-    """Call `finetune` on several processes, with the messages that `save_to_disk` wrote to a folder."""
+    """Call `finetune` on several processes, with messages written by `save_to_disk`."""
     run_processes(count, __file__, recipe, data, json.dumps(settings, default=str))
 
 

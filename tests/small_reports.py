@@ -1,4 +1,4 @@
-"""Reports on a handful of messages, by a classifier that knows the answer to each."""
+"""Reports on a few messages, from a stand-in classifier with fixed answers."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Small training runs: their messages, their settings, and what they leave behind."""
+"""Small training runs: messages, settings, and results to compare."""
 
 import json
 import shutil
@@ -37,21 +37,21 @@ def first_messages(**sizes: int) -> DatasetDict:
 
 
 def result(folder: Path) -> tuple[bytes, dict, dict]:
-    """Return everything that a run leaves behind (weights, history, metrics), except its duration."""
+    """Return the results of a run (weights, history, metrics), except its duration."""
     history = json.loads((folder / "history.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
     return (folder / "model.safetensors").read_bytes(), {**history, "seconds": 0}, metrics
 
 
 def resumed_from(checkpoint: Path, output_dir: Path, recipe: str = "pocket", **settings: Any) -> tuple:
-    """Resume a run in a new folder that holds only one of its checkpoints; return what it leaves behind."""
+    """Resume a run in a new folder that holds only one of its checkpoints; return its results."""
     shutil.copytree(checkpoint, output_dir / checkpoint.name)
     finetune(recipe, output_dir=output_dir, resume_from_checkpoint="auto", **settings)
     return result(output_dir)
 
 
 def assert_same_history(ours: dict, expected: dict) -> None:
-    """Check that a run measured the same: losses to 1e-5, accuracies exactly."""
+    """Check that two histories agree: losses to 1e-5, accuracies exactly."""
     for name in ("train_losses", "val_losses"):
         assert ours[name] == pytest.approx(expected[name], abs=1e-5), name
         assert max(expected[name]) - min(expected[name]) > 1e-3, "losses that do not change show nothing"

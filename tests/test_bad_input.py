@@ -1,6 +1,6 @@
-"""What people get wrong: one line that says what is wrong, a non-zero exit code, and no file left behind.
+"""A user's mistake gives one line that says what is wrong, a non-zero exit code, and no file left behind.
 
-These are mistakes on the command line; those in data files, models and repositories are tested in their rooms.
+Mistakes in data files, models and repositories are tested with the modules that read them.
 """
 
 import errno
@@ -20,12 +20,12 @@ SMALL = "--recipe pocket --data good.csv --protocol book --n-embd 16 --vocab-siz
 TRAIN = f"train {SMALL} --output-dir out"
 BASE = f"{TRAIN} --vocab-size none"
 RESUME = f"{TRAIN} --resume-from-checkpoint"
-USAGE = 2  # the exit code where the command line cannot be parsed; 1 for all else
+USAGE = 2  # exit code if the command line cannot be parsed; 1 for all other errors
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
-    """A folder with good data, a model, a run with a checkpoint, and files that are no good."""
+    """A folder with good data, a model, a run with a checkpoint, and bad files."""
     folder = tmp_path_factory.mktemp("input")
     load_sms_spam("sample", protocol="book")["train"].select(range(100)).to_csv(folder / "good.csv", index=False)
     shutil.copytree(BUNDLED, folder / "model")
@@ -120,7 +120,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("command", MISTAKES, ids=lambda command: ascii(command.replace(SMALL, "...")))
-def test_a_mistake_is_one_clear_line(command, prepared, monkeypatch):
+def test_user_errors_are_one_clear_line(command, prepared, monkeypatch):
     *words, code = [*MISTAKES[command], 1] if MISTAKES[command][-1] != USAGE else MISTAKES[command]
     monkeypatch.chdir(prepared)
     before = files(prepared.parent)
@@ -132,7 +132,7 @@ def test_a_mistake_is_one_clear_line(command, prepared, monkeypatch):
 
 @pytest.mark.parametrize(("size", "reason"), [(10_000, "File too large"), (40_000, "I/O error: File too large")])
 def test_a_full_disk_leaves_no_model(size, reason, prepared, monkeypatch, tmp_path):
-    """Whatever file of the model it is that does not fit."""
+    """Whichever file of the model does not fit."""
     monkeypatch.chdir(prepared)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -1,4 +1,4 @@
-"""The benchmark runs to the end in a short form, and what it compares is equal."""
+"""The benchmark runs to the end in a short form, and the compared results agree."""
 
 import importlib.util
 import json
@@ -11,8 +11,8 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
 
 @pytest.mark.parametrize("table", ["fine-tuning", "scoring, pocket"])
-def test_short_form(table, gpt2_tokenizer_dir, tmp_path, monkeypatch):
-    """The times cannot be judged here, but they must be there, and the numbers must agree."""
+def test_benchmark_runs(table, gpt2_tokenizer_dir, tmp_path, monkeypatch):
+    """Times are reported but not judged here; the results must agree."""
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

@@ -1,6 +1,6 @@
-"""The command line: flags reach the functions they are for, and the output is what a person or a program expects.
+"""The command line passes flags to the right functions, and prints what a person or a program expects.
 
-Commands run in the process of the tests, except where a process matters.
+Commands run in the test process unless a test needs a separate one.
 """
 
 import json
@@ -21,10 +21,10 @@ SMALL = ["--recipe", "pocket", "--data", "sample", "--max-steps", "20", "--n-emb
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A model trained from the command line, with real plots, and what that printed."""
+    """A model trained from the command line, with real plots, and the printed output."""
     out = tmp_path_factory.mktemp("runs") / "small"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_spam.training.saving.plot_values", plot_values)  # elsewhere tests write empty files
+        patch.setattr("hf_spam.training.saving.plot_values", plot_values)  # other tests write empty files
         done = hf_spam("train", *SMALL, "--output-dir", out)
     assert done.code == 0, done.err
     return out, done
@@ -44,7 +44,7 @@ def test_train_prints_its_progress_and_results(trained):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The calls of `finetune`, which trains nothing here."""
+    """The recorded calls of `finetune`, which is replaced and trains nothing."""
     found = []
     run = SimpleNamespace(metrics={"test": {"f1": 0.5}}, baseline={}, history=SimpleNamespace(seconds=3))
 
@@ -57,7 +57,7 @@ def calls(monkeypatch):
 
 
 def test_flags_of_train_reach_finetune_in_either_spelling(calls):
-    """The Trainer's names work with dashes and underscores; what is not given is left to the recipe."""
+    """The Trainer's names work with dashes and underscores; settings not given are left to the recipe."""
     done = hf_spam(
         *("train", "--recipe", "pocket", "--output_dir", "out", "--save_steps=50", "--save-total-limit", "2"),
         *("--max-grad-norm", "none", "--padded_length", "40", "--no-causal", "--lr_scheduler_type", "cosine"),
@@ -80,7 +80,7 @@ def test_help_of_train_lists_every_setting():
         assert field.name in ("name", "summary") or f"--{field.name.replace('_', '-')} " in text, field.name
 
 
-def test_evaluate_finds_the_metrics_and_the_winner_of_the_training(trained):
+def test_evaluate_agrees_with_training(trained):
     """The same splits, metrics and baseline, from the saved files alone."""
     out, _ = trained
     saved = json.loads((out / "metrics.json").read_text())
@@ -126,8 +126,8 @@ def test_classify_answers_every_line(trained):
     assert "[31mred" in shown and not {"\x1b", "\x07", "\0"} & set(shown)
 
 
-def test_a_reader_that_closes_the_pipe_is_no_error():
-    """As `| head -1` does."""
+def test_closed_pipe_is_no_error():
+    """As with `| head -1`."""
     command = [sys.executable, "-m", "hf_spam", "recipes", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()

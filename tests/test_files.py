@@ -1,4 +1,4 @@
-"""Files and folders are complete or absent, damage is found, no file is hashed twice, and no path is published."""
+"""Files and folders are complete or absent, damage is detected, no file is hashed twice, and no path is published."""
 
 import builtins
 import hashlib

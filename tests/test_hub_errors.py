@@ -1,4 +1,4 @@
-"""Errors of the Hub client become one helpful line, and are known as transient or not.
+"""Errors of the Hub client become one helpful line, and are classified as transient or not.
 
 The client raises them over real sockets and both upload protocols; its next version may raise others.
 """
@@ -78,7 +78,7 @@ def test_a_failed_upload(hub, place, case):
 @pytest.mark.parametrize("place", ["/preupload/", "xet-write-token|objects/batch", "/commit/", "validate-yaml"])
 @pytest.mark.parametrize("status", [200, 503])
 def test_an_answer_in_html(hub, place, status):
-    """As from a proxy, or from the Hub during maintenance. When the card is checked, the client ignores the status."""
+    """As from a proxy, or from the Hub during maintenance. The client ignores the status when checking the card."""
     HfApi().create_repo(REPO)
     hub.fail("*", place, times=99, status=status, body=HTML)
     expected = NO_JSON if not hub.xet or "xet" not in place else BROKE_OFF
@@ -108,8 +108,8 @@ def test_a_failed_download(hub, tmp_path):
     ("token", "line"),
     [("hf_read", NO_WRITE), ("hf_other", NO_WRITE), ("hf_bad", BAD_TOKEN), (False, NO_LOGIN), ("hf_bäd", ILLEGAL)],
 )
-def test_a_token_without_the_right(hub, token, line):
-    """Whichever request notices it first."""
+def test_token_without_permission(hub, token, line):
+    """The line is the same whichever request fails first."""
     HfApi().create_repo(REPO)
     check(line, False, upload, token=token)
     check(line, False, HfApi(token=token).auth_check, REPO, write=True)
@@ -117,7 +117,7 @@ def test_a_token_without_the_right(hub, token, line):
 
 
 def test_no_token_is_shown(hub, monkeypatch):
-    """Not even one that the error is about, or that the Hub repeats in its answer."""
+    """Not even an invalid one, or one repeated in the Hub's answer."""
     HfApi().create_repo(REPO)
     with pytest.raises(httpx2.LocalProtocolError, match="hf_secret") as caught:  # the client shows it
         HfApi(token="hf_secret\nx").auth_check(REPO)
@@ -162,7 +162,7 @@ def test_an_invalid_card(hub):
 
 
 def test_the_hub_cannot_be_reached(hub):
-    """Training goes on without it, so this must be told from mistakes that someone has to fix."""
+    """Training continues without the Hub, so this must be distinguished from errors that need fixing."""
 
     def silence() -> None:
         raise httpx2.ReadTimeout("timed out")
@@ -176,7 +176,7 @@ def test_the_hub_cannot_be_reached(hub):
 
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 def test_offline_mode(hub):
-    """In another process, because the client reads the setting when it is imported."""
+    """Runs in another process, because the client reads the setting on import."""
     code = """if True:
         from huggingface_hub import HfApi
         from hf_spam.hub_errors import explain, is_transient

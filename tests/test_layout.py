@@ -38,7 +38,7 @@ def level(module: str) -> int:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module):
+def test_rooms_import_only_from_below(module):
     """Also inside functions. Code that travels to the Hub imports nothing from outside its folder."""
     for other in imports(MODULES[module]):
         assert level(other) >= level(module), f"{module} imports {other}, which lies above it"
@@ -46,6 +46,6 @@ def test_imports_point_down(module):
         assert module not in BOTTOM or other in BOTTOM, f"{module} lies below all rooms, but imports {other}"
 
 
-def test_there_is_no_circle():
+def test_no_import_cycles():
     graph = {module: imports(path) for module, path in MODULES.items()}
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # raises CycleError otherwise

@@ -1,4 +1,4 @@
-"""The loopback Hub treats the real client as the Hub does; the tests of uploads rely on it."""
+"""The loopback Hub behaves towards the real client like the Hub; the upload tests rely on it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ REPO = "alice/model"
 
 @pytest.fixture
 def folder(hub, tmp_path) -> Path:
-    """A small model's folder; its repository on the Hub is empty."""
+    """A small model folder; its repository on the Hub is empty."""
     HfApi().create_repo(REPO)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(bytes(range(256)) * 800)
@@ -27,7 +27,7 @@ def commit(folder: Path, title: str, **how) -> None:
 
 
 def test_uploads_come_back_unchanged(hub, folder, tmp_path):
-    """And over the protocol that the test asked for."""
+    """The protocol is the one that the test asked for."""
     HfApi().upload_folder(repo_id=REPO, folder_path=folder)
     back = Path(snapshot_download(REPO, local_dir=tmp_path / "back"))
     for path in folder.iterdir():
@@ -72,7 +72,7 @@ def test_write_access(hub, folder, token, status):
 
 @pytest.mark.parametrize("drop", ["before", "during", "after", "half"])
 def test_a_lost_connection(hub, folder, drop):
-    """The client does not know whether its commit arrived. Repeated with new operations, it is there once."""
+    """The client does not know whether its commit arrived. Repeating it with new operations does not duplicate it."""
     hub.fail("POST", "/commit/", drop=drop)
     with pytest.raises(httpx2.HTTPError):
         commit(folder, "step 1")
@@ -82,7 +82,7 @@ def test_a_lost_connection(hub, folder, drop):
 
 
 def test_a_bug_of_the_hub_fails_the_test(hub):
-    """It could otherwise pass for a fault that the test asked for."""
+    """Otherwise it could be mistaken for an injected fault."""
     HfApi().create_repo(REPO)
     hub.repo(REPO).branches = None
     with pytest.raises(HfHubHTTPError, match="500"):

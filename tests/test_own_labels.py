@@ -1,4 +1,4 @@
-"""Own columns and own labels: read from a file, learned, and named by the model wherever it is used."""
+"""Custom columns and labels are read, learned, and used by the model everywhere."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ SMALL += ["--learning-rate", "0.01", "--weight-average", "0"]
 
 
 def hf_spam(*arguments) -> str:
-    """Return what `hf-spam` prints; errors are raised."""
+    """Run `hf-spam` and return its output; fail on errors."""
     done = CliRunner(catch_exceptions=False).invoke(cli, list(map(str, arguments)))
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -71,7 +71,7 @@ def test_training_writes_the_labels_to_config_metrics_and_card(trained):
 
 
 def test_evaluation_needs_no_flags_and_agrees_with_training(trained, source, tmp_path):
-    """The model's own data is read and split as it was; other files by the labels that the model knows."""
+    """The model's own data is split as in training; other files are read with the labels that the model knows."""
     report = json.loads(hf_spam("evaluate", trained, "--data", source, "--json"))
     saved = json.loads((trained / "metrics.json").read_text())
     assert metrics_of(report) == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
@@ -90,8 +90,8 @@ def test_evaluation_needs_no_flags_and_agrees_with_training(trained, source, tmp
         hf_spam("evaluate", trained, "--data", other)
 
 
-def test_every_way_to_classify_names_the_labels(trained, source, tmp_path):
-    """`classify`, `score`, the stock pipeline and an ONNX export agree, and each text comes out as it went in."""
+def test_all_classification_paths_use_the_labels(trained, source, tmp_path):
+    """`classify`, `score`, the stock pipeline and an ONNX export agree, and no text is changed."""
     texts = [f"{WORDS[label][1]} {text}" for label in LABELS for text in FOREIGN]
     answers = [json.loads(line) for line in hf_spam("classify", *texts, "--model", trained, "--json").splitlines()]
     labels = [answer["label"] for answer in answers]
@@ -124,8 +124,8 @@ def test_experiments_take_own_labels(source, tmp_path):
     assert found["problem"] is None and found["obtained"]
 
 
-def test_ham_and_spam_in_other_columns_are_the_ordinary_task(tmp_path):
-    """The same splits, labelled not spam and spam, whatever the columns are called."""
+def test_ham_and_spam_in_other_columns(tmp_path):
+    """The splits and labels are the usual ones, whatever the columns are called."""
     rows = load_sms_spam("sample")["train"]
     rows.to_csv(tmp_path / "known.csv", index=False)
     rows.rename_columns({"text": "body", "label": "kind"}).to_csv(tmp_path / "own.csv", index=False)
@@ -135,7 +135,7 @@ def test_ham_and_spam_in_other_columns_are_the_ordinary_task(tmp_path):
 
 
 def test_a_calibrated_copy_keeps_the_labels(trained, source, tmp_path):
-    """It is fitted on the model's own validation split without a flag, and not on messages with other labels."""
+    """Without a flag it is fitted on the model's own validation split; messages with other labels are refused."""
     found = json.loads(hf_spam("calibrate", tmp_path / "own", "--model", trained, "--data", source, "--json"))
     splits = load_sms_spam(source, text_column="body", label_column="kind")
     assert found["messages"] == len(splits["validation"]) and found["spam"] is None
@@ -152,8 +152,8 @@ def test_a_calibrated_copy_keeps_the_labels(trained, source, tmp_path):
 @pytest.mark.parametrize(
     ("spam", "other", "named"), [("Spam", "work", []), ("home", "work", ["--positive-label", "home"])]
 )
-def test_the_threshold_is_for_the_positive_label(spam, other, named, tmp_path):
-    """That is the one called spam, or the one named; training, report and card agree on it."""
+def test_threshold_applies_to_the_positive_label(spam, other, named, tmp_path):
+    """That is the label called spam, or the one named by the flag; training, report and card agree on it."""
     rows = [
         (f"{WORDS[LABELS[i % 2]][i // 2 % 4]} {chr(97 + i % 26) * (1 + i // 26)}", (spam, other)[i % 2])
         for i in range(160)
@@ -173,8 +173,8 @@ def test_the_threshold_is_for_the_positive_label(spam, other, named, tmp_path):
         hf_spam("evaluate", tmp_path / "out", "--data", "sample")
 
 
-def test_a_checkpoint_of_other_labels_cannot_be_resumed(source, tmp_path):
-    """Not even with --allow-differences: its head stands for other labels."""
+def test_checkpoint_with_other_labels_is_refused(source, tmp_path):
+    """Not even with --allow-differences, because its head is for other labels."""
     train = ["train", *SMALL, *COLUMNS, "--max-steps", "4", "--save-steps", "2"]
     hf_spam(*train, "--data", source, "--output-dir", tmp_path / "out")
     other = tmp_path / "other.csv"

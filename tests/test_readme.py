@@ -1,4 +1,4 @@
-"""What README and guides show runs: their Python, their commands and flags, and their links."""
+"""The Python code, commands, flags and links in README and guides work."""
 
 import contextlib
 import functools
@@ -24,13 +24,13 @@ OTHERS = {"--nproc_per_node", "--local-dir"}  # flags of other commands
 def run(code: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        # The model that a reader of the page has trained; here it is the bundled one.
+        # Stands for the model that a reader has trained.
         exec(code.replace('"runs/quickstart"', repr(str(BUNDLED))), {})
     return printed.getvalue()
 
 
 @pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
-def test_first_example_prints_what_stands_below_it(page):
+def test_first_example_prints_the_output_shown(page):
     (_, language, code), (_, _, output), *_ = (block for block in BLOCKS if block[0] == page and block[1] != "bash")
     assert language == "python" and run(code) == output
 
@@ -44,7 +44,7 @@ def test_python_runs(code, monkeypatch, tmp_path):
 
 
 def parse(command: str) -> None:
-    """Parse a command with the real command line, up to the point where it would begin to work."""
+    """Parse a command with the real command line, without running it."""
     arguments = shlex.split(command)
     context = cli.make_context("hf-spam", [*arguments])
     with context:

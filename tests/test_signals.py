@@ -1,4 +1,4 @@
-"""After Ctrl-C or SIGTERM a run finishes its step, saves, says how to resume, and resumes exactly."""
+"""After Ctrl-C or SIGTERM a run finishes its step, saves a checkpoint, says how to resume, and resumes exactly."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """What an uninterrupted run leaves behind."""
+    """The results of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "out"
     finetune("pocket", data=data, output_dir=out, **TWO_BATCHES)
     return result(out)
@@ -62,10 +62,10 @@ def at_call(count: int, function, number: int):
     ],
     ids=["step", "accumulation", "evaluation", "saving"],
 )
-def test_a_run_finishes_its_step_saves_and_resumes_exactly(
+def test_interrupted_run_saves_and_resumes_exactly(
     place, name, count, step, number, whole, data, tmp_path, monkeypatch
 ):
-    """From Python, the interruption is a KeyboardInterrupt. The earlier signal handlers are restored."""
+    """In Python, a KeyboardInterrupt is raised and the previous signal handlers are restored."""
     before = [signal.getsignal(one) for one in SIGNALS]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
         patch.setattr(place, name, at_call(count, getattr(place, name), number))
@@ -78,21 +78,21 @@ def test_a_run_finishes_its_step_saves_and_resumes_exactly(
     assert result(tmp_path / "out") == whole
 
 
-def test_after_the_last_step_the_run_is_finished(data, tmp_path, monkeypatch):
+def test_signal_after_the_last_step(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Evaluator, "whole", at_call(1, Evaluator.whole, signal.SIGINT))
     finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert (tmp_path / "out/model.safetensors").exists() and not Checkpoints(tmp_path / "out").steps()
 
 
-def test_before_the_first_step_the_run_stops_at_once(data, tmp_path, monkeypatch):
+def test_signal_before_the_first_step(data, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluator, "evaluate", at_call(1, evaluator.evaluate, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
         finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert type(caught.value) is KeyboardInterrupt and not (tmp_path / "out").exists()
 
 
-def test_a_signal_sent_twice_counts_once_and_a_later_one_stops_at_once(data, tmp_path, monkeypatch):
-    """`timeout` sends each signal twice; a person who presses Ctrl-C again does not want to wait for the saving."""
+def test_repeated_and_second_signals(data, tmp_path, monkeypatch):
+    """`timeout` sends each signal twice; pressing Ctrl-C again means not wanting to wait for the checkpoint."""
     step = torch.optim.AdamW.step
     monkeypatch.setattr("hf_spam.signals.SAME_SIGNAL_SECONDS", 3600.0)
     monkeypatch.setattr(torch.optim.AdamW, "step", at_call(3, at_call(3, step, signal.SIGINT), signal.SIGINT))
@@ -112,7 +112,7 @@ def test_a_signal_sent_twice_counts_once_and_a_later_one_stops_at_once(data, tmp
 
 
 def test_the_message_says_what_was_saved(data, tmp_path, monkeypatch):
-    """Nothing without an output directory; on a full disk, only the earlier checkpoints."""
+    """Nothing is saved without an output directory; on a full disk, only earlier checkpoints remain."""
     replace = os.replace
 
     def full(source, target):
@@ -132,7 +132,7 @@ def test_the_message_says_what_was_saved(data, tmp_path, monkeypatch):
         assert str(caught.value) == f"interrupted after step 5; {message}"
 
 
-def test_a_run_in_another_thread_does_not_touch_signals(data):
+def test_signals_are_untouched_in_another_thread(data):
     before, runs = [signal.getsignal(one) for one in SIGNALS], []
     settings = {**SETTINGS, "max_steps": 2}
     thread = threading.Thread(target=lambda: runs.append(finetune("pocket", data=data, **settings)))
@@ -141,7 +141,7 @@ def test_a_run_in_another_thread_does_not_touch_signals(data):
     assert len(runs) == 1 and [signal.getsignal(one) for one in SIGNALS] == before
 
 
-# Python imports this module when it starts. No clock: the process sends itself the signal at the moment to be tested.
+# Imported when Python starts. The process sends itself the signal at the tested moment, so no timing is involved.
 SITE_CUSTOMIZE = """
 import logging, os, sys
 
@@ -199,7 +199,7 @@ def command(data, tmp_path) -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_says_in_one_line_how_to_resume(number, code, command, tmp_path, monkeypatch):
+def test_interrupted_command_says_how_to_resume(number, code, command, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", at_call(5, torch.optim.AdamW.step, number))
         stopped = hf_spam(*command)
@@ -211,8 +211,8 @@ def test_a_command_says_in_one_line_how_to_resume(number, code, command, tmp_pat
 
 
 @pytest.mark.parametrize(("moment", "number"), [("numpy", signal.SIGINT), ("torch.autograd", signal.SIGTERM)])
-def test_a_process_that_is_still_importing_stops_at_once(moment, number, command, tmp_path):
-    """An exception will not do: some libraries turn any exception during an import into an unrelated error."""
+def test_signal_during_import(moment, number, command, tmp_path):
+    """An exception would not work: some libraries turn any exception during an import into an unrelated error."""
     environment = {**os.environ, **signalling(number, moment, tmp_path)}
     done = subprocess.run([sys.executable, "-m", "hf_spam", *command], capture_output=True, text=True, env=environment)
     assert done.returncode == 128 + number and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Tables fit the terminal and show every number whole, whatever the texts in them are."""
+"""Tables fit the terminal and never break a number, whatever texts they contain."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hf_spam.terminal import fitted, show
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_a_wide_table_breaks_texts_and_headings_but_no_number(width, monkeypatch, capsys):
+def test_wide_tables_never_break_numbers(width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))
     columns = ["label", "messages", "precision", "95 %", "recall", "95 %", "alarms and such"]
     rows = [

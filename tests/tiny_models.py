@@ -13,13 +13,13 @@ MESSAGES = [[5, 9, 2, 44, 7], [8], [], list(range(20, 34)), [*range(1, 21)]]
 
 
 def tiny_config(**overrides) -> SpamGPTConfig:
-    """A GPT of two layers, with weights far from zero, so that every position shows in the logits."""
+    """Return a config for a two-layer GPT with large weights, so that every position affects the logits."""
     shape = {"vocab_size": VOCAB, "n_positions": POSITIONS, "n_embd": WIDTH, "n_layer": 2, "n_head": 4}
     return SpamGPTConfig(**{**shape, "initializer_range": 0.3, **overrides})
 
 
 def build(architecture=SpamGPTForSequenceClassification, seed: int = 0, attention: str = "sdpa", **overrides):
-    """A model in evaluation mode. Biases and norms are moved too: fresh ones are 0 and 1, which would hide mistakes."""
+    """Return a model in evaluation mode, with biases and norms away from 0 and 1, which would hide mistakes."""
     torch.manual_seed(seed)
     model = architecture(tiny_config(**overrides)).eval()
     model.set_attn_implementation(attention)
@@ -31,7 +31,7 @@ def build(architecture=SpamGPTForSequenceClassification, seed: int = 0, attentio
 
 
 def lay(messages: list[list[int]], where: list[list[int]], width: int, junk: int = PAD):
-    """Ids and mask (B, width): message i is at the positions `where[i]`, `junk` everywhere else."""
+    """Return ids and mask (B, width): message i is at the positions `where[i]`, `junk` everywhere else."""
     ids, mask = torch.full((len(messages), width), junk), torch.zeros(len(messages), width, dtype=torch.long)
     for row, (message, positions) in enumerate(zip(messages, where, strict=True)):
         ids[row, positions] = torch.tensor(message, dtype=torch.long)
@@ -40,7 +40,7 @@ def lay(messages: list[list[int]], where: list[list[int]], width: int, junk: int
 
 
 def right(messages: list[list[int]], junk: int = PAD):
-    """Ids and mask of messages that are padded on the right."""
+    """Return ids and mask of messages padded on the right."""
     return lay(messages, [list(range(len(m))) for m in messages], max(map(len, messages)), junk)
 
 

@@ -1,4 +1,4 @@
-"""The baseline: trained on the training split only, measured like the model, and silent about what it cannot know."""
+"""The baseline is trained on the training split only and measured like the model."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_baseline_of_three_labels():
 
 @pytest.mark.parametrize("names", [["not spam", "spam"], ["spam", "work"], ["no", "yes"]])
 def test_scores_are_those_of_the_positive_class(names):
-    """Wherever it stands: above 0.5 exactly for messages that are predicted to be of it."""
+    """At either index: the scores exceed 0.5 exactly where the positive class is predicted."""
     positive = 0 if names[0] == "spam" else 1
     data = messages([(text, label if positive else 1 - label) for text, label in TRAIN], names)
     answers = baseline_answers(fit_baseline(data), data)

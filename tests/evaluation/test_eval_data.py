@@ -1,4 +1,4 @@
-"""Which messages a model was trained on, and what may be claimed about those it was not."""
+"""A model's training messages are recognized, and evaluation claims nothing it cannot know about other messages."""
 
 import json
 
@@ -16,14 +16,14 @@ from hf_spam.evaluation.page import headline, report_tables
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model's folder with a record of its training."""
+    """A model folder with a training history."""
     (tmp_path / "config.json").write_text("{}")
     record(tmp_path, "sample", protocol="book", seed=7)
     return tmp_path
 
 
 def record(folder, source, **recipe) -> None:
-    """Write what a training run on a source leaves about its data."""
+    """Write the history that a training run on a source would leave."""
     splits = fingerprints(load_sms_spam(source, **recipe))
     (folder / "history.json").write_text(json.dumps({"recipe": {"data": "sample", **recipe}, "splits": splits}))
 
@@ -60,10 +60,10 @@ def written(path, rows):
 
 
 @pytest.mark.parametrize("protocol", ["book", "full"])
-def test_data_that_has_changed_is_not_the_models_own(tmp_path, protocol):
-    """Split again, training messages would be in the test split, so no clean test is claimed, whatever the file name.
+def test_changed_data_is_not_the_models_own(tmp_path, protocol):
+    """Splitting it again would put training messages into the test split, so it does not count as unseen.
 
-    The same messages are the model's own under any name.
+    The file name does not matter: a copy of the training data is recognized.
     """
     rows = [(f"{'win' if i % 2 else 'see'} {chr(97 + i % 26)}{chr(97 + i // 26)} now", i % 2) for i in range(60)]
     path, copy = written(tmp_path / "grow.tsv", rows), written(tmp_path / "again.tsv", rows)
@@ -83,15 +83,15 @@ def test_data_that_has_changed_is_not_the_models_own(tmp_path, protocol):
         assert found.remark.startswith("The data differ from ") and "--train-data" in found.hint
         drawn = load_eval_data(tmp_path, path, protocol="full")
         assert drawn.trained_on.endswith("is not known)") and drawn.remark == found.remark
-    kept = load_eval_data(tmp_path, path, train_data=copy)  # the messages it was trained on
+    kept = load_eval_data(tmp_path, path, train_data=copy)  # its training messages
     assert kept.train.to_list() == own.train.to_list() and kept.remark == ""
     assert kept.trained_on == "the messages that the model was trained on"
-    named = load_eval_data(tmp_path, path, train_data=path)  # which nothing proves
+    named = load_eval_data(tmp_path, path, train_data=path)  # not recognized as its training messages
     assert len(named.train) == len(relabelled) and named.trained_on == "those of --train-data"
 
 
 def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
-    """No metric on it is about new messages, however it is split, and nothing in the report says otherwise."""
+    """No split of it is unseen, and the report says so."""
     found = load_eval_data(None, sms_collection)
     assert len(found.train) == 5574 and found.train is found.sets["train"]
     assert found.remark == "The model was trained on these messages, so the metrics say nothing about new ones."
@@ -108,7 +108,7 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
 
 
 def test_remarks_reach_the_reader(monkeypatch):
-    """The remark and the hint of the data are in the headline; where all is known, nothing else hints at doubt."""
+    """The remark and the hint of the data are in the headline; without them, it expresses no doubt."""
     data = messages(TRAIN)
     doubt = EvalData(DatasetDict(test=data), "", None, "not known", eval_data.NO_RECORD, eval_data.HINT.format(""))
     monkeypatch.setattr("small_reports.EvalData", lambda *_: doubt)
@@ -150,7 +150,7 @@ USABLE = {"recipe": {"protocol": "full", "seed": 1}, "splits": {}}
     ],
 )
 def test_an_unusable_history_counts_as_none(folder, caplog, history):
-    """It may come from any repository on the Hub: one line names the file, and the evaluation goes on."""
+    """It may come from any repository on the Hub: a warning names the file, and evaluation continues."""
     (folder / "history.json").write_bytes(history)
     found = load_eval_data(folder, "sample")
     assert list(found.sets) == ["sample"] and found.remark.startswith("There is no record")
@@ -160,7 +160,7 @@ def test_an_unusable_history_counts_as_none(folder, caplog, history):
 
 @pytest.mark.parametrize("changes", [{"splits": {}}, {"splits": None}, {"recipe": {"protocol": "book", "seed": 2**40}}])
 def test_without_usable_fingerprints_nothing_is_claimed(folder, changes):
-    """An old model, one trained on several data sets, or one with an impossible seed."""
+    """An old model, one trained on several datasets, or one with an invalid seed."""
     history = json.loads((folder / "history.json").read_text()) | changes
     (folder / "history.json").write_text(
         json.dumps({key: value for key, value in history.items() if value is not None})

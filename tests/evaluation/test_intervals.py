@@ -1,4 +1,4 @@
-"""Intervals: the vectorised bootstrap computes scikit-learn's metrics, and draws groups, always the same ones."""
+"""Intervals: the vectorized bootstrap matches scikit-learn's metrics, samples groups, and is reproducible."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def spam_predictions(actual, scores, threshold: float = 0.5) -> Predictions:
 
 
 def check_against_messages_written_out(predictions: Predictions, times) -> None:
-    """A sample that contains a message twice has the metrics of a list that contains it twice."""
+    """A message with weight two counts like two copies of it."""
     written = np.repeat(np.arange(len(times)), times)
     assume(len(written))
     labels = predictions.labels[written]
@@ -56,7 +56,7 @@ def test_weighted_metrics_of_three_classes(rows):
 
 
 def test_wilson_by_hand():
-    """5 of 10, by the formula with z = 1.96; there is no certainty even if all or none are found."""
+    """5 of 10, by the formula with z = 1.96; the interval keeps a width even for none or all."""
     z = 1.959964
     half = z * np.sqrt(0.25 / 10 + z**2 / 400) / (1 + z**2 / 10)
     assert wilson(5, 10) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
@@ -88,7 +88,7 @@ def test_bootstrap_has_the_known_standard_error():
 
 @pytest.mark.parametrize("size", [7, 3_000])
 def test_bootstrap_is_reproducible_whatever_the_batch(size):
-    """A few messages are one batch of samples, many are several."""
+    """Few messages take one batch of samples, many take several."""
     rng = np.random.default_rng(1)
     predictions = spam_predictions(rng.random(size) < 0.5, rng.random(size).round(2))
     first, again = (bootstrap(predictions, np.arange(size) % 50) for _ in range(2))

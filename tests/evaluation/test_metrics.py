@@ -1,4 +1,4 @@
-"""Metrics agree with scikit-learn for two and for more classes, and work offline like any metric of `evaluate`."""
+"""Metrics agree with scikit-learn for two or more classes, and work offline like any metric of `evaluate`."""
 
 import math
 import os
@@ -110,7 +110,7 @@ def test_batches_and_combination_without_a_cache_file():
     assert not list(Path(os.environ["HF_HOME"]).glob("metrics/**/*.arrow"))
 
 
-def test_an_evaluator_takes_a_saved_model(tmp_path):
+def test_saved_model_works_with_an_evaluator(tmp_path):
     from hf_spam import finetune, load_sms_spam
 
     data = load_sms_spam("sample")
@@ -131,7 +131,7 @@ def test_unknown_classes_and_empty_input_are_refused(predictions, references):
 
 
 @given(ROWS, st.floats(0, 0.99), st.randoms())
-def test_threshold_keeps_the_rate_and_is_the_lowest_that_does(rows, rate, random):
+def test_lowest_threshold_within_the_rate(rows, rate, random):
     """Any lower score would flag too much ham; with no threshold, even the highest score does."""
     actual, scores = (np.array(column) for column in zip(*rows, strict=True))
     assume(0 < actual.sum() < len(actual))
@@ -142,6 +142,6 @@ def test_threshold_keeps_the_rate_and_is_the_lowest_that_does(rows, rate, random
     else:
         assert (scores[~actual] >= threshold).mean() <= rate and (scores >= threshold).any() and 0 < threshold <= 1
         assert all(rates[score] > rate for score in scores if score < threshold)
-        assert threshold not in scores  # so that rounding cannot decide
+        assert threshold not in scores  # so that rounding cannot change a prediction
     order = random.sample(range(len(rows)), len(rows))
     assert lowest_threshold(actual[order], scores[order], rate) == threshold

@@ -1,4 +1,4 @@
-"""Tables and page: readable for any labels, nothing in a message is run, and the page loads nothing."""
+"""Tables and page are readable for any labels; the page loads nothing and never executes text from a message."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tabl
 
 
 class Page(HTMLParser):
-    """What a browser would find in a page."""
+    """The elements and texts of a page, as a browser finds them."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -98,7 +98,7 @@ def test_tables_of_many_labels(count):
 
 
 def test_two_labels_of_other_names():
-    """They are named everywhere, as text, and nothing is called spam."""
+    """Their names are used everywhere, escaped, and the word spam does not appear."""
     names = ["<i>no</i>", "$yes$ & 是"]
     rows = [("a b", 1, 0.9), ("b c", 0, 0.8), ("c d", 0, 0.1), ("d e", 1, 0.2)]
     report = report_of(rows, rows, names)
@@ -123,7 +123,7 @@ def test_figures_show_the_report_in_the_colours_of_the_page():
 
 
 def test_figures_without_curves():
-    """Messages of one label have no curves, nor have more than two labels."""
+    """Messages of a single label have no curves, and neither do more than two labels."""
     (scores,) = report_figures(report_of([("a", 0, 0.2), ("b", 0, 0.7)]))
     assert "Score (probability of spam)" in texts_in(scores)
     (confidence,) = report_figures(report_of([("a", 0, HOME), ("b", 1, HOME)], names=NAMES))

@@ -1,4 +1,4 @@
-"""Training curves: drawn for real, each value where it was measured."""
+"""Training curves show each value where it was measured."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The report: its figures are right, duplicates of training messages are counted, for two labels and for more."""
+"""The numbers in a report are correct, including duplicates of training messages, for two labels and for more."""
 
 import json
 from collections import Counter
@@ -47,7 +47,7 @@ def test_two_labels_by_hand():
 
 
 def test_three_labels_by_hand():
-    """The same, without what needs a positive label."""
+    """The same, without the parts that need a positive label."""
     values = report_of(ROWS_3, TRAIN_3, NAMES).values
     details, test = values["details"], values["sets"]["test"]
     assert details["confusion"] == {
@@ -72,7 +72,7 @@ def test_three_labels_by_hand():
 
 @pytest.mark.parametrize(("threshold", "alarms", "missed"), [(0.15, 2, 0), (0.8, 0, 1), (0.95, 0, 2)])
 def test_a_models_own_threshold(threshold, alarms, missed):
-    """It decides everything that counts labels; scores and their order stay as they are."""
+    """It changes all counts of predicted labels, but not the scores and their order."""
     plain, values = report_of(ROWS, TRAIN).values, report_of(ROWS, TRAIN, threshold=threshold).values
     details, test = values["details"], values["sets"]["test"]
     assert details["confusion"] == {
@@ -87,8 +87,8 @@ def test_a_models_own_threshold(threshold, alarms, missed):
     assert test["baseline"] == plain["sets"]["test"]["baseline"]
 
 
-def test_no_interval_where_all_samples_agree():
-    """A set without errors gives no sample with one, which is no certainty; Wilson's intervals remain."""
+def test_no_interval_if_all_samples_agree():
+    """Without errors, no bootstrap sample has any, which proves nothing; Wilson's intervals remain."""
     rows = [("win now", 1, 0.9), ("win here", 1, 0.8), ("hello", 0, 0.2), ("good night", 0, 0.1)]
     model = report_of(rows, TRAIN).values["sets"]["test"]["model"]
     for name in ("f1", "mcc", "balanced_accuracy", "roc_auc", "recall_at_fpr_0.001"):
@@ -154,7 +154,7 @@ def test_metrics_without_duplicates_are_those_of_the_other_messages(rows, data):
 @settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=12))
 def test_any_three_label_predictions_can_be_reported(rows):
-    """A single label, one never predicted, everything wrong: no error, and no nan in the JSON."""
+    """A single label, a label never predicted, all predictions wrong: no exception, and no nan in the JSON."""
     answers = [HOME, PROMO, [0.25, 0.25, 0.5]]
     rows = [(f"text {chr(97 + i)}", label, answers[called]) for i, (label, called) in enumerate(rows)]
     values = report_of(rows, TRAIN_3, NAMES).values
@@ -182,7 +182,7 @@ def test_duplicates_in_the_books_split(sms_collection, tmp_path):
 
 
 def test_spam_against_the_rest():
-    """A model with a label "spam" among others may be evaluated on messages labelled spam and not spam."""
+    """A model with "spam" among several labels can be evaluated on messages labelled spam and not spam."""
     scorer = Scorer({"a": [0.33, 0.22, 0.45], "b": [0.42, 0.28, 0.3]}, ["ham", "ad", "Spam"])
     data = EvalData(DatasetDict(test=messages([("a", 1), ("b", 0)])), "", None, "")
     test = make_report(scorer, data).values["sets"]["test"]["model"]

@@ -1,4 +1,4 @@
-"""Experiments run once whatever interrupts them, and published accuracies are only shown beside the same experiment."""
+"""Experiments run once despite interruptions, and published accuracies are shown only for the same experiment."""
 
 import json
 import os
@@ -35,8 +35,8 @@ def flags(tokenizer):
     return [part for name, value in pairs for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def test_a_table_of_runs_and_of_reasons(flags, tokenizer, tmp_path, monkeypatch):
-    """What cannot be run is named with the reason, asked for once; a second time nothing is run again."""
+def test_table_of_results_and_problems(flags, tokenizer, tmp_path, monkeypatch):
+    """Experiments that cannot run are listed with the reason; a second call runs nothing again."""
     asked = []
     for module, name in ((loading, "load_tokenizer"), (loading, "model_type")):
         original = getattr(module, name)
@@ -68,7 +68,7 @@ def test_a_table_of_runs_and_of_reasons(flags, tokenizer, tmp_path, monkeypatch)
     assert done.code == 1 and "different settings (max_steps)" in done.err and "--output-dir" in done.err
 
 
-def test_published_accuracies_stand_beside_the_same_experiment_only(monkeypatch):
+def test_published_accuracies_are_shown_only_for_the_same_experiment(monkeypatch):
     assert list(PUBLISHED) == [name for name in RECIPES if name != "pocket"]
     assert [published.row for published in PUBLISHED.values()] == list(range(1, 20))
     recipe = RECIPES["random-weights"]
@@ -88,7 +88,7 @@ def test_published_accuracies_stand_beside_the_same_experiment_only(monkeypatch)
 
 
 def test_an_interrupted_experiment_resumes(tokenizer, flags, tmp_path, monkeypatch):
-    """The result is that of a run without an interruption; the error says how to go on."""
+    """The result equals that of an uninterrupted run; the error says how to resume."""
     (expected,) = reproduce(["10"], output_dir=tmp_path / "whole", tokenizer=tokenizer, **TINY)
     step, calls = torch.optim.AdamW.step, []
 

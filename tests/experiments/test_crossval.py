@@ -1,4 +1,4 @@
-"""Cross-validation: every message is tested once, by a model that has not seen it, and the metrics are those."""
+"""Cross-validation tests every message once, with a model that has not seen it, and aggregates metrics correctly."""
 
 import json
 import statistics
@@ -31,7 +31,7 @@ def results():
     return json.loads(done.out)
 
 
-def test_every_run_is_that_of_finetune_on_its_fold(results):
+def test_each_run_matches_finetune_on_its_fold(results):
     """Folds and training of the second repeat use the next seed."""
     assert [run["seed"] for run in results["runs"]] == [5, 5, 6, 6] and results["recipe"]["max_steps"] == 10
     train, test = list(grouped_folds(read_messages("sample"), 2, seed=6))[1]
@@ -42,8 +42,8 @@ def test_every_run_is_that_of_finetune_on_its_fold(results):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_metrics_of_one():
-    """They stay connected from one run to the next."""
+def test_metrics_do_not_depend_on_the_number_of_processes():
+    """The processes stay connected from one run to the next."""
     settings = ["--folds", "2", "--dropout", "0", "--json", "--per-device-train-batch-size"]
     command = ["crossval", "--recipe", "pocket", *FLAGS, *settings]
     two = json.loads(run_processes(2, "-m", "hf_spam", *command, 8).stdout)
@@ -66,8 +66,8 @@ def test_mean_spread_and_pooled_metrics(results):
     assert format_metric(results, "ece", "baseline") == "-"
 
 
-def test_a_temperature_is_fitted_to_a_tenth_of_the_training_messages(monkeypatch):
-    """Neither the fold that is tested nor the messages of the training may say how sure the model should be."""
+def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
+    """Neither the tested fold nor the training messages may be used to fit the temperature."""
     jobs = []
     monkeypatch.setattr(crossval, "measure_runs", lambda recipe, found: jobs.extend(found) or iter(()))
     monkeypatch.setattr(crossval, "summary", lambda runs, names: {})
@@ -88,8 +88,8 @@ def run(scores, references):
     return {"model": metrics, "baseline": None, "answers": {"model": answers, "baseline": None}}
 
 
-def test_pooling_resolves_a_rate_that_no_fold_can():
-    """One of a fold's 500 ham scores above all spam, so nothing is found there at that rate; of 2,500 it may."""
+def test_pooling_resolves_a_low_false_positive_rate():
+    """One of 500 ham above all spam exceeds the rate in a fold, so recall is 0 there; one of 2,500 does not."""
     references = np.array([0] * 500 + [1] * 100)
     highest = ([0.95], *[[0.45]] * 4)
     found = summary([run(np.array([*[0.1] * 499, *score, *[0.9] * 100]), references) for score in highest])
@@ -97,7 +97,7 @@ def test_pooling_resolves_a_rate_that_no_fold_can():
     assert found["pooled"]["model"]["recall_at_fpr_0.001"] == 1
 
 
-def test_one_run_without_a_baseline_has_no_spread():
+def test_single_run_without_a_baseline():
     found = summary([run(np.array([0.9, 0.8]), np.array([1, 1]))])
     assert found["mean"]["baseline"] is found["spread"]["baseline"] is found["pooled"]["baseline"] is None
     assert set(found["spread"]["model"].values()) == {None} and found["mean"]["model"]["roc_auc"] is None

@@ -561,7 +561,7 @@ def test_a_bad_input_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch,
         ({"output": "."}, ".: unknown file extension"),
     ],
 )
-def test_a_mistake_is_one_clear_line(tmp_path, monkeypatch, settings, message):
+def test_user_errors_are_one_clear_line(tmp_path, monkeypatch, settings, message):
     monkeypatch.chdir(tmp_path)
     write_csv(Path("in.csv"), [["a"]])
     with pytest.raises((ValueError, OSError), match=f"^{re.escape(message)}"):

@@ -1,4 +1,4 @@
-"""The configuration: what can be built and what is refused, labels, files, and the class that a threshold gives."""
+"""The configuration: validation, labels, saving, and the class chosen by a threshold."""
 
 import pytest
 import torch
@@ -41,14 +41,14 @@ from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, class_names, 
     ],
     ids=str,
 )
-def test_a_configuration_that_cannot_be_built_is_refused(bad, message):
-    """Protects the user from finding out at the first batch, or not at all."""
+def test_invalid_configurations_are_refused(bad, message):
+    """Protects the user from finding out at the first batch, or never."""
     with pytest.raises(StrictDataclassError, match=message):
         tiny_config(**bad)
 
 
-def test_a_configuration_made_bad_later_is_refused_too(tmp_path):
-    """Protects what is published: types are checked on assignment, the rest before saving."""
+def test_later_changes_are_validated(tmp_path):
+    """Protects published models: types are checked on assignment, values before saving."""
     config = tiny_config()
     with pytest.raises(StrictDataclassError, match="pooling"):
         config.pooling = "max"
@@ -58,8 +58,8 @@ def test_a_configuration_made_bad_later_is_refused_too(tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
-def test_the_defaults_are_gpt2s_and_the_aliases_the_librarys():
-    """Protects tools that ask any model for `hidden_size` or `num_labels`."""
+def test_defaults_and_attribute_aliases():
+    """Protects tools that read `hidden_size` or `num_labels` from any model."""
     config, stock = SpamGPTConfig(), GPT2Config()
     for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "layer_norm_epsilon"):
         assert getattr(config, name) == getattr(stock, name), name
@@ -70,7 +70,7 @@ def test_the_defaults_are_gpt2s_and_the_aliases_the_librarys():
     assert config.n_embd == 48
 
 
-def test_special_tokens_default_to_the_last_id_of_any_vocabulary(tmp_path):
+def test_special_tokens_default_to_the_last_id(tmp_path):
     """Protects `SpamGPTConfig(vocab_size=99)`, and keeps an id that was given, even GPT-2's, in the file."""
     config = SpamGPTConfig(vocab_size=99)
     assert config.pad_token_id == config.bos_token_id == config.eos_token_id == 98
@@ -90,7 +90,7 @@ def test_special_tokens_default_to_the_last_id_of_any_vocabulary(tmp_path):
     ],
     ids=str,
 )
-def test_the_labels_agree_in_both_directions(given_, names, tmp_path):
+def test_id2label_and_label2id_agree(given_, names, tmp_path):
     """Protects the names a pipeline prints: either direction, or a count, gives the other, also in the file."""
     tiny_config(**given_).save_pretrained(tmp_path)
     for config in (tiny_config(**given_), SpamGPTConfig.from_pretrained(tmp_path)):
@@ -98,8 +98,8 @@ def test_the_labels_agree_in_both_directions(given_, names, tmp_path):
         assert config.label2id == {name: i for i, name in enumerate(names)} and class_names(config) == names
 
 
-def test_a_configuration_survives_its_file(tmp_path):
-    """Protects every field, at its default and away from it, and that two instances share no state."""
+def test_configuration_round_trip(tmp_path):
+    """Protects every field, at its default and at another value; two instances share no state."""
     away = {
         "n_inner": 20, "embd_pdrop": 0.1, "attn_pdrop": 0.2, "resid_pdrop": 0.3, "layer_norm_epsilon": 1e-6,
         "qkv_bias": False, "pooling": "mean", "padded_length": 7, "causal": False, "bos_token_id": 3,
@@ -123,8 +123,8 @@ PROBABILITIES = st.integers(2, 4).flatmap(
 
 
 @given(PROBABILITIES, st.floats(0.01, 1), st.data())
-def test_the_class_that_a_threshold_gives(rows, threshold, data):
-    """Spam from the threshold on, else the most likely other class; without a threshold the most likely one."""
+def test_decide_applies_the_threshold(rows, threshold, data):
+    """Spam from the threshold on, else the most likely other class; without a threshold, the most likely class."""
     probabilities = torch.tensor(rows) / torch.tensor(rows).sum(-1, keepdim=True)
     spam = data.draw(st.integers(0, len(rows[0]) - 1))
     names = {i: "spam" if i == spam else f"kind {i}" for i in range(len(rows[0]))}
@@ -136,8 +136,8 @@ def test_the_class_that_a_threshold_gives(rows, threshold, data):
     assert torch.equal(decide(config, probabilities), probabilities.argmax(-1))
 
 
-def test_a_threshold_that_float32_cannot_hold():
-    """It lies between two neighbouring scores; rounded it would be one of them."""
+def test_threshold_is_compared_in_float64():
+    """The threshold lies between two neighbouring float32 scores; rounded, it would equal one of them."""
     below = torch.tensor(0.75)
     above = torch.nextafter(below, torch.tensor(1.0))
     scores = torch.stack([torch.stack([1 - below, below]), torch.stack([1 - above, above])])
@@ -145,8 +145,8 @@ def test_a_threshold_that_float32_cannot_hold():
     assert decide(config, scores).tolist() == [0, 1]
 
 
-def test_which_class_is_spam():
-    """The one of that name, however it is written, else the second of two."""
+def test_spam_index():
+    """The class named spam, ignoring case, or else the second of two."""
     assert [spam_index(names) for names in (["SPAM", "ham"], ["a", "b"], ["a", "b", "Spam"])] == [0, 1, 2]
     for names in (["a"], ["a", "b", "c"]):
         with pytest.raises(ValueError, match="None of the model's labels is 'spam': 'a'"):

@@ -1,4 +1,4 @@
-"""What the ecosystem does with a model: save, load, initialize, export, compile, train and adapt it.
+"""A model works with the ecosystem: saving, loading, initialization, export, compilation, training and adapters.
 
 These are the checks of the common model tests of `transformers` that apply to a text classifier, written out because
 they are not part of its wheel. Code that runs without the package is tested beside the pipeline.
@@ -45,8 +45,8 @@ def answer(model, **inputs) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("architecture", "max_shard_size"), [(SpamGPTModel, "1GB"), (SpamGPTForSequenceClassification, "20KB")]
 )
-def test_a_saved_model_comes_back_bit_for_bit(architecture, max_shard_size, tmp_path):
-    """Protects checkpoints: weights, answers, names, labels, in one file or in shards, and no pickle among them."""
+def test_save_and_load_are_exact(architecture, max_shard_size, tmp_path):
+    """Protects checkpoints: weights, answers, names and labels, in one file or in shards, without pickle."""
     model = build(architecture, id2label=LABELS, pooling="mean", qkv_bias=False, padded_length=7)
     model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     assert not [f for f in tmp_path.iterdir() if f.suffix not in (".json", ".py", ".safetensors")]
@@ -65,8 +65,8 @@ def test_a_saved_model_comes_back_bit_for_bit(architecture, max_shard_size, tmp_
 
 
 @both_models
-def test_what_is_saved_can_run_without_the_package(architecture, tmp_path):
-    """Protects the Hub: whichever class is saved, its folder names all of our classes, and holds their code."""
+def test_saved_folder_contains_its_code(architecture, tmp_path):
+    """Protects the Hub: whichever class is saved, its folder names all of our classes and contains their code."""
     build(architecture).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["auto_map"] == {
@@ -80,8 +80,8 @@ def test_what_is_saved_can_run_without_the_package(architecture, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_loaded_saved_and_answers(dtype, tmp_path):
-    """Protects small downloads: the type asked for, the type of the file, and about the same answers."""
+def test_half_precision(dtype, tmp_path):
+    """Protects small downloads: the requested type, the type of the file, and nearly the same answers."""
     model = build(initializer_range=0.1)
     model.save_pretrained(tmp_path / "full")
     half = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "full", dtype=dtype)
@@ -92,8 +92,8 @@ def test_half_precision_is_loaded_saved_and_answers(dtype, tmp_path):
     assert {p.dtype for p in again.parameters()} == {dtype} and torch.equal(answer(again), answer(half))
 
 
-def test_a_base_model_grows_a_head_as_in_the_book_and_a_classifier_gives_its_network_back(tmp_path):
-    """Protects fine-tuning: the network is the file's, and the new head `nn.Linear`'s own to the bit, by the seed."""
+def test_loading_with_and_without_a_head(tmp_path):
+    """Protects fine-tuning: the network comes from the file, and the new head is exactly a fresh `nn.Linear`."""
     base = build(SpamGPTModel)
     base.save_pretrained(tmp_path)
     torch.manual_seed(1)
@@ -109,8 +109,8 @@ def test_a_base_model_grows_a_head_as_in_the_book_and_a_classifier_gives_its_net
         assert all(torch.equal(a, b) for a, b in zip(network.parameters(), base.parameters(), strict=True))
 
 
-def test_tensors_missing_from_a_file_are_initialised_not_garbage(tmp_path):
-    """Protects against what loading on the meta device leaves uninitialised, silently."""
+def test_missing_tensors_are_initialized(tmp_path):
+    """Protects against tensors that loading on the meta device leaves uninitialized without a warning."""
     model = build(initializer_range=0.05)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -135,8 +135,8 @@ def test_tensors_missing_from_a_file_are_initialised_not_garbage(tmp_path):
             assert abs(tensor.mean()) < 0.01 and 0.045 < tensor.std() < 0.055, name
 
 
-def test_a_model_larger_than_memory_runs_from_disk(tmp_path):
-    """Protects `device_map`: no block is split, and no weight is used except through its module."""
+def test_offloading_to_disk(tmp_path):
+    """Protects `device_map`: no block is split, and every weight is used through its module."""
     model = build(n_layer=3)
     sizes = accelerate.utils.compute_module_sizes(model)
     room = sizes["gpt.tok_emb"] + sizes["gpt.pos_emb"] + 2.5 * sizes["gpt.trf_blocks.0"]
@@ -158,8 +158,8 @@ def test_a_model_larger_than_memory_runs_from_disk(tmp_path):
 
 
 @both_models
-def test_construction_depends_on_the_seed_alone(architecture):
-    """Protects reproducible training from scratch: same seed, same weights, of the configured spread."""
+def test_initialization_depends_only_on_the_seed(architecture):
+    """Protects reproducible training from scratch: the same seed gives the same weights, with the configured spread."""
 
     def fresh(seed: int, **settings):
         torch.manual_seed(seed)
@@ -178,7 +178,7 @@ def test_construction_depends_on_the_seed_alone(architecture):
 
 
 @both_models
-def test_it_can_be_built_on_any_device_and_holds_parameters_only(architecture):
+def test_model_has_no_state_besides_parameters(architecture):
     """Protects loading: a buffer that is not saved comes back from the meta device as garbage."""
     with torch.device("meta"):
         ghost = architecture(tiny_config())
@@ -190,8 +190,8 @@ def test_it_can_be_built_on_any_device_and_holds_parameters_only(architecture):
 
 
 @both_models
-def test_attributes_that_the_library_reads_are_true(architecture):
-    """Protects placement, tying and loading: each is a name that must exist, or a promise that must hold."""
+def test_class_attributes_are_true(architecture):
+    """Protects placement, tying and loading: attributes name existing modules, or make promises that hold."""
     model = build(architecture)
     assert model._no_split_modules and set(model._no_split_modules) <= {type(m).__name__ for m in model.modules()}
     assert not model.all_tied_weights_keys and model.get_output_embeddings() is None
@@ -202,8 +202,8 @@ def test_attributes_that_the_library_reads_are_true(architecture):
 
 
 @both_models
-def test_embeddings_can_be_read_replaced_and_resized(architecture):
-    """Protects added tokens: growing and shrinking the vocabulary leaves the answers to the old ids alone."""
+def test_embeddings_can_be_replaced_and_resized(architecture):
+    """Protects added tokens: resizing the vocabulary does not change the answers for the old ids."""
     model = build(architecture, pad_token_id=0)
     other, replacement = copy.deepcopy(model), nn.Embedding(64, WIDTH)
     other.set_input_embeddings(replacement)
@@ -216,7 +216,7 @@ def test_embeddings_can_be_read_replaced_and_resized(architecture):
         assert torch.equal(answer(model, **inputs), expected)
 
 
-def test_a_registered_attention_is_the_one_that_runs():
+def test_registered_attention_is_used():
     """Protects `_supports_attention_backend`: kernels from the Hub and serving engines plug in by name."""
     calls = []
 
@@ -245,10 +245,10 @@ def test_a_registered_attention_is_the_one_that_runs():
 @pytest.mark.parametrize(
     ("padded_length", "strict"), [pytest.param(None, True, marks=pytest.mark.slow), (PADDED, False)]
 )
-def test_an_exported_program_answers_other_batches_and_lengths(padded_length, strict):
-    """Protects deployment: one program for every batch size and length, the empty message included.
+def test_exported_program_has_dynamic_shapes(padded_length, strict):
+    """Protects deployment: one program serves every batch size and length, including the empty message.
 
-    Without `padded_length` the lengths end at `n_positions`: where to cut is then decided in the export.
+    Without `padded_length`, lengths end at `n_positions`, because the export fixes where messages are cut.
     """
     model = build(padded_length=padded_length, n_layer=1)
     longest = 64 if padded_length else POSITIONS
@@ -260,10 +260,10 @@ def test_an_exported_program_answers_other_batches_and_lengths(padded_length, st
         close(program(**inputs).logits, answer(model, **inputs))
 
 
-def test_compiled_in_one_graph_it_answers_and_learns_the_same():
-    """Protects `torch.compile(fullgraph=True)`: no graph break, forward or backward.
+def test_compiled_model_matches_eager():
+    """Protects `torch.compile(fullgraph=True)`: no graph break in forward or backward.
 
-    The backend is "aot_eager", which traces all that "inductor" compiles, and takes a tenth of its time.
+    The backend "aot_eager" traces everything that "inductor" compiles, in a tenth of the time.
     """
     torch._dynamo.reset()
     model = build(n_layer=1)
@@ -290,7 +290,7 @@ def random_messages(count: int = 24) -> list[dict]:
 collate = PadRight(PAD)
 
 
-def test_the_stock_trainer_accumulates_gradients_like_a_loop_written_out(tmp_path):
+def test_trainer_accumulates_gradients_correctly(tmp_path):
     """Protects fine-tuning with `Trainer`, which divides the loss unless `accepts_loss_kwargs` is false."""
     model = build(initializer_range=0.1)
     by_hand, seen = copy.deepcopy(model), []
@@ -321,15 +321,15 @@ def test_the_stock_trainer_accumulates_gradients_like_a_loop_written_out(tmp_pat
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_lora_trains_saves_reloads_and_merges(tmp_path):
-    """Protects adapters by PEFT: only theirs and the head move, and merged weights answer the same."""
+def test_lora_with_peft(tmp_path):
+    """Protects PEFT adapters: only they and the head are trained, and merged weights give the same answers."""
     model = build()
     original, untrained = copy.deepcopy(model), answer(model)
     lora = peft.LoraConfig(
         task_type="SEQ_CLS", target_modules=["W_query", "W_value"], modules_to_save=["out_head"], r=2
     )
     adapted = peft.get_peft_model(model, lora)
-    close(answer(adapted), untrained)  # keys and values are its modules' business now, so sums are in another order
+    close(answer(adapted), untrained)  # with adapters, key and value modules are called, which sums in another order
     optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The network and its contracts: a message's logits are the oracle's, and nothing but the message changes them.
+"""The network: the logits of a message match an oracle, and depend on nothing but the message.
 
 The oracle is an independent GPT: one message at a time, no batch, no mask, in double precision.
 """
@@ -34,7 +34,7 @@ def shared(pooling: str, padded_length: int | None, causal: bool, attention: str
 
 
 def oracle_hidden(model: SpamGPTForSequenceClassification, tokens: list[int]) -> torch.Tensor:
-    """The hidden states (T, C) of one message, every one of its tokens attended to."""
+    """Return the hidden states (T, C) of one message, attending to all of its tokens."""
     config, w = model.config, {name: tensor.double() for name, tensor in model.state_dict().items()}
 
     def affine(x, name):
@@ -66,7 +66,7 @@ def oracle_hidden(model: SpamGPTForSequenceClassification, tokens: list[int]) ->
 
 
 def oracle(model: SpamGPTForSequenceClassification, messages: list[list[int]] = MESSAGES) -> torch.Tensor:
-    """The logits (B, num_labels), each message read by itself as the configuration says."""
+    """Return the logits (B, num_labels), reading each message by itself as the configuration says."""
     config, rows = model.config, []
     for message in messages:
         real = message[: config.padded_length or config.n_positions] or [config.pad_token_id]
@@ -79,8 +79,8 @@ def oracle(model: SpamGPTForSequenceClassification, messages: list[list[int]] = 
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_configurations_give_the_oracles_logits(seed):
-    """Protects the network itself: any shape, with and without biases, read as the book reads."""
+def test_logits_match_the_oracle_for_random_configurations(seed):
+    """Protects the network itself: any shape, with and without biases, reading messages as in the book."""
     draw = torch.Generator().manual_seed(seed)
     pick = lambda *values: values[torch.randint(len(values), (), generator=draw)]  # noqa: E731
     heads = pick(1, 2, 3, 4)
@@ -99,7 +99,7 @@ def test_random_configurations_give_the_oracles_logits(seed):
 
 @both_attentions
 @every_reading
-def test_a_message_has_the_oracles_logits_however_it_is_laid_out(pooling, padded_length, causal, attention):
+def test_logits_match_the_oracle_in_any_layout(pooling, padded_length, causal, attention):
     """Protects the contract: alone, in a batch, padded left, right or with holes, over any junk, empty or too long."""
     model = shared(pooling, padded_length, causal, attention)
     expected = oracle(model)
@@ -116,7 +116,7 @@ def test_a_message_has_the_oracles_logits_however_it_is_laid_out(pooling, padded
             if junk == PAD:
                 close(model(ids).logits, expected)  # every id but the pad is real
         for message, logits in zip(MESSAGES, expected, strict=True):
-            alone = torch.tensor([message])  # of type float if it is empty, as a tokenizer's tensor is
+            alone = torch.tensor([message])  # a tokenizer returns a float tensor for an empty message
             close(model(alone).logits[0], logits)
             close(model(alone, torch.ones_like(alone)).logits[0], logits)
         close(model(torch.ones(3, 0)).logits, expected[[2, 2, 2]])
@@ -125,8 +125,8 @@ def test_a_message_has_the_oracles_logits_however_it_is_laid_out(pooling, padded
 @pytest.mark.parametrize("reading", READINGS, ids=str)
 @settings(max_examples=6, derandomize=True)
 @given(data=st.data())
-def test_no_neighbour_padding_or_order_changes_a_message(reading, data):
-    """Protects the same contract in layouts that nobody thought of."""
+def test_logits_do_not_depend_on_neighbours_padding_or_order(reading, data):
+    """Protects the same contract in random layouts."""
     model = shared(*reading)
     messages = data.draw(st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=20), min_size=1, max_size=5))
     width = data.draw(st.integers(max(map(len, messages)), 24))
@@ -142,8 +142,8 @@ def test_no_neighbour_padding_or_order_changes_a_message(reading, data):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @every_reading
-def test_embeddings_are_read_like_the_ids_they_come_from(pooling, padded_length, causal, dtype):
-    """Protects `inputs_embeds`, which explanations and prompt tuning use. What is under the pads may be NaN."""
+def test_inputs_embeds_match_input_ids(pooling, padded_length, causal, dtype):
+    """Protects `inputs_embeds`, for saliency methods and prompt tuning. Embeddings of pads may be NaN."""
     model = copy.deepcopy(shared(pooling, padded_length, causal)).to(dtype)
     ids, mask = lay(MESSAGES, [[2, 3, 5, 7, 8], [4], [], [*range(5, 19)], [*range(3, 23)]], 24, junk=0)
     embeds = model.get_input_embeddings()(ids).detach()
@@ -159,8 +159,8 @@ def test_embeddings_are_read_like_the_ids_they_come_from(pooling, padded_length,
 
 @pytest.mark.parametrize("tokens", [0, 1, 11, 12, 13, 17, 1000])
 @pytest.mark.parametrize("padded_length", [None, PADDED])
-def test_the_configuration_knows_how_long_a_message_becomes(tokens, padded_length):
-    """Protects everyone who plans batches: what the configuration says is what the model lays out."""
+def test_laid_out_length(tokens, padded_length):
+    """Protects batch planning: the length in the configuration is the length that the model lays out."""
     model = shared("last", padded_length, True)
     laid_out, lengths = model.lay_out(torch.zeros(1, tokens, dtype=torch.long), torch.ones(1, tokens))
     assert laid_out.shape[1] == model.config.laid_out_length(tokens)
@@ -168,8 +168,8 @@ def test_the_configuration_knows_how_long_a_message_becomes(tokens, padded_lengt
 
 
 @both_attentions
-def test_is_causal_of_a_call_reads_as_the_configurations(attention):
-    """Protects the library's `is_causal=` argument: it must bring the mask over the pads with it."""
+def test_is_causal_argument_overrides_the_configuration(attention):
+    """Protects the library's `is_causal=` argument, which must not drop the mask over the pads."""
     both = shared("mean", None, False, attention)
     causal = shared("mean", None, True, attention)
     ids, mask = right(MESSAGES, junk=7)
@@ -180,8 +180,8 @@ def test_is_causal_of_a_call_reads_as_the_configurations(attention):
 
 @both_attentions
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_bare_model_has_the_oracles_hidden_states_left_and_right(causal, attention):
-    """Protects `SpamGPTModel` used by itself: real positions are the same on either side, and pads stay finite."""
+def test_hidden_states_match_the_oracle_on_either_padding_side(causal, attention):
+    """Protects `SpamGPTModel` on its own: real positions are the same for either padding side, and pads stay finite."""
     model = shared("last", None, causal, attention)
     messages = MESSAGES[:4]
     with torch.no_grad():
@@ -196,8 +196,8 @@ def test_the_bare_model_has_the_oracles_hidden_states_left_and_right(causal, att
         close(model.gpt(inputs_embeds=embeds).last_hidden_state[0], oracle_hidden(model, MESSAGES[0]))
 
 
-def test_a_call_that_cannot_be_read_says_why():
-    """Protects the caller from a broadcast that answers for fewer messages than were asked."""
+def test_invalid_inputs_are_refused():
+    """Protects the caller from silent broadcasting."""
     model, ids = shared("last", None, True), torch.ones(2, 3, dtype=torch.long)
     for network in (model, model.gpt):
         for arguments in ({}, {"input_ids": ids, "inputs_embeds": torch.zeros(2, 3, WIDTH)}):
@@ -210,11 +210,11 @@ def test_a_call_that_cannot_be_read_says_why():
             model(ids, torch.ones(shape))
 
 
-# --- the last block, which computes one position only
+# --- the last block, which computes only one position
 
 
-def test_the_last_block_leaves_out_what_the_logits_do_not_need():
-    """Protects the speed: all but one position, and the keys and values too where their sum allows it."""
+def test_last_block_skips_unused_positions():
+    """Protects the speed: it computes one position, and skips keys and values if possible."""
 
     def operations(**asked) -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -231,8 +231,8 @@ def test_the_last_block_leaves_out_what_the_logits_do_not_need():
 
 @both_attentions
 @pytest.mark.parametrize("keeper", ["lora", "offloading", "a hook", "dropout"])
-def test_modules_that_do_more_than_multiply_are_called(keeper, attention):
-    """Protects those who wrap, watch or move the modules of keys and values, which the last block may leave out."""
+def test_modified_key_and_value_modules_are_called(keeper, attention):
+    """Protects wrapped, hooked or moved key and value modules, which the last block would otherwise bypass."""
     model = build(pooling="last_token", attention=attention)
     merged = wrapped = copy.deepcopy(model)
     modules = [wrapped.gpt.trf_blocks[-1].att.W_key, wrapped.gpt.trf_blocks[-1].att.W_value]
@@ -250,7 +250,7 @@ def test_modules_that_do_more_than_multiply_are_called(keeper, attention):
                 for parameter in getattr(merged.gpt.trf_blocks[-1].att, plain).parameters():
                     parameter *= 2
     elif keeper == "dropout":
-        wrapped.config.attn_pdrop = 1e-9  # drops nothing here, and counts as dropout
+        wrapped.config.attn_pdrop = 1e-9  # drops nothing here, but counts as dropout
         wrapped.train()
     ids, mask = right(MESSAGES)
     with torch.no_grad():
@@ -259,8 +259,8 @@ def test_modules_that_do_more_than_multiply_are_called(keeper, attention):
 
 @both_attentions
 @pytest.mark.parametrize("pooling", ["last", "last_token", "first"])
-def test_every_parameter_learns_whatever_the_last_block_leaves_out(pooling, attention):
-    """Its gradient is the one it has if all positions are computed, and none is missing: DDP waits for all of them."""
+def test_every_parameter_gets_its_gradient(pooling, attention):
+    """Gradients equal those with all positions computed, and none is missing, because DDP waits for all of them."""
     # A first position that sees only itself has no use for its query and key.
     model = build(pooling=pooling, causal=pooling != "first", attention=attention).train()
     gradients = []
@@ -270,12 +270,12 @@ def test_every_parameter_learns_whatever_the_last_block_leaves_out(pooling, atte
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         close(gradient, gradients[1][name])
-        if not name.endswith("W_key.bias"):  # it adds the same to all scores, so it never matters
+        if not name.endswith("W_key.bias"):  # the key bias adds the same to all scores, so it has no effect
             assert gradient.abs().sum() > 0, name
 
 
-def test_it_runs_on_the_oldest_torch_of_the_library(monkeypatch):
-    """2.6, which cannot tell an export: the file travels without this package and its requirements."""
+def test_oldest_supported_torch(monkeypatch):
+    """Protects remote code, which runs without this package's requirements: torch 2.6 cannot detect an export."""
     model = build(pooling="last_token")
     monkeypatch.delattr(torch.compiler, "is_exporting")
     with torch.no_grad():
@@ -299,8 +299,8 @@ def test_it_runs_on_the_oldest_torch_of_the_library(monkeypatch):
     ],
     ids=["two classes", "three classes", "regression", "multi-label"],
 )
-def test_every_problem_type_has_its_loss(config, labels, expected):
-    """Protects training, and that asking for a loss leaves the logits as they are."""
+def test_loss_of_each_problem_type(config, labels, expected):
+    """Protects training; asking for a loss does not change the logits."""
     model, ids = build(**config), torch.randint(PAD, (2, 5))
     output = model(ids, labels=labels)
     assert output.logits.shape == (2, model.config.num_labels)
@@ -308,7 +308,7 @@ def test_every_problem_type_has_its_loss(config, labels, expected):
     assert torch.equal(output.logits, model(ids).logits) and model(ids).loss is None
 
 
-def test_logits_are_divided_by_the_temperature_and_loss_is_of_these():
+def test_temperature_divides_the_logits():
     """Protects calibration in the configuration; at temperature 1 a graph has no division."""
     model, (ids, mask) = build(), right(MESSAGES)
     plain = model(ids, mask).logits
@@ -323,8 +323,8 @@ def test_logits_are_divided_by_the_temperature_and_loss_is_of_these():
 
 @pytest.mark.parametrize("asked_by", ["argument", "configuration"])
 @every_reading
-def test_hidden_states_and_attentions_follow_the_librarys_conventions(pooling, padded_length, causal, asked_by):
-    """Protects what probes and plots read: their number, their shapes, the final norm on the last, causality."""
+def test_hidden_states_and_attentions_follow_the_conventions(pooling, padded_length, causal, asked_by):
+    """Protects probes and plots: number and shapes, the final norm on the last state, causality."""
     model = build(pooling=pooling, padded_length=padded_length, causal=causal, attention="eager")
     asked = {"output_hidden_states": True, "output_attentions": True}
     ids, mask = right(MESSAGES[:3])
@@ -347,12 +347,12 @@ def test_hidden_states_and_attentions_follow_the_librarys_conventions(pooling, p
         assert (weights.triu(1) == 0).all() == causal
     for tensor in (returned := [*output.hidden_states[:-1], *output.attentions]):
         tensor.retain_grad()
-    output.logits.sum().backward()  # what is returned is part of the graph, for saliency methods
+    output.logits.sum().backward()  # returned states are part of the graph, for saliency methods
     assert all(tensor.grad is not None for tensor in returned)
 
 
-def test_tuples_hold_what_the_named_outputs_hold():
-    """Protects `return_dict=False`, which exporters and old code ask for."""
+def test_return_dict_false():
+    """Protects `return_dict=False`, which exporters and old code use."""
     model = build(attention="eager")
     ids, labels = torch.randint(PAD, (2, 5)), torch.tensor([0, 1])
     flat = lambda xs: [t for x in xs for t in (x if isinstance(x, tuple) else (x,))]  # noqa: E731
@@ -369,7 +369,7 @@ def test_tuples_hold_what_the_named_outputs_hold():
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_gradient_checkpointing_changes_neither_loss_nor_gradients(use_reentrant, dropout):
-    """Protects training in little memory."""
+    """Protects training with little memory."""
     model = build(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout).train()
     checkpointed = copy.deepcopy(model)
     checkpointed.activation_checkpointing_enable({"use_reentrant": use_reentrant})
@@ -386,8 +386,8 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(use_reentrant
 
 @both_attentions
 @pytest.mark.parametrize("which", ["embd_pdrop", "attn_pdrop", "resid_pdrop"])
-def test_each_dropout_acts_in_training_and_in_training_only(which, attention):
-    """Protects the three settings from being read nowhere, and evaluation from noise."""
+def test_each_dropout_is_active_only_in_training(which, attention):
+    """Protects the three settings from being ignored, and evaluation from noise."""
     model, batch = build(**{which: 0.5}, attention=attention), right(MESSAGES)
     with torch.no_grad():
         assert torch.equal(model(*batch).logits, model(*batch).logits)
@@ -395,8 +395,8 @@ def test_each_dropout_acts_in_training_and_in_training_only(which, attention):
         assert not torch.allclose(model(*batch).logits, model(*batch).logits)
 
 
-def test_mixed_precision_answers_like_full_precision():
-    """Protects `bf16=True` of a Trainer: autocast must go through every reading."""
+def test_autocast_matches_full_precision():
+    """Protects `bf16=True` of the Trainer: autocast works with every pooling."""
     ids, mask = right(MESSAGES)
     for reading in READINGS:
         model = shared(*reading)
@@ -408,7 +408,7 @@ def test_mixed_precision_answers_like_full_precision():
 
 
 def test_parameters_have_the_books_names():
-    """Protects the names that readers of the book know, and that checkpoints are made of."""
+    """Protects the parameter names, which book readers know and checkpoints contain."""
     block = {
         f"gpt.trf_blocks.0.{part}.{kind}"
         for part in (

@@ -1,5 +1,5 @@
-"""A calibrated model gives the same scores and labels however it is asked: by our classes, by pipelines, and by a
-machine that does not have the package and runs the code that travels with the model."""
+"""A calibrated model gives the same scores and labels through our classes, through pipelines, and as remote code on a
+machine without the package."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TEMPERATURE, THRESHOLD = 3.0, 0.88
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory) -> str:
-    """The folder of the bundled model with another calibration."""
+    """A copy of the bundled model with another calibration."""
     folder, classifier = tmp_path_factory.mktemp("model"), SpamClassifier.from_pretrained()
     classifier.model.config.temperature, classifier.model.config.threshold = TEMPERATURE, THRESHOLD
     classifier.model.save_pretrained(folder)
@@ -33,7 +33,7 @@ def calibrated(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def probabilities() -> torch.Tensor:
-    """The calibrated probabilities, by hand from the logits of the model as it is bundled."""
+    """The calibrated probabilities, computed from the logits of the bundled model."""
     found = (SpamClassifier.from_pretrained().logits(TEXTS) / TEMPERATURE).softmax(-1)
     assert 5 < (found[:, 1] >= THRESHOLD).sum() < (found[:, 1] > 0.5).sum() < len(TEXTS) - 5
     return found
@@ -41,14 +41,14 @@ def probabilities() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def expected(probabilities) -> list[dict]:
-    """The answers by the threshold."""
+    """The answers that follow from the threshold."""
     return [
         {"label": "spam" if row[1] >= THRESHOLD else "not spam", "score": pytest.approx(row[int(row[1] >= THRESHOLD)])}
         for row in probabilities.tolist()
     ]
 
 
-def test_our_classes_answer_by_temperature_and_threshold(calibrated, expected):
+def test_our_classes_apply_temperature_and_threshold(calibrated, expected):
     assert SpamClassifier.from_pretrained(calibrated)(TEXTS) == expected
     model, tokenizer = (
         AutoModelForSequenceClassification.from_pretrained(calibrated),
@@ -59,7 +59,7 @@ def test_our_classes_answer_by_temperature_and_threshold(calibrated, expected):
 
 
 def test_our_pipeline_and_the_stock_one(calibrated, expected):
-    """By name, in batches, with `top_k`; the stock one has the same scores, and the most likely label."""
+    """By name, in batches, with `top_k`; the stock pipeline has the same scores, but the most likely label."""
     ours = pipeline("spam-classification", model=calibrated)
     assert type(ours) is SpamPipeline
     assert ours(TEXTS) == expected and ours(TEXTS, batch_size=4) == expected
@@ -113,9 +113,7 @@ print("REPORT" + json.dumps(report))
 
 
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)
-def test_without_the_package_the_code_that_travels_along_gives_our_answers(
-    calibrated, probabilities, expected, hub, tmp_path
-):
+def test_remote_code_without_the_package(calibrated, probabilities, expected, hub, tmp_path):
     """Protects `trust_remote_code=True`, for models in a folder, on the Hub, saved by a pipeline, and saved again.
 
     Auto classes and pipelines answer any message in any batch, also the empty one and one of 100,000 characters.
@@ -135,6 +133,6 @@ def test_without_the_package_the_code_that_travels_along_gives_our_answers(
         torch.testing.assert_close(torch.tensor(found), probabilities, atol=1e-6, rtol=0, msg=way)
     configs = [json.loads(Path(folder, "config.json").read_text()) for folder in (calibrated, tmp_path / "again")]
     assert configs[0] == configs[1] and len(configs[1]["auto_map"]) == 3
-    # With the package installed, no code of the folder is needed, nor asked for.
+    # With the package installed, the code in the folder is not needed.
     ours = pipeline("spam-classification", model=str(tmp_path / "again"))
     assert type(ours) is SpamPipeline and ours(TEXTS) == expected

@@ -1,4 +1,4 @@
-"""Messages and a base model that the tests of the training share."""
+"""Messages and a base model shared by the training tests."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def book_tokenizer(data):
 
 @pytest.fixture(scope="session")
 def book_model(book_tokenizer) -> GPTModel:
-    """A small network of the book's code, with random weights."""
+    """A small network built with the book's code, with random weights."""
     torch.manual_seed(7)
     return GPTModel(len(book_tokenizer), positions=1024, width=16, layers=3, heads=2)
 
@@ -43,6 +43,6 @@ def base(book_model, book_tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def book_loaders(data, book_tokenizer) -> tuple[DataLoader, ...]:
-    """The book's loaders of the messages."""
+    """The book's data loaders for these messages."""
     splits = [(encode(book_tokenizer, part["text"][:], 1024), part["label"][:]) for part in data.values()]
     return make_loaders(splits, book_tokenizer.pad_token_id, 8)

@@ -1,4 +1,4 @@
-"""Temperature and threshold are the right ones, leave the training alone, and are what the saved model applies."""
+"""Temperature and threshold are correct, do not affect training, and are applied by the saved model."""
 
 import json
 import logging
@@ -40,8 +40,8 @@ def drawn(temperature: float, classes: int = 2, messages: int = 4000, seed: int 
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("temperature", [0.3, 3.7])
-def test_the_temperature_is_the_true_one_and_that_of_another_optimizer(temperature, classes):
-    """Within 10 % of the true one, on 4,000 messages; to 1e-4 that of SciPy's BFGS over 1 / T with NumPy's log loss."""
+def test_temperature_matches_the_truth_and_another_optimizer(temperature, classes):
+    """Within 10 % of the true one on 4,000 messages, and within 1e-4 of SciPy's BFGS on NumPy's log loss."""
     logits, labels = drawn(temperature, classes)
     calibration = fit(logits, labels)
 
@@ -56,7 +56,7 @@ def test_the_temperature_is_the_true_one_and_that_of_another_optimizer(temperatu
 
 @settings(max_examples=15)
 @given(st.floats(0.5, 4), st.integers(0, 2**16), st.sampled_from([0, 0.02, 0.2]))
-def test_neither_the_scale_of_the_logits_nor_the_order_of_the_messages_matters(factor, seed, rate):
+def test_calibration_is_invariant_to_logit_scale_and_message_order(factor, seed, rate):
     logits, labels = drawn(1.0, messages=200, seed=seed)
     one, scaled = fit(logits, labels, target_fpr=rate), fit(logits * factor, labels, target_fpr=rate)
     assert scaled.temperature == pytest.approx(factor * one.temperature, rel=1e-4)
@@ -82,7 +82,7 @@ def test_the_search_for_a_temperature_is_bounded():
 
 
 def test_the_threshold_keeps_the_false_positive_rate():
-    """Temperature and threshold are fitted only if asked for; the counts are those of the scores."""
+    """Temperature and threshold are fitted only if asked for; the reported counts match the scores."""
     logits, labels = drawn(2.0, messages=300)
     for scaling, rate in ((True, None), (False, 0.05), (True, 0.05)):
         found = fit(logits, labels, temperature_scaling=scaling, target_fpr=rate)
@@ -96,8 +96,8 @@ def test_the_threshold_keeps_the_false_positive_rate():
     assert f"cannot show a rate below {1 / len(ham):.2%}" in line
 
 
-def test_there_may_be_no_threshold():
-    """If ham has the highest score, none is better than one that finds no spam. Of three labels, one must be spam."""
+def test_no_threshold():
+    """None is set if ham has the highest score, since it would find no spam. One of three labels must be named spam."""
     logits, labels = torch.tensor([[0.0, 9], [0, 1], [0, 2], [0, -5]]), torch.tensor([0, 1, 1, 0])
     found = fit(logits, labels, temperature_scaling=False, target_fpr=0.1)
     assert found.threshold is None and not found.is_met
@@ -143,8 +143,8 @@ def test_calibration_does_not_change_the_training(plain, calibrated):
     assert config_of(plain) == {**config, "temperature": 1, "threshold": None}
 
 
-def test_evaluating_and_saving_leave_the_models_config_untouched(data, tmp_path, monkeypatch):
-    """During training it says temperature 1 and no threshold; checkpoints and the returned model are calibrated."""
+def test_evaluating_and_saving_do_not_change_the_config(data, tmp_path, monkeypatch):
+    """It has temperature 1 and no threshold during training; checkpoints and the returned model are calibrated."""
     during = []
     whole, save = Evaluator.whole, Saver.save
 
@@ -167,8 +167,8 @@ def test_evaluating_and_saving_leave_the_models_config_untouched(data, tmp_path,
 
 
 @pytest.mark.parametrize("folder", ["", "checkpoint-8"])
-def test_metrics_are_those_of_the_saved_model(folder, plain, calibrated, data):
-    """A checkpoint has a calibration of its own. It lowers the log loss and keeps the false-positive rate."""
+def test_metrics_match_the_saved_model(folder, plain, calibrated, data):
+    """Each checkpoint has its own calibration, which lowers the log loss and keeps the false-positive rate."""
     metrics = json.loads((calibrated / folder / "metrics.json").read_text())
     before = json.loads((plain / folder / "metrics.json").read_text())
     classify = SpamClassifier.from_pretrained(calibrated / folder)
@@ -199,7 +199,7 @@ def test_the_card_describes_the_calibration(plain, calibrated):
 
 
 @pytest.mark.parametrize("setting", [{"temperature_scaling": True}, {"target_fpr": 0.01}])
-def test_a_validation_split_of_both_classes_is_needed_before_training(setting, data, caplog):
+def test_calibration_needs_a_validation_split_of_both_classes(setting, data, caplog):
     name = next(iter(setting))
     caplog.set_level(logging.INFO)
     with pytest.raises(ValueError, match=f"Recipe 'pocket': {name} needs a validation split"):

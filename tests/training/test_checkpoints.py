@@ -1,4 +1,4 @@
-"""A resumed run ends as if it had never stopped, and resumes only from an intact checkpoint of its own."""
+"""A resumed run gives the results of an uninterrupted one, and resumes only from an intact checkpoint of its own."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ LORA = {"lora_r": 4, "trainable": "head", "weight_average": 0.0}
     ids=["everything-random", "accumulation", "cosine", "bf16-lora", "frozen-blocks"],
 )
 def test_resuming_from_every_checkpoint_gives_the_same_weights_bit_for_bit(recipe, settings, data, base, tmp_path):
-    """And the same history, metrics and later checkpoints, whatever the process has drawn before."""
+    """History, metrics and later checkpoints are the same too, whatever random numbers the process drew before."""
     settings = {**(SETTINGS if recipe == "pocket" else {"base": base}), **settings}
     whole = tmp_path / "whole"
     finetune(recipe, data=data, output_dir=whole, **settings)
@@ -50,7 +50,7 @@ def test_resuming_from_every_checkpoint_gives_the_same_weights_bit_for_bit(recip
 
 
 def test_writing_checkpoints_does_not_change_a_run(data, tmp_path):
-    """Neither their evaluation nor the averaged weights, which replace the model's meanwhile, leave a trace."""
+    """Neither their evaluation nor swapping in the averaged weights has side effects."""
     finetune("pocket", data=data, output_dir=tmp_path / "without", **{**SETTINGS, "save_steps": None})
     finetune("pocket", data=data, output_dir=tmp_path / "with", **{**SETTINGS, "save_steps": 3})
     assert result(tmp_path / "with") == result(tmp_path / "without")
@@ -86,13 +86,13 @@ def test_one_process_may_resume_a_run_of_two(data, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """A run that was started with `auto`, which starts a new run if there is no checkpoint."""
+    """A run started with `auto`, which starts afresh if there is no checkpoint."""
     out = tmp_path_factory.mktemp("runs") / "out"
     finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SETTINGS)
     return out
 
 
-def test_a_checkpoint_is_a_model_with_metrics_and_a_card(trained, data):
+def test_checkpoint_is_a_complete_model(trained, data):
     """It holds the averaged weights, and no pickle; its manifest names recipe, data, versions and every file."""
     folder = trained / "checkpoint-8"
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -160,7 +160,7 @@ def test_differences_can_be_allowed(settings, rates, trained, data, tmp_path, mo
 
 
 def test_a_run_can_be_extended_exactly(trained, data, tmp_path):
-    """A higher max_steps changes nothing about the steps that are done."""
+    """A higher max_steps does not affect the finished steps."""
     settings = {**SETTINGS, "max_steps": 15, "save_steps": None}
     finetune("pocket", data=data, output_dir=tmp_path / "whole", **settings)
     resume = {"resume_from_checkpoint": trained / "checkpoint-8", "allow_differences": True}
@@ -168,10 +168,10 @@ def test_a_run_can_be_extended_exactly(trained, data, tmp_path):
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 
-def test_other_messages_are_read_with_the_checkpoints_tokenizer(trained, data, tmp_path):
+def test_resuming_on_other_messages_keeps_the_tokenizer(trained, data, tmp_path):
     """A tokenizer learned on them would have other ids for the same words.
 
-    As the model knows other messages too, these are no longer its own, not even after the run is resumed once more.
+    Since the model was trained on other messages too, these do not count as its own, even after resuming again.
     """
     texts = [text.upper() for text in data["train"]["text"]]
     other = data["train"].remove_columns("text").add_column("text", texts)
@@ -185,7 +185,7 @@ def test_other_messages_are_read_with_the_checkpoints_tokenizer(trained, data, t
 
 
 def test_damaged_checkpoints_are_skipped(trained, data, tmp_path, caplog):
-    """Truncated, changed or incomplete ones are named in the log, and the run writes its own in their place."""
+    """The log names truncated, changed and incomplete ones, and the run replaces them with its own."""
     out = tmp_path / "out"
     for step in (4, 8, 9, 10, 11):
         shutil.copytree(trained / "checkpoint-4", out / f"checkpoint-{step}")
@@ -209,7 +209,7 @@ def test_damaged_checkpoints_are_skipped(trained, data, tmp_path, caplog):
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(trained, data, tmp_path):
-    """Its manifest is intact, but it holds other shapes, does not name its run, or has no adapters."""
+    """Its manifest is intact, but the shapes differ, its run is not recorded, or it has no adapters."""
     folder, source = tmp_path / "checkpoint-8", trained / "checkpoint-8"
 
     def fill(target):

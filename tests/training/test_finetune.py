@@ -48,7 +48,7 @@ def test_sharded_training_is_refused_in_one_line(engine, data, tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_fails_before_it_saves_leaves_no_folder(tmp_path):
+def test_failed_run_leaves_no_folder(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / ".hidden").touch()
     for name, existed in (("out", False), ("kept", True)):
@@ -72,7 +72,7 @@ class CountingBackend:
 
 
 def test_each_message_is_tokenized_once_in_a_run(data, base, tmp_path, monkeypatch):
-    """Including checkpoints, frozen blocks, calibration and the final measurements. Augmentation needs new ids."""
+    """This includes checkpoints, frozen blocks, calibration and final evaluation. Only augmentation tokenizes again."""
     counts = Counter()
     call = PreTrainedTokenizerFast._encode_plus
 
@@ -100,7 +100,7 @@ def test_messages_passed_in_need_no_label_names(tmp_path):
 
 
 def test_labels_in_another_order_are_read_by_name():
-    """If label 1 is ham, its index alone would swap the classes."""
+    """Reading label 1 as spam would swap the classes if it is named ham."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=["spam", "ham"])})
     swapped = {**OWN, "label": [1 - label for label in OWN["label"]]}
     rows = [Dataset.from_dict(OWN), Dataset.from_dict(swapped, features=features)]
@@ -110,7 +110,7 @@ def test_labels_in_another_order_are_read_by_name():
 
 @pytest.mark.parametrize("settings", [{}, {"protocol": "book", "seed": 5}], ids=["full", "book"])
 def test_evaluation_recognizes_the_splits_of_a_run(settings, tmp_path):
-    """The same file gives the same splits again; once it has changed, its messages are one unknown set."""
+    """The same file gives the same splits; once it has changed, its messages form one unknown set."""
     rows = [(f"{'win' if i % 3 else 'see'} {chr(97 + i % 26)}{chr(97 + i // 26)} now", i % 3 > 0) for i in range(90)]
     source = tmp_path / "private" / "mine.tsv"
     source.parent.mkdir()
@@ -127,7 +127,7 @@ def test_evaluation_recognizes_the_splits_of_a_run(settings, tmp_path):
 def test_a_base_trained_on_other_messages_is_reported(data, tmp_path, caplog):
     """A base classifier may have been trained on this run's test split, unless it was trained on the same splits.
 
-    The log, the card and the evaluation say so, also for a run whose base had such a base itself.
+    The log, the card and the evaluation say so, even if this is true only of the base of the base.
     """
     data["train"].to_csv(tmp_path / "mine.csv", index=False)
     settings = {**ONE_STEP, "data": tmp_path / "mine.csv"}

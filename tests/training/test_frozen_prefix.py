@@ -1,4 +1,4 @@
-"""Frozen blocks are computed once per run, and every result is the same as if they were computed at every step."""
+"""Frozen blocks are computed once per run, with the same results as if they were computed at every step."""
 
 from dataclasses import asdict
 
@@ -21,7 +21,7 @@ def run(base, data, **settings):
 
 @pytest.fixture(scope="module")
 def long_messages(data) -> DatasetDict:
-    """Messages of which one is longer than the model reads."""
+    """Messages, one of them longer than the model reads."""
     texts = ["win " * 1100, *data["train"]["text"][1:40]]
     train = data["train"].select(range(40)).remove_columns("text")
     return DatasetDict(data, train=train.add_column("text", texts, feature=data["train"].features["text"]))
@@ -38,7 +38,7 @@ def long_messages(data) -> DatasetDict:
     ],
     ids=["book", "last-token-head", "last-token-padded", "mean-two-blocks", "first"],
 )
-def test_a_run_with_a_prefix_computes_what_one_without_does(settings, frozen, base, data, long_messages, monkeypatch):
+def test_results_do_not_depend_on_the_prefix(settings, frozen, base, data, long_messages, monkeypatch):
     """Losses, accuracies, metrics and weights agree, however messages are padded and read."""
     computed = []
 
@@ -63,7 +63,7 @@ def test_a_run_with_a_prefix_computes_what_one_without_does(settings, frozen, ba
             torch.testing.assert_close(tensor, weights[name], atol=1e-5, rtol=0)
 
 
-def test_states_beyond_the_memory_budget_are_mapped_from_a_file(base, data, monkeypatch, tmp_path):
+def test_large_states_are_mapped_from_a_file(base, data, monkeypatch, tmp_path):
     """The results are the same, and no file is left."""
     expected = run(base, data)
     monkeypatch.setattr(frozen_prefix, "MEMORY_BUDGET", 1000)
@@ -93,7 +93,7 @@ def test_a_bfloat16_prefix_is_close_and_trains_float32_weights(base, data, monke
 
 
 @pytest.mark.parametrize("setting", frozen_prefix.RANDOM_SETTINGS)
-def test_there_is_no_prefix_where_its_output_would_vary(setting, base, data, caplog):
+def test_no_prefix_if_its_output_varies(setting, base, data, caplog):
     """The log names the setting."""
     recipe = Recipe(base=str(base), **{setting: 0.1})
     with caplog.at_level("INFO", "hf_spam"):
@@ -101,6 +101,6 @@ def test_there_is_no_prefix_where_its_output_would_vary(setting, base, data, cap
     assert f"The 2 frozen blocks are computed at every step, because of {setting}." in caplog.text
 
 
-def test_there_is_no_prefix_where_everything_is_trained(base, data, caplog):
+def test_no_prefix_if_all_weights_are_trained(base, data, caplog):
     recipe = Recipe(base=str(base), trainable="all")
     assert frozen_prefix.frozen_blocks(set_up(recipe, data).model, recipe) == 0 and "frozen" not in caplog.text

@@ -1,4 +1,4 @@
-"""Runs that are killed with signal 9 and resumed end like uninterrupted ones (`scripts/kill_runs.py` in short)."""
+"""Runs killed with signal 9 and resumed give the results of uninterrupted ones (`scripts/kill_runs.py`, shortened)."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_runs.py"
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_runs_end_like_uninterrupted_ones():
-    """Five runs on one process and one on two; the script by itself kills sixty, half of them on two."""
+def test_killed_runs_resume_exactly():
+    """Five runs on one process and one on two; by default the script kills sixty, half of them on two."""
     command = [sys.executable, str(SCRIPT), "--kills", "6", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

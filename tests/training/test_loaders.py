@@ -1,4 +1,4 @@
-"""Batches come in the order of the book's shuffling loader, or grouped by length without losing messages."""
+"""Batches come in the order of the book's loader, or grouped by length without losing messages."""
 
 import torch
 from torch.utils.data import DataLoader
@@ -6,8 +6,8 @@ from torch.utils.data import DataLoader
 from hf_spam.training.loaders import SeededShuffle
 
 
-def test_the_order_is_that_of_a_shuffling_loader():
-    """In every pass, also after one that was abandoned, as evaluations over the first batches do."""
+def test_order_matches_a_shuffling_loader():
+    """In every pass, even after an unfinished one, such as an evaluation over the first batches."""
     torch.manual_seed(3)
     theirs = DataLoader(range(20), batch_size=4, shuffle=True, drop_last=True)
     rng = torch.Generator().manual_seed(3)

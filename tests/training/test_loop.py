@@ -1,4 +1,4 @@
-"""The loop computes the numbers of the book's plain PyTorch loop, on any number of processes, and repeats them."""
+"""The loop reproduces the book's plain PyTorch loop, on any number of processes, and is deterministic."""
 
 import copy
 import json
@@ -33,8 +33,8 @@ TWO_EPOCHS = {**SMALL, "max_steps": None, "num_train_epochs": 2}
     ],
     ids=["defaults", "other-seed", "accumulation-and-clipping"],
 )
-def test_losses_and_accuracies_are_those_of_the_books_loop(ours, book, data, base, book_model, book_loaders):
-    """Losses agree to 1e-5 and accuracies exactly, so the head, the order of the batches and the evaluations do too."""
+def test_losses_and_accuracies_match_the_books_loop(ours, book, data, base, book_model, book_loaders):
+    """Losses agree to 1e-5 and accuracies exactly, which needs the same head, batch order and evaluations."""
     run = finetune("book", data=data, base=base, **{**BOOK, **ours})
     assert_same_history(asdict(run.history), fine_tune(copy.deepcopy(book_model), book_loaders, **{**BOOK, **book}))
 
@@ -68,7 +68,7 @@ def test_the_command_line_trains_like_the_book_on_the_real_messages(sms_collecti
 @pytest.mark.parametrize(
     "trained", [{}, {"trainable": "all"}, {"trainable": "head", "lora_r": 4}], ids=["frozen-blocks", "all", "lora"]
 )
-def test_several_processes_compute_what_one_does(trained, data, base, tmp_path):
+def test_several_processes_match_one(trained, data, base, tmp_path):
     """With the same global batch, losses, accuracies, calibrated metrics and weights agree; each message counts once.
 
     Four processes cannot share any of the splits evenly.
@@ -94,7 +94,7 @@ def test_several_processes_compute_what_one_does(trained, data, base, tmp_path):
 
 
 def test_a_seed_repeats_a_run(data):
-    """With all random settings on, the same seed gives the same weights, bit for bit, and another seed does not."""
+    """With all random settings on, the same seed gives the same weights, bit for bit; another seed gives others."""
     runs = [finetune("pocket", data=data, seed=seed, attention_dropout=0.2, **TWO_EPOCHS) for seed in (1, 1, 2)]
     states = [run.model.state_dict() for run in runs]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -109,7 +109,7 @@ def test_a_seed_repeats_a_run(data):
         ("constant", 4, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_the_tracker_gets_losses_accuracies_and_the_scheduled_learning_rate(schedule, warmup, expected, data, tmp_path):
+def test_tracker_gets_losses_accuracies_and_learning_rate(schedule, warmup, expected, data, tmp_path):
     """Warmup is a fraction of all steps or, from 1, a number of steps; it applies to a constant schedule too."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -122,7 +122,7 @@ def test_the_tracker_gets_losses_accuracies_and_the_scheduled_learning_rate(sche
     assert values["learning_rate"] == pytest.approx([0.01 * part for part in expected], abs=1e-7)
 
 
-def test_the_run_keeps_the_average_of_the_weights(data):
+def test_averaged_weights_are_returned(data):
     """A decay close to 0 gives the weights of the last step; a decay of 0.5 gives others."""
     plain, last, half = (
         finetune("pocket", data=data, weight_average=decay, **TWO_EPOCHS).model.out_head.weight
@@ -154,14 +154,14 @@ def test_max_steps_may_end_a_run_in_the_middle_of_an_epoch(data):
     assert seven.examples_seen == 16 * (5 + 5 + 2)
 
 
-def test_a_training_split_is_enough(data):
+def test_only_a_training_split_is_required(data):
     run = finetune("pocket", data=DatasetDict(train=data["train"]), **{**TWO_EPOCHS, "num_train_epochs": 1})
     assert list(run.metrics) == list(run.history.final_accs) == ["train"]
     assert run.history.val_losses == [] and run.history.val_accs == []
 
 
 @pytest.mark.parametrize("splits", [["train"], ["train", "validation"]])
-def test_a_run_that_diverges_stops_before_it_saves_useless_weights(splits, data, tmp_path):
+def test_diverged_run_stops_before_saving(splits, data, tmp_path):
     data = DatasetDict({split: data[split] for split in splits})
     settings = {**SMALL, "learning_rate": 1e30, "warmup_steps": 0, "save_steps": 1, "max_grad_norm": None}
     with pytest.raises(ValueError, match=r"(after step \d+|longer a number)\. Training diverged: lower learning_rate"):

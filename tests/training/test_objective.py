@@ -1,4 +1,4 @@
-"""The loss is what the recipe says: cross-entropy, adjusted for class frequencies, or adversarial as Miyato's."""
+"""The loss follows the recipe: cross-entropy, adjusted for class frequencies, or adversarial (Miyato et al. 2017)."""
 
 import json
 
@@ -38,8 +38,8 @@ def test_the_plain_loss_is_the_models_own():
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
-def test_adjusted_logits_learn_what_a_message_says_beyond_the_class_frequencies(tau):
-    """If messages say nothing, the best logits are the log frequencies, minus tau times them."""
+def test_logit_adjustment_removes_class_frequencies(tau):
+    """If messages carry no information, the best logits are (1 - tau) times the log frequencies."""
     labels = [0] * 70 + [1] * 20 + [2] * 10
     priors = log_priors(labels, 4)
     assert priors.exp().tolist() == pytest.approx([0.7, 0.2, 0.1, 0.01])  # the absent class counts as one message
@@ -51,7 +51,7 @@ def test_adjusted_logits_learn_what_a_message_says_beyond_the_class_frequencies(
 
 
 def test_adjustment_favours_the_rare_class(data):
-    """After a few steps a network knows little but the class frequencies; here, an eighth is spam."""
+    """After a few steps a network has learned little but the class frequencies; here, an eighth is spam."""
     spam = [i for i, label in enumerate(data["train"]["label"]) if label]
     few = data["train"].select(sorted({*range(len(data["train"]))} - {*spam[7:]}))
     settings = {**SETTINGS, "max_steps": 3, "learning_rate": 1e-2, "weight_average": 0.0}
@@ -67,7 +67,7 @@ def test_adjustment_favours_the_rare_class(data):
     [{"pooling": "last_token"}, {"pooling": "mean", "causal": False}, {"pooling": "last", "padded_length": 7}],
     ids=["last-token", "mean", "padded"],
 )
-def test_each_message_is_perturbed_as_if_it_were_alone(layout):
+def test_messages_are_perturbed_independently(layout):
     """Compared with the formula, message by message; the direction is checked by finite differences."""
     model, epsilon = network(**layout), 0.3
     objective = Objective(model, epsilon=epsilon)
@@ -98,7 +98,7 @@ def test_each_message_is_perturbed_as_if_it_were_alone(layout):
     assert outputs.loss > model(labels=LABELS, **batch()).loss
 
 
-def test_half_precision_finds_the_direction_of_confident_messages():
+def test_perturbation_of_confident_messages_in_half_precision():
     """In a large batch their gradients are too small for float16."""
     model = network(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
     model.out_head.bias.data.copy_(torch.tensor([5.5, -5.5]))
@@ -111,7 +111,7 @@ def test_half_precision_finds_the_direction_of_confident_messages():
         assert objective(**many).loss.item() == pytest.approx(expected, rel=0.05)
 
 
-def test_embeddings_that_are_not_trained_are_perturbed_too(data):
+def test_frozen_embeddings_are_perturbed(data):
     settings = {**SETTINGS, "n_layer": 2, "trainable": "last_block"}
     perturbed, plain = (finetune("pocket", data=data, adversarial_epsilon=e, **settings).history for e in (0.5, 0.0))
     assert perturbed.initial == pytest.approx(plain.initial)
@@ -120,7 +120,7 @@ def test_embeddings_that_are_not_trained_are_perturbed_too(data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"adversarial_epsilon": 0.5}, {"logit_adjustment": 1.0}])
-def test_two_processes_have_the_losses_of_one(settings, data, tmp_path):
+def test_losses_do_not_depend_on_the_number_of_processes(settings, data, tmp_path):
     settings = {**SETTINGS, **settings}
     one = finetune("pocket", data=data, per_device_train_batch_size=16, **settings)
     data.save_to_disk(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""A calibrated copy of a model has the same weights, its own card, and a calibration on messages that are named."""
+"""A calibrated copy of a model has the same weights, its own card, and a documented calibration."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def messages():
 
 @pytest.fixture(scope="module")
 def own(messages, tmp_path_factory):
-    """A folder with a file of messages, and a model that was trained on it."""
+    """A folder with a file of messages and a model trained on it."""
     folder = tmp_path_factory.mktemp("own")
     part = concatenate_datasets(list(messages.values())).shuffle(seed=1).select(range(300))
     part.to_json(folder / "mine.jsonl")
@@ -50,8 +50,8 @@ def test_the_bundled_model_is_calibrated_on_all_messages_of_a_source(messages, t
     assert config_of(second)["threshold"] is None
 
 
-def test_on_its_own_data_a_model_is_calibrated_on_the_validation_split(own, tmp_path, caplog):
-    """The copy gets the history and a card that says what it is, but no results: they are those of the original."""
+def test_own_training_data_is_calibrated_on_its_validation_split(own, tmp_path, caplog):
+    """The copy gets the history and a card of its own, but not the results of the original."""
     found = calibrated_copy(own / "model", tmp_path / "out", data=own / "mine.jsonl")
     validation = load_sms_spam(own / "mine.jsonl")["validation"]
     assert found.messages == len(validation) and found.fitted_on == "the validation split of the data"
@@ -72,8 +72,8 @@ def test_on_its_own_data_a_model_is_calibrated_on_the_validation_split(own, tmp_
     assert not [record for record in caplog.records if "overconfident" in record.getMessage()]
 
 
-def test_messages_that_the_model_may_have_seen_are_reported(own, tmp_path, caplog):
-    """If its file has grown since, it has other splits, and the model was trained on most of the messages."""
+def test_possibly_seen_messages_are_reported(own, tmp_path, caplog):
+    """If the data file has grown, its splits differ, but the model was trained on most of its messages."""
     lines = (own / "mine.jsonl").read_text().splitlines()
     (tmp_path / "mine.jsonl").write_text("\n".join([*lines, '{"text": "one more", "label": 0}']))
     found = calibrated_copy(own / "model", tmp_path / "out", data=tmp_path / "mine.jsonl")
@@ -93,7 +93,7 @@ def test_messages_that_the_model_may_have_seen_are_reported(own, tmp_path, caplo
         (["out"], "Missing option '--data'"),
     ],
 )
-def test_a_copy_that_cannot_be_made_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
+def test_invalid_requests_are_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
     (tmp_path / "ham.csv").write_text("label,text\nham,hi\nham,see you\n")

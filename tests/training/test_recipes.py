@@ -1,4 +1,4 @@
-"""Every experiment of the book's author is a recipe that runs, and settings are checked by name, type and range."""
+"""Every experiment of the book's author is a working recipe, and settings are checked by name, type and range."""
 
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -36,7 +36,7 @@ CHANGES = {
 }
 
 
-LARGER = {"medium", "large", "xl", "xl-all-layers", "xl-lora"}  # they differ from others only in their base
+LARGER = {"medium", "large", "xl", "xl-all-layers", "xl-lora"}  # these differ from others only in their base
 LORA = {"trainable": "head", "lora_r": 4}
 
 
@@ -102,7 +102,7 @@ def test_types_are_checked_in_both_dataclasses_of_settings():
 
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - LARGER))
 def test_every_recipe_trains(name, few, base):
-    """Two steps at a small size change what is to be trained, and the model reads messages as the recipe says."""
+    """Two steps at a small size change only the trainable weights, and the model reads messages as the recipe says."""
     source = {"n_embd": 16, "n_layer": 3, "n_head": 2} if name == "random-weights" else {"base": base}
     recipe = get_recipe(name)
     run = finetune(name, data=few, tokenizer=base, max_steps=2, eval_freq=1, eval_iter=1, **source)
@@ -119,8 +119,8 @@ def test_every_recipe_trains(name, few, base):
         assert [not torch.equal(old[layer], new[layer]) for layer in layers] == changed
 
 
-def test_ignoring_the_pads_id_as_a_label_changes_nothing(few, base):
-    """Row 18 is row 1, bit for bit: no label is the pad's id. An id that is a class is refused."""
+def test_ignoring_the_pad_id_as_a_label_changes_nothing(few, base):
+    """Row 18 equals row 1, bit for bit, since no label is the pad id. The id of a class is refused."""
     settings = {"base": base, "data": few, "num_train_epochs": 2, "eval_freq": 1}
     book, ignoring = (finetune(name, **settings) for name in ("book", "ignore-index"))
     assert ignoring.recipe.ignore_index == 50256
@@ -133,7 +133,7 @@ def test_ignoring_the_pads_id_as_a_label_changes_nothing(few, base):
 
 
 def test_random_weights_are_initialized_as_in_the_book(data, base, book_tokenizer, book_loaders):
-    """The network and then its head draw from the same seed, so the losses are those of the book's modules."""
+    """The network and then its head draw from the same seed, so the losses match those of the book's modules."""
     size = {"n_embd": 16, "n_layer": 2, "n_head": 2}
     run = finetune("random-weights", data=data, tokenizer=base, num_train_epochs=1, eval_freq=1, **size)
     torch.manual_seed(123)

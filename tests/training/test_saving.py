@@ -1,4 +1,4 @@
-"""What a run writes is complete, readable and its own, and replaces nothing that was not meant to be replaced."""
+"""Saved files are complete and readable, and nothing else is overwritten."""
 
 import errno
 import json
@@ -47,7 +47,7 @@ def test_the_output_directory_is_complete_and_holds_no_pickle(data, tmp_path, mo
 
 
 def test_plots_show_values_where_they_were_measured(data, tmp_path, monkeypatch):
-    """Losses after their step, accuracies at the end of their epoch, of which the last may be cut short."""
+    """Losses are drawn at their step, accuracies at the end of their epoch, even if the last one is cut short."""
     drawn = {}
 
     def record(epochs, *values, label, examples_per_epoch, output_dir):
@@ -65,7 +65,7 @@ def test_plots_show_values_where_they_were_measured(data, tmp_path, monkeypatch)
 
 
 def test_an_earlier_run_is_replaced_only_on_request(trained, data, tmp_path):
-    """Its checkpoints are deleted then, so that nobody resumes from them."""
+    """Its checkpoints are deleted, so that they cannot be resumed from."""
     out = tmp_path / "out"
     shutil.copytree(trained, out)
     with pytest.raises(FileExistsError, match="is not empty: choose another --output-dir"):
@@ -76,7 +76,7 @@ def test_an_earlier_run_is_replaced_only_on_request(trained, data, tmp_path):
 
 
 def test_resuming_never_replaces_another_run(trained, data, tmp_path):
-    """A finished run without checkpoints and a checkpoint itself are no output directories to resume in."""
+    """Neither a finished run without checkpoints nor a checkpoint can be used as the output directory."""
     out = tmp_path / "out"
     shutil.copytree(trained, out, ignore=shutil.ignore_patterns("checkpoint-*"))
     with pytest.raises(FileExistsError, match="holds another run"):

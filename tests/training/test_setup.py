@@ -1,4 +1,4 @@
-"""A run trains exactly the weights that its recipe names, and LoRA adapters learn as the book's do."""
+"""A run trains exactly the weights chosen by its recipe, and LoRA adapters learn like the book's."""
 
 import copy
 import logging
@@ -41,7 +41,7 @@ def test_a_tokenizer_must_fit_the_base(data, base, gpt2_tokenizer_dir):
 
 
 def test_the_head_of_a_base_is_kept_only_for_the_same_labels(data, tmp_path, caplog):
-    """The names spam and not spam are the same labels in either order."""
+    """Spam and not spam are the same labels in either order."""
     first = finetune("pocket", data=data, output_dir=tmp_path / "base", max_steps=5, **SMALL)
     settings = {"base": tmp_path / "base", "learning_rate": 1e-12, "max_steps": 1, "weight_average": 0.0}
     for names in (["a", "b", "c"], ["spam", "not spam"], label_names(data["train"])):
@@ -84,8 +84,8 @@ def replace_linear(module, rank, alpha):
             replace_linear(child, rank, alpha)
 
 
-def test_lora_computes_what_the_books_adapters_do(data, base, book_model, book_loaders):
-    """Losses to 1e-5 from the same initial A, and the same merged weights; the head itself is trained, too."""
+def test_lora_matches_the_books_adapters(data, base, book_model, book_loaders):
+    """From the same initial A, losses agree to 1e-5, and so do the merged weights; the head is trained too."""
     run = finetune("book", data=data, base=base, learning_rate=5e-4, **LORA)
     book = copy.deepcopy(book_model)
     settings = {"epochs": 2, "eval_freq": 4, "eval_iter": 3, "learning_rate": 5e-4}
@@ -99,8 +99,8 @@ def test_lora_computes_what_the_books_adapters_do(data, base, book_model, book_l
     torch.testing.assert_close(ours.weight, query.merged(), atol=1e-4, rtol=0)
 
 
-def test_a_run_with_lora_saves_a_plain_model(data, base, tmp_path):
-    """Names, shapes and types are those of a run without adapters; only card and training state tell the difference."""
+def test_lora_is_merged_into_the_saved_model(data, base, tmp_path):
+    """Names, shapes and types match a run without adapters; only the card and the training state differ."""
     run = finetune(
         "book", data=data, base=base, output_dir=tmp_path / "out", **{**LORA, "max_steps": 6, "save_steps": 4}
     )
