@@ -79,7 +79,7 @@ def test_interrupted_run_saves_and_resumes_exactly(
 
 
 def test_signal_after_the_last_step(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(Evaluator, "whole", at_call(1, Evaluator.whole, signal.SIGINT))
+    monkeypatch.setattr(Evaluator, "measure", at_call(1, Evaluator.measure, signal.SIGINT))
     finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert (tmp_path / "out/model.safetensors").exists() and not Checkpoints(tmp_path / "out").steps()
 

@@ -146,7 +146,7 @@ def test_calibration_does_not_change_the_training(plain, calibrated):
 def test_evaluating_and_saving_do_not_change_the_config(data, tmp_path, monkeypatch):
     """It has temperature 1 and no threshold during training; checkpoints and the returned model are calibrated."""
     during = []
-    whole, save = Evaluator.whole, Saver.save
+    whole, save = Evaluator.measure, Saver.save
 
     def evaluate(self, splits):
         measured = whole(self, splits)
@@ -157,7 +157,7 @@ def test_evaluating_and_saving_do_not_change_the_config(data, tmp_path, monkeypa
         save(self, accelerator, state, run, identity)
         during.append((state.setup.model.config.temperature, run.model.config.threshold))
 
-    monkeypatch.setattr(Evaluator, "whole", evaluate)
+    monkeypatch.setattr(Evaluator, "measure", evaluate)
     monkeypatch.setattr(Saver, "save", write)
     run = finetune("pocket", data=data, output_dir=tmp_path, **SETTINGS, **BOTH)
     assert during == [(1, None)] * 3  # evaluated and saved after step 8, evaluated at the end
