@@ -60,11 +60,11 @@ def files(folder: Path) -> dict[str, bytes]:
 # A command, and what its error says: what was found, where, and often what to do.
 MISTAKES = {
     # Data
-    "evaluate --data gone.csv": ["gone.csv: no such file", "'sample'", "'uci'", "Hub"],
+    "evaluate --data gone.csv": ["gone.csv: not a file", "'sample'", "'uci'", "Hub"],
     "evaluate --data folder": ["folder: cannot be read", "Is a directory"],
     "evaluate --data loop": ["loop: cannot be read", "Too many levels of symbolic links"],
-    "evaluate --data a\0.csv": ["a\ufffd.csv: no such file"],
-    "evaluate --data \x1b]0;a\x07\x9b31m\udcff.csv": ["\ufffd]0;a\ufffd\ufffd31m\ufffd.csv: no such file"],
+    "evaluate --data a\0.csv": ["a\ufffd.csv: not a file"],
+    "evaluate --data \x1b]0;a\x07\x9b31m\udcff.csv": ["\ufffd]0;a\ufffd\ufffd31m\ufffd.csv: not a file"],
     "evaluate --data table.xlsx": ["table.xlsx: unknown file extension", ".csv"],
     "evaluate --data labels.csv": ["labels.csv, line 3", "'maybe'", "ham"],
     "evaluate --data good.csv --seed -1": ["seed", "-1"],
