@@ -93,21 +93,30 @@ def calibrated_copy(
         save_classifier(kept, tokenizer, folder)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
-        where = f"{'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}"
-        content = CardContent(
-            labels=names,
-            positive_label=calibration.spam,
-            threshold=calibration.threshold,
-            calibrated=calibration.temperature != 1,
-            calibration=calibration.summary(where, in_markdown),
-            calibrated_on=where,
-            copy_of="the bundled model" if source is BUNDLED else in_markdown(public(os.fspath(model))),
-            base_model=None if source is BUNDLED else os.fspath(model),
-        )
-        (folder / "README.md").write_text(render_card(content), encoding="utf-8")
+        card = _card(names, calibration, None if source is BUNDLED else os.fspath(model), data, is_split)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
 
     write_folder(output_dir, fill)
     if evaluated.remark:
         logger.warning("%s A calibration on messages the model was trained on is overconfident.", evaluated.remark)
     return calibration
+
+
+def _card(
+    labels: list[str], calibration: Calibration, model: str | None, data: str | os.PathLike, is_split: bool
+) -> str:
+    """Return the card of a copy of `model` (None: the bundled model)."""
+    messages = f"{'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}"
+    return render_card(
+        CardContent(
+            labels=labels,
+            positive_label=calibration.spam,
+            threshold=calibration.threshold,
+            calibrated=calibration.temperature != 1,
+            calibration=calibration.summary(messages, in_markdown),
+            calibrated_on=messages,
+            copy_of="the bundled model" if model is None else in_markdown(public(model)),
+            base_model=model,
+        )
+    )
