@@ -134,7 +134,7 @@ class Repo:
 
 
 class HubError(Exception):
-    """An error as the Hub answers it: status, X-Error-Code, X-Error-Message and a JSON body."""
+    """Error answer of the Hub: status, X-Error-Code, X-Error-Message and a JSON body."""
 
     def __init__(self, status: int, message: str, code: str = ""):
         super().__init__(message)
@@ -293,7 +293,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(*arguments)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore clients that go away."""
+        """Ignore clients that disconnect."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.connections.add(request)
@@ -311,7 +311,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection. A request goes through its fault, if there is one, then through `route` to a method."""
+    """One connection. A request first meets its fault, if any, and then `route` calls the method for its path."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else the body of an answer waits 40 ms

@@ -1,6 +1,6 @@
 """Errors of the Hub client become one helpful line, and are classified as transient or not.
 
-The client raises them over real sockets and both upload protocols; its next version may raise others.
+The real client raises them over real sockets, with both upload protocols; its next version may raise others.
 """
 
 import os
@@ -68,7 +68,7 @@ FAULTS = {
 @pytest.mark.parametrize("place", ["/preupload/", "xet-write-token|objects/batch", "/commit/"])
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_failed_upload(hub, place, case):
-    """hf_xet and the LFS client raise different errors for the same fault; here both are explained alike."""
+    """hf_xet and the LFS client raise different errors for the same fault; both are explained alike."""
     fault, line, transient = FAULTS[case]
     HfApi().create_repo(REPO)
     hub.fail("*", place, times=99, **fault)
@@ -87,7 +87,7 @@ def test_an_answer_in_html(hub, place, status):
     check(expected, True, upload)
 
 
-@pytest.mark.parametrize("hub", ["lfs"], indirect=True)  # the storage of Xet is no server here
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)  # here, the storage of Xet is not a server
 @pytest.mark.parametrize("fault", [{"status": 403}, {"status": 404}, {"status": 500}, {"drop": "during"}])
 def test_the_storage_behind_the_hub_fails(hub, fault):
     """Its 403 means that an upload address has expired; the token is fine, and the next attempt gets a new address."""

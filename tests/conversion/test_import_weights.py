@@ -1,4 +1,4 @@
-"""An imported model computes what it did before; a checkpoint that does not fit is refused and leaves no trace."""
+"""An imported model computes the same as before; a checkpoint that does not fit is refused, and nothing is written."""
 
 import json
 import math
@@ -32,7 +32,7 @@ from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification,
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Move every weight: biases start at 0 and norms at 1, so that mixing them up would not show."""
+    """Change every weight: biases start at 0 and norms at 1, so mixing them up would not show."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -139,9 +139,9 @@ def test_half_precision_becomes_float32_and_settings_are_kept(tmp_path: Path) ->
 
 
 def test_the_folder_is_complete_and_takes_a_fresh_head(tmp_path: Path) -> None:
-    """It holds the remote code and neither pickles nor temporary files, and is as readable as any folder."""
+    """It holds the remote code, no pickles and no temporary files, with the usual permissions."""
     gpt2().save_pretrained(tmp_path / "gpt2")
-    (tmp_path / "deep/out").mkdir(parents=True)  # an empty folder may be there
+    (tmp_path / "deep/out").mkdir(parents=True)  # an empty folder may exist
     import_weights(tmp_path / "gpt2", tmp_path / "deep/out")
     code = {"configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"}
     assert set(os.listdir(tmp_path / "deep/out")) == {"config.json", "model.safetensors"} | code
@@ -156,7 +156,7 @@ def test_the_folder_is_complete_and_takes_a_fresh_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("has_config", [True, False])
 def test_the_tokenizer_is_kept(tmp_path: Path, has_config: bool) -> None:
-    """Also one without `tokenizer_config.json`, like that of `openai-community/gpt2`: only the model type names it."""
+    """Even without `tokenizer_config.json`, as in `openai-community/gpt2`, where only the model type identifies it."""
     gpt2().save_pretrained(tmp_path / "gpt2")
     vocab = {c: i for i, c in enumerate("abcdefghij")} | {"ab": 10, "<|endoftext|>": 59}
     (tmp_path / "gpt2/vocab.json").write_text(json.dumps(vocab))
@@ -210,7 +210,7 @@ def test_the_books_classifier_gives_the_same_logits(
 @torch.no_grad()
 @pytest.mark.parametrize("new_format", [True, False])
 def test_the_books_language_model_becomes_a_base_model(tmp_path: Path, new_format: bool) -> None:
-    """A file from before torch 1.6, which cannot be mapped, is read as well."""
+    """Files from before torch 1.6, which cannot be memory-mapped, are read too."""
     reference, x = book(classes=None), random_ids()
     source = saved(reference.state_dict(), tmp_path, _use_new_zipfile_serialization=new_format)
     import_weights(source, tmp_path / "out", n_head=4)
@@ -230,7 +230,7 @@ def test_a_book_file_can_be_given_a_tokenizer(tmp_path: Path) -> None:
     assert SpamClassifier.from_pretrained(tmp_path / "out")(["win a prize"])[0]["label"] in ("spam", "not spam")
 
 
-def test_a_model_does_not_change_with_the_file_that_it_came_from(tmp_path: Path) -> None:
+def test_a_model_does_not_change_with_its_source_file(tmp_path: Path) -> None:
     source = saved(book().state_dict(), tmp_path)
     imported = import_weights(source, tmp_path / "out", n_head=4)
     before = imported.gpt.tok_emb.weight.clone()
@@ -243,7 +243,7 @@ def test_a_model_does_not_change_with_the_file_that_it_came_from(tmp_path: Path)
 
 
 def refused(source: object, tmp_path: Path, kind: type[Exception] = ValueError, **options) -> str:
-    """Return the message of the error; check that there is one and that it left nothing behind."""
+    """Return the error of an import, after checking that it left nothing behind."""
     (tmp_path / "target").mkdir(exist_ok=True)
     with pytest.raises(kind) as caught:
         import_weights(source, tmp_path / "target/out", **options)
@@ -308,7 +308,7 @@ def test_every_misfit_of_a_book_file_is_listed(tmp_path: Path) -> None:
         "  out_head.weight has shape (5, 32), expected (2, 32)",
     ]
     assert "--n-head 5 does not divide n_embd (32)" in refused(tmp_path / "model.pth", tmp_path, n_head=5)
-    # A block that was left out is missing, however many follow. The file of another model does not fit at all.
+    # A missing block is reported, however many follow. The file of another model does not fit at all.
     state = {name.replace("blocks.1", "blocks.9"): value for name, value in book().state_dict().items()}
     message = refused(saved(state, tmp_path), tmp_path, n_head=4)
     missing = [line for line in message.splitlines() if "trf_blocks.1." in line and line.endswith("is missing")]

@@ -1,6 +1,6 @@
-"""A model folder from a stranger is loaded whole or refused with one line, without using memory or running code.
+"""An untrusted folder is loaded completely or refused with one line, without using memory or running code.
 
-Saving writes what `save_pretrained` does, and loading gives the same weights back.
+Saving writes the same files as `save_pretrained`, and loading gives the same weights.
 """
 
 import json
@@ -62,7 +62,7 @@ def weights(change):
 
 
 def header(**values):
-    """Change what the header says of one tensor; leave the numbers."""
+    """Change the header entry of one tensor, but not its data."""
 
     def damage(folder):
         path = folder / "model.safetensors"
@@ -172,7 +172,7 @@ def test_a_damaged_folder_is_refused_with_one_line(damage, folder, capfd):
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_file_is_not_a_model(name, folder):
-    """The library would read the configuration in a file and look for the weights on the Hub."""
+    """The library would read the file as a configuration, and look for the weights on the Hub."""
     with pytest.raises(OSError) as caught:
         SpamClassifier.from_pretrained(folder / name)
     assert str(caught.value) == (
@@ -211,7 +211,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
         load_classifier(folder)
 
 
-def test_shards_and_bases_are_loaded(tmp_path):
+def test_shards_and_base_models_are_loaded(tmp_path):
     whole = load_classifier("bundled")
     whole.save_pretrained(tmp_path / "shards", max_shard_size="200KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
@@ -231,15 +231,15 @@ def test_a_tokenizer_without_a_model_is_loaded(folder):
     assert len(load_tokenizer(folder)) == len(load_tokenizer("bundled")) == 2000
 
 
-def test_a_history_is_found_beside_its_model(folder):
+def test_a_history_is_found_next_to_its_model(folder):
     assert history_file("bundled") is None is history_file(folder)
     (folder / "history.json").write_text("{}")
     assert history_file(folder) == folder / "history.json"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saving_writes_what_save_pretrained_does(dtype, tmp_path):
-    """The weights are as readable as the other files, and the same model gives the same bytes."""
+def test_saving_writes_the_same_files_as_save_pretrained(dtype, tmp_path):
+    """The weights have the permissions of the other files, and the same model gives the same bytes."""
     model, tokenizer = load_classifier("bundled").to(dtype), load_tokenizer("bundled")
     model.save_pretrained(tmp_path / "theirs")
     tokenizer.save_pretrained(tmp_path / "theirs")

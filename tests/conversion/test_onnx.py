@@ -1,7 +1,6 @@
-"""An exported graph answers as the model it was made from, or is not written.
+"""An exported graph answers like the model it was made from, or is not written.
 
-The graph contains the reading of a message (pads on either side, padding, cutting, pooling): it is compared with the
-PyTorch model on random batches.
+The graph includes padding, truncation and pooling, so it is compared with the PyTorch model on random batches.
 """
 
 import json
@@ -32,7 +31,7 @@ from hf_spam.modeling.configuration_spam_gpt import decide
 
 TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone \ud800 surrogate", "Running late, sorry"]
 SAMPLE = read_messages("sample")["text"][:]
-# Every pooling, with every pair of the other two settings. Thresholds are far from where the likeliest class changes.
+# Every pooling, with every pair of the other two settings. Thresholds are far from where the top class changes.
 THREE_LABELS = {"id2label": {0: "ad", 1: "Spam", 2: "chat"}, "label2id": {"ad": 0, "Spam": 1, "chat": 2}}
 READINGS = [
     {"pooling": "last", "padded_length": 12, "causal": True, "threshold": 0.9},
@@ -44,7 +43,7 @@ READINGS = [
 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory) -> Path:
-    """Three messages to compare on, which take no time."""
+    """Return a file of three messages to compare on."""
     path = tmp_path_factory.mktemp("data") / "few.csv"
     path.write_text("label,text\nspam,Free entry! Txt WIN to 10010\nham,see you at home\nham,ok\n")
     return path
@@ -52,7 +51,7 @@ def messages(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory) -> tuple[Path, dict]:
-    """The bundled model in int8, exported as a large one is, and the report that the command printed."""
+    """Export the bundled model in int8, like a large one; return the folder and the printed report."""
     model = tmp_path_factory.mktemp("model")
     shutil.copytree(BUNDLED, model, dirs_exist_ok=True)
     (model / "history.json").write_text('{"recipe": {"seed": 5}}')
@@ -99,8 +98,8 @@ def assert_same_answers(folder: Path, model: SpamGPTForSequenceClassification) -
         for i, reading in enumerate(READINGS)
     ],
 )
-def test_the_graph_reads_a_message_as_the_model_does(tmp_path, messages, settings):
-    """With pads on either side and between, none, or nothing else; one token, and more than the model reads."""
+def test_the_graph_reads_a_message_like_the_model(tmp_path, messages, settings):
+    """With padding on either side, in between, nowhere or everywhere; with one token and with too many."""
     tiny = save_tiny(tmp_path / "tiny", **settings)
     report = export_onnx(tiny, tmp_path / "onnx", data=messages)
     assert (report["messages"], report["labels_differ"]) == (3, 0) and report["largest_score_difference"] < 1e-5
@@ -124,7 +123,7 @@ def test_the_report_can_be_recomputed(int8):
 
 
 def test_int8_answers_depend_on_the_message_alone(int8):
-    """Ranges of activations are fixed: ranges of each batch would make a score depend on the other messages."""
+    """Activation ranges are fixed: ranges per batch would make a score depend on the other messages."""
     out, _ = int8
     weights = [tensor for tensor in onnx.load(out / "model.onnx").graph.initializer if len(tensor.dims) == 2]
     types = [tensor.data_type for tensor in weights]
@@ -135,8 +134,8 @@ def test_int8_answers_depend_on_the_message_alone(int8):
     assert np.allclose(classify.predict_proba(SAMPLE[:200]), alone, atol=1e-5)
 
 
-def test_large_weights_have_a_file_and_the_history_comes_along(int8, tmp_path):
-    """`evaluate` reads in `history.json` how the data were split."""
+def test_large_weights_get_their_own_file_and_the_history_is_copied(int8, tmp_path):
+    """`evaluate` reads from `history.json` how the data were split."""
     out = shutil.copytree(int8[0], tmp_path / "copy")
     assert (out / "model.onnx").stat().st_size < 200_000 < (out / "model.onnx.data").stat().st_size
     assert (out / "history.json").read_text() == '{"recipe": {"seed": 5}}'
@@ -172,8 +171,8 @@ def test_it_can_be_pickled_and_uses_as_many_threads_as_torch(int8):
         torch.set_num_threads(threads)
 
 
-def test_a_graph_with_other_answers_is_not_written(int8, tmp_path, messages, monkeypatch):
-    """Here one whose head prefers one class: the label of one message in three changes."""
+def test_a_graph_with_different_answers_is_not_written(int8, tmp_path, messages, monkeypatch):
+    """Its head prefers one class, so the label of one message in three changes."""
 
     def write_biased_graph(model, path):
         graph = onnx.load(int8[0] / "model.onnx")
@@ -218,7 +217,7 @@ def test_mistakes_are_one_line(int8, tmp_path):
     assert not out.exists()
 
 
-def test_a_missing_package_is_named_with_what_to_do(int8, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_its_install_command(int8, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     hint = "hf-spam: ONNX needs onnxruntime, which is not installed: pip install hf-spam[onnx]\n"
     assert hf_spam("export", "bundled", tmp_path / "out", "--onnx").err == hint

@@ -1,4 +1,4 @@
-"""Augmentation changes how a message is written and segmented, never what a seed gives."""
+"""Augmentation changes case, digits and segmentation at random; a seed always gives the same result."""
 
 import random
 import re
@@ -15,11 +15,11 @@ TOKENIZER = train_tokenizer(TEXTS, 500)
 NONE = {"case": 0.0, "digits": 0.0, "bpe_dropout": 0.0}
 
 
-def written(augmentation: Augmentation, text: str, seed: object) -> str:
+def augmented(augmentation: Augmentation, text: str, seed: object) -> str:
     return TOKENIZER.decode(augmentation.encode(text, str(seed), 10**6))
 
 
-def test_nothing_asked_for_changes_nothing():
+def test_no_augmentation_changes_nothing():
     augmentation = Augmentation(TOKENIZER, **NONE)
     assert not augmentation
     assert [augmentation.encode(text, "s", 30) for text in TEXTS[:50]] == encode(TOKENIZER, TEXTS[:50], 30)
@@ -28,10 +28,10 @@ def test_nothing_asked_for_changes_nothing():
 @pytest.mark.parametrize(
     ("setting", "text"), [("case", "Call 0808 NOW or Else"), ("digits", "Ring 07700 900123 b4 5pm")]
 )
-def test_half_of_the_messages_are_changed_in_what_was_asked_for(setting, text):
-    """Case in lower, upper or sentence case, three times of five in lower; digits stay digits."""
+def test_half_of_the_messages_change_their_case_or_digits(setting, text):
+    """Lower, upper and sentence case occur 3 : 1 : 1, and digits stay digits."""
     augmentation = Augmentation(TOKENIZER, **NONE | {setting: 0.5})
-    seen = [written(augmentation, text, seed) for seed in range(400)]
+    seen = [augmented(augmentation, text, seed) for seed in range(400)]
     assert seen.count(text) / 400 == pytest.approx(0.5, abs=0.1)
     if setting == "case":
         assert set(seen) == {text, text.lower(), text.upper(), text.capitalize()}
@@ -42,7 +42,7 @@ def test_half_of_the_messages_are_changed_in_what_was_asked_for(setting, text):
 
 
 def test_ids_depend_on_text_and_seed_only():
-    """Two orders and two instances give the same ids."""
+    """Another order and another instance give the same ids."""
     everything = {"case": 0.3, "digits": 0.5, "bpe_dropout": 0.1}
     order = list(range(50))
     first = Augmentation(TOKENIZER, **everything)
@@ -54,8 +54,8 @@ def test_ids_depend_on_text_and_seed_only():
     assert max(map(len, ids.values())) <= 40
 
 
-def test_bpe_dropout_of_zero_is_the_librarys_bpe(gpt2_tokenizer_dir):
-    """Parity of the merging with the Rust implementation, on a learned vocabulary and on GPT-2's."""
+def test_bpe_dropout_of_zero_matches_the_library(gpt2_tokenizer_dir):
+    """Merges match the Rust implementation, for a trained vocabulary and for GPT-2's."""
     for tokenizer in (TOKENIZER, load_tokenizer(gpt2_tokenizer_dir)):
         plain = BPEDropout(tokenizer, 0.0)
         assert [plain.encode(text, random.random, 10**6) for text in TEXTS[:200]] == encode(
@@ -72,7 +72,7 @@ def test_bpe_dropout_spells_the_same_text_in_many_ways():
     assert len(everything) == len(TEXTS[0].encode()), "with every merge skipped only bytes are left"
 
 
-def test_bpe_dropout_skips_as_much_as_the_librarys():
+def test_bpe_dropout_skips_as_many_merges_as_the_library():
     library = train_tokenizer(TEXTS, 500)
     library.backend_tokenizer.model.dropout = 0.1
     theirs = sum(len(ids) for ids in encode(library, TEXTS, 10**6))

@@ -1,4 +1,4 @@
-"""Texts become rectangles of ids and then logits, in batches of similar length that change no answer."""
+"""Texts are batched by length, and the batches do not change their logits."""
 
 from itertools import chain, pairwise
 
@@ -28,7 +28,7 @@ def test_a_batch_is_padded_on_the_right():
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))
 def test_batches_hold_similar_lengths_and_not_too_many_tokens(lengths, batch_tokens):
-    """Each message once, and no batch that could have taken the next message; a message too long is alone."""
+    """Every message occurs once, batches are full, and a message over the limit is alone."""
     batches = list(length_batches(lengths, batch_tokens))
     order = list(chain(*batches))
     assert sorted(order) == list(range(len(lengths)))
@@ -39,8 +39,8 @@ def test_batches_hold_similar_lengths_and_not_too_many_tokens(lengths, batch_tok
 
 
 @pytest.mark.parametrize("padded_length", [None, 9])
-def test_logits_are_those_of_each_text_alone_in_the_order_of_the_texts(padded_length):
-    """Whatever the size of the batches."""
+def test_logits_match_each_text_alone_and_keep_the_order(padded_length):
+    """The size of the batches does not matter."""
     texts = ["", "b " * 100, *load_sms_spam("sample")["train"]["text"][:20]]
     tokenizer = train_tokenizer(texts, 300)
     model = build(vocab_size=300, pad_token_id=tokenizer.pad_token_id, padded_length=padded_length, num_labels=3)

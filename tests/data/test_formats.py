@@ -1,4 +1,4 @@
-"""Labelled messages in every kind of file: the good ones arrive unchanged, the bad ones are refused in one line."""
+"""Good files of every format give their messages unchanged; bad ones are refused in one line."""
 
 import codecs
 import csv
@@ -19,7 +19,7 @@ from hf_spam.data.sources import load_sms_spam, read_messages
 
 quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 
-# What tempts a reader to change a text: quotes, commas, blanks at the ends, separators that only Unicode has.
+# Texts that a reader might change: quotes, commas, blanks at the ends, Unicode line separators.
 MESSAGES = [
     (0, 'He said "ok", then left'),
     (1, "WIN £100 now!!"),
@@ -106,7 +106,7 @@ GOOD_FILES = {
 
 @pytest.mark.parametrize("case", GOOD_FILES)
 def test_good_files_give_the_same_messages(case, tmp_path):
-    """Whatever the container, the text arrives byte for byte, in order, with the project's features."""
+    """Texts of any format are identical byte for byte and in order, with the package's features."""
     name, data = GOOD_FILES[case]
     path = tmp_path / name
     path.write_bytes(data)
@@ -116,14 +116,14 @@ def test_good_files_give_the_same_messages(case, tmp_path):
 
 
 def test_the_uci_zip_reads_like_the_file_in_it(sms_collection, tmp_path):
-    """The zip as UCI ships it, with its readme, needs no unpacking by hand."""
+    """UCI's zip, which includes a readme, can be read directly."""
     path = tmp_path / "sms+spam+collection.zip"
     path.write_bytes(zipped({"SMSSpamCollection": sms_collection.read_bytes(), "readme": b"..."}))
     assert rows(read_messages(path)) == rows(read_messages(sms_collection))
 
 
-def test_kaggles_latin_1_copy_is_read_and_its_cut_texts_are_put_together(tmp_path):
-    """Kaggle's spam.csv is Latin-1, and some texts were cut at commas into its unnamed columns."""
+def test_kaggles_latin_1_copy_is_read_and_its_split_texts_are_joined(tmp_path):
+    """Kaggle's spam.csv is Latin-1, and splits some texts at commas into unnamed columns."""
     path = tmp_path / "spam.csv"
     table = [
         ("v1", "v2", "", "", ""),
@@ -134,8 +134,8 @@ def test_kaggles_latin_1_copy_is_read_and_its_cut_texts_are_put_together(tmp_pat
     assert rows(read_messages(path)) == [(0, "£5, caf\xe9"), (1, 'code "MIX" FML, PO Box,, 16')]
 
 
-def test_the_books_reading_keeps_texts_that_pandas_takes_for_missing_or_numbers(tmp_path):
-    """Under "book", quotes act as pandas has them; "NA" and "007" are messages all the same."""
+def test_the_book_protocol_keeps_texts_that_pandas_takes_for_missing_or_numbers(tmp_path):
+    """It interprets quotes as pandas does, but keeps "NA" and "007" as texts."""
     path = tmp_path / "a.tsv"
     path.write_bytes(
         plain_tsv([("ham", "NA"), ("spam", "007"), ("ham", '"one'), ("ham", 'two" three'), ("ham", "null")])
@@ -210,7 +210,7 @@ BAD_FILES = [
 @pytest.mark.parametrize("protocol", ["full", "book"])
 @pytest.mark.parametrize(("name", "data", "message"), BAD_FILES, ids=range(len(BAD_FILES)))
 def test_bad_files_are_refused_in_one_line(name, data, message, protocol, tmp_path):
-    """Nothing is dropped silently: the user learns the file, the line, the value and the remedy."""
+    """It names the file, the line, the value and the remedy; nothing is dropped silently."""
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(DataError) as caught:
@@ -218,14 +218,14 @@ def test_bad_files_are_refused_in_one_line(name, data, message, protocol, tmp_pa
     assert str(caught.value) == f"{path}{message}"
 
 
-def test_the_line_of_a_wrong_byte_is_right_far_into_a_file(tmp_path):
-    """Files are decoded block by block."""
+def test_the_line_of_an_invalid_byte_is_right_in_a_long_file(tmp_path):
+    """Files are decoded in blocks, so lines must be counted across blocks."""
     (tmp_path / "a.csv").write_bytes(b"label,text\n" + b"ham,some text\n" * 9_999 + b"spam,\xe9\n" + b"ham,a\n" * 999)
     with pytest.raises(DataError, match=r"a\.csv, line 10001: not UTF-8 \(byte 0xe9\)"):
         read_messages(tmp_path / "a.csv")
 
 
-def test_a_column_is_found_by_its_exact_name_and_else_in_any_case(tmp_path):
+def test_an_exact_column_name_wins_over_another_case(tmp_path):
     (tmp_path / "a.csv").write_text("Body,body,KIND\nupper,lower,ham\n")
     for name, text in (("Body", "upper"), ("body", "lower")):
         found = read_messages(tmp_path / "a.csv", text_column=name, label_column="Kind", one_label=True)
@@ -235,7 +235,7 @@ def test_a_column_is_found_by_its_exact_name_and_else_in_any_case(tmp_path):
 
 
 def test_a_first_line_with_a_named_column_is_a_header(tmp_path):
-    """Even if it starts with a word that could be a label."""
+    """Its first cell may be a word that could be a label."""
     (tmp_path / "a.csv").write_text("spam,text\n1,a\n0,b\n")
     assert rows(read_messages(tmp_path / "a.csv", label_column="spam")) == [(1, "a"), (0, "b")]
 
@@ -248,7 +248,7 @@ def test_a_first_line_with_a_named_column_is_a_header(tmp_path):
         (b'"ham\ta"\n', ", line 1: expected 2 fields, found 1"),
     ],
 )
-def test_what_only_the_books_reading_cannot_read(data, reason, tmp_path):
+def test_files_that_only_the_book_protocol_cannot_read(data, reason, tmp_path):
     (tmp_path / "a.tsv").write_bytes(data)
     with pytest.raises(DataError) as caught:
         read_messages(tmp_path / "a.tsv", protocol="book")
@@ -257,8 +257,8 @@ def test_what_only_the_books_reading_cannot_read(data, reason, tmp_path):
 
 @settings(max_examples=50, database=None)
 @given(st.lists(st.lists(st.sampled_from(['"', "a", " ", '""', "b", '"c']), min_size=1).map("".join), min_size=1))
-def test_the_books_reading_is_that_of_pandas(tmp_path_factory, texts):
-    """Whatever quotes there are. If the last one is never closed, both refuse the file."""
+def test_the_book_protocol_reads_like_pandas(tmp_path_factory, texts):
+    """Quotes may be anywhere. If the last one is never closed, both refuse the file."""
     path = tmp_path_factory.getbasetemp() / "quotes.tsv"
     path.write_text("".join(f"ham\tx{text}\n" if i % 2 else f"ham\t{text}x\n" for i, text in enumerate(texts)))
     try:
@@ -271,7 +271,7 @@ def test_the_books_reading_is_that_of_pandas(tmp_path_factory, texts):
 
 
 def test_a_long_message_is_read_and_an_endless_one_is_not(tmp_path):
-    """By default, Python's csv module refuses more than 131,072 characters."""
+    """By default, Python's csv module refuses cells of more than 131,072 characters."""
     path = tmp_path / "a.csv"
     path.write_text(f"ham,{'a' * 200_000}\nspam,b\n")
     assert len(read_messages(path)["text"][0]) == 200_000
@@ -281,7 +281,7 @@ def test_a_long_message_is_read_and_an_endless_one_is_not(tmp_path):
 
 
 def test_a_broken_parquet_file_is_refused(tmp_path):
-    """Such as a download that stopped halfway."""
+    """For example after an interrupted download."""
     path = tmp_path / "a.parquet"
     path.write_bytes(parquet({"label": [0, 1], "text": ["a", "b"]})[:-20])
     with pytest.raises(DataError) as caught:
@@ -289,7 +289,7 @@ def test_a_broken_parquet_file_is_refused(tmp_path):
     assert str(caught.value).startswith(f"{path}: broken Parquet file (") and "\n" not in str(caught.value)
 
 
-# Any files
+# Arbitrary files
 
 
 @quick
@@ -311,8 +311,8 @@ def test_rows_and_their_lines_do_not_depend_on_the_windows(tmp_path_factory, tab
 
 @quick
 @given(st.binary(max_size=80), st.sampled_from([".csv", ".tsv", ".jsonl", ".zip", ".parquet"]))
-def test_garbage_is_a_data_error_and_nothing_else(tmp_path_factory, data, suffix):
-    """No input makes the reader fail in another way than its own."""
+def test_garbage_raises_only_data_errors(tmp_path_factory, data, suffix):
+    """No input makes the reader raise anything else."""
     path = tmp_path_factory.getbasetemp() / f"garbage{suffix}"
     path.write_bytes(data)
     for protocol in ("full", "book"):

@@ -1,4 +1,4 @@
-"""Labels of any name arrive as they are in the file; anything else is an error that names its place."""
+"""Labels of any name are read unchanged; an invalid one is an error that names its place."""
 
 import csv
 import io
@@ -47,8 +47,8 @@ names = st.text(characters, max_size=6).map(str.strip).filter(bool)
 
 @quick
 @given(st.lists(names, min_size=2, max_size=5, unique=True), st.lists(st.text(characters).filter(str.strip)), st.data())
-def test_labels_and_texts_come_back_as_they_were(tmp_path_factory, pool, texts, data):
-    """From every format, in the same order, and with the classes of a model too."""
+def test_labels_and_texts_are_read_unchanged(tmp_path_factory, pool, texts, data):
+    """The order is kept in every format, with and without the classes of a model."""
     rows = [*zip(pool, "abcde", strict=False), *((data.draw(st.sampled_from(pool)), text) for text in texts)]
     known = all(label.lower() in LABELS for label in pool)
     expected = [(LABEL_NAMES[LABELS[label.lower()]] if known else label, text) for label, text in rows]
@@ -103,7 +103,7 @@ def test_classes_and_their_order(labels, classes, tmp_path):
 
 
 def test_the_positive_label_comes_second(tmp_path, caplog):
-    """Nothing else changes; with the order of a model the same splits come out."""
+    """Nothing else changes, and the class order of a model gives the same splits."""
     caplog.set_level(logging.INFO)
     texts = [f"{'free' if i % 2 else 'hi'} {chr(97 + i % 26) * (1 + i // 26)}" for i in range(80)]
     write(tmp_path / "a.csv", [(("fraud", "legit")[i % 2], text) for i, text in enumerate(texts)])
@@ -154,13 +154,13 @@ TOPICS = Features({"text": Value("string"), "label": ClassLabel(names=["World", 
 
 
 def topics(size: int, first: int = 0) -> Dataset:
-    """Messages of all topics but the last."""
+    """Return messages of all topics but the last."""
     texts = [chr(97 + i % 26) * (1 + i // 26) for i in range(first, first + size)]
     return Dataset.from_dict({"text": texts, "label": [i % 3 for i in range(size)]}, features=TOPICS)
 
 
-def test_a_classlabel_keeps_its_order_and_the_classes_that_do_not_occur(tmp_path, monkeypatch):
-    """In a Parquet file, on the Hub and handed over; it needs no flag."""
+def test_a_classlabel_keeps_its_order_and_its_unused_classes(tmp_path, monkeypatch):
+    """In a Parquet file, on the Hub, or passed as splits, without any flag."""
     topics(60).to_parquet(tmp_path / "a.parquet")
     assert read_messages(tmp_path / "a.parquet").features == TOPICS
     for protocol in ("book", "full"):
@@ -172,8 +172,8 @@ def test_a_classlabel_keeps_its_order_and_the_classes_that_do_not_occur(tmp_path
     assert all(part.features == TOPICS for part in (*loaded.values(), *check_splits(splits).values()))
 
 
-def test_a_models_labels_are_read_by_its_names(tmp_path):
-    """In its order; a file that has some of them only, or says ham and spam, can be measured too."""
+def test_labels_are_read_with_the_classes_of_a_model(tmp_path):
+    """The model's order is kept. The file may have only some of the labels, or say ham and spam."""
     write(tmp_path / "a.csv", [("b", "one"), ("c", "two")])
     found = read_messages(tmp_path / "a.csv", classes=["c", "a", "b"], **COLUMNS)
     assert found["label"][:] == [2, 0] and label_names(found) == ["c", "a", "b"]
@@ -245,7 +245,7 @@ def test_a_bad_label_is_refused_in_one_line(case, tmp_path):
         ({"train": Features({"text": Value("string"), "label": ClassLabel(names=["a"])})}, "every message is 'a'"),
     ],
 )
-def test_splits_handed_over_have_the_same_classes(splits, message):
+def test_passed_splits_must_have_the_same_classes(splits, message):
     data = {name: Dataset.from_dict({"text": ["a"], "label": [0]}, features=kind) for name, kind in splits.items()}
     with pytest.raises(DataError, match=message):
         check_splits(DatasetDict(data))
@@ -254,8 +254,8 @@ def test_splits_handed_over_have_the_same_classes(splits, message):
         check_splits(DatasetDict(train=unlabelled))
 
 
-def test_a_misspelt_label_is_pointed_out():
-    """One message in many; if it is in the test split alone, it is an error."""
+def test_a_misspelt_label_is_reported():
+    """A rare label is reported; one that is only in the test split is an error."""
     features = features_of(["ham", "sp\x1bma", "spam"])
 
     def splits(train: int, test: int) -> DatasetDict:
@@ -274,7 +274,7 @@ def test_a_misspelt_label_is_pointed_out():
 
 @pytest.fixture
 def three(tmp_path):
-    """A file of 120, 60 and 20 messages, each of which has a near duplicate in its class."""
+    """Write a file of 120, 60 and 20 messages, each with a near-duplicate in its class."""
     rows = [(label, f"{label} {chr(97 + i % 26) * (1 + i // 26)}") for label, n in SIZES.items() for i in range(n // 2)]
     write(tmp_path / "a.csv", rows + [(label, text.upper() + "!") for label, text in rows])
     return tmp_path / "a.csv"
@@ -284,7 +284,7 @@ SIZES = {"work": 120, "home": 60, "rare": 20}
 
 
 def test_splits_of_several_classes(three):
-    """The full split is stratified by each; the book's samples every class down to the rarest."""
+    """The full split is stratified by class; the book's split samples every class down to the rarest."""
     for split, share in zip(load_sms_spam(three, **COLUMNS).values(), (0.7, 0.1, 0.2), strict=True):
         for label, size in SIZES.items():
             assert sum(name == label for name, _ in named(split)) == pytest.approx(size * share, abs=1)
@@ -294,8 +294,8 @@ def test_splits_of_several_classes(three):
     assert {label: sum(name == label for name, _ in drawn) for label in SIZES} == dict.fromkeys(SIZES, 20)
 
 
-def test_labels_of_strangers_do_not_drive_the_terminal(tmp_path, caplog):
-    """The log shows them without control characters; the classes keep their names."""
+def test_control_characters_in_labels_do_not_reach_the_terminal(tmp_path, caplog):
+    """The log replaces them; the classes keep their names."""
     caplog.set_level(logging.INFO, logger="hf_spam")
     names = ["a\x1b[2J", "b"]
     (tmp_path / "m.csv").write_text("body,kind\n" + "".join(f"text {i},{name}\n" for i, name in enumerate(names)))

@@ -1,4 +1,4 @@
-"""From every kind of source to its messages. The Hub is the local one, or replaced."""
+"""Messages are read from every kind of source. The Hub is local or replaced."""
 
 from collections import Counter
 
@@ -15,8 +15,8 @@ def rows(dataset: Dataset) -> list[tuple[int, str]]:
     return list(zip(dataset["label"][:], dataset["text"][:], strict=True))
 
 
-def test_the_two_readings_of_the_uci_file(sms_collection):
-    """Reading without quoting keeps every message; the book's reading merges two lines into others."""
+def test_both_protocols_read_the_uci_file(sms_collection):
+    """Protocol "full" keeps every message; "book" interprets quotes, which merges two lines into others."""
     everything = read_messages(sms_collection)
     assert Counter(everything["label"][:]) == {0: 4827, 1: 747}
     assert rows(everything) == [
@@ -46,7 +46,7 @@ def test_unusable_files_are_refused_in_one_line(case, tmp_path):
 
 @pytest.mark.parametrize("name", ["no.csv", "no/no.csv", "no/SMSSpamCollection", "./no", "no"])
 def test_a_missing_file_is_refused(name, tmp_path, monkeypatch):
-    """A typing mistake is the most common error of all; it must not start a search on the Hub."""
+    """A mistyped path must not start a search on the Hub."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sources, "load_dataset", None)
     with pytest.raises(DataError) as caught:
@@ -55,7 +55,7 @@ def test_a_missing_file_is_refused(name, tmp_path, monkeypatch):
 
 
 def test_a_directory_is_refused(tmp_path, monkeypatch):
-    """Also one that is spelled like a Hub dataset id."""
+    """Even one whose name looks like a Hub dataset id."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     for name in ("owner/name", "owner"):
@@ -69,8 +69,8 @@ def test_an_unknown_protocol_is_refused(tmp_path):
         load_sms_spam(tmp_path / "no.csv", protocol="books")
 
 
-def test_splits_handed_over_may_have_what_files_may_have():
-    """Columns in any case and words for labels, and more columns and splits than are used."""
+def test_passed_splits_may_have_what_files_may_have():
+    """Column names in any case, words as labels, and unused columns and splits."""
     part = Dataset.from_dict({"Text": ["a", "b"], "LABEL": ["ham", "Spam"], "id": [1, 2]})
     checked = check_splits(DatasetDict(train=part, test=part, more=part))
     assert list(checked) == ["train", "test"] and checked["test"].features == FEATURES
@@ -90,7 +90,7 @@ HUB_FEATURES = Features({"sms": Value("string"), "label": ClassLabel(names=["spa
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Put a DatasetDict with ham and spam messages in the place of a Hub dataset; returns the function that does."""
+    """Return a function that replaces a Hub dataset with a DatasetDict of ham and spam messages."""
 
     def serve(**sizes: int) -> None:
         splits = {}
@@ -103,7 +103,7 @@ def serve(monkeypatch):
 
 
 def test_a_hub_datasets_own_splits_are_used_as_they_are(serve):
-    """Its published numbers are on those splits; ClassLabel ids are translated by name."""
+    """Published results refer to these splits. ClassLabel ids are mapped by name."""
     serve(test=4, train=20, validation=2, extra=2)
     splits = load_sms_spam("owner/name")
     assert {name: len(split) for name, split in splits.items()} == {"train": 20, "validation": 2, "test": 4}
@@ -111,8 +111,8 @@ def test_a_hub_datasets_own_splits_are_used_as_they_are(serve):
     assert all(split.features == FEATURES for split in splits.values())
 
 
-def test_a_hub_dataset_is_split_anew_under_the_book_protocol_or_without_its_own_splits(serve):
-    """Nothing of it is left out either way."""
+def test_a_hub_dataset_is_split_again_for_the_book_protocol_or_without_its_own_splits(serve):
+    """No message is left out."""
     serve(test=4, train=20, validation=2)
     assert [len(split) for split in load_sms_spam("owner/name", protocol="book").values()] == [18, 2, 6]
     assert len(read_messages("owner/name")) == 26
@@ -129,8 +129,8 @@ def test_a_bad_row_of_a_hub_dataset_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_a_hub_dataset_that_is_missing_or_out_of_reach_is_one_line(hub, reachable):
-    """With the real client."""
+def test_a_missing_or_unreachable_hub_dataset_is_one_line(hub, reachable):
+    """The client is the real one."""
     if not reachable:
         hub.stop()
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,4 @@
-"""Splits and folds: the book's rows, no leaks, nothing lost; and fingerprints, by which a report knows data again."""
+"""Splits give the book's rows, leak no duplicates and lose nothing; fingerprints identify data."""
 
 import hashlib
 from collections import Counter
@@ -50,7 +50,7 @@ def full_split(sms_collection) -> DatasetDict:
 
 
 def test_the_book_protocol_gives_the_books_rows_with_their_leak(sms_collection):
-    """The published comparison with the book stands on exactly these rows in this order."""
+    """The published comparison with the book depends on exactly these rows in this order."""
     splits = load_sms_spam(sms_collection, protocol="book")
     assert {name: (len(split), sum(split["label"][:]), book_digest(split)) for name, split in splits.items()} == {
         "train": (1045, 517, "e162fed00c6689c3dca7ec1013d317f3c4820a84244b78b3b33ef37d7a0db5da"),
@@ -62,7 +62,7 @@ def test_the_book_protocol_gives_the_books_rows_with_their_leak(sms_collection):
 
 
 def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection, full_split):
-    """Test scores mean nothing if a test message, or its twin, was trained on. The rows never change."""
+    """Test scores mean nothing if a test message or its duplicate is in train. The rows never change."""
     parts = list(full_split.values())
     assert len(set.union(*map(keys, parts))) == sum(len(keys(part)) for part in parts)
     everything = rows(read_messages(sms_collection))
@@ -78,7 +78,7 @@ def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection,
 
 @pytest.mark.parametrize("protocol", ["book", "full"])
 def test_the_embedded_sample_can_be_split(protocol):
-    """The first command of a newcomer needs neither files nor network."""
+    """A newcomer's first command needs neither files nor network."""
     splits = load_sms_spam("sample", protocol=protocol)
     assert list(splits) == ["train", "validation", "test"]
     assert all(set(split["label"]) == {0, 1} and split.features == FEATURES for split in splits.values())
@@ -93,7 +93,7 @@ def test_the_embedded_sample_can_be_split(protocol):
     ],
 )
 def test_too_few_messages_to_split_are_refused(protocol, ham, spam, message, tmp_path):
-    """An empty validation split would only show as a division by zero much later."""
+    """An empty validation split would divide by zero much later."""
     path = write(tmp_path / "a.tsv", small_dataset(ham, spam))
     with pytest.raises(DataError) as caught:
         load_sms_spam(path, protocol=protocol)
@@ -112,7 +112,7 @@ def test_a_rare_label_is_refused_by_its_name(tmp_path):
 
 @pytest.mark.parametrize(("ham", "spam"), [(30, 5), (5, 30), (8, 8)])
 def test_the_book_protocol_balances_towards_the_rarer_label(ham, spam, tmp_path):
-    """Also where spam is the larger class, and where there is nothing to balance."""
+    """Spam may be the larger class, and the classes may already be balanced."""
     path = write(tmp_path / "a.tsv", small_dataset(ham, spam))
     splits = load_sms_spam(path, protocol="book")
     total = 2 * min(ham, spam)
@@ -129,7 +129,7 @@ tails = st.lists(st.tuples(st.integers(0, 23), st.integers(0, 1), st.sampled_fro
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 @given(words, tails, st.data())
 def test_splits_of_any_messages_are_disjoint_and_complete(tmp_path_factory, words, twins, data):
-    """Whatever duplicates there are (labels that disagree included), no leak and no loss."""
+    """No duplicates leak and no messages get lost, even if the labels of duplicates disagree."""
     table = [(int(i % 3 == 0 or i < 12), word) for i, word in enumerate(words)]
     table = [(1 - label, word) if 12 <= i < 24 and label else (label, word) for i, (label, word) in enumerate(table)]
     table = data.draw(st.permutations(table + [(label, words[i].upper() + tail) for i, label, tail in twins]))
@@ -143,7 +143,7 @@ def test_splits_of_any_messages_are_disjoint_and_complete(tmp_path_factory, word
     assert not Counter(row for part in book for row in rows(part)) - Counter(table)
 
 
-def test_a_seed_gives_the_same_split_again_and_another_seed_another(tmp_path):
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(tmp_path):
     path = write(tmp_path / "a.tsv", small_dataset(40, 40))
     for protocol in ("book", "full"):
         first, again, other = (
@@ -153,7 +153,7 @@ def test_a_seed_gives_the_same_split_again_and_another_seed_another(tmp_path):
 
 
 def test_folds_cover_everything_once_and_share_no_duplicates():
-    """Cross-validation counts each message once, and never trains on its twin."""
+    """Cross-validation tests each message once, and never trains on its duplicates."""
     first, twins = small_dataset(40, 20), small_dataset(40, 20, tail="!")
     dataset = Dataset.from_dict(
         {name: first[name][:] + twins[name][:] for name in ("text", "label")}, features=FEATURES
@@ -190,7 +190,7 @@ def test_duplicate_key(one, other, same):
 
 
 def test_a_digest_depends_on_texts_labels_their_names_and_the_order():
-    """And on any further columns that are passed, such as token ids."""
+    """It also depends on further columns, such as token ids."""
 
     def of(texts=("a secret", "b"), labels=(0, 1), names=("x", "y"), columns=()) -> str:
         messages = Dataset.from_dict({"text": list(texts), "label": list(labels)}, features=features_of(names))

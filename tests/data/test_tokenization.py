@@ -1,4 +1,4 @@
-"""Every text becomes ids, the same ones each time, by a tokenizer that is saved and loaded like any other."""
+"""Any text gets ids, always the same ones, from tokenizers that save and load like any other."""
 
 import pytest
 from hypothesis import given
@@ -14,8 +14,8 @@ TOKENIZER = train_tokenizer(TEXTS, 500)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.integers(1, 20))
-def test_any_text_gets_the_ids_of_the_tokenizers_own_call_and_comes_back(texts, max_length):
-    """No unknown token in any language, cut to the same first ids, and no trace of the cut in the saved tokenizer."""
+def test_encoding_matches_the_tokenizers_own_call_and_decodes_to_the_text(texts, max_length):
+    """No language has unknown tokens, and truncation matches without being saved with the tokenizer."""
     expected = TOKENIZER(texts, truncation=True, max_length=max_length)["input_ids"]
     TOKENIZER(texts)
     before = TOKENIZER.backend_tokenizer.to_str()
@@ -51,12 +51,12 @@ def test_lone_surrogates_are_replaced_and_pairs_joined():
 
 
 @pytest.mark.parametrize("text", [None, b"bytes", ["nested"]])
-def test_what_is_not_text_is_refused(text):
+def test_anything_but_a_string_is_refused(text):
     with pytest.raises(TypeError, match="A message must be a string, got"):
         encode(TOKENIZER, ["fine", text], 10)
 
 
-def test_limits():
+def test_empty_texts_and_a_vocabulary_that_is_too_small():
     assert encode(TOKENIZER, ["", TEXTS[0]], 3) == [[], encode(TOKENIZER, [TEXTS[0]], 10**6)[0][:3]]
     assert encode(TOKENIZER, [], 3) == []
     with pytest.raises(ValueError, match="at least 257"):

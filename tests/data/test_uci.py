@@ -1,4 +1,4 @@
-"""The download of the UCI collection, from a real HTTP server on 127.0.0.1: once, verified, or refused in one line."""
+"""The UCI collection is downloaded once and verified. The HTTP server is a real one on 127.0.0.1."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ UCI_ZIP = zipped({"readme": b"...", "SMSSpamCollection": COLLECTION})
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the (status, body) pairs in `answers` by path, and keeps the paths asked for in `asked`."""
+    """Serve the (status, body) pairs in `answers` by path, and record the requested paths in `asked`."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A local server in place of both addresses, an empty cache, and the checksum of the small collection."""
+    """Replace both addresses with a local server and the checksum with the small collection's; empty the cache."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(uci.constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(uci, "UCI_SHA256", hashlib.sha256(COLLECTION).hexdigest())
@@ -69,7 +69,7 @@ def test_the_checksum_is_the_collections(sms_collection):
 
 
 def test_uci_is_downloaded_once_and_read(server, tmp_path):
-    """The second call neither needs the network nor leaves anything but the one file in the cache."""
+    """The second call needs no network, and the cache holds nothing else."""
     server.answers = {"/1": (200, UCI_ZIP)}
     assert read_messages("uci").to_list() == [{"text": "see you", "label": 0}, {"text": "WIN now", "label": 1}]
     server.answers = {}
@@ -109,7 +109,7 @@ BAD_ANSWERS = {
 
 @pytest.mark.parametrize("case", BAD_ANSWERS)
 def test_a_bad_answer_is_not_used(server, case, tmp_path):
-    """The second address is asked. If both fail, one line says what happened at each, and the cache stays empty."""
+    """The second address is tried. If both fail, one line gives both reasons, and the cache stays empty."""
     answer, reason = BAD_ANSWERS[case]
     server.answers = {"/1": answer, "/2": answer}
     with pytest.raises(DataError) as caught:

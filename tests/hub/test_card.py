@@ -1,4 +1,4 @@
-"""The model card: its numbers are those of the run, and nothing private or unmeasured is in it."""
+"""The model card shows the numbers of the run, and nothing private or unmeasured."""
 
 import html
 import re
@@ -40,8 +40,8 @@ def table(card: ModelCard) -> dict[str, str]:
     return {row.split("|")[1].strip(): row for row in rows[2:]}
 
 
-def test_numbers_are_those_of_the_run():
-    """The `model-index` holds the test split's metrics to the last digit, the table all splits."""
+def test_numbers_match_the_run():
+    """The `model-index` holds the test split's metrics to the last digit, and the table all splits."""
     card = ModelCard(render_card(content()), ignore_metadata_errors=False)
     results = {result.metric_type: result for result in card.data.eval_results}
     assert {name: result.metric_value for name, result in results.items()} == {name: VALUES[name] for name in METRICS}
@@ -54,7 +54,7 @@ def test_numbers_are_those_of_the_run():
 
 
 def test_a_checkpoint_shows_its_validation_split():
-    """What was not measured is neither shown nor claimed."""
+    """Results that were not measured are neither shown nor claimed."""
     card = ModelCard(render_card(content(metrics={"validation": {**VALUES, "roc_auc": None}})))
     assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
     assert "roc_auc" not in {result.metric_type for result in card.data.eval_results}
@@ -62,7 +62,7 @@ def test_a_checkpoint_shows_its_validation_split():
     assert ModelCard(render_card(content(metrics={}))).data.eval_results is None
 
 
-def test_the_baseline_stands_below_the_model():
+def test_baseline_rows_are_below_the_rows_of_the_model():
     baseline = {"validation": {**VALUES, "f1": 0.9512}, "test": {**VALUES, "f1": 0.9301, "mcc": None}}
     card = ModelCard(render_card(content(baseline=baseline, verdicts=["On test, the model is ahead."])))
     assert list(table(card)) == ["train", "validation", "validation, baseline", "test", "test, baseline"]
@@ -71,7 +71,7 @@ def test_the_baseline_stands_below_the_model():
     assert "baseline" not in render_card(content())
 
 
-def test_the_book_s_run():
+def test_the_books_run():
     card = ModelCard(render_card(content(plots=["loss", "accuracy"])))
     assert card.data.base_model == "openai-community/gpt2" and card.data.datasets == "ucirvine/sms_spam"
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
@@ -111,7 +111,7 @@ ODD = ["<b>b</b>", "A: x|y", "`tick`", "a -->", "\\ *_& &lt;", "plain [name]"]
 
 
 def test_labels_keep_their_names():
-    """Whatever is in them, Markdown shows them unchanged and tables stay whole."""
+    """Markdown shows any label unchanged, and tables stay intact."""
     recipe = {"label_column": "x|y", "data": "rows|<b>.csv"}
     text = ModelCard(render_card(content(ODD, recipe=recipe, data=recipe["data"]))).text
     line = next(line for line in text.splitlines() if line.startswith("A GPT that classifies text messages"))

@@ -1,4 +1,4 @@
-"""Datasets on the Hub: what is pushed is loaded back identical, and the card is true and keeps people's words."""
+"""Pushed datasets load back identical, and their card is correct and keeps people's edits."""
 
 import json
 import re
@@ -25,7 +25,7 @@ one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 
 @pytest.fixture
 def source(tmp_path) -> str:
-    """A file of 110 messages with duplicates and near-duplicates, in a folder whose name is private."""
+    """Write a file of 110 messages with duplicates and near-duplicates, in a folder with a private name."""
     texts = [f"{'ab'[i % 2] * (i % 40 + 1)}{'!' * (i // 40)}" for i in range(90)]
     texts += texts[:20]
     (tmp_path / "of-the-customer").mkdir()
@@ -62,8 +62,8 @@ def hf_spam(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("protocol", ["book", "full"])
-def test_what_is_pushed_is_loaded_back_identical(hub, source, protocol):
-    """Messages, order and label names, also with `load_dataset`."""
+def test_a_pushed_dataset_loads_back_identical(hub, source, protocol):
+    """Messages, order and label names are the same, with `load_dataset` too."""
     push_dataset(source, REPO, protocol=protocol, seed=7)
     assert same(load_sms_spam(REPO), load_sms_spam(source, protocol=protocol, seed=7))
     plain = load_dataset(REPO)
@@ -72,7 +72,7 @@ def test_what_is_pushed_is_loaded_back_identical(hub, source, protocol):
     assert plain["test"].column_names == ["text", "label"]
 
 
-def test_everything_is_in_one_commit_and_nothing_new_makes_none(hub, source):
+def test_everything_is_in_one_commit_and_no_change_makes_none(hub, source):
     url = push_dataset(source, REPO)
     files = [f"data/{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")]
     assert hub.files(REPO, kind="dataset") == [".gitattributes", "README.md", *files]
@@ -106,7 +106,7 @@ def test_a_private_repository_on_a_branch_by_its_short_name(hub, source):
 @one_transport
 @pytest.mark.parametrize("protocol", ["book", "full"])
 def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
-    """And names the file without its folder."""
+    """It names the file without its folder."""
     push_dataset(source, REPO, protocol=protocol)
     data, text = load_sms_spam(REPO), card(hub)
     assert "| label | train | validation | test |\n|---|---|---|---|\n| `not spam` |" in text
@@ -134,7 +134,7 @@ def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
 
 @one_transport
 def test_labels_of_any_name_keep_their_order(hub, tmp_path, hf_spam):
-    """From columns of any name; no label breaks the table or the card."""
+    """Columns may have any name, and no label breaks the table or the card."""
     path, labels = tmp_path / "mine.jsonl", ["a | b", "家 `x`", END]
     rows = [{"body": f"{'xyz'[i % 3]} {chr(97 + i % 26) * (1 + i // 26)}", "kind": labels[i % 3]} for i in range(90)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -166,8 +166,8 @@ def test_license_and_origin_by_source():
 
 
 @one_transport
-def test_words_of_a_person_survive(hub, source, monkeypatch):
-    """Even those written between our reading of the card and our commit."""
+def test_edits_by_people_survive(hub, source, monkeypatch):
+    """Even edits made between our reading of the card and our commit."""
     push_dataset(source, REPO)
     edited = card(hub).replace("---\n\n<!--", "mine: 1\n---\n\nMine.\r\n<!--", 1) + "\nMine too.\n"
     about = {"repo_id": REPO, "repo_type": "dataset", "path_in_repo": "README.md"}

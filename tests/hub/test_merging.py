@@ -1,4 +1,4 @@
-"""Merging cards: what people wrote on the Hub stays, word for word; the generated part is replaced."""
+"""Merging cards keeps what people wrote on the Hub, word for word, and replaces the generated part."""
 
 import pytest
 import yaml
@@ -37,7 +37,7 @@ def test_their_words_stay_byte_for_byte(before, after):
     assert merge_card(OURS, theirs) == f"{HEAD}---\n{before}{SECTION}{after}"
 
 
-def test_their_keys_stay_byte_for_byte_and_ours_are_ours():
+def test_their_keys_stay_byte_for_byte_and_ours_are_replaced():
     """Including order, quotes and comments. A license that someone changed is replaced, because our card has one."""
     theirs = (
         "---\n# mine\nlanguage: ['en',   \"de\"]\nlicense: mit\n# of mine\n\nextra:\n  - a # b\n  -  c\n---\nMine.\n"
@@ -92,8 +92,8 @@ def test_windows_line_endings():
     assert merge_card(OURS, theirs) == f"{HEAD}mine: 1\r\n---\n\r\nMine.\r\n{SECTION}\r\nMine.\r\n"
 
 
-def test_a_marker_without_its_partner():
-    """Nothing next to it is lost."""
+def test_an_unpaired_marker():
+    """No text next to it is lost."""
     for theirs in (f"a {START} b", f"a {END} b", f"{END} a {START} b"):
         assert merge_card(OURS, theirs) == f"{HEAD}---\n{theirs}\n\n{SECTION}\n"
     assert merge_card(OURS, f"a {START} b {OLD} c {START}") == f"{HEAD}---\na {START} b {SECTION} c {START}"
@@ -109,7 +109,7 @@ cards = st.one_of(heads, st.builds("---\n{}\n---\n{}".format, heads, heads))
 @settings(max_examples=150, database=None)
 @given(cards)
 def test_merging_again_changes_nothing(theirs):
-    """Whatever the Hub holds. Otherwise every push would make a commit, and the card would grow."""
+    """Otherwise every push would make a commit, and the card would grow."""
     merged = merge_card(OURS, theirs)
     assert merge_card(OURS, merged) == merged
     assert metadata(merged) | metadata(OURS) == metadata(merged) or ".nan" in merged

@@ -1,7 +1,7 @@
 """Checkpoints reach the Hub, or are kept on disk until they can, whatever goes wrong; training never notices.
 
-The real client talks over real sockets to a Hub on loopback. Most tests submit the checkpoints of one finished run, in
-the way training does; the last ones train with the whole command line.
+The real client talks over real sockets to a Hub on loopback. Most tests submit the checkpoints of one finished run, as
+training does; the last ones run training from the command line.
 """
 
 import errno
@@ -32,14 +32,14 @@ TITLES = ["final model, step 29", "checkpoint, step 20", "checkpoint, step 10", 
 COMPLETE = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.json"}
 COMPLETE |= {"history.json", "modeling_spam_gpt.py", "configuration_spam_gpt.py", "pipeline_spam_gpt.py"}
 COMPLETE |= {"loss-plot.png", "accuracy-plot.pdf", "loss-plot.pdf", "accuracy-plot.png", ".gitattributes"}
-PATIENCE = 600  # seconds to wait for what must happen, however slow the machine is
+PATIENCE = 600  # seconds to wait for something that must happen, even on a slow machine
 one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 both_transports = pytest.mark.parametrize("hub", ["lfs", "xet"], indirect=True)
 
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory) -> list:
-    """The command of a small run with checkpoints, dropout and averaged weights."""
+    """Return the command of a small run with checkpoints, dropout and averaged weights."""
     data = tmp_path_factory.mktemp("data") / "few.csv"
     load_sms_spam("sample", protocol="book")["train"].select(range(150)).to_pandas().to_csv(data, index=False)
     flags = {"data": data, "protocol": "book", "max-steps": LAST + 1, "n-embd": 16, "vocab-size": 300, "eval-freq": 10}
@@ -49,7 +49,7 @@ def train(tmp_path_factory) -> list:
 
 @pytest.fixture(scope="module")
 def alone(train, tmp_path_factory) -> Path:
-    """The output of that run without a Hub."""
+    """Return the output of that run without a Hub."""
     out = tmp_path_factory.mktemp("runs") / "alone"
     assert run(*train, "--output-dir", out) == 0
     return out
@@ -63,7 +63,7 @@ def _impatient(monkeypatch):
 
 @pytest.fixture
 def out(alone, tmp_path) -> Path:
-    """A copy of that run's folder."""
+    """Return a copy of that run's folder."""
     return Path(shutil.copytree(alone, tmp_path / "out"))
 
 
@@ -106,7 +106,7 @@ def at_step(monkeypatch, step: int, action: Callable[[], object]) -> None:
 
 
 def assert_same_result(out: Path, alone: Path) -> None:
-    """Training came to exactly the same end as without a Hub."""
+    """Check that training gave exactly the same result as without a Hub."""
     for name in ("model.safetensors", "config.json", "tokenizer.json", "metrics.json"):
         assert (out / name).read_bytes() == (alone / name).read_bytes(), name
     ours, theirs = (json.loads((folder / "history.json").read_text()) for folder in (out, alone))
@@ -114,7 +114,7 @@ def assert_same_result(out: Path, alone: Path) -> None:
 
 
 def assert_delivered(hub, alone: Path, titles: list[str] = TITLES) -> None:
-    """Everything is there, once; every commit has the weights of the step in its title."""
+    """Check that everything was pushed once, and that every commit has the weights of the step in its title."""
     assert hub.titles(REPO) == titles
     assert set(hub.files(REPO)) == COMPLETE
     for commit in hub.repo(REPO).history():
@@ -126,7 +126,7 @@ def assert_delivered(hub, alone: Path, titles: list[str] = TITLES) -> None:
 
 
 def assert_deliverable(hub, out: Path, alone: Path) -> None:
-    """Everything is in the queue, and `push --resume` sends it."""
+    """Check that everything is in the queue, and that `push --resume` sends it."""
     assert [snapshot.step for snapshot in Queue(out / QUEUE).snapshots()] == [*SAVED, LAST]
     assert run("push", out, "--resume") == 0
     assert_delivered(hub, alone)
@@ -162,11 +162,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_failed_request_is_repeated_and_never_doubled(hub, fault, out, alone, monkeypatch):
+def test_a_failed_request_is_retried_without_duplicates(hub, fault, out, alone, monkeypatch):
     monkeypatch.setattr(push, "MAX_RETRY_AFTER_SECONDS", 0.1)
     method, path, what = FAULTS[fault]
     if "hang" in what:
-        monkeypatch.setattr(push, "SILENCE_SECONDS", 0.3)  # after so long without an answer, a request is repeated
+        monkeypatch.setattr(push, "SILENCE_SECONDS", 0.3)  # a request is retried after this long without an answer
     fault = hub.fail(method, path, times=3, **what)
     assert replay(out).left == [] and fault.hits == 3
     assert_delivered(hub, alone)
@@ -174,7 +174,7 @@ def test_a_failed_request_is_repeated_and_never_doubled(hub, fault, out, alone, 
 
 
 @both_transports
-def test_failing_storage_is_tried_again(hub, out, alone):
+def test_failing_storage_is_retried(hub, out, alone):
     hub.fail("GET", "xet-write-token", times=2, status=500)
     hub.fail("POST", "objects/batch", times=2, status=503)
     assert replay(out).left == []
@@ -184,7 +184,7 @@ def test_failing_storage_is_tried_again(hub, out, alone):
 @one_transport
 @pytest.mark.parametrize("up_again", [20, LAST])
 def test_a_hub_that_is_down_for_a_while(hub, up_again, out, alone):
-    """Down at the start or restarted during the run: everything arrives in order."""
+    """It is down at the start or restarted during the run; everything arrives in order."""
     before = {up_again: hub.start}
     if up_again == LAST:
         before[20] = hub.stop
@@ -196,8 +196,8 @@ def test_a_hub_that_is_down_for_a_while(hub, up_again, out, alone):
 
 @one_transport
 @pytest.mark.parametrize("loss", ["expired", "revoked"])
-def test_a_token_that_is_lost_during_the_run(hub, loss, out, alone, caplog):
-    """It is reported once; the rest is kept until there is a token that works."""
+def test_a_token_that_is_revoked_during_the_run(hub, loss, out, alone, caplog):
+    """It is reported once, and the rest is kept until a token works."""
     token = hub.tokens["hf_write"]
 
     def lose() -> None:
@@ -306,7 +306,7 @@ def test_a_full_disk(hub, only_checkpoints, out, alone, monkeypatch, caplog):
 
 @one_transport
 def test_a_damaged_snapshot_is_not_sent(hub, out, caplog):
-    """It is named and kept, and does not hold up the others."""
+    """It is named and kept, and does not block the others."""
     hub.stop()
     replay(out, timeout=0)
     hub.start()
@@ -345,8 +345,8 @@ def test_only_one_process_pushes_from_a_queue(hub, out, capfd):
 
 
 @one_transport
-def test_ctrl_c_says_what_is_left(hub, out, monkeypatch, caplog):
-    """Both during the run and while it waits for uploads at the end; the Hub hangs."""
+def test_ctrl_c_reports_unsent_snapshots(hub, out, monkeypatch, caplog):
+    """The Hub hangs; Ctrl-C comes during the run, and again while it waits for uploads at the end."""
     hub.fail(*COMMIT, times=9, hang=True)
 
     def interrupt() -> None:
@@ -365,7 +365,7 @@ def test_ctrl_c_says_what_is_left(hub, out, monkeypatch, caplog):
 
 @one_transport
 def test_no_file_is_hashed_twice(hub, train, tmp_path, monkeypatch):
-    """Not on its way from training through the queue to a commit."""
+    """From training through the queue to a commit, each file is hashed once."""
     made: list = []
     counting = SimpleNamespace(sha256=lambda: made.append(hashlib.sha256()) or made[-1])
     monkeypatch.setattr(files, "hashlib", counting)
@@ -382,7 +382,7 @@ def test_no_file_is_hashed_twice(hub, train, tmp_path, monkeypatch):
 
 @one_transport
 def test_the_best_strategy(hub, out):
-    """Each model with the lowest validation loss so far."""
+    """Push every model with the lowest validation loss so far."""
     with Uploader(out, REPO, strategy="best") as uploader:
         for step, is_best in ((10, True), (20, True), (LAST, False)):
             submit(uploader, step, is_best)
@@ -444,7 +444,7 @@ def test_no_token_is_written_anywhere(hub, out, monkeypatch, caplog, capfd):
 
 @one_transport
 def test_pushing_a_folder(hub, out, capfd):
-    """A finished run or a checkpoint, with known files only."""
+    """Push a finished run or a checkpoint, with known files only."""
     (out / "my-messages.csv").write_text("private")
     (out / "old.pt").write_bytes(b"a pickle")
     assert run("push", out, REPO) == 0
@@ -466,8 +466,8 @@ def test_pushing_a_folder(hub, out, capfd):
 
 
 @one_transport
-def test_snapshots_for_another_repository_hold_up_nothing(hub, out, alone, capfd):
-    """They stay in the queue until they are asked for, by name or with all the others."""
+def test_snapshots_for_another_repository_block_nothing(hub, out, alone, capfd):
+    """They stay in the queue until that repository, or the whole queue, is pushed."""
     hub.stop()
     with Uploader(out, "bob/old", timeout=0) as uploader:
         submit(uploader, LAST)
@@ -498,8 +498,8 @@ def test_training_never_waits_for_an_upload(hub, train, alone, tmp_path, monkeyp
 
 
 @one_transport
-def test_training_never_dies_of_an_upload(hub, train, alone, tmp_path, caplog):
-    """A Hub that is down, and a private repository named after the folder, which is not there yet."""
+def test_training_never_fails_because_of_an_upload(hub, train, alone, tmp_path, caplog):
+    """The Hub is down, and the private repository, named after the folder, does not exist yet."""
     hub.stop()
     flags = ["--push-to-hub", "--hub-private-repo", "--hub-revision", "try/1", "--hub-timeout", 0]
     out = tmp_path / "my-spam"
@@ -524,8 +524,8 @@ def test_training_never_dies_of_an_upload(hub, train, alone, tmp_path, caplog):
         ("", REPO, "not logged in to the Hub"),
     ],
 )
-def test_what_can_never_be_pushed_stops_training_at_once(hub, token, repo, words, train, tmp_path, monkeypatch, capfd):
-    """One line that says what to do, before the first step and before anything is written."""
+def test_an_impossible_push_stops_training_at_once(hub, token, repo, words, train, tmp_path, monkeypatch, capfd):
+    """One line says what to do, before the first step and before anything is written."""
     HfApi().create_repo("alice/there")
     monkeypatch.setenv("HF_TOKEN", token)
     assert run(*train, "--push-to-hub", "--hub-model-id", repo, "--output-dir", tmp_path / "out") == 1
@@ -548,7 +548,7 @@ def test_an_interrupted_run_pushes_its_last_checkpoint(hub, train, alone, tmp_pa
 
 @one_transport
 def test_training_resumes_from_the_hub_on_another_machine(hub, train, alone, tmp_path, capfd):
-    """The state is in a branch of its own, without pickles or private paths; the resumed run is the same run."""
+    """The state has its own branch, without pickles or private paths; the resumed run gives the same result."""
     command = [*train, "--push-to-hub", "--hub-model-id", REPO, "--hub-push-state"]
     assert run(*command, "--resume-from-checkpoint", "hub", "--output-dir", tmp_path / "none") == 1
     assert f"{REPO} has no training state" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Loading a classifier and calling it: the same answer for the same message, and an answer for every message."""
+"""A classifier gives every message an answer, and the same message always the same answer."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_the_bundled_model_is_small_and_has_a_name():
 
 
 def test_every_method_gives_the_same_answer():
-    """A call, `predict`, `predict_proba`, `logits` and `decide`; a single string is a list of one, as in a pipeline."""
+    """Calls, `predict`, `predict_proba`, `logits` and `decide` agree. A string is a list of one, as in a pipeline."""
     texts = [BOOKS_EXAMPLE, ORDINARY]
     answers, probabilities = CLASSIFIER(texts), CLASSIFIER.predict_proba(texts)
     assert probabilities.shape == (2, 2) and probabilities.dtype == np.float32
@@ -63,7 +63,7 @@ def test_every_method_gives_the_same_answer():
 @settings(max_examples=30)
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=12), st.randoms())
 def test_an_answer_depends_on_the_message_only(texts, random):
-    """Not on the other messages, nor on their order."""
+    """Other messages and their order do not matter."""
     alone = np.concatenate([CLASSIFIER.predict_proba(text) for text in texts])
     order = random.sample(range(len(texts)), len(texts))
     assert np.allclose(CLASSIFIER.predict_proba([texts[i] for i in order]), alone[order], atol=1e-5)
@@ -75,7 +75,7 @@ def test_every_text_gets_an_answer():
 
 
 @pytest.mark.parametrize("text", [None, 1, 2.5, b"spam", ["spam"]])
-def test_what_is_not_text_gets_a_type_error_that_says_so(text):
+def test_anything_but_text_raises_a_clear_type_error(text):
     with pytest.raises(TypeError, match="A message must be a string, got"):
         classify_text(text, CLASSIFIER.model, CLASSIFIER.tokenizer)
     if not isinstance(text, list):
@@ -84,7 +84,7 @@ def test_what_is_not_text_gets_a_type_error_that_says_so(text):
 
 
 def test_messages_may_be_in_any_iterable():
-    """A column of a table, an array, a generator: none of them is a list, and some have no truth value."""
+    """Table columns, arrays and generators work too, although some have no truth value."""
     texts = [BOOKS_EXAMPLE, ORDINARY]
     for holder in (tuple(texts), pd.Series(texts), np.array(texts), Dataset.from_dict({"text": texts})["text"]):
         assert CLASSIFIER(holder) == CLASSIFIER(texts)
@@ -92,17 +92,17 @@ def test_messages_may_be_in_any_iterable():
 
 
 def run_python(code: str, *arguments: str) -> str:
-    """Run code in a process of its own, and return what it printed."""
+    """Run code in a new process, and return its output."""
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_our_classes_are_registered_whatever_is_imported_first():
-    """The libraries import one another in circles, and every way in must lead to registered classes.
+def test_classes_are_registered_in_any_order_of_imports():
+    """The libraries import each other in circles, and every order must register the classes.
 
-    Each order is tried in a fork, so that torch is imported once for all of them.
+    Each order runs in a fork, so that torch is imported only once.
     """
     registered = """
         import os, sys, accelerate, scipy.optimize, torch, torch._dynamo, torch.distributed.tensor
@@ -133,8 +133,8 @@ def test_our_classes_are_registered_whatever_is_imported_first():
     ]
 
 
-def test_importing_the_package_and_classifying_load_no_library_that_is_not_needed():
-    """`import hf_spam` waits for none of the large ones, `hf-spam classify` for none that reads tables or draws."""
+def test_importing_and_classifying_load_no_unneeded_library():
+    """`import hf_spam` loads no large library, and `hf-spam classify` none that reads tables or plots."""
     code = """
         import sys, hf_spam
         print({"torch", "transformers", "datasets", "numpy"} & set(sys.modules))

@@ -1,6 +1,6 @@
-"""Scoring files: no value changed, no row lost, doubled or moved, whatever the format and whatever is killed when.
+"""Scoring changes no value and loses, duplicates or moves no row, in any format and whatever is killed.
 
-The reference is the classifier itself on the list of texts, and Python's own readers on the output.
+Expected answers come from the classifier itself, and outputs are read with Python's own readers.
 """
 
 import csv
@@ -74,7 +74,7 @@ def parquet(table: dict) -> bytes:
 
 
 def run_main(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """Run the command line in this process; return the exit code, and what was printed."""
+    """Run the command line in this process; return the exit code and the output."""
     monkeypatch.setattr(sys, "argv", ["hf-spam", "score", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit:
         main()
@@ -94,8 +94,8 @@ def same_answers(found: list[tuple[str, float]], texts: list[str]) -> bool:
 
 @settings(max_examples=10)
 @given(st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=9), st.integers(1, 4), st.sampled_from([".csv", ".tsv"]))
-def test_cells_of_a_csv_come_back_as_they_were(tmp_path_factory, rows, size, suffix):
-    """Whatever is in them: quotes, line ends of all kinds, nothing, leading zeros, NUL."""
+def test_csv_cells_stay_unchanged(tmp_path_factory, rows, size, suffix):
+    """They may hold quotes, line ends of all kinds, leading zeros, NUL, or nothing."""
     folder = tmp_path_factory.mktemp("csv")
     source, header = write_csv(folder / "in.csv", [list(row) for row in rows], ("a", "text", "a")), ["a", "text", "a"]
     score_file(CLASSIFIER, source, folder / f"out{suffix}", window_size=size)
@@ -115,8 +115,8 @@ KEY = st.text(max_size=4).filter(lambda key: key.strip().lower() not in KEYS)
 
 @settings(max_examples=10)
 @given(st.lists(st.tuples(ANY_TEXT, st.dictionaries(KEY, VALUE, max_size=3), st.booleans()), max_size=9))
-def test_a_json_line_comes_back_character_for_character(tmp_path_factory, rows):
-    """Order of keys, numbers of any length, nulls, absent keys, escapes (halves of surrogate pairs, too)."""
+def test_json_lines_keep_every_character(tmp_path_factory, rows):
+    """Including the order of keys, long numbers, nulls, absent keys and escapes, even of lone surrogates."""
     folder = tmp_path_factory.mktemp("json")
     objects = [{"text": None, **others, "text": text} for text, others, _ in rows]  # noqa: F601
     lines = [json.dumps(values, ensure_ascii=True) for values in objects]
@@ -128,7 +128,7 @@ def test_a_json_line_comes_back_character_for_character(tmp_path_factory, rows):
     assert same_answers([(values["label"], values["score"]) for values in new], [values["text"] for values in objects])
 
 
-def test_json_that_python_would_write_in_another_way(tmp_path):
+def test_json_that_python_would_write_differently(tmp_path):
     lines = ['{"n":1.10,"big":123456789012345678901234567890,"text":"a","e":1E5,"text" : "b" }', '{"text":"ü\\u00fc"}']
     lines.append('{"digits":' + "9" * 5000 + ',"text":""}')
     (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -157,7 +157,7 @@ def test_parquet_keeps_its_schema_and_metadata(tmp_path):
     assert same_answers(list(zip(found["label"].to_pylist(), found["score"].to_pylist(), strict=True)), texts)
 
 
-def test_parquet_of_a_dataset_is_one_again_and_can_be_json_lines(tmp_path):
+def test_parquet_of_a_dataset_loads_as_a_dataset_and_can_become_json_lines(tmp_path):
     Dataset.from_dict({"text": messages(9), "n": [[i, None] for i in range(9)]}).to_parquet(tmp_path / "in.parquet")
     score_file(CLASSIFIER, tmp_path / "in.parquet", tmp_path / "out.parquet", window_size=4)
     score_file(CLASSIFIER, tmp_path / "in.parquet", tmp_path / "out.jsonl", window_size=4)
@@ -185,7 +185,7 @@ def test_a_line_of_plain_text_is_a_message(tmp_path_factory, lines, end, last_en
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".txt"])
-def test_no_rows_are_no_rows_with_two_more_columns(tmp_path, suffix):
+def test_an_empty_input_gives_an_empty_output_with_two_more_columns(tmp_path, suffix):
     source, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix.replace('.txt', '.csv')}"
     if suffix == ".parquet":
         pq.write_table(pa.table({"text": pa.array([], pa.string())}), source)
@@ -199,8 +199,8 @@ def test_no_rows_are_no_rows_with_two_more_columns(tmp_path, suffix):
         assert output.read_text() == ("" if suffix == ".jsonl" else delimiter.join(["text", "label", "score"]) + "\n")
 
 
-def test_whatever_training_reads_is_scored_too(tmp_path):
-    """The UCI file without a header, Kaggle's Latin-1 copy and a zip, whose columns need not be named."""
+def test_files_for_training_can_be_scored(tmp_path):
+    """The UCI file without a header, Kaggle's Latin-1 copy and a zip need no column names."""
     texts = ['He said "ok", then', "WIN £100"]
     uci = f"ham\t{texts[0]}\nspam\t{texts[1]}\n".encode()
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
@@ -238,7 +238,7 @@ def test_a_dataset_on_the_hub_is_streamed(tmp_path, hub):
 
 @pytest.fixture(scope="module")
 def inbox(tmp_path_factory) -> tuple[Path, bytes]:
-    """A CSV of 600 rows, in 38 windows of 16, and the output of one process."""
+    """Return a CSV of 600 rows (38 windows of 16) and the output of one process."""
     folder = tmp_path_factory.mktemp("inbox")
     source = write_csv(folder / "in.csv", [[f"{i:04d}", text] for i, text in enumerate(messages(600))], ("id", "text"))
     score_file(CLASSIFIER, source, folder / "out.csv", window_size=16, num_processes=1)
@@ -255,7 +255,7 @@ def pieces(output: Path) -> int:
 
 @pytest.mark.parametrize("count", [2, 3, None])
 def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch, count):
-    """None: alone at first, then on all cores."""
+    """`None` starts with one process and continues on all cores."""
     monkeypatch.setattr(scoring, "SECONDS_ALONE", 0.01)
     monkeypatch.setattr(scoring, "available_cores", lambda: 2)
     scored = score_file(CLASSIFIER, inbox[0], tmp_path / "out.csv", window_size=16, num_processes=count)
@@ -264,8 +264,8 @@ def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch,
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
-def test_a_killed_worker_ends_the_run_and_the_next_goes_on(tmp_path, inbox):
-    """Each of the two has scored two windows when one is killed; there is no output before the end."""
+def test_a_killed_worker_ends_the_run_and_the_next_run_resumes(tmp_path, inbox):
+    """One of two workers is killed after each has scored two windows; no output appears before the end."""
     output, blocking = tmp_path / "out.csv", BlockingClassifier.from_pretrained()
 
     def kill() -> None:
@@ -284,7 +284,7 @@ def test_a_killed_worker_ends_the_run_and_the_next_goes_on(tmp_path, inbox):
 
 
 @pytest.mark.slow
-def test_a_killed_command_leaves_no_process_and_the_next_goes_on(tmp_path, inbox, caplog):
+def test_a_killed_command_leaves_no_process_and_the_next_run_resumes(tmp_path, inbox, caplog):
     output = tmp_path / "out.csv"
     with subprocess.Popen([sys.executable, blocking_classifier.__file__, inbox[0], output]) as process:
         while pieces(output) < 4:
@@ -301,12 +301,12 @@ def test_a_killed_command_leaves_no_process_and_the_next_goes_on(tmp_path, inbox
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing in the package catches it."""
+    """Simulate the end of the process; nothing in the package catches this."""
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_run_killed_before_any_change_on_the_disk_goes_on(tmp_path, monkeypatch, old):
-    """The same command then ends well, and all rows are there. An output to be overwritten is the old or the new."""
+def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, old):
+    """The same command then completes with all rows. An overwritten output is either the old or the new one."""
     output, expected = tmp_path / "out.csv", tmp_path / "expected.csv"
     source = write_csv(tmp_path / "in.csv", [[text] for text in messages(5)])
     score_file(CLASSIFIER, source, expected, window_size=2)
@@ -338,7 +338,7 @@ def test_a_run_killed_before_any_change_on_the_disk_goes_on(tmp_path, monkeypatc
         assert (output.read_bytes() if output.exists() else None) in (old, expected.read_bytes())
         try:
             score_file(CLASSIFIER, source, output, window_size=2, overwrite=bool(old))
-        except FileExistsError:  # all but the empty folder was gone: the output is said to be there, and it is
+        except FileExistsError:  # only the empty folder was left, so the output is complete
             output.with_name("out.csv.parts").rmdir()
         assert output.read_bytes() == expected.read_bytes(), step
         assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.csv", "in.csv", "out.csv"], step
@@ -347,7 +347,7 @@ def test_a_run_killed_before_any_change_on_the_disk_goes_on(tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_the_soak_finds_nothing():
-    """One round of `scripts/soak_scoring.py`, which goes on for minutes by hand."""
+    """Run one round of `scripts/soak_scoring.py`, which runs for minutes when started by hand."""
     script = Path(__file__).parents[2] / "scripts" / "soak_scoring.py"
     soak = [sys.executable, str(script), "--minutes", "0", "--rows", "200", "--seed", "3"]
     done = subprocess.run(soak, capture_output=True, text=True)
@@ -360,7 +360,7 @@ def test_the_soak_finds_nothing():
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """An input, and an unfinished output with two windows of three."""
+    """Return an input and its unfinished output with two of three windows."""
     source, output = write_csv(tmp_path / "in.csv", [[text] for text in messages(6)]), tmp_path / "out.csv"
     add = parts.Parts.add
 
@@ -377,7 +377,7 @@ def begun(tmp_path, monkeypatch) -> tuple[Path, Path]:
 
 
 def test_pieces_are_not_scored_again(begun, monkeypatch):
-    """Also with --overwrite, which replaces an existing output only in the end."""
+    """The same with --overwrite, which replaces an existing output only at the end."""
     source, output = begun
     output.write_text("old")
     with pytest.raises(FileExistsError, match="already exists; use --overwrite"):
@@ -405,8 +405,8 @@ def other_weights() -> SpamClassifier:
         (lambda source: {"window_size": 3}, r"the window size \(2 there, 3 now\)"),
     ],
 )
-def test_a_different_run_does_not_go_on_with_the_pieces(begun, change, what):
-    """It is refused, with the difference; --overwrite discards them, and the output is all the new run's."""
+def test_a_different_run_does_not_use_the_pieces(begun, change, what):
+    """The error names the difference; --overwrite discards the pieces, and only the new run is in the output."""
     source, output = begun
     settings = {"classifier": CLASSIFIER, "window_size": 2, **change(source)}
     with pytest.raises(ValueError, match=f"{output.name}.parts holds .* differs in {what}.*--overwrite"):
@@ -417,7 +417,7 @@ def test_a_different_run_does_not_go_on_with_the_pieces(begun, change, what):
     assert output.read_bytes() == output.with_name("anew.csv").read_bytes()
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+def test_an_unrelated_folder_is_left_alone(tmp_path):
     source = write_csv(tmp_path / "in.csv", [["a"]])
     (tmp_path / "out.csv.parts").mkdir()
     (tmp_path / "out.csv.parts" / "thesis.doc").write_text("mine")
@@ -426,7 +426,7 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert (tmp_path / "out.csv.parts" / "thesis.doc").read_text() == "mine"
 
 
-def test_an_input_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
+def test_an_input_that_changes_during_the_run_is_noticed(tmp_path, monkeypatch):
     """No piece of the changed file is kept."""
     source, output = write_csv(tmp_path / "in.csv", [[text] for text in messages(6)]), tmp_path / "out.csv"
     before, classify = source.read_bytes(), SpamClassifier.__call__
@@ -446,7 +446,7 @@ def test_an_input_that_changes_meanwhile_is_noticed(tmp_path, monkeypatch):
 
 
 def test_standard_input_and_output(tmp_path, monkeypatch, capfdbinary):
-    """Lines in, JSON lines out, in one pipe, more than a window of them; and from a pipe into a file."""
+    """A pipe of several windows of lines gives JSON lines, in a pipe or in a file."""
     texts = [text for text in messages(50) if "\n" not in text and "\r" not in text]
     (tmp_path / "stdin").write_text("\n".join(texts), encoding="utf-8")
     with (tmp_path / "stdin").open() as stdin, monkeypatch.context() as patched:
@@ -464,7 +464,7 @@ def test_standard_input_and_output(tmp_path, monkeypatch, capfdbinary):
 
 
 def test_a_pipe_ends_at_the_first_bad_row(tmp_path, monkeypatch, capsys):
-    """The windows before it have been written."""
+    """Earlier windows have been written."""
     (tmp_path / "in.jsonl").write_text('{"text":"a"}\n' * 5 + "{}\n")
     code, out, err = run_main(monkeypatch, capsys, tmp_path / "in.jsonl", "-", "--window-size", 2)
     assert code == 1 and len(out.splitlines()) == 4 and "in.jsonl, line 6: there is no text column" in err
@@ -482,7 +482,7 @@ def test_the_summary_of_a_run(tmp_path, monkeypatch, capsys):
     assert err.startswith("20 rows (") and "out.parquet" in err and "rows/s" in err and err.count("\n") == 1
 
 
-def test_a_column_of_that_name_is_not_overwritten(tmp_path, monkeypatch, capsys):
+def test_an_existing_column_is_not_overwritten(tmp_path, monkeypatch, capsys):
     source = write_csv(tmp_path / "in.csv", [["ham", "hello"]], ("label", "SMS"))
     code, _, err = run_main(monkeypatch, capsys, source, tmp_path / "out.csv")
     assert code == 1 and "column 'label' already exists; --prefix pred_ writes 'pred_label' instead" in err
@@ -493,7 +493,7 @@ def test_a_column_of_that_name_is_not_overwritten(tmp_path, monkeypatch, capsys)
 BROKEN_TEXT = parquet({"text": pa.array([b"\xff"], pa.binary()).cast(pa.string(), safe=False)})
 GOOD = parquet({"text": messages(2000)})
 NUMBER, BYTES, NAN = (parquet({"text": ["a"], "n": [value]}) for value in (1, b"x", float("nan")))
-BAD_INPUTS = [  # beside those of `data/test_formats.py`, which are read by the same readers
+BAD_INPUTS = [  # in addition to those of `data/test_formats.py`, which uses the same readers
     ("none.csv", None, "out.csv", "none.csv: no such file, and not a Hub dataset id such as 'owner/name'"),
     (
         "in.doc",
@@ -527,7 +527,7 @@ BAD_INPUTS = [  # beside those of `data/test_formats.py`, which are read by the 
     ("in.parquet", GOOD[:-2000], "out.parquet", "in.parquet: broken Parquet file ("),
     ("in.parquet", GOOD[:100] + bytes(2000) + GOOD[2100:], "out.parquet", "in.parquet: "),
     ("in.parquet", BROKEN_TEXT, "out.parquet", "in.parquet: damaged, or not UTF-8 ("),
-    # What an output format cannot hold
+    # Values that an output format cannot hold
     ("in.csv", b"text,n,n\na,1,2\n", "out.jsonl", "in.csv: .jsonl cannot hold two columns called 'n'; write .csv"),
     ("in.jsonl", b'{"text":"a"}', "out.csv", "in.jsonl: JSON lines may have different keys, which .csv cannot hold; "),
     ("in.parquet", NUMBER, "out.csv", "in.parquet: .csv cannot hold types and nulls; write .parquet or .jsonl"),
@@ -578,7 +578,7 @@ from hf_spam.inference.scoring import score_file
 SpamClassifier.__call__ = lambda self, texts: [{"label": "spam", "score": 0.5}] * len(texts)
 classifier = SpamClassifier.from_pretrained()
 for name in sys.argv[1:]:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of loading is not counted
+    Path("/proc/self/clear_refs").write_text("5")  # do not count the peak while loading
     score_file(classifier, name, f"{name}.parquet", window_size=100, num_processes=1)
     print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
@@ -587,7 +587,7 @@ for name in sys.argv[1:]:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux, which can reset the peak")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
-    """Ten windows, then two hundred: the peak grows by less than half of the growth of the input."""
+    """From 10 to 200 windows, the peak grows by less than half of the growth of the input."""
     names = [str(tmp_path / f"{count}.txt") for count in (1_000, 20_000)]
     for name in names:
         Path(name).write_text("".join(f"{'x' * 5000} {i}\n" for i in range(int(Path(name).stem))))
