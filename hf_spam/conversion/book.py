@@ -17,14 +17,14 @@ def read_book_file(path: Path, n_head: int | None) -> tuple[dict[str, torch.Tens
     """Memory-map the tensors of a book file, and infer the configuration from their shapes.
 
     Args:
-        path: the file.
-        n_head: number of attention heads, which no shape reveals. `None`: `n_embd / 64`, as in every GPT-2.
+        path: The file.
+        n_head: Number of attention heads, which no shape reveals. `None`: `n_embd / 64`, as in every GPT-2.
 
     Returns:
         The tensors by their names in `SpamGPTModel`, the fields of a `SpamGPTConfig`, and any problems.
 
     Raises:
-        ValueError: the file is not a `state_dict`.
+        ValueError: The file is not a `state_dict`.
     """
     tensors = {_rename(name): tensor for name, tensor in _load(path).items() if not name.endswith(".att.mask")}
 

@@ -41,16 +41,16 @@ def read_gpt2(
     """Memory-map the tensors of a GPT-2 checkpoint, and convert its configuration.
 
     Args:
-        source: the folder of the checkpoint, or its Hub id.
-        n_head: number of attention heads, if the user gave one.
-        revision: branch, tag or commit on the Hub.
+        source: The folder of the checkpoint, or its Hub id.
+        n_head: Number of attention heads, if the user gave one.
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
         The tensors by their names in `SpamGPTModel`, the fields of a `SpamGPTConfig`, and any problems.
 
     Raises:
-        OSError: there is no checkpoint.
-        ValueError: it is damaged or holds another kind of model.
+        OSError: There is no checkpoint.
+        ValueError: The checkpoint is damaged or holds another kind of model.
     """
     config = load_config(source, revision=revision, config_class=GPT2Config)
     problems = [

@@ -37,7 +37,7 @@ def import_weights(
     Weights are converted to float32. Dropout is set to 0, since it is a setting of fine-tuning.
 
     Args:
-        source: one of:
+        source: One of:
 
             - a file that `torch.save` wrote from the `state_dict` of the book's `GPTModel`. A head with 2 classes makes
               it a classifier that pads messages to 120 tokens and reads the last one, as the book does; a
@@ -45,17 +45,17 @@ def import_weights(
             - a folder with a GPT-2 checkpoint in safetensors files: `GPT2Model`, `GPT2LMHeadModel` (its head is left
               out) or `GPT2ForSequenceClassification` (its labels are kept). Its tokenizer is copied.
             - the Hub id of such a checkpoint.
-        output_dir: the folder to write; it must be empty or not exist.
-        n_head: number of attention heads of the book's model, which no shape reveals. `None`: `n_embd / 64`, as in
+        output_dir: The folder to write; it must be empty or not exist.
+        n_head: Number of attention heads of the book's model, which no shape reveals. `None`: `n_embd / 64`, as in
             every GPT-2. For a GPT-2 checkpoint it must agree with its `config.json`.
-        tokenizer: a tokenizer to save with the model, instead of the checkpoint's.
-        revision: branch, tag or commit on the Hub.
+        tokenizer: A tokenizer to save with the model, instead of the checkpoint's.
+        revision: Branch, tag or commit on the Hub.
 
     Returns:
         The imported model, in evaluation mode.
 
     Raises:
-        ValueError: the checkpoint cannot be read or does not fit; one line per problem. Nothing is written.
+        ValueError: The checkpoint cannot be read or does not fit; one line per problem. Nothing is written.
         FileExistsError: `output_dir` is a file or is not empty.
         OSError: `source` does not exist, or `output_dir` cannot be written.
     """

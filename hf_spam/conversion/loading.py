@@ -49,7 +49,7 @@ def model_type(source: str | os.PathLike) -> str:
     """Return the `model_type` in the `config.json` of a local folder or a Hub repository.
 
     Raises:
-        OSError: there is no such file.
+        OSError: There is no such file.
     """
     return _read_config(source, None)["model_type"]
 
@@ -60,8 +60,8 @@ def load_config(
     """Load the configuration of a model from a local folder or the Hub.
 
     Raises:
-        OSError: there is no configuration.
-        ValueError: it belongs to another kind of model, or is not valid.
+        OSError: There is no configuration.
+        ValueError: The configuration belongs to another kind of model, or is not valid.
     """
     name, settings = repr(os.fspath(source)), _read_config(source, revision)
     if settings["model_type"] != config_class.model_type:
@@ -83,16 +83,16 @@ def load_classifier(
     """Load a classifier from a local folder or the Hub.
 
     Args:
-        source: a local folder, a Hub id, or "bundled".
-        revision: branch, tag or commit on the Hub.
-        fresh_head: whether to accept a base model without a classification head and give it a new one; "always"
+        source: A local folder, a Hub id, or "bundled".
+        revision: Branch, tag or commit on the Hub.
+        fresh_head: Whether to accept a base model without a classification head and give it a new one; "always"
             replaces an existing head too.
-        config: the configuration to load with. `None`: the one in `source`.
-        kwargs: passed on to `from_pretrained`.
+        config: The configuration to load with. `None`: the one in `source`.
+        kwargs: Passed on to `from_pretrained`.
 
     Raises:
-        OSError: there is no model at `source`.
-        ValueError: it is another kind of model, is damaged, or its weights do not fit its configuration.
+        OSError: There is no model at `source`.
+        ValueError: The model is of another kind or damaged, or its weights do not fit its configuration.
     """
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
     weights = open_tensors(source, revision=revision)
@@ -120,7 +120,7 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
     A folder with only GPT-2's `vocab.json` and `merges.txt` is accepted too.
 
     Raises:
-        ValueError: there is no usable tokenizer, or it does not fit the vocabulary of the SpamGPT next to it.
+        ValueError: There is no usable tokenizer, or it does not fit the vocabulary of the SpamGPT next to it.
     """
     name, folder = repr(os.fspath(source)), Path(named_model(source))
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
@@ -158,7 +158,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase |
     """Save a model, with its code for `trust_remote_code`, and its tokenizer.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
     try:
         model.save_pretrained(folder)
@@ -188,7 +188,7 @@ def open_tensors(source: str | os.PathLike, *, revision: str | None = None) -> d
     The files of a checkpoint are verified against its manifest.
 
     Raises:
-        ValueError: there are no safetensors files, or they are damaged.
+        ValueError: There are no safetensors files, or they are damaged.
     """
     path = named_model(source)
     if not os.path.isdir(path):

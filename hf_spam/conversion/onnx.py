@@ -42,14 +42,14 @@ class OnnxModel:
     It runs on the CPU, in the precision of the export, and on as many threads as torch.
 
     Args:
-        folder: a folder that `export_onnx` wrote.
+        folder: A folder that `export_onnx` wrote.
 
     Attributes:
-        config: the model's configuration.
-        device: the CPU; inputs must be there.
+        config: The model's configuration.
+        device: The CPU; inputs must be there.
 
     Raises:
-        OSError: there is no model in the folder.
+        OSError: There is no model in the folder.
         ValueError: ONNX Runtime is not installed, or cannot load the graph.
     """
 
@@ -108,7 +108,7 @@ def require(package: str) -> None:
     """Check that a package needed for ONNX is installed.
 
     Raises:
-        ValueError: it is not installed; the message says how to install it.
+        ValueError: The package is not installed; the message says how to install it.
     """
     try:
         importlib.import_module(package)
@@ -133,14 +133,14 @@ def export_onnx(
     model's threshold. `SpamClassifier.from_pretrained` loads the folder.
 
     Args:
-        source: the folder or Hub id of the classifier.
-        output_dir: the folder to create.
-        int8: whether to quantize weights and activations to 8 bits.
-        data: source of the messages to compare on, as for `load_sms_spam`. With `int8`, activation ranges are measured
+        source: The folder or Hub id of the classifier.
+        output_dir: The folder to create.
+        int8: Whether to quantize weights and activations to 8 bits.
+        data: Source of the messages to compare on, as for `load_sms_spam`. With `int8`, activation ranges are measured
             on them too.
-        text_column: the column of the texts, as for `load_sms_spam`.
-        label_column: the column of the labels, as for `load_sms_spam`.
-        progress: whether to show progress bars.
+        text_column: The column of the texts, as for `load_sms_spam`.
+        label_column: The column of the labels, as for `load_sms_spam`.
+        progress: Whether to show progress bars.
 
     Returns:
         The report, which is also written to `export.json`: the result of `check_parity`, the `precision`, the name of
@@ -149,7 +149,7 @@ def export_onnx(
     Raises:
         FileExistsError: `output_dir` exists.
         OSError: `source` does not exist, or `output_dir` cannot be written.
-        ValueError: there is no SpamGPT classifier at `source`, a package is missing, or more than one label in a
+        ValueError: There is no SpamGPT classifier at `source`, a package is missing, or more than one label in a
             thousand differs. Nothing is written.
     """
     from ..data.sources import read_messages  # loads pandas
@@ -159,7 +159,7 @@ def export_onnx(
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
         raise FileExistsError(f"{output_dir} already exists; choose another folder.")
-    texts = read_messages(data, one_label=True, text_column=text_column, label_column=label_column)["text"][:]
+    texts = read_messages(data, allow_single_label=True, text_column=text_column, label_column=label_column)["text"][:]
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     expected = predict_logits(model, tokenizer, texts, progress=progress)

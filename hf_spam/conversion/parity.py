@@ -11,16 +11,16 @@ def check_parity(config: SpamGPTConfig, expected: torch.Tensor, actual: torch.Te
     """Check that two models give at least 999 of 1000 messages the same label.
 
     Args:
-        config: their configuration, whose threshold decides the label.
-        expected: the logits of the original model, (N, num_labels).
-        actual: the logits of the copy for the same messages.
+        config: Their configuration, whose threshold decides the label.
+        expected: The logits of the original model, (N, num_labels).
+        actual: The logits of the copy for the same messages.
 
     Returns:
         The number of `messages`, how many `labels_differ`, and the `largest_score_difference` and
         `mean_score_difference` of a class's probability.
 
     Raises:
-        ValueError: too many labels differ.
+        ValueError: Too many labels differ.
     """
     expected, actual = expected.softmax(-1), actual.softmax(-1)
     difference = (actual - expected).abs()

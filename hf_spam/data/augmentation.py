@@ -19,10 +19,10 @@ class Augmentation:
     The same text and seed always give the same ids, on any machine and in any order.
 
     Args:
-        tokenizer: the tokenizer of the model.
-        case: probability of changing a message to lower, upper or sentence case (3 : 1 : 1).
-        digits: probability of replacing every digit of a message with a random one.
-        bpe_dropout: probability of skipping a merge (see `BPEDropout`).
+        tokenizer: The tokenizer of the model.
+        case: Probability of changing a message to lower, upper or sentence case (3 : 1 : 1).
+        digits: Probability of replacing every digit of a message with a random one.
+        bpe_dropout: Probability of skipping a merge (see `BPEDropout`).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, case: float, digits: float, bpe_dropout: float):
@@ -52,11 +52,11 @@ class BPEDropout:
     word gets one of `VARIANTS` cached segmentations, which is several times faster than segmenting it again.
 
     Args:
-        tokenizer: a byte-level BPE tokenizer, such as GPT-2's or one of `train_tokenizer`.
-        p: probability of skipping a merge, in [0, 1].
+        tokenizer: A byte-level BPE tokenizer, such as GPT-2's or one from `train_tokenizer`.
+        p: Probability of skipping a merge, in [0, 1].
 
     Raises:
-        ValueError: the tokenizer is not a BPE tokenizer.
+        ValueError: The tokenizer is not a BPE tokenizer.
     """
 
     VARIANTS = 16

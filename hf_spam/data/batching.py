@@ -65,8 +65,8 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
     """Group messages of similar length into batches, shortest first, to minimize padding.
 
     Args:
-        lengths: the length of each message.
-        batch_tokens: maximum number of tokens in a batch, including padding. A longer message gets its own batch.
+        lengths: The length of each message.
+        batch_tokens: Maximum number of tokens in a batch, including padding. A longer message gets its own batch.
 
     Yields:
         The indices of the messages in each batch.
@@ -96,7 +96,7 @@ def text_batches(
         The indices of the texts in the batch, and the batch.
 
     Raises:
-        TypeError: a text is not a string.
+        TypeError: A text is not a string.
     """
     ids = encode(tokenizer, texts, config.max_tokens)
     for chosen in length_batches([config.laid_out_length(len(message)) for message in ids], batch_tokens):
@@ -115,16 +115,16 @@ def predict_logits(
     """Return the logits of each text, (N, num_labels) in float32 on the CPU, in the order of the texts.
 
     Args:
-        model: a SpamGPT classifier in evaluation mode, or an `OnnxModel`.
-        tokenizer: the tokenizer it was trained with.
-        texts: the messages.
-        batch_tokens: maximum number of tokens in a batch, including padding; affects only speed. `None` chooses it by
+        model: A SpamGPT classifier in evaluation mode, or an `OnnxModel`.
+        tokenizer: The tokenizer it was trained with.
+        texts: The messages.
+        batch_tokens: Maximum number of tokens in a batch, including padding; affects only speed. `None` chooses it by
             the model's width and device.
-        progress: whether to show a progress bar.
+        progress: Whether to show a progress bar.
 
     Raises:
-        TypeError: a text is not a string.
-        ValueError: a logit is NaN or infinite.
+        TypeError: A text is not a string.
+        ValueError: A logit is NaN or infinite.
     """
     logits = torch.empty(len(texts), model.config.num_labels)
     batch_tokens = batch_tokens or batch_tokens_for(model.config, model.device)

@@ -166,7 +166,6 @@ class DataFile:
 class Dialect:
     """How to read a delimited file."""
 
-    encoding: str
     delimiter: str
     line_end: str
     header: bool
@@ -189,14 +188,12 @@ def find_dialect(file: DataFile, columns: Columns, book_quotes: bool = False) ->
             `pandas.read_csv`. In the UCI collection this merges a few messages.
     """
     head, delimiter = file.head(), DELIMITERS[file.suffix]
-    encoding = find_encoding(head)
-    text = head.decode(encoding, errors="replace")
+    text = head.decode(find_encoding(head), errors="replace")
     cells = [cell.strip().strip('"').lower() for cell in re.split(r"[\r\n]", text, maxsplit=1)[0].split(delimiter)]
     named = {name.strip().lower() for name in (columns.text, columns.label) if name is not None}
     header = cells[0] not in LABELS or not named.isdisjoint(cells)
     unquoted = not header and delimiter == "\t"
     return Dialect(
-        encoding=encoding,
         delimiter=delimiter,
         line_end="\r" if "\r" in text and "\n" not in text else "\n",
         header=header,

@@ -1,6 +1,6 @@
 """Read messages from CSV, TSV, JSON lines, Parquet, plain text and datasets, in windows of rows.
 
-Training, evaluation and scoring share these readers, which hold one window in memory, whatever the size of the file.
+Training, evaluation and scoring share these readers, which hold one window in memory at a time.
 Values are never changed: CSV cells are strings ("007", "", "NA"), JSON lines keep every character, and Parquet files
 keep their schema. (`datasets` would drop empty lines of a CSV, pad short rows, and fill in absent JSON keys.)
 """
@@ -181,7 +181,7 @@ class DelimitedReader(TextReader):
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         dialect, line, rows = self.dialect, 1, [[]]
         options = {"delimiter": dialect.delimiter, "quoting": dialect.quoting, "strict": dialect.strict}
-        with self.file.text(dialect.encoding, dialect.line_end) as text:
+        with self.file.text(self.encoding, dialect.line_end) as text:
             # With book quotes, append an empty line: it becomes part of the last row if a quote is still open.
             reader = csv.reader(text if dialect.strict else chain(text, ["\n"]), **options)
             try:

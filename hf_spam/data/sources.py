@@ -86,7 +86,7 @@ def read_messages(
     source: str | os.PathLike,
     *,
     protocol: Literal["book", "full"] = "full",
-    one_label: bool = False,
+    allow_single_label: bool = False,
     text_column: str | None = None,
     label_column: str | None = None,
     positive_label: str | None = None,
@@ -98,7 +98,7 @@ def read_messages(
         source: As for `load_sms_spam`; the splits of a Hub dataset are concatenated.
         protocol: "book" interprets quotes in a TSV without a header, as the book does, which merges a few messages of
             the UCI file (5,572 rows); "full" reads every line (5,574).
-        one_label: Whether all messages may have the same label.
+        allow_single_label: Whether all messages may have the same label.
         text_column, label_column, positive_label, classes: As for `load_sms_spam`.
 
     Returns:
@@ -108,7 +108,7 @@ def read_messages(
         DataError: The source cannot be found, fetched or read.
     """
     readers = _open(source, protocol, Columns(text_column, label_column))
-    parts = _labelled(os.fspath(source), readers, classes, positive_label, one_label)
+    parts = _labelled(os.fspath(source), readers, classes, positive_label, allow_single_label)
     return concatenate_datasets(list(parts.values()))
 
 
@@ -131,7 +131,7 @@ def read_sets(
         DataError: The source cannot be found, fetched or read.
     """
     readers = _open(source, "full", Columns(text_column, label_column))
-    parts = _labelled(os.fspath(source), readers, classes, one_label=True)
+    parts = _labelled(os.fspath(source), readers, classes, allow_single_label=True)
     if list(parts) == ["all"]:
         parts = {Path(source).name: parts["all"]}
     return DatasetDict({name: part for name, part in parts.items() if len(part)})
@@ -186,7 +186,7 @@ def _labelled(
     readers: Mapping[str, Reader],
     classes: Sequence[str] | None = None,
     positive_label: str | None = None,
-    one_label: bool = False,
+    allow_single_label: bool = False,
 ) -> dict[str, Dataset]:
     """Read a dataset from each reader; labels become indices into the classes that all share."""
     first_seen: dict[str, tuple[str, Any]] = {}
@@ -197,7 +197,7 @@ def _labelled(
     names = choose_classes(name, first_seen, total, next(iter(readers.values())), classes)
     names = order_classes(name, names, positive_label)
     ids = {label: names.index(label) if label in names else LABELS[label.lower()] for label in first_seen}
-    if len(found := set(ids.values())) == 1 and not one_label:
+    if len(found := set(ids.values())) == 1 and not allow_single_label:
         raise DataError(f"{name}: every message is {names[found.pop()]!r}; at least two labels are needed")
     labelled = "" if names == LABEL_NAMES else f", labelled {printable(', '.join(names))}"
     if classes is None and positive_label is None and len(names) == 2 and "spam" not in map(str.lower, names):

@@ -15,8 +15,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     same order give the same tokenizer.
 
     Args:
-        texts: the training messages, not those of validation and test.
-        vocab_size: the size of the vocabulary, at least 257 (the bytes and `<|endoftext|>`). Few texts may give a
+        texts: The training messages, not those of validation and test.
+        vocab_size: The size of the vocabulary, at least 257 (the bytes and `<|endoftext|>`). Few texts may give a
             smaller one.
 
     Raises:
@@ -57,7 +57,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
     """Return the token ids of each text, cut to the first `max_length`.
 
     Raises:
-        TypeError: a text is not a string.
+        TypeError: A text is not a string.
     """
     if not texts:
         return []

@@ -27,7 +27,7 @@ def uci_file() -> Path:
     """Return the path of the verified collection in the cache under HF_HOME, downloading it if necessary.
 
     Raises:
-        DataError: It could not be downloaded, or the cache cannot be written.
+        DataError: The download failed, or the cache cannot be written.
     """
     cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
     if cached.is_file() and pooch.file_hash(cached) == UCI_SHA256:

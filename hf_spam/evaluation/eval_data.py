@@ -195,7 +195,7 @@ def load_eval_data(
     if train_data is not None:
         train = recipe.split_as_trained(train_data, **own_reading) if recipe else None
         trained_on = TRAINING_MESSAGES if train else "those of --train-data"
-        train = train["train"] if train else read_messages(train_data, one_label=True, **reading)
+        train = train["train"] if train else read_messages(train_data, allow_single_label=True, **reading)
     elif own:
         train, trained_on = own["train"], TRAINING_MESSAGES
     elif "train" in sets:

@@ -1,4 +1,4 @@
-"""Push models to the Hub in the background while training goes on.
+"""Push models to the Hub in the background during training.
 
 Training never waits for an upload and never fails because of one. Every snapshot is frozen, with the hashes of its
 files, before the worker thread sees it: the commit of step N holds the weights of step N even if the checkpoint has
@@ -63,7 +63,7 @@ class Uploader:
         strategy: What to push, see `Strategy`.
         private: Create the repository as a private one.
         revision: Branch. Created if it does not exist.
-        push_state: Also push the training state of the newest checkpoint, to a branch of its own.
+        push_state: Also push the training state of the newest checkpoint, to its own branch.
         timeout: Seconds to wait for pending uploads when leaving.
 
     Attributes:
@@ -192,7 +192,7 @@ class Uploader:
             snapshot = Snapshot(files=folder, **about)
             is_final = snapshot.kind == "final"  # nothing changes it any more, so it can be sent from its folder
             if not self._cannot_freeze:
-                result = "It is sent from its folder." if is_final else "It is not pushed; training goes on."
+                result = "It is sent from its folder." if is_final else "It is not pushed; training continues."
                 logger.warning("Cannot freeze the %s: %s. %s", snapshot.title, error, result)
             self._log(snapshot, "not frozen", error=str(error))
             self._cannot_freeze = True
@@ -348,7 +348,7 @@ def push_folder(
     if resume:
         return _resume(folder, repo_id, timeout)
     if repo_id is None:
-        raise ValueError("Give the repository to push to (owner/name), or --resume to send what is in the queue.")
+        raise ValueError("Give the repository to push to (owner/name), or --resume to send the queue.")
     if not {"config.json", "model.safetensors"} <= set(published(folder)):
         raise ValueError(f"{folder} is not a model: config.json or model.safetensors is missing.")
     step = None

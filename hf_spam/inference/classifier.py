@@ -35,8 +35,8 @@ class SpamClassifier:
     `TypeError` for anything else, and `ValueError` if damaged weights give NaN or infinite logits.
 
     Args:
-        model: a SpamGPT classifier, which is put into evaluation mode, or an ONNX export of one.
-        tokenizer: the tokenizer it was trained with.
+        model: A SpamGPT classifier, which is put into evaluation mode, or an ONNX export of one.
+        tokenizer: The tokenizer it was trained with.
     """
 
     def __init__(self, model: PreTrainedModel | OnnxModel, tokenizer: PreTrainedTokenizerBase):
@@ -57,14 +57,14 @@ class SpamClassifier:
         A folder written by `hf-spam export` runs in ONNX Runtime, on the CPU and in the precision of the export.
 
         Args:
-            model: a folder or a Hub id. `None` and "bundled" load the model that comes with the package.
-            revision: a branch, tag or commit on the Hub.
-            dtype: the precision to compute in. bfloat16 is faster on processors that support it.
-            device: the device to compute on. `None`: the accelerator if there is one, else the CPU.
+            model: A folder or a Hub id. `None` and "bundled" load the model that comes with the package.
+            revision: A branch, tag or commit on the Hub.
+            dtype: The precision to compute in. bfloat16 is faster on processors that support it.
+            device: The device to compute on. `None`: the accelerator if there is one, else the CPU.
 
         Raises:
-            OSError: there is no such folder or no such repository, or the Hub cannot be reached.
-            ValueError: it holds no SpamGPT classifier or no tokenizer.
+            OSError: There is no such folder or no such repository, or the Hub cannot be reached.
+            ValueError: The source holds no SpamGPT classifier or no tokenizer.
         """
         source = BUNDLED if model is None else model
         if is_onnx(source):
@@ -98,7 +98,7 @@ class SpamClassifier:
         """Choose labels with the model's threshold.
 
         Args:
-            probabilities: the probability of each class, (N, num_labels).
+            probabilities: The probability of each class, (N, num_labels).
 
         Returns:
             The label of each message, and the probability of that label (N,).

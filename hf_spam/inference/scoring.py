@@ -49,8 +49,7 @@ logger = logging.getLogger(__name__)
 STANDARD = "-"  # standard input or output
 INPUTS = (*SUFFIXES, PLAIN_TEXT)
 WINDOW_SIZE = 4096
-SECONDS_ALONE = 10.0  # starting other processes takes about as long
-AGAIN = "Nothing is lost: run the same command again to resume."
+SECONDS_ON_ONE_PROCESS = 10.0  # starting more processes takes about as long
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,7 @@ def _score(
 ) -> None:
     """Score the windows that have no piece yet, on `count` processes (see `score_file`); call `update` regularly."""
     if count is None:
-        if _score_windows(reader, parts, classifier, 0, 1, update, SECONDS_ALONE):
+        if _score_windows(reader, parts, classifier, 0, 1, update, SECONDS_ON_ONE_PROCESS):
             return
         count = available_cores() if classifier.model.device.type == "cpu" else torch.accelerator.device_count()
     if count == 1:
@@ -274,7 +273,8 @@ def _score(
     except (ProcessExitedException, ProcessRaisedException) as error:
         if failures.poll():
             raise OSError(failures.recv()) from error
-        raise OSError(f"A process was killed or failed ({first_line(error)}). {AGAIN}") from error
+        message = f"A process was killed or failed ({first_line(error)})."
+        raise OSError(f"{message} Nothing is lost: run the same command again to resume.") from error
     update()
 
 

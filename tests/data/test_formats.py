@@ -228,10 +228,10 @@ def test_the_line_of_an_invalid_byte_is_right_in_a_long_file(tmp_path):
 def test_an_exact_column_name_wins_over_another_case(tmp_path):
     (tmp_path / "a.csv").write_text("Body,body,KIND\nupper,lower,ham\n")
     for name, text in (("Body", "upper"), ("body", "lower")):
-        found = read_messages(tmp_path / "a.csv", text_column=name, label_column="Kind", one_label=True)
+        found = read_messages(tmp_path / "a.csv", text_column=name, label_column="Kind", allow_single_label=True)
         assert found["text"][:] == [text]
     with pytest.raises(DataError, match="several columns are called 'BODY'"):
-        read_messages(tmp_path / "a.csv", text_column="BODY", label_column="kind", one_label=True)
+        read_messages(tmp_path / "a.csv", text_column="BODY", label_column="kind", allow_single_label=True)
 
 
 def test_a_first_line_with_a_named_column_is_a_header(tmp_path):
@@ -265,9 +265,9 @@ def test_the_book_protocol_reads_like_pandas(tmp_path_factory, texts):
         table = pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False)
     except pd.errors.ParserError:
         with pytest.raises(DataError, match="a quote is never closed"):
-            read_messages(path, protocol="book", one_label=True)
+            read_messages(path, protocol="book", allow_single_label=True)
     else:
-        assert read_messages(path, protocol="book", one_label=True)["text"][:] == table[1].to_list()
+        assert read_messages(path, protocol="book", allow_single_label=True)["text"][:] == table[1].to_list()
 
 
 def test_a_long_message_is_read_and_an_endless_one_is_not(tmp_path):

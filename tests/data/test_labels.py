@@ -55,7 +55,7 @@ def test_labels_and_texts_are_read_unchanged(tmp_path_factory, pool, texts, data
     for suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
         path = tmp_path_factory.getbasetemp() / f"any{suffix}"
         write(path, rows)
-        found = read_messages(path, one_label=True, **COLUMNS)
+        found = read_messages(path, allow_single_label=True, **COLUMNS)
         assert named(found) == expected
         assert label_names(found) == (LABEL_NAMES if known else sorted(pool, key=natural(pool)))
         again = read_sets(path, **COLUMNS, classes=label_names(found)[::-1])[path.name]

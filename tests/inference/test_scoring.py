@@ -256,7 +256,7 @@ def pieces(output: Path) -> int:
 @pytest.mark.parametrize("count", [2, 3, None])
 def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch, count):
     """`None` starts with one process and continues on all cores."""
-    monkeypatch.setattr(scoring, "SECONDS_ALONE", 0.01)
+    monkeypatch.setattr(scoring, "SECONDS_ON_ONE_PROCESS", 0.01)
     monkeypatch.setattr(scoring, "available_cores", lambda: 2)
     scored = score_file(CLASSIFIER, inbox[0], tmp_path / "out.csv", window_size=16, num_processes=count)
     assert (tmp_path / "out.csv").read_bytes() == inbox[1]
