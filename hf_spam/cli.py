@@ -105,7 +105,7 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
 @cli.command(cls=SettingsCommand)
 @recipe_option
 @click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
-@click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, with other seeds.")
+@click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, each with another seed.")
 @as_json
 @click.pass_context
 @options_of(Recipe)
@@ -167,9 +167,9 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @click.argument("model", required=False)
 @click.option("--data", required=True, help="Messages: sample, uci, a local file, or a Hub dataset id.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as in training]")
-@click.option("--seed", type=int, help="Seed of the splits.  [default: as in training]")
+@click.option("--seed", type=int, help="Seed for the splits.  [default: as in training]")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
-@click.option("--train-data", help="Training messages of MODEL.  [default: recognized in --data]")
+@click.option("--train-data", help="Training messages of MODEL.  [default: from --data, if MODEL was trained on it]")
 @text_column
 @label_column
 @click.option("--output-dir", type=click.Path(), help="Directory for report.html and report.json.")
@@ -234,9 +234,9 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @model_option
 @text_column
 @click.option("--split", help="Split of a dataset on the Hub.  [default: train]")
-@click.option("--prefix", default="", help="Prefix of the names of the new columns.")
+@click.option("--prefix", default="", help="Prefix for the names of the new columns.")
 @click.option("--window-size", default=4096, show_default=True, help="Rows to score and save at a time.")
-@click.option("--num-processes", type=int, help="Processes.  [default: one at first, one per core after 10 s]")
+@click.option("--num-processes", type=int, help="Number of processes.  [default: 1, then one per core after 10 s]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and discard the parts of an unfinished run.")
 @as_json
 def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
@@ -293,7 +293,7 @@ def data() -> None:
 @click.argument("source")
 @click.argument("repo_id", metavar="REPO")
 @click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
-@click.option("--seed", type=int, default=123, show_default=True, help="Seed of the splits.")
+@click.option("--seed", type=int, default=123, show_default=True, help="Seed for the splits.")
 @text_column
 @label_column
 @private
@@ -321,7 +321,7 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 @click.option("--tokenizer", help="Tokenizer: a folder or a Hub id.  [default: that of SOURCE, if it has one]")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 def import_weights(source: str, output_dir: str, tokenizer: str | None, **settings: Any) -> None:
-    """Convert weights of the book or of GPT-2.
+    """Convert weights from the book or from GPT-2.
 
     SOURCE is a state_dict saved as in the book, or a GPT-2 (a folder or a Hub id). OUT becomes a SpamGPT model.
     """

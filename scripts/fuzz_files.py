@@ -4,7 +4,7 @@
 
 Half of the cases are model folders (weights, configuration or tokenizer changed) for `classify`, half are data files
 for `evaluate`. A case fails on a traceback, a crash, more than 3 GiB or a minute, an error of more than one line or
-1,000 characters, an invalid answer, or messages other than those that a plain reader finds in the file. (A damaged
+1,000 characters, an invalid answer, or messages that differ from those found by a plain reader. (A damaged
 model may still be a valid one, which gives other answers.)
 """
 

@@ -98,8 +98,8 @@ class TrainedRecipe:
         return splits if fingerprints(splits) == self.splits else None
 
 
-COLLECTION = "bca6e9a7d847bbd6cfe43555cbb0b542b5bd7f5b63d41a84bd99efc746d90e41"  # digest of the SMS Spam Collection
-BUNDLED_RECIPE = TrainedRecipe(None, 123, {"train": {"messages": 5574, "sha256": COLLECTION}})
+COLLECTION_SHA256 = "bca6e9a7d847bbd6cfe43555cbb0b542b5bd7f5b63d41a84bd99efc746d90e41"  # SMS Spam Collection
+BUNDLED_RECIPE = TrainedRecipe(None, 123, {"train": {"messages": 5574, "sha256": COLLECTION_SHA256}})
 
 
 def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:

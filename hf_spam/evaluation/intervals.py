@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from .metrics import BINS, LOW_RATE, Predictions, message_losses, score_bins
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
-HOW = (
+INTERVALS_NOTE = (
     f"{LEVEL:.0%} intervals: Wilson's for proportions (accuracy; with two labels also precision, recall and the "
     f"false-positive rate), percentiles of {RESAMPLES:,} bootstrap samples for the rest, with near-duplicates sampled "
     "together. They cover the choice of test messages, not the randomness of training. There is no interval if all "

@@ -19,7 +19,7 @@ from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from .baseline import BASELINE, baseline_answers, fit_baseline
 from .eval_data import EvalData
-from .intervals import HOW, Interval, bootstrap, percentiles, proportions, wilson
+from .intervals import INTERVALS_NOTE, Interval, bootstrap, percentiles, proportions, wilson
 from .metrics import BINS, PROBABILISTIC, Predictions, SpamMetrics, lowest_threshold, probability_table, score_bins
 
 TARGET_RATES = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is computed
@@ -95,7 +95,7 @@ def make_report(
         "baseline": None if fitted is None else BASELINE,
         "labels": list(shown.names),
         "positive_label": None if shown.positive is None else shown.names[shown.positive],
-        "intervals": HOW,
+        "intervals": INTERVALS_NOTE,
         "temperature": getattr(config, "temperature", 1.0),
         "threshold": threshold,
         "sets": measured,
@@ -107,12 +107,12 @@ def make_report(
 
 
 def _check_labels(classifier: SpamClassifier, sets: list[Dataset]) -> None:
-    theirs = class_names(classifier.model.config)
-    known = [theirs, LABEL_NAMES] if "spam" in map(str.lower, theirs) else [theirs]
+    expected = class_names(classifier.model.config)
+    allowed = [expected, LABEL_NAMES] if "spam" in map(str.lower, expected) else [expected]
     for messages in sets:
         names = label_names(messages)
-        if names not in known or len(names) != len(label_names(sets[0])):
-            raise DataError(f"the messages are labelled {', '.join(names)}, but the model knows {', '.join(theirs)}")
+        if names not in allowed or len(names) != len(label_names(sets[0])):
+            raise DataError(f"the messages are labelled {', '.join(names)}, but the model knows {', '.join(expected)}")
 
 
 def _predict(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Predictions:
@@ -121,9 +121,9 @@ def _predict(classifier: SpamClassifier, messages: Dataset, progress: bool) -> P
     probabilities = classifier.predict_proba(texts, progress=progress)
     predicted = decide(config, torch.from_numpy(probabilities)).numpy()
     probabilities = probabilities.astype(float)
-    theirs = class_names(config)
-    if names != theirs:  # spam against the rest
-        spam = spam_index(theirs)
+    model_names = class_names(config)
+    if names != model_names:  # spam against the rest
+        spam = spam_index(model_names)
         predicted = (predicted == spam).astype(int)
         probabilities = probability_table(probabilities[:, spam], positive=1)
     return Predictions(tuple(names), np.array(messages["label"][:]), predicted, probabilities, tuple(texts))

@@ -22,10 +22,10 @@ PUBLISHED_IN = (
     "Published: Raschka, LLMs-from-scratch, ch06/02_bonus_additional-experiments. Those scripts shuffle the messages "
     "once more than the book does, so their splits differ from ours."
 )
-RESULT = "result.json"  # written to the folder of an experiment when it is finished
+RESULT = "result.json"  # written to the folder of a finished experiment
 GPT2_VOCABULARY = 50257
 SPLITS = ("train", "validation", "test")
-# The book's test split, as `fingerprints` gives it.
+# Fingerprint of the book's test split.
 BOOK_TEST = {"messages": 300, "sha256": "04cb8f9b6129e44f918dd61b19f5c2c66c1a75bde9516f2dfe13173952dbdd49"}
 
 Row = dict[str, Any]
@@ -89,14 +89,14 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     """
     recipes = [get_recipe(name, **settings) for name in map(_recipe_name, rows or PUBLISHED)]
     finished = {recipe.name: _finished(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
-    problem_with = functools.cache(_problem_with)  # cached: without a network, every attempt takes a minute
+    loading_problem = functools.cache(_loading_problem)  # cached: without a network, every attempt takes a minute
     for recipe in recipes:
         number = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None
         result, problem = finished[recipe.name], None
         if result is None:
             title = recipe.name if number is None else f"{recipe.name}, row {number}"
             logger.info("Running %s ...", title)
-            problem = problem_with(recipe.base, None if recipe.vocab_size else recipe.tokenizer or recipe.base)
+            problem = loading_problem(recipe.base, None if recipe.vocab_size else recipe.tokenizer or recipe.base)
             try:
                 result = None if problem else _run(recipe, Path(output_dir, recipe.name))
             except (OSError, ValueError) as error:
@@ -120,7 +120,7 @@ def _recipe_name(row: str) -> str:
     return names.get(row, row)
 
 
-def _problem_with(base: str, tokenizer: str | None) -> str | None:
+def _loading_problem(base: str, tokenizer: str | None) -> str | None:
     """Return why the weights or the tokenizer cannot be loaded, or `None` if they can."""
     from ..conversion.loading import load_tokenizer, model_type
 

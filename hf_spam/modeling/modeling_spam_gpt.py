@@ -266,7 +266,7 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         Args:
             input_ids, attention_mask, inputs_embeds: as for `lay_out`.
             labels: class indices, (B,).
-            kwargs: as for `SpamGPTModel`. Hidden states and attentions are those of the messages as laid out.
+            kwargs: as for `SpamGPTModel`. Hidden states and attentions refer to the laid-out messages.
         """
         return self.read(*self.lay_out(input_ids, attention_mask, inputs_embeds), labels, **kwargs)
 

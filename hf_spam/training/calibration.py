@@ -138,7 +138,7 @@ def fit_calibration(
     """Fit a temperature, then a threshold.
 
     The temperature minimizes the log loss (Guo et al. 2017, *On Calibration of Modern Neural Networks*). If every
-    message is classified correctly the loss has no minimum, and the temperature stays at 1. The threshold is that of
+    message is classified correctly, the loss has no minimum and the temperature stays at 1. The threshold is found by
     `lowest_threshold`.
 
     Args:
@@ -165,7 +165,7 @@ def fit_calibration(
     name = ham = false_alarms = missed = None
     if target_fpr is not None:
         spam = spam_index(names)
-        scores = (logits / temperature).softmax(-1)[:, spam].double().numpy()  # as the model will compute them
+        scores = (logits / temperature).softmax(-1)[:, spam].double().numpy()  # in float32, as the model computes them
         name, is_spam = names[spam], (labels == spam).numpy()
         threshold = lowest_threshold(is_spam, scores, target_fpr)
         called = scores >= threshold if threshold is not None else (logits.argmax(-1) == spam).numpy()

@@ -63,10 +63,10 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
     _raw_weights: Tensors | None = None  # the model's own weights while averaged ones replace them
     _epoch_order: torch.Tensor | None = None  # state of `order` at the start of the epoch
-    _resumed_random: Tensors | None = None  # to restore after skipping the finished batches of the epoch
+    _resumed_rng_states: Tensors | None = None  # to restore after skipping the finished batches of the epoch
 
     @contextmanager
-    def kept_weights(self) -> Iterator[None]:
+    def averaged_weights(self) -> Iterator[None]:
         """Put the averaged weights, if any, into the model for the duration of a `with` block."""
         if self.averaged is None or not self.averaged.n_averaged:
             yield
@@ -82,37 +82,37 @@ class TrainingState:
 
     def start_epoch(self) -> None:
         """Remember the RNG state from which a resumed run can draw the epoch's batches again."""
-        if self._resumed_random is None:
+        if self._resumed_rng_states is None:
             self._epoch_order = self.order.get_state()
 
-    def restore_random(self) -> None:
+    def restore_rng_states(self) -> None:
         """Restore the RNG states of a loaded checkpoint, unless this has been done already."""
-        if self._resumed_random is None:
+        if self._resumed_rng_states is None:
             return
-        random, self._resumed_random = self._resumed_random, None
-        self.order.set_state(random["order"])
-        if "cpu" in random:  # a process without saved states keeps its own
-            torch.set_rng_state(random["cpu"])
-        if "cuda" in random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(random["cuda"])
+        states, self._resumed_rng_states = self._resumed_rng_states, None
+        self.order.set_state(states["order"])
+        if "cpu" in states:  # a process without saved states keeps its own
+            torch.set_rng_state(states["cpu"])
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["cuda"])
 
-    def random(self) -> Tensors:
+    def rng_states(self) -> Tensors:
         """Return the RNG states of this process."""
         states = {"order": self.order.get_state(), "epoch_order": self._epoch_order, "cpu": torch.get_rng_state()}
         return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
-    def save(self, folder: Path, random: Sequence[Tensors]) -> None:
-        """Write the state; the model beside it holds the kept weights.
+    def save(self, folder: Path, rng_states: Sequence[Tensors]) -> None:
+        """Write the state. The model next to it has the averaged weights, if any.
 
         Args:
             folder: `training_state` of a checkpoint.
-            random: RNG states of all processes.
+            rng_states: RNG states of all processes.
         """
         moments = self.optimizer.state_dict()["state"]
         names = self._trained_names()
         files = {
             "optimizer": {f"{key} of {names[i]}": value for i, part in moments.items() for key, value in part.items()},
-            **{f"random-{rank}": states for rank, states in enumerate(random)},
+            **{f"random-{rank}": states for rank, states in enumerate(rng_states)},
         }
         # The weights in training cannot be recovered from merged adapters or averaged weights.
         if self.setup.adapters is not None:
@@ -157,10 +157,10 @@ class TrainingState:
             if self.scaler is not None and saved["scaler"] is not None:
                 self.scaler.load_state_dict(saved["scaler"])
             own = folder / f"random-{rank}.safetensors"
-            self._resumed_random = load_file(own if own.exists() else folder / "random-0.safetensors")
+            self._resumed_rng_states = load_file(own if own.exists() else folder / "random-0.safetensors")
             if not own.exists():
-                del self._resumed_random["cpu"]
-            self._epoch_order = self._resumed_random["epoch_order"]
+                del self._resumed_rng_states["cpu"]
+            self._epoch_order = self._resumed_rng_states["epoch_order"]
             self.order.set_state(self._epoch_order)
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{checkpoint} does not fit this run: {one_line(error)}") from error

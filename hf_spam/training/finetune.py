@@ -47,7 +47,7 @@ def finetune(
             `resume_from_checkpoint` and `push_to_hub`.
 
     Returns:
-        The `Run`. Its metrics are those of the final weights on the whole of each split, calibrated if the recipe says
+        The `Run`. Its metrics describe the final weights on all messages of each split, calibrated if the recipe says
         so; the losses and accuracies of its history are uncalibrated.
 
     Raises:

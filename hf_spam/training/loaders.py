@@ -29,7 +29,7 @@ class Loaders:
         rng: random generator for the order of messages.
         network: the module that takes the batches: the model, or the part of it after its frozen blocks.
         train: training batches, in a new order at each pass.
-        evaluation: a loader for each split with the batches of the book's loops; that of `train` is shuffled.
+        evaluation: evaluation loader of each split, batched as in the book; `train` is shuffled.
         steps_per_epoch: optimizer steps per epoch.
 
     Raises:
@@ -108,8 +108,8 @@ class Loaders:
             ]
         return first_batches(self.train, steps * self.recipe.gradient_accumulation_steps)
 
-    def full_training_batches(self) -> list[int]:
-        """Draw the messages of one more pass over the training loader, which drops the last short batch."""
+    def draw_training_messages(self) -> list[int]:
+        """Draw the indices of one more pass over the training loader, which drops the last short batch."""
         _draw_seed(self.rng)  # a pass over the loader draws this number too
         return list(self._sampler)[: len(self.texts) - len(self.texts) % self.global_batch_size]
 

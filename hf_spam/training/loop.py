@@ -1,7 +1,7 @@
 """The training loop: the book's `train_classifier_simple` (chapter 6), through Accelerate.
 
-With recipe `book`, one process and fp32, every loss and accuracy is that of the book's plain PyTorch loop under
-`torch.manual_seed(recipe.seed)`: evaluations draw from the same stream of random orders as training does.
+With recipe `book`, one process and fp32, losses and accuracies match the book's plain PyTorch loop under
+`torch.manual_seed(recipe.seed)`: training and evaluations draw their order of messages from the same random stream.
 """
 
 import logging
@@ -168,7 +168,7 @@ class TrainingLoop:
         batches = self.loaders.training_batches(epoch, steps_left)
         for _ in range(self.state.progress.batch):
             next(batches, None)
-        self.state.restore_random()
+        self.state.restore_rng_states()
         yield from batches
 
     def _backward(self, batch: Batch) -> None:
@@ -217,7 +217,7 @@ class TrainingLoop:
         finite = all(bool(tensor.isfinite().all()) for tensor in self.setup.model.state_dict().values())
         if not all(gather_object([finite])):
             raise ValueError(f"The weights are no longer numbers after step {progress.step}. {DIVERGED}")
-        with self.state.kept_weights():
+        with self.state.averaged_weights():
             measured = self.evaluator.measure(["validation"])
             progress.update_best(measured.loss)
             self.saver.save(self.accelerator, self.state, self._run(measured), self.identity)
@@ -233,7 +233,7 @@ class TrainingLoop:
         self.state.progress.update_best(measured.loss)
         for split, part in measured.predictions.items():  # of the most likely class, ignoring the threshold
             correct = part["scores"].argmax(-1) == part["references"]
-            counted = self.loaders.full_training_batches() if split == "train" else slice(None)
+            counted = self.loaders.draw_training_messages() if split == "train" else slice(None)
             history.final_accs[split] = float(correct[counted].mean())
         if measured.calibration is not None:
             level = logging.INFO if measured.calibration.is_met else logging.WARNING
@@ -248,7 +248,7 @@ class TrainingLoop:
     def _run(self, measured: Measured) -> Run:
         return Run(
             recipe=self.recipe,
-            model=self.setup.whole_model(),
+            model=self.setup.merged_model(),
             tokenizer=self.setup.tokenizer,
             history=self.state.progress.history,
             metrics=measured.metrics,

@@ -14,7 +14,7 @@ from .frozen_prefix import AfterPrefix
 class Objective(nn.Module):
     """A network together with its training loss; the module that Accelerate prepares.
 
-    With `epsilon`, half of the loss is that of the same messages with their token embeddings moved in the direction
+    With `epsilon`, half of the loss comes from the same messages with their token embeddings moved in the direction
     that increases the loss: adversarial training (Miyato, Dai and Goodfellow 2017, *Adversarial Training Methods for
     Semi-Supervised Text Classification*, without normalizing the embeddings). A step then takes two forward and three
     backward passes.

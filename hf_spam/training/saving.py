@@ -95,13 +95,13 @@ class Saver:
         """Write a checkpoint; call this on every process. A failure is logged, and training continues."""
         progress = state.progress
         folder = self.checkpoints.path(progress.step)
-        random = gather_object([state.random()])
+        rng_states = gather_object([state.rng_states()])
         if accelerator.is_main_process:
 
             def fill(folder: Path) -> None:
                 (folder / STATE).mkdir()
                 write_model(run, folder)
-                state.save(folder / STATE, random)
+                state.save(folder / STATE, rng_states)
 
             try:
                 write_folder(folder, fill, {"step": progress.step, "versions": versions(), **identity})
@@ -144,9 +144,9 @@ def save_run(run: Run, output_dir: Path) -> None:
 
 def write_model(run: Run, folder: Path) -> None:
     """Write the calibrated model, its card, history and metrics into a folder."""
-    config, before = run.model.config, None
+    config = run.model.config
+    before = config.temperature, config.threshold
     try:
-        before = config.temperature, config.threshold
         apply_calibration(config, run.calibration)  # in the saved files only; training continues without it
         save_classifier(run.model, run.tokenizer, folder)
         recipe = {name: public(value) for name, value in asdict(run.recipe).items()}

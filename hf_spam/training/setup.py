@@ -44,7 +44,7 @@ class Setup:
     encoded: dict[str, EncodedMessages]
     adapters: "LoraModel | None" = None
 
-    def whole_model(self) -> SpamGPTForSequenceClassification:
+    def merged_model(self) -> SpamGPTForSequenceClassification:
         """Return the model in evaluation mode, with its adapters merged into a copy."""
         model = self.model if self.adapters is None else copy.deepcopy(self.adapters).merge_and_unload()
         return model.eval()

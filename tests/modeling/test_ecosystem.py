@@ -1,7 +1,7 @@
 """A model works with the ecosystem: saving, loading, initialization, export, compilation, training and adapters.
 
 These are the checks of the common model tests of `transformers` that apply to a text classifier, written out because
-they are not part of its wheel. Code that runs without the package is tested beside the pipeline.
+they are not part of its wheel. Remote code is tested with the pipeline.
 """
 
 import copy
