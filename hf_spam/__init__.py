@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The module of each public name. Names are imported on first use, so `import hf_spam` takes milliseconds and
+# Module of each public name. Names are imported on first use, so `import hf_spam` takes milliseconds and
 # `hf-spam --help` does not load torch.
-_HOMES = {
+_MODULES = {
     "RECIPES": "training.recipes",
     "Recipe": "training.recipes",
     "SpamClassifier": "inference.classifier",
@@ -37,17 +37,17 @@ _HOMES = {
     "import_weights": "conversion.import_weights",
     "load_sms_spam": "data.sources",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])
 
 
 # The Auto classes and the pipeline are registered as soon as `transformers` loads its own, whether that happens before

@@ -87,14 +87,14 @@ def agreement_table(report: dict[str, Any]) -> Table:
     table = make_table("agreement", report["precision"])
     table.add_row("messages", str(report["messages"]))
     table.add_row("different labels", str(report["labels_differ"]))
-    table.add_row("largest difference of a score", f"{report['largest_score_difference']:.6f}")
-    table.add_row("mean difference of the scores", f"{report['mean_score_difference']:.6f}")
+    table.add_row("largest score difference", f"{report['largest_score_difference']:.6f}")
+    table.add_row("mean score difference", f"{report['mean_score_difference']:.6f}")
     return table
 
 
 def recipes_table(recipes: Sequence[Recipe]) -> Table:
     """Return a table with a row per recipe: its summary and published accuracies."""
-    table = make_table("recipe", "row", "what it is", "published")
+    table = make_table("recipe", "row", "description", "published")
     for recipe in recipes:
         published = PUBLISHED.get(recipe.name)
         row, accuracies = (str(published.row), asdict(published)) if published else ("-", None)

@@ -179,7 +179,7 @@ def test_initialization_depends_only_on_the_seed(architecture):
 
 @both_models
 def test_model_has_no_state_besides_parameters(architecture):
-    """Protects loading: a buffer that is not saved comes back from the meta device as garbage."""
+    """Protects loading: after loading on the meta device, an unsaved buffer holds garbage."""
     with torch.device("meta"):
         ghost = architecture(tiny_config())
     assert all(p.is_meta for p in ghost.parameters())
@@ -291,7 +291,7 @@ collate = PadRight(PAD)
 
 
 def test_trainer_accumulates_gradients_correctly(tmp_path):
-    """Protects fine-tuning with `Trainer`, which divides the loss unless `accepts_loss_kwargs` is false."""
+    """Protects fine-tuning with `Trainer`, which must average the loss over accumulated batches."""
     model = build(initializer_range=0.1)
     by_hand, seen = copy.deepcopy(model), []
 
