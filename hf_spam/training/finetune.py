@@ -109,7 +109,7 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
     """Check settings against this machine, before anything is written."""
     resume = options.resume_from_checkpoint
     if resume not in (None, "auto", "hub") and not (Path(resume) / STATE).is_dir():
-        raise ValueError(f"{resume} is not a checkpoint: give a folder such as runs/pocket/checkpoint-100, or auto.")
+        raise ValueError(f"{resume} is not a checkpoint: use a folder such as runs/pocket/checkpoint-100, or auto.")
     trackers = {str(tracker) for tracker in get_available_trackers()}
     if options.report_to is not None and options.report_to not in trackers:
         raise ValueError(f"The tracker {options.report_to!r} is not installed, or Accelerate does not know it.")

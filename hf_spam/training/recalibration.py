@@ -61,22 +61,22 @@ def calibrated_copy(
     """
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
-        raise FileExistsError(f"{output_dir} exists: give a folder that does not.")
+        raise FileExistsError(f"{output_dir} already exists: choose another folder.")
     if target_fpr is not None and not 0 <= target_fpr < 1:
         raise ValueError(f"target_fpr must lie in [0, 1), got {target_fpr}.")
     source = BUNDLED if model in (None, "bundled") else model
     if is_onnx(source):
         raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made from, then export again.")
-    kept, tokenizer, history = load_classifier(source, dtype="auto"), load_tokenizer(source), history_file(source)
-    apply_calibration(kept.config, None)
-    names = class_names(kept.config)
+    network, tokenizer, history = load_classifier(source, dtype="auto"), load_tokenizer(source), history_file(source)
+    apply_calibration(network.config, None)
+    names = class_names(network.config)
     columns = {"text_column": text_column, "label_column": label_column}
     evaluated = load_eval_data(None if source is BUNDLED else model, data, **columns, classes=names)
     is_split = "validation" in evaluated.sets
     messages = evaluated.sets["validation"] if is_split else concatenate_datasets(list(evaluated.sets.values()))
     if (found := label_names(messages)) != names:
         raise DataError(f"the messages are labelled {', '.join(found)}, but the model knows {', '.join(names)}")
-    classifier = SpamClassifier(copy.deepcopy(kept).float(), tokenizer)
+    classifier = SpamClassifier(copy.deepcopy(network).float(), tokenizer)
     calibration = fit_calibration(
         classifier.logits(messages["text"][:], progress=progress),
         torch.tensor(messages["label"][:]),
@@ -87,10 +87,10 @@ def calibrated_copy(
     )
     if not calibration.is_met:
         raise ValueError(calibration.summary()[-1])
-    apply_calibration(kept.config, calibration)
+    apply_calibration(network.config, calibration)
 
     def fill(folder: Path) -> None:
-        save_classifier(kept, tokenizer, folder)
+        save_classifier(network, tokenizer, folder)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
         card = _card(names, calibration, None if source is BUNDLED else os.fspath(model), data, is_split)

@@ -85,7 +85,7 @@ def test_possibly_seen_messages_are_reported(own, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["there", "--data", "sample"], "exists: give a folder that does not."),
+        (["there", "--data", "sample"], "already exists: choose another folder."),
         (["out", "--data", "ham.csv"], "different labels; the data has only 'not spam'."),
         (["out", "--data", "wrong.csv", "--target-fpr", "0"], "No threshold gives a false-positive rate"),
         (["out", "--data", "sample", "--target-fpr", "2"], "target_fpr must lie in [0, 1), got 2.0."),
