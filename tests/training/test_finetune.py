@@ -52,7 +52,7 @@ def test_failed_run_leaves_no_folder(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / ".hidden").touch()
     for name, existed in (("out", False), ("kept", True)):
-        with pytest.raises(ValueError, match="no such file"):
+        with pytest.raises(ValueError, match="not a file"):
             finetune("pocket", data="gone.csv", output_dir=tmp_path / name, resume_from_checkpoint="auto")
         assert (tmp_path / name).exists() == existed
 
