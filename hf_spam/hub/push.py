@@ -301,8 +301,12 @@ class Uploader:
 
     def _command(self) -> str:
         """Return the command that pushes the rest: from the queue or, if it could not be frozen, from the folder."""
-        frozen = all(map(self.queue.holds, self.left))
-        return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume" if frozen else self.repo_id])
+        command = ["hf-spam", "push", str(self.output_dir)]
+        if all(map(self.queue.holds, self.left)):
+            return shlex.join([*command, "--resume"])
+        flags = ["--private"] if self.private else []
+        flags += ["--revision", self.revision] if self.revision != MAIN else []
+        return shlex.join([*command, self.repo_id, *flags])
 
     def _log(self, snapshot: Snapshot, event: str, **values: Any) -> None:
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": event}

@@ -305,6 +305,24 @@ def test_a_full_disk(hub, only_checkpoints, out, alone, monkeypatch, caplog):
 
 
 @one_transport
+def test_the_command_for_what_could_not_be_frozen_keeps_private_and_revision(hub, out, monkeypatch, caplog):
+    """Without them, the printed command would create a public repository, or push to another branch."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(snapshots.os, "link", full)
+    monkeypatch.setattr(snapshots.shutil, "copy", full)
+    hub.stop()
+    replay(out, private=True, revision="v2", timeout=0)
+    command = f"hf-spam push {out} {REPO} --private --revision v2"
+    assert f"To push later, run: {command}" in caplog.text
+    hub.start()
+    assert run(*command.split()[1:]) == 0
+    assert hub.repo(REPO).private and hub.titles(REPO, "v2")[0] == "final model" and len(hub.titles(REPO)) == 1
+
+
+@one_transport
 def test_a_damaged_snapshot_is_not_sent(hub, out, caplog):
     """It is named and kept, and does not block the others."""
     hub.stop()
