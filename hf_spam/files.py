@@ -135,7 +135,9 @@ def files_in(folder: Path) -> list[str]:
 
 
 def public(value: Any) -> Any:
-    """Return a setting as it may be published: a local path is reduced to its last component."""
+    """Return a setting as it may be published: local paths, which commas may separate, lose their folders."""
+    if isinstance(value, str) and "," in value and not Path(value).exists():
+        return ",".join(map(public, value.split(",")))
     return Path(value).name if is_path(value) else value
 
 

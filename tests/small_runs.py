@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from datasets import DatasetDict
+from small_data import MESSAGES
 
 from hf_spam import finetune, load_sms_spam
 
@@ -20,8 +21,8 @@ NO_DROPOUT = dict.fromkeys(
 # Texts that a reader, a normalization or a terminal might change.
 FOREIGN = [
     "ربحت جائزة! اتصل الآن",
-    "\u200fمرحبا\u200e abc\u202e",  # noqa: RUF001  (direction marks)
-    "恭喜您中奖了，请立即回复",  # noqa: RUF001
+    "\u200fمرحبا\u200e abc\u202e",
+    "恭喜您中奖了，请立即回复",
     "🎉👩‍👩‍👧 जीतें ₹5000",
     "cafe\u0301 is not caf\u00e9",  # decomposed and composed
     "two\r\nlines, and a third\n",
@@ -32,7 +33,7 @@ FOREIGN = [
 
 def first_messages(**sizes: int) -> DatasetDict:
     """Return the first messages of each split of the embedded sample, split as in the book."""
-    data = load_sms_spam("sample", protocol="book")
+    data = load_sms_spam(MESSAGES, protocol="book")
     return DatasetDict({split: data[split].select(range(size)) for split, size in sizes.items()})
 
 

@@ -29,13 +29,16 @@ class Augmentation:
         self.tokenizer = tokenizer
         self.case, self.digits = case, digits
         self.bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
+        normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+        # Cached, since it takes longer than the rest.
+        self.normalize = str if normalizer is None else lru_cache(maxsize=2**17)(normalizer.normalize_str)
 
     def __bool__(self) -> bool:
         return bool(self.case or self.digits or self.bpe_dropout)
 
     def encode(self, text: str, seed: str, max_length: int) -> list[int]:
         """Augment `text` with random choices from `seed`, and return its first `max_length` token ids."""
-        rng = random.Random(seed)
+        rng, text = random.Random(seed), self.normalize(replace_lone_surrogates(text))
         if rng.random() < self.case:
             text = rng.choices((str.lower, str.upper, str.capitalize), (3, 1, 1))[0](text)
         if rng.random() < self.digits:
@@ -72,7 +75,7 @@ class BPEDropout:
         self.variant = lru_cache(maxsize=2**17)(self._variant)
 
     def encode(self, text: str, draw: Callable[[], float], max_length: int) -> list[int]:
-        """Return the first `max_length` token ids of `text`; `draw` returns random numbers in [0, 1)."""
+        """Return the first `max_length` token ids of a normalized text; `draw` returns random numbers in [0, 1)."""
         ids: list[int] = []
         for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text)):
             ids.extend(self.variant(word, int(draw() * self.VARIANTS)))

@@ -21,16 +21,19 @@ CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**26
 
 
 class EncodedMessages(Dataset):
-    """Dataset of the token ids and class index of each message."""
+    """Dataset of the token ids and class index of each message, and its probability of class 1 (`targets`)."""
 
-    def __init__(self, input_ids: Sequence[Sequence[int]], labels: Sequence[int]):
-        self.input_ids, self.labels = input_ids, labels
+    def __init__(
+        self, input_ids: Sequence[Sequence[int]], labels: Sequence[int], targets: Sequence[float] | None = None
+    ):
+        self.input_ids, self.labels, self.targets = input_ids, labels, targets
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, Sequence[int] | int]:
-        return {"input_ids": self.input_ids[index], "labels": self.labels[index]}
+    def __getitem__(self, index: int) -> dict[str, Sequence[int] | int | float]:
+        targets = {} if self.targets is None else {"targets": self.targets[index]}
+        return {"input_ids": self.input_ids[index], "labels": self.labels[index], **targets}
 
 
 def pad_batch(ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -50,14 +53,14 @@ def pad_batch(ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torc
 
 @dataclass(frozen=True)
 class PadRight:
-    """Collate encoded messages with `pad_batch`, adding `labels` (B,) if present."""
+    """Collate encoded messages with `pad_batch`, adding `labels` and `targets` (B,) if present."""
 
     pad_token_id: int
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, torch.Tensor]:
         batch = pad_batch([example["input_ids"] for example in examples], self.pad_token_id)
-        if "labels" in examples[0]:
-            batch["labels"] = torch.tensor([example["labels"] for example in examples])
+        for name in {"labels", "targets"} & examples[0].keys():
+            batch[name] = torch.tensor([example[name] for example in examples])
         return batch
 
 

@@ -34,6 +34,7 @@ SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet", ".zip")
 PLAIN_TEXT = ".txt"  # one message per line, without labels
 UCI_MEMBER = "SMSSpamCollection"  # a TSV without an extension, on its own or in UCI's zip
 HEAD_BYTES = 2**16
+MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
 
 
 class DataError(ValueError):
@@ -192,14 +193,34 @@ def find_dialect(file: DataFile, columns: Columns, book_quotes: bool = False) ->
     cells = [cell.strip().strip('"').lower() for cell in re.split(r"[\r\n]", text, maxsplit=1)[0].split(delimiter)]
     named = {name.strip().lower() for name in (columns.text, columns.label) if name is not None}
     header = cells[0] not in LABELS or not named.isdisjoint(cells)
-    unquoted = not header and delimiter == "\t"
+    line_end = "\r" if "\r" in text and "\n" not in text else "\n"
+    unquoted = delimiter == "\t" and (not header or _quotes_mean_nothing(file, line_end))
     return Dialect(
         delimiter=delimiter,
-        line_end="\r" if "\r" in text and "\n" not in text else "\n",
+        line_end=line_end,
         header=header,
         quoting=csv.QUOTE_NONE if unquoted and not book_quotes else csv.QUOTE_MINIMAL,
         strict=not (unquoted and book_quotes),
     )
+
+
+def _quotes_mean_nothing(file: DataFile, line_end: str) -> bool:
+    """Return whether a TSV has quotes that are not CSV's, and each of its lines is a row when they are ignored."""
+    encoding = find_encoding(file.head())
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    try:
+        with file.text(encoding, line_end) as text:
+            if not any('\t"' in line for line in text):
+                return False
+        with file.text(encoding, line_end) as text:
+            for _ in csv.reader(text, delimiter="\t", strict=True):
+                pass
+    except UnicodeDecodeError:
+        return False
+    except csv.Error:
+        with file.text(encoding, line_end) as text:
+            return len({line.count("\t") for line in text if line.strip()}) == 1
+    return False
 
 
 def find_encoding(head: bytes) -> str:

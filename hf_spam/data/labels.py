@@ -21,6 +21,12 @@ def features_of(names: Sequence[str]) -> Features:
     return Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
 
 
+def annotated_features_of(names: Sequence[str]) -> Features:
+    """Return the features of messages with notes on their origin, as `read_messages` returns them."""
+    notes = {name: Value("string") for name in ("source", "category", "language")}
+    return Features({**features_of(names), **notes, "group": Value("int64")})
+
+
 FEATURES = features_of(LABEL_NAMES)
 
 

@@ -18,9 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..text import first_line, short
-from .formats import DELIMITERS, JSON_LINES, TEXT_COLUMNS, Columns, DataError, DataFile, find_dialect, find_encoding
-
-MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
+from .formats import (
+    DELIMITERS,
+    JSON_LINES,
+    MAX_CELL_CHARACTERS,
+    TEXT_COLUMNS,
+    Columns,
+    DataError,
+    DataFile,
+    find_dialect,
+    find_encoding,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Reader:
     """Number of rows, if known in advance."""
     class_names: list[str] | None = None
     """Class names of the label column, if it is a `ClassLabel`."""
+    source: str = ""
+    """The source that the user named."""
 
     def __init__(self, name: str, columns: Columns):
         self.name, self.columns = name, columns
@@ -80,6 +90,17 @@ class Reader:
     def table(self, window: Window) -> list[str] | pa.Table:
         """Return all columns of a window unchanged, as a table or raw JSON lines."""
         raise NotImplementedError
+
+    def notes(self, window: Window, column: str) -> list[str]:
+        """Return a column that describes the messages of a window, such as "category"; "" where there is none.
+
+        A column that holds the texts or the labels is none, and neither are columns of JSON lines.
+        """
+        table = self.table(window)
+        names = [name.strip().lower() for name in table.column_names] if isinstance(table, pa.Table) else []
+        if column not in names or names.index(column) in self.columns.find(self.name, table.column_names):
+            return [""] * len(window)
+        return ["" if value is None else str(value) for value in table.column(names.index(column)).to_pylist()]
 
     def place(self, window: Window, i: int) -> str:
         """Return the place of the i-th row of a window, for errors."""

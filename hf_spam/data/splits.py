@@ -22,7 +22,7 @@ def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tup
     exactly one of the k test sets.
 
     Args:
-        dataset: The messages.
+        dataset: The messages. If there is a column `group`, messages of the same group are in the same fold instead.
         k: Number of folds.
         seed: Seed for shuffling.
 
@@ -79,7 +79,7 @@ def _folds(dataset: Dataset, k: int, seed: int, need: str) -> list[np.ndarray]:
     if k < 2:
         raise DataError(f"at least 2 folds are needed, not {k}")
     labels = np.array(dataset["label"][:])
-    groups = duplicate_groups(dataset["text"][:])
+    groups = np.array(dataset["group"][:]) if "group" in dataset.column_names else duplicate_groups(dataset["text"][:])
     for label, name in enumerate(dataset.features["label"].names):
         distinct = len(np.unique(groups[labels == label]))
         if 0 < distinct < k:  # a ClassLabel may have classes without messages

@@ -2,10 +2,44 @@
 
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token, also used for padding
+
+# Characters that are not drawn: soft hyphens, zero-width characters, controls of writing direction, fillers, variation
+# selectors and tags (Unicode's Default_Ignorable_Code_Point).
+INVISIBLE = (
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
+# Cyrillic and Greek letters drawn like a Latin one (from Unicode's confusables.txt, UTS #39).
+LOOK_ALIKES = {
+    "a": "аα", "b": "Ьβ", "c": "с", "d": "ԁ", "e": "еε", "h": "һ", "i": "іι", "j": "јϳ", "k": "кκ", "l": "ӏ",
+    "n": "пη", "o": "оο", "p": "рρ", "q": "ԛ", "r": "г", "s": "ѕ", "t": "тτ", "u": "υ", "v": "νѵ", "w": "ԝω",
+    "x": "хχ", "y": "уγ", "A": "АΑ", "B": "ВΒ", "C": "С", "E": "ЕΕ", "H": "НΗ", "I": "ІΙ", "J": "Ј", "K": "КΚ",
+    "M": "МΜ", "N": "Ν", "O": "ОΟ", "P": "РΡ", "S": "Ѕ", "T": "ТΤ", "X": "ХΧ", "Y": "УΥ", "Z": "Ζ",
+}  # fmt: skip
+GREEK_OR_CYRILLIC = "[\u0370-\u052f]"
+MAX_LOOK_ALIKES = 8  # look-alikes in a row at the end of a word, since a lookbehind must have a fixed length
+
+
+def normalizer() -> normalizers.Normalizer:
+    """Return a normalizer that gives an obfuscated text and the plain one the same tokens.
+
+    It removes invisible characters, applies NFKC (full-width, bold and circled letters become plain ones), and replaces
+    Greek and Cyrillic letters by the Latin ones that they look like, in words that mix them with Latin letters. Words
+    wholly in Greek or Cyrillic stay as they are. It consists of plain regular expressions, so that every runtime that
+    reads `tokenizer.json` applies it.
+    """
+    before = "|".join(f"(?<=[A-Za-z]{GREEK_OR_CYRILLIC * n})" for n in range(MAX_LOOK_ALIKES))
+    in_mixed_word = f"(?:(?={GREEK_OR_CYRILLIC}*[A-Za-z])|{before})"
+    fold = [
+        # An alternative for each letter is searched six times as fast as a character class.
+        normalizers.Replace(Regex("|".join(f"{letter}{in_mixed_word}" for letter in letters)), latin)
+        for latin, letters in LOOK_ALIKES.items()
+    ]
+    return normalizers.Sequence([normalizers.Replace(Regex(INVISIBLE), ""), normalizers.NFKC(), *fold])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -25,6 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     if vocab_size < 257:
         raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}.")
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

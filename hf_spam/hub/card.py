@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..data.names import sources_of
 from ..files import is_path, public, versions
 from ..text import in_markdown
 
@@ -24,6 +25,7 @@ NOT_SETTINGS = ("name", "summary")  # fields of a recipe that describe it
 DATA = {
     "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo, 2011; CC BY 4.0)",
     "sample": "the sample messages included in hf_spam (MIT)",
+    "marketing": "the marketing messages included in hf_spam (MIT)",
 }
 HUB_DATASETS = {"uci": "ucirvine/sms_spam"}
 PROTOCOLS = {
@@ -101,7 +103,7 @@ def render_card(content: CardContent) -> str:
         tags=[*(["spam-detection", "sms"] if labels == SPAM_LABELS else []), "hf_spam"],
         model_name=MODEL_NAME,
         base_model=_hub_id(content.base_model),
-        datasets=HUB_DATASETS.get(training.data) if training else None,
+        datasets=_hub_datasets(training) if training else None,
         eval_results=(_eval_results(training, macro=len(labels) > 2) or None) if training else None,
     )
     card = ModelCard.from_template(
@@ -119,6 +121,11 @@ def render_card(content: CardContent) -> str:
     return str(card)
 
 
+def _hub_datasets(training: TrainingContent) -> list[str] | None:
+    sources = [] if training.data is None else sources_of(training.data)
+    return [HUB_DATASETS[source] for source in sources if source in HUB_DATASETS] or None
+
+
 def _training_context(training: TrainingContent) -> dict[str, Any]:
     """Return the training part of the template's variables, formatted for Markdown."""
     recipe, base = training.recipe, training.recipe["base"]
@@ -130,7 +137,7 @@ def _training_context(training: TrainingContent) -> dict[str, Any]:
     if training.data is None:
         data = "messages passed in as a `DatasetDict`"
     else:
-        data = DATA.get(training.data) or in_markdown(public(training.data))
+        data = ", ".join(DATA.get(one) or in_markdown(public(one)) for one in sources_of(training.data))
     return {
         "recipe": recipe,
         "data": data,

@@ -4,13 +4,14 @@ import random
 import re
 
 import pytest
+from small_data import MESSAGES
 
 from hf_spam import load_sms_spam
 from hf_spam.conversion.loading import load_tokenizer
 from hf_spam.data.augmentation import Augmentation, BPEDropout
-from hf_spam.data.tokenization import encode, train_tokenizer
+from hf_spam.data.tokenization import encode, normalizer, train_tokenizer
 
-TEXTS = list(load_sms_spam("sample")["train"]["text"])
+TEXTS = list(load_sms_spam(MESSAGES)["train"]["text"])
 TOKENIZER = train_tokenizer(TEXTS, 500)
 NONE = {"case": 0.0, "digits": 0.0, "bpe_dropout": 0.0}
 
@@ -58,9 +59,8 @@ def test_bpe_dropout_of_zero_matches_the_library(gpt2_tokenizer_dir):
     """Merges match the Rust implementation, for a trained vocabulary and for GPT-2's."""
     for tokenizer in (TOKENIZER, load_tokenizer(gpt2_tokenizer_dir)):
         plain = BPEDropout(tokenizer, 0.0)
-        assert [plain.encode(text, random.random, 10**6) for text in TEXTS[:200]] == encode(
-            tokenizer, TEXTS[:200], 10**6
-        )
+        texts = [normalizer().normalize_str(text) for text in TEXTS[:200]]
+        assert [plain.encode(text, random.random, 10**6) for text in texts] == encode(tokenizer, texts, 10**6)
 
 
 def test_bpe_dropout_spells_the_same_text_in_many_ways():

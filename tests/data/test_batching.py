@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_data import MESSAGES
 from tiny_models import build
 
 from hf_spam import load_sms_spam
@@ -41,7 +42,7 @@ def test_batches_hold_similar_lengths_and_not_too_many_tokens(lengths, batch_tok
 @pytest.mark.parametrize("padded_length", [None, 9])
 def test_logits_match_each_text_alone_and_keep_the_order(padded_length):
     """The size of the batches does not matter."""
-    texts = ["", "b " * 100, *load_sms_spam("sample")["train"]["text"][:20]]
+    texts = ["", "b " * 100, *load_sms_spam(MESSAGES)["train"]["text"][:20]]
     tokenizer = train_tokenizer(texts, 300)
     model = build(vocab_size=300, pad_token_id=tokenizer.pad_token_id, padded_length=padded_length, num_labels=3)
     alone = torch.cat([predict_logits(model, tokenizer, [text]) for text in texts])

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_spam.data.formats import Columns, DataError, DataFile
-from hf_spam.data.labels import FEATURES
+from hf_spam.data.labels import LABEL_NAMES, annotated_features_of
 from hf_spam.data.readers import MAX_CELL_CHARACTERS, open_file
 from hf_spam.data.sources import load_sms_spam, read_messages
 
@@ -112,7 +112,7 @@ def test_good_files_give_the_same_messages(case, tmp_path):
     path.write_bytes(data)
     dataset = read_messages(str(path))
     assert rows(dataset) == MESSAGES
-    assert dataset.features == FEATURES
+    assert dataset.features == annotated_features_of(LABEL_NAMES)
 
 
 def test_the_uci_zip_reads_like_the_file_in_it(sms_collection, tmp_path):
@@ -149,6 +149,29 @@ def test_the_book_protocol_keeps_texts_that_pandas_takes_for_missing_or_numbers(
     assert len(read_messages(path)) == 5
 
 
+@pytest.mark.parametrize(
+    ("lines", "texts"),
+    [
+        (
+            ['ham\t"a ""b"" c"', 'spam\t"two', 'lines,\ta tab"', 'ham\td "e"'],
+            ['a "b" c', "two\nlines,\ta tab", 'd "e"'],
+        ),
+        (['ham\t"a', "spam\tb", 'ham\t"c"'], ['"a', "b", '"c"']),
+        (['ham\t"a" b', "spam\tc", "ham\td"], ['"a" b', "c", "d"]),
+        (["ham\ta", "spam\tb", 'ham\t"c'], ["a", "b", '"c']),
+    ],
+    ids=["quoted like CSV", "closed by a later message", "text after a quote", "never closed"],
+)
+def test_quotes_in_a_tsv_with_a_header(lines, texts, tmp_path):
+    """If they are not those of CSV, and each line is a row without them, they are part of the texts."""
+    path = tmp_path / "a.tsv"
+    for end in ("\n", "\r\n"):
+        path.write_bytes("".join(f"{line}{end}" for line in ["label\ttext", *lines]).encode())
+        assert rows(read_messages(path)) == [
+            (label, text.replace("\n", end)) for label, text in zip([0, 1, 0], texts, strict=True)
+        ]
+
+
 # Bad files: one line that names the file, the place, the value and what to do
 
 KNOWN = "known: ham, not spam, not_spam, 0, 0.0, false, spam, 1, 1.0, true; for classes of your own, name their column "
@@ -171,7 +194,7 @@ BAD_FILES = [
     ("a.tsv", b"ham\ta\n\nspam\tb\n", ", line 2: the line is empty; remove it"),
     ("a.tsv", b"ham\ta\rb\nspam\tb\n", f", line 1: {UNQUOTED}"),
     ("a.csv", b'label,text\nham,"a\nb"\nspam,"b\nham,c\n', f", line 4: {UNCLOSED}"),
-    ("a.tsv", b'label\ttext\nham\t"a" b\n', f", line 2: {AFTER}"),
+    ("a.tsv", b'label\ttext\nham\t"a" b\nspam\t"c\td"\n', f", line 2: {AFTER}"),
     ("a.jsonl", b'{"label": 1, "text": "a"}\n{"label', f", line 2: not a JSON object: '{{\"label'; {JSON}"),
     ("a.json", b"[1]", f", line 1: not a JSON object: '[1]'; {JSON}"),
     ("a.jsonl", b"[" * 100_000, f", line 1: not a JSON object: '{'[' * 56}...; {JSON}"),

@@ -1,6 +1,7 @@
 """Messages are read from every kind of source. The Hub is local or replaced."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
@@ -9,6 +10,7 @@ from hf_spam.data import sources
 from hf_spam.data.formats import DataError
 from hf_spam.data.labels import FEATURES
 from hf_spam.data.sources import check_splits, load_sms_spam, read_messages
+from hf_spam.data.splits import grouped_folds
 
 
 def rows(dataset: Dataset) -> list[tuple[int, str]]:
@@ -51,7 +53,7 @@ def test_a_missing_file_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "load_dataset", None)
     with pytest.raises(DataError) as caught:
         read_messages(name)
-    assert str(caught.value) == f"{name}: not a file, 'sample', 'uci' or a Hub dataset id 'owner/name'"
+    assert str(caught.value) == f"{name}: not a file, 'sample', 'marketing', 'uci' or a Hub dataset id 'owner/name'"
 
 
 def test_a_directory_is_refused(tmp_path, monkeypatch):
@@ -81,6 +83,123 @@ def test_passed_splits_may_have_what_files_may_have():
         check_splits(DatasetDict(train=part, test=part.select([])))
     with pytest.raises(DataError, match=r"^train: there is no text column .*; found: \['LABEL', 'id'\]"):
         check_splits(DatasetDict(train=part.remove_columns("Text")))
+
+
+# The package's own messages
+
+TABLE = "label\tcategory\tlanguage\ttext\n"
+
+
+def letters(number: int) -> str:
+    return f"{chr(97 + number // 26)}{chr(97 + number % 26)}"
+
+
+@pytest.fixture
+def embedded(tmp_path, monkeypatch) -> Path:
+    """The folder of the package's messages, replaced by a small one.
+
+    The second twin of `al` and the first one of `am` are duplicates of a chat message.
+    """
+    chat = [f"ham\tchat\ten\thow is {letters(i)} today\n" for i in range(60)]
+    twins = [
+        f"{label}\tbank\tfr\t{word} {letters(i)}\n"
+        for i in range(60)
+        for label, word in (("ham", "pay"), ("spam", "lose"))
+    ]
+    twins[23], twins[24] = "spam\tbank\tfr\thow is aa today?\n", "ham\tbank\tfr\tHow is AA today\n"
+    files = {"chat": chat, "twins": twins, "marketing": ["ham\tshop\tes\tsale\n", "ham\tshop\tpt\tsale again\n"]}
+    for name, lines in files.items():
+        (tmp_path / f"{name}.tsv").write_text(TABLE + "".join(lines))
+    monkeypatch.setattr(sources, "EMBEDDED", tmp_path)
+    return tmp_path
+
+
+def test_twins_belong_together(embedded):
+    """Rows of `twins.tsv` come in pairs: spam, and what it imitates. Duplicates of a twin belong with both."""
+    found = read_messages("sample")
+    groups = found["group"][:]
+    chat, pairs = groups[:60], list(zip(groups[60::2], groups[61::2], strict=True))
+    assert all(ham == spam for ham, spam in pairs)
+    assert pairs[11] == pairs[12] == (chat[0], chat[0])
+    assert len(set(groups)) == len({*chat, *dict(pairs)}) == 118
+
+
+def test_twins_are_in_one_split_and_one_fold(embedded):
+    """Their texts are so alike that a test of one says little after training on the other."""
+    found = read_messages("sample")
+    group_of = dict(zip(found["text"][:], found["group"][:], strict=True))
+    splits = load_sms_spam("sample").values()
+    folds = [test for _, test in grouped_folds(found, 4)]
+    for parts in (splits, folds):
+        assert sum(map(len, parts)) == 180
+        assert sum(len({group_of[text] for text in part["text"]}) for part in parts) == 118
+
+
+def test_marketing_is_a_source_of_its_own(embedded):
+    """Whether it counts as spam differs between users, so it must not be trained on unasked."""
+    assert {*read_messages("sample")["category"]} == {"chat", "bank"}
+    marketing = read_messages("marketing", allow_single_label=True)
+    assert rows(marketing) == [(0, "sale"), (0, "sale again")] and {*marketing["source"]} == {"marketing"}
+    both = read_messages("sample,marketing")
+    assert Counter(both["source"]) == {"sample": 180, "marketing": 2}
+
+
+def test_the_packages_messages_can_be_read_and_split():
+    """A newcomer's first command needs neither files nor network. Splitting them takes too long for a test."""
+    found = read_messages("sample").to_pandas()
+    assert {*found["source"]} == {"sample"} and all(found["category"]) and all(found["language"])
+    assert all(found.groupby("label")["group"].nunique() > 1000)
+    twins = read_messages(sources.EMBEDDED / "twins.tsv")
+    assert twins["label"][:] == [0, 1] * (len(twins) // 2)
+    marketing = read_messages("marketing", allow_single_label=True)
+    assert {*marketing["label"]} == {0} and {*marketing["category"]} == {"marketing"}
+
+
+# Several sources
+
+
+def test_several_sources_are_read_as_one(tmp_path, monkeypatch):
+    """They keep their order, and the column `source` names them. One of them may have a single label."""
+    monkeypatch.chdir(tmp_path)
+    Path("ham.tsv").write_text("ham\tone\nham\tTWO!\n")
+    Path("both.csv").write_text("text,label\ntwo,spam\nthree,ham\n")
+    for source in ("ham.tsv,both.csv", ["ham.tsv", Path("both.csv")]):
+        found = read_messages(source)
+        assert rows(found) == [(0, "one"), (0, "TWO!"), (1, "two"), (0, "three")]
+        assert found["source"][:] == ["ham.tsv"] * 2 + ["both.csv"] * 2
+        one, two, too, three = found["group"]
+        assert two == too and len({one, two, three}) == 3, "duplicates belong together, wherever they are from"
+    with pytest.raises(DataError, match=r"^none\.csv: not a file"):
+        read_messages("ham.tsv,none.csv")
+    with pytest.raises(DataError, match=r"^ham\.tsv,ham\.tsv: every message is 'not spam'"):
+        read_messages("ham.tsv,ham.tsv")
+    Path("ham.tsv,both.csv").write_text("label,text\nspam,a file\n")
+    assert read_messages("ham.tsv,both.csv", allow_single_label=True)["text"][:] == ["a file"]
+
+
+def test_a_file_and_a_hub_dataset_are_split_together(serve, tmp_path):
+    """The splits of the dataset are not kept, because the file has none."""
+    serve(train=20, validation=2, test=4)
+    (tmp_path / "a.csv").write_text("label,text\n" + "".join(f"ham,file {letters(i)}\n" for i in range(10)))
+    found = read_messages(["owner/name", tmp_path / "a.csv"])
+    assert Counter(found["source"]) == {"owner/name": 26, str(tmp_path / "a.csv"): 10}
+    splits = load_sms_spam(["owner/name", tmp_path / "a.csv"])
+    assert Counter(row for part in splits.values() for row in rows(part)) == Counter(rows(found))
+    assert all(part.features == FEATURES for part in splits.values())
+    assert len(splits["train"]) > 20
+
+
+def test_categories_and_languages_come_through(tmp_path):
+    """They are empty where a file has none. A column that holds the labels is no category."""
+    (tmp_path / "a.csv").write_text("language,label,category,text\nfr,ham,bank,un\n,spam,,deux\n")
+    table = {"text": ["three", "four"], "label": ["ham", "spam"], "language": ["en", None]}
+    Dataset.from_dict(table).to_parquet(tmp_path / "b.parquet")
+    (tmp_path / "c.tsv").write_text("category\tsms\nham\tfive\nspam\tsix\n")
+    (tmp_path / "d.tsv").write_text("ham\tseven\n")
+    found = read_messages([tmp_path / name for name in ("a.csv", "b.parquet", "c.tsv", "d.tsv")])
+    assert found["text"][:] == ["un", "deux", "three", "four", "five", "six", "seven"]
+    assert found["language"][:] == ["fr", "", "en", "", "", "", ""]
+    assert found["category"][:] == ["bank", "", "", "", "", "", ""]
 
 
 # The Hub

@@ -7,12 +7,13 @@ import pytest
 from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_data import MESSAGES
 
 from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.formats import DataError
 from hf_spam.data.labels import FEATURES, features_of
 from hf_spam.data.sources import load_sms_spam, read_messages
-from hf_spam.data.splits import digest, fingerprints, grouped_folds
+from hf_spam.data.splits import digest, fingerprints, full_split, grouped_folds
 
 
 def rows(dataset: Dataset) -> list[tuple[int, str]]:
@@ -45,7 +46,7 @@ def write(path, dataset: Dataset):
 
 
 @pytest.fixture(scope="module")
-def full_split(sms_collection) -> DatasetDict:
+def collection(sms_collection) -> DatasetDict:
     return load_sms_spam(sms_collection)
 
 
@@ -61,9 +62,9 @@ def test_the_book_protocol_gives_the_books_rows_with_their_leak(sms_collection):
     assert [sum(text in seen for text in splits[name]["text"][:]) for name in ("validation", "test")] == [13, 37]
 
 
-def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection, full_split):
+def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection, collection):
     """Test scores mean nothing if a test message or its duplicate is in train. The rows never change."""
-    parts = list(full_split.values())
+    parts = list(collection.values())
     assert len(set.union(*map(keys, parts))) == sum(len(keys(part)) for part in parts)
     everything = rows(read_messages(sms_collection))
     assert Counter(row for part in parts for row in rows(part)) == Counter(everything)
@@ -74,14 +75,6 @@ def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection,
 
 
 # Other data
-
-
-@pytest.mark.parametrize("protocol", ["book", "full"])
-def test_the_embedded_sample_can_be_split(protocol):
-    """A newcomer's first command needs neither files nor network."""
-    splits = load_sms_spam("sample", protocol=protocol)
-    assert list(splits) == ["train", "validation", "test"]
-    assert all(set(split["label"]) == {0, 1} and split.features == FEATURES for split in splits.values())
 
 
 @pytest.mark.parametrize(
@@ -170,6 +163,18 @@ def test_folds_cover_everything_once_and_share_no_duplicates():
             grouped_folds(dataset, k=k)
 
 
+def test_messages_of_a_group_are_in_one_split_and_one_fold():
+    """Here they are a message that is spam and one that is not, which their texts do not show to belong together."""
+    groups = [*range(60), *range(60)]
+    dataset = small_dataset(60, 60).add_column("group", groups)
+    folds = [test["group"][:] for _, test in grouped_folds(dataset, k=4, seed=1)]
+    splits = [[groups[row] for row in part] for part in full_split(dataset, 1)]
+    for parts in (folds, splits):
+        assert sorted(group for part in parts for group in part) == sorted(groups)
+        assert sum(len(set(part)) for part in parts) == 60
+    assert [len(part) for part in folds] == [30] * 4 and [len(part) for part in splits] == [84, 12, 24]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -203,7 +208,7 @@ def test_a_digest_depends_on_texts_labels_their_names_and_the_order():
 
 
 def test_fingerprints_count_and_digest_each_split():
-    data = load_sms_spam("sample")
+    data = load_sms_spam(MESSAGES)
     found = fingerprints(data)
     assert {split: part["messages"] for split, part in found.items()} == {"train": 700, "validation": 100, "test": 200}
     assert found["test"]["sha256"] == digest(data["test"])

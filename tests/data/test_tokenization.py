@@ -3,14 +3,18 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_data import MESSAGES
 from transformers import AutoTokenizer
 
 from hf_spam import load_sms_spam
 from hf_spam.conversion.loading import load_tokenizer
-from hf_spam.data.tokenization import encode, replace_lone_surrogates, train_tokenizer
+from hf_spam.data.tokenization import LOOK_ALIKES, encode, normalizer, replace_lone_surrogates, train_tokenizer
 
-TEXTS = list(load_sms_spam("sample")["train"]["text"])
+TEXTS = list(load_sms_spam(MESSAGES)["train"]["text"])
 TOKENIZER = train_tokenizer(TEXTS, 500)
+NORMALIZE = normalizer().normalize_str
+WORDS = st.from_regex(r"[A-Za-z]{1,12}", fullmatch=True)
+HIDDEN = "\u200b\u200c\u200d\u2060\u202a\u202e\u00ad\ufeff\u034f"
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.integers(1, 20))
@@ -22,8 +26,36 @@ def test_encoding_matches_the_tokenizers_own_call_and_decodes_to_the_text(texts,
     assert encode(TOKENIZER, texts, max_length) == expected
     assert TOKENIZER.backend_tokenizer.to_str() == before
     whole = encode(TOKENIZER, texts, 10**6)
-    assert [TOKENIZER.decode(ids, skip_special_tokens=False) for ids in whole] == texts
+    assert [TOKENIZER.decode(ids, skip_special_tokens=False) for ids in whole] == list(map(NORMALIZE, texts))
     assert max(map(max, filter(None, whole)), default=0) < len(TOKENIZER) == 500
+
+
+@given(st.lists(WORDS, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_obfuscated_copies_have_the_same_ids(words, random):
+    """Look-alikes (at most 8 in a row at a word's end), full-width letters and invisible characters change nothing."""
+    obfuscated = []
+    for word in words:
+        keep = random.randrange(max(0, len(word) - 8), len(word))  # a word keeps one Latin letter, or it is not mixed
+        letters = [random.choice(LOOK_ALIKES.get(c, c)) if i != keep else c for i, c in enumerate(word)]
+        letters = [chr(ord(c) + 0xFEE0) if c.isascii() and random.random() < 0.3 else c for c in letters]
+        obfuscated.append("".join(c + random.choice(["", "", random.choice(HIDDEN)]) for c in letters))
+    assert encode(TOKENIZER, [" ".join(obfuscated)], 10**6) == encode(TOKENIZER, [" ".join(words)], 10**6)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("Привет, это я", "Привет, это я"),
+        ("СОР на УРОКЕ в iPhone-е", "СОР на УРОКЕ в iPhone-е"),
+        ("Το ΑΦΜ και το PIN", "Το ΑΦΜ και το PIN"),
+        ("𝗬𝗼𝘂𝗿 ﬁrst ①②", "Your first 12"),
+        ("Crédit Ağrı straße 日本 हिन्दी", "Crédit Ağrı straße 日本 हिन्दी"),
+        ("", ""),
+    ],
+)
+def test_other_words_keep_their_letters(text, normal):
+    """Words wholly in Cyrillic or Greek, and accents, are not folded."""
+    assert NORMALIZE(text) == normal
 
 
 def test_training_is_repeatable_and_saved_for_autotokenizer(tmp_path):

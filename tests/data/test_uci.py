@@ -71,7 +71,8 @@ def test_the_checksum_is_the_collections(sms_collection):
 def test_uci_is_downloaded_once_and_read(server, tmp_path):
     """The second call needs no network, and the cache holds nothing else."""
     server.answers = {"/1": (200, UCI_ZIP)}
-    assert read_messages("uci").to_list() == [{"text": "see you", "label": 0}, {"text": "WIN now", "label": 1}]
+    found = read_messages("uci").select_columns(["text", "label"]).to_list()
+    assert found == [{"text": "see you", "label": 0}, {"text": "WIN now", "label": 1}]
     server.answers = {}
     assert uci_file().read_bytes() == COLLECTION
     assert server.asked == ["/1"]
