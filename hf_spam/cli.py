@@ -106,13 +106,17 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
 @recipe_option
 @click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, each with another seed.")
+@click.option("--by-source", is_flag=True, help="Leave out one source of --data at a time in place of folds.")
 @as_json
 @click.pass_context
 @options_of(Recipe)
-def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: bool, **settings: Any) -> None:
+def crossval(
+    ctx: click.Context, name: str, folds: int, repeats: int, by_source: bool, as_json: bool, **settings: Any
+) -> None:
     """Cross-validate a recipe and a linear baseline.
 
-    All messages are used, and duplicates stay in one fold. Nothing is saved.
+    All messages are used, and duplicates stay in one fold. Results are also shown by source, category and language, if
+    the data have several sources or columns category and language. Nothing is saved.
     """
     given = given_settings(ctx, settings)
     from .experiments.crossval import cross_validate
@@ -120,13 +124,16 @@ def crossval(ctx: click.Context, name: str, folds: int, repeats: int, as_json: b
     quiet_libraries()
     show_log()
     logging.getLogger("hf_spam.training.loop").setLevel(logging.WARNING)  # hide the losses of every run
-    results = cross_validate(name, folds=folds, repeats=repeats, **given)
+    results = cross_validate(name, folds=folds, repeats=repeats, by_source=by_source, **given)
     if not is_main_process():
         return
     if as_json:
         click.echo(json.dumps(results))
         return
     show(terminal.crossval_table(results))
+    if results["groups"]:
+        show(terminal.groups_table(results["groups"]))
+        show(f"In brackets: 95 % Wilson intervals. Groups of fewer than {terminal.FEW} messages are in --json only.")
     slowest = max(run["seconds"] for run in results["runs"])
     show(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
     show("Pooled: computed on the answers of all runs together.")
@@ -165,7 +172,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 
 @cli.command()
 @click.argument("model", required=False)
-@click.option("--data", required=True, help="Messages: sample, uci, a local file, or a Hub dataset id.")
+@click.option("--data", required=True, help="Sample, uci, a file or a Hub dataset id; or several, with commas between.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as in training]")
 @click.option("--seed", type=int, help="Seed for the splits.  [default: as in training]")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")

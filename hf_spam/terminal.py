@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from .experiments.book_table import PUBLISHED, Row
 from .text import printable
 from .training.recipes import Recipe
 
+FEW = 20  # groups of fewer messages are not shown: their intervals say nothing
 ROWS_SHOWN = 20  # rows of a long table, such as the errors
 UNBROKEN_CHARACTERS = 20  # a column of single words up to this length is never broken
 
@@ -121,6 +123,23 @@ def crossval_table(results: dict[str, Any]) -> Table:
     for metric in results["mean"]["model"]:
         columns = ((kind, column) for kind in ("model", "baseline") for column in ("mean", "pooled"))
         table.add_row(metric, *(format_metric(results, metric, *column) for column in columns))
+    return table
+
+
+def groups_table(groups: Sequence[dict[str, Any]]) -> Table:
+    """Return a table with a row per source, category and language (see `breakdown`) of at least `FEW` messages."""
+    table = make_table("messages", "spam", "found, %", "baseline", "ham", "false alarms, %", "baseline")
+    for group in groups:
+        if group["spam"] + group["ham"] < FEW:
+            continue
+        cells = []
+        for count, metric in (("spam", "recall"), ("ham", "false_positive_rate")):
+            cells.append(f"{group[count]:,}")
+            for kind in ("model", "baseline"):
+                value, interval = (group[kind] or {}).get(metric), (group[kind] or {}).get(f"{metric}_interval")
+                shown = interval and f"{100 * value:.1f} ({100 * interval[0]:.0f}-{100 * interval[1]:.0f})"
+                cells.append(shown or "-")
+        table.add_row(f"{group['by']} {printable(Path(group['name']).name)}", *cells)
     return table
 
 

@@ -30,6 +30,7 @@ from typing import Any
 
 import click
 
+DATA = Path(__file__).parents[1] / "tests" / "messages.csv"  # no message has a tab or a line break
 MESSAGES = ["Free entry! Txt WIN to 10010 now", "see you at home tonight", "", "call 0800 for your prize"]
 MODEL_FILES = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
 DATA_FILES = ["mine.csv", "mine.tsv", "mine.jsonl", "mine.parquet", "mine.zip"]
@@ -269,7 +270,7 @@ def write_originals(folder: Path) -> None:
     shutil.copytree(BUNDLED, folder / "model")
     data = folder / "data"
     data.mkdir()
-    rows = load_sms_spam("sample", protocol="book")["train"].select(range(60)).to_pandas()
+    rows = load_sms_spam(DATA, protocol="book")["train"].select(range(60)).to_pandas()
     rows["label"] = rows["label"].map({0: "ham", 1: "spam"})
     rows[["label", "text"]].to_csv(data / "mine.csv", index=False)
     lines = "".join(f"{label}\t{text}\n" for label, text in zip(rows["label"], rows["text"], strict=True))

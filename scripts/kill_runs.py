@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+DATA = Path(__file__).parents[1] / "tests" / "messages.csv"  # each process reads it
 MESSAGES = {"train": 100, "validation": 20}
 SMALL = {"eval_freq": 5, "max_steps": 30, "learning_rate": 1e-3}
 POCKET = {**SMALL, "recipe": "pocket", "n_embd": 16, "vocab_size": 300, "per_device_train_batch_size": 8}
@@ -154,7 +155,7 @@ def messages() -> Any:
 
     from hf_spam import load_sms_spam
 
-    data = load_sms_spam("sample", protocol="book")
+    data = load_sms_spam(DATA, protocol="book")
     return DatasetDict({split: data[split].select(range(size)) for split, size in MESSAGES.items()})
 
 

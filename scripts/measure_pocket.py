@@ -1,4 +1,4 @@
-"""Measure the recipe `pocket` on five folds, on the book's split, and trained on the sample messages alone.
+"""Measure the recipe `pocket` on five folds and on the book's split.
 
     OMP_NUM_THREADS=1 python scripts/measure_pocket.py --data ../shared/data/SMSSpamCollection --repeats 3
 
@@ -13,7 +13,6 @@ import click
 from datasets import DatasetDict
 
 from hf_spam import entry, load_sms_spam
-from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.baseline import BASELINE
 from hf_spam.experiments.crossval import cross_validate, describe, measure_runs, summary
 from hf_spam.options import CONTEXT, given_settings, options_of
@@ -33,7 +32,7 @@ def measure(recipe: Recipe, data: DatasetDict, seeds: list[int]) -> dict[str, An
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--only", type=click.Choice(["folds", "book", "sample"]), multiple=True, help="Run only these.")
+@click.option("--only", type=click.Choice(["folds", "book"]), multiple=True, help="Run only these.")
 @click.option("--repeats", default=1, show_default=True, help="Repeats of the five folds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -46,9 +45,6 @@ def main(ctx: click.Context, only: tuple[str, ...], repeats: int, as_json: bool,
         results["five folds"] = cross_validate(recipe, repeats=repeats)
     if not only or "book" in only:
         results["book's split"] = measure(recipe, load_sms_spam(recipe.data, protocol="book"), [1, 2, 3, 4, 5])
-    if not only or "sample" in only:
-        transfer = DatasetDict(train=read_messages("sample"), test=read_messages(recipe.data))
-        results["sample to collection"] = measure(recipe, transfer, [1, 2, 3])
     if as_json:
         click.echo(json.dumps(results))
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import hf_spam
+from small_data import MESSAGES
 
 from hf_spam import load_sms_spam
 from hf_spam.conversion.loading import BUNDLED
@@ -27,7 +28,7 @@ USAGE = 2  # exit code if the command line cannot be parsed; 1 for all other err
 def prepared(tmp_path_factory) -> Path:
     """A folder with good data, a model, a run with a checkpoint, and bad files."""
     folder = tmp_path_factory.mktemp("input")
-    load_sms_spam("sample", protocol="book")["train"].select(range(100)).to_csv(folder / "good.csv", index=False)
+    load_sms_spam(MESSAGES, protocol="book")["train"].select(range(100)).to_csv(folder / "good.csv", index=False)
     shutil.copytree(BUNDLED, folder / "model")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -68,12 +69,12 @@ MISTAKES = {
     "evaluate --data table.xlsx": ["table.xlsx: unknown file extension", ".csv"],
     "evaluate --data labels.csv": ["labels.csv, line 3", "'maybe'", "ham"],
     "evaluate --data good.csv --seed -1": ["seed", "-1"],
-    "evaluate --data sample --split test": ["no split 'test'", "sample"],
+    "evaluate --data good.csv --split test": ["no split 'test'", "good.csv"],
     "train --recipe pocket --output-dir out --data ham.csv": ["ham.csv", "'not spam'", "two labels"],
     "train --recipe pocket --output-dir out --data few.csv": ["few.csv", "10 different messages", "'not spam' has 1"],
     "train --recipe pocket --output-dir out --data slip.zip": ["slip.zip", "10 different messages"],
     f"{TRAIN} --per-device-train-batch-size 71": ["70 training messages", "one batch of 71"],
-    "crossval --data sample --folds 1": ["at least 2 folds", "1"],
+    "crossval --data good.csv --folds 1": ["at least 2 folds", "1"],
     "crossval --repeats 0": ["repeats must be at least 1, got 0"],
     # Settings
     "train --recipe nonesuch": ["'--recipe'", "'nonesuch'", USAGE],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from small_data import MESSAGES
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
@@ -20,7 +21,7 @@ def test_benchmark_runs(table, gpt2_tokenizer_dir, tmp_path, monkeypatch):
     command = ["--shape", "tiny", "--messages", "60", "--epochs", "1", "--repeats", "1", "--only", table]
     command += ["--without", "Trainer", "--without", "hf_spam, last token, no padding"]
     command += ["--without", "hf_spam, ONNX Runtime", "--without", "hf_spam, ONNX Runtime, int8"]
-    command += ["--data", "sample", "--tokenizer", gpt2_tokenizer_dir, "--output", tmp_path / "report.json"]
+    command += ["--data", MESSAGES, "--tokenizer", gpt2_tokenizer_dir, "--output", tmp_path / "report.json"]
     done = CliRunner().invoke(benchmark.main, list(map(str, command)), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     runs = json.loads((tmp_path / "report.json").read_text())["tables"][table]

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 from command_line import hf_spam
+from small_data import MESSAGES
 
 from hf_spam import RECIPES, load_sms_spam
 from hf_spam.evaluation.plots import plot_values
 from hf_spam.training.recipes import RunOptions
 
-SMALL = ["--recipe", "pocket", "--data", "sample", "--max-steps", "20", "--n-embd", "16", "--vocab-size", "300"]
+SMALL = ["--recipe", "pocket", "--data", MESSAGES, "--max-steps", "20", "--n-embd", "16", "--vocab-size", "300"]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_evaluate_agrees_with_training(trained):
     """The same splits, metrics and baseline, from the saved files alone."""
     out, _ = trained
     saved = json.loads((out / "metrics.json").read_text())
-    report = json.loads(hf_spam("evaluate", out, "--data", "sample", "--json").out)
+    report = json.loads(hf_spam("evaluate", out, "--data", MESSAGES, "--json").out)
     found = {
         split: {name: estimate["value"] for name, estimate in measured["model"].items()}
         for split, measured in report["sets"].items()
@@ -97,10 +98,10 @@ def test_evaluate_agrees_with_training(trained):
 def test_evaluate_writes_a_report_of_any_file(trained, tmp_path):
     """Two messages of one label, one of them a training message; only the report is written."""
     out, _ = trained
-    text = load_sms_spam("sample")["train"]["text"][0]
+    text = load_sms_spam(MESSAGES)["train"]["text"][0]
     path = tmp_path / "mine.tsv"
     path.write_text(f"ham\t{text}\nham\t\x1b[31m<script>\n")
-    done = hf_spam("evaluate", out, "--data", path, "--train-data", "sample", "--output-dir", tmp_path / "report")
+    done = hf_spam("evaluate", out, "--data", path, "--train-data", MESSAGES, "--output-dir", tmp_path / "report")
     assert done.code == 0 and "\x1b" not in done.out and "report.html" in done.out
     values = json.loads((tmp_path / "report" / "report.json").read_text())
     assert values["duplicates"] == {"mine.tsv": {"training": {"exact": 1, "near": 1}}}

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from small_data import MESSAGES
 from small_reports import values_of
 from small_runs import FOREIGN
 from transformers import pipeline
@@ -126,7 +127,7 @@ def test_experiments_take_own_labels(source, tmp_path):
 
 def test_ham_and_spam_in_other_columns(tmp_path):
     """The splits and labels are the usual ones, whatever the columns are called."""
-    rows = load_sms_spam("sample")["train"]
+    rows = load_sms_spam(MESSAGES)["train"]
     rows.to_csv(tmp_path / "known.csv", index=False)
     rows.rename_columns({"text": "body", "label": "kind"}).to_csv(tmp_path / "own.csv", index=False)
     known = load_sms_spam(tmp_path / "known.csv")
@@ -145,7 +146,7 @@ def test_a_calibrated_copy_keeps_the_labels(trained, source, tmp_path):
     refused = f"the messages are labelled not spam, spam, but the model knows {', '.join(LABELS)}"
     for arguments in (["calibrate", tmp_path / "none", "--model", trained], ["evaluate", trained]):
         with pytest.raises(DataError, match=refused):
-            hf_spam(*arguments, "--data", "sample")
+            hf_spam(*arguments, "--data", MESSAGES)
     assert not (tmp_path / "none").exists()
 
 
@@ -170,7 +171,7 @@ def test_threshold_applies_to_the_positive_label(spam, other, named, tmp_path):
     assert f"The model labels a message {spam} if its score is at least" in hf_spam(*evaluate)
     assert f"`hf_spam` labels a message `{spam}` if" in (tmp_path / "out" / "README.md").read_text()
     if spam == "Spam":  # which messages labelled spam and not spam can be held against
-        hf_spam("evaluate", tmp_path / "out", "--data", "sample")
+        hf_spam("evaluate", tmp_path / "out", "--data", MESSAGES)
 
 
 def test_checkpoint_with_other_labels_is_refused(source, tmp_path):

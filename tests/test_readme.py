@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from small_data import MESSAGES
 
 import hf_spam
 from hf_spam.cli import cli
@@ -24,8 +25,9 @@ OTHERS = {"--nproc_per_node", "--local-dir"}  # flags of other commands
 def run(code: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        # Stands for the model that a reader has trained.
-        exec(code.replace('"runs/quickstart"', repr(str(BUNDLED))), {})
+        # Stand for the model that a reader has trained, and for a reader's messages.
+        code = code.replace('"runs/quickstart"', repr(str(BUNDLED))).replace('"mine.csv"', repr(str(MESSAGES)))
+        exec(code, {})
     return printed.getvalue()
 
 

@@ -47,7 +47,7 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
             TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
             TfidfVectorizer(analyzer="char", ngram_range=(2, 5), sublinear_tf=True),
         ),
-        LinearSVC(),
+        LinearSVC(random_state=0),
     )
     try:
         return baseline.fit(train["text"][:], train["label"][:])

@@ -15,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..conversion.loading import BUNDLED, HISTORY, history_file, named_model
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES
+from ..data.names import Sources
 from ..data.sources import load_sms_spam, read_messages, read_sets
 from ..data.splits import SPLITS, fingerprints
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
@@ -27,6 +28,7 @@ ONE_SET = "none, all messages form one set"
 TRAINING_MESSAGES = "the messages that the model was trained on"
 SEEN_ALL = "The model was trained on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
+BUNDLED_SOURCES = "sources.json"  # fingerprints of the sources that the bundled model was trained on
 BUNDLED_SEEN = "The model was trained on the whole SMS Spam Collection and has seen every message in it."
 OTHER_DATA = "The data differ from the model's training data, so it may have seen any of these messages."
 NO_RECORD = "There is no record of the model's training messages: it may have seen any of these."
@@ -57,10 +59,11 @@ class TrainedRecipe:
     """Settings with which a model's training messages were read and split, and the fingerprints of the splits."""
 
     protocol: Literal["book", "full"] | None
-    """`None`: all messages were used for training."""
+    """`None`: the whole of several sources was used for training, as for the bundled model."""
     seed: int
     splits: dict[str, dict[str, Any]]
-    """As returned by `fingerprints`. Empty if unknown: an old model, or one trained on several data sets."""
+    """As returned by `fingerprints`, or with `protocol=None` the fingerprint of each source. Empty if unknown: an old
+    model, or one trained on several data sets."""
     text_column: str | None = None
     label_column: str | None = None
     trained_before: bool = False
@@ -71,7 +74,7 @@ class TrainedRecipe:
         recorded = {"text_column": self.text_column, "label_column": self.label_column}
         return given | {name: given[name] or column for name, column in recorded.items()}
 
-    def split_as_trained(self, source: str | os.PathLike, **reading: Any) -> DatasetDict | None:
+    def split_as_trained(self, source: Sources, **reading: Any) -> DatasetDict | None:
         """Split a source as in training, and return the splits if they have the recorded fingerprints.
 
         Args:
@@ -84,22 +87,18 @@ class TrainedRecipe:
         if not self.splits:
             return None
         try:
+            if self.protocol is None:
+                whole = DatasetDict(train=read_messages(source, allow_single_label=True, **reading))
+                return whole if fingerprints(whole)["train"] in self.splits.values() else None
             sets = read_sets(source, **reading)
             # Splitting a large file takes minutes, so rule out most of them by their number of messages.
             keeps_all = self.protocol != "book" and not set(SPLITS) <= set(sets)
             if keeps_all and sum(map(len, sets.values())) != sum(split["messages"] for split in self.splits.values()):
                 return None
-            if self.protocol is None:
-                splits = DatasetDict(train=read_messages(source, **reading))
-            else:
-                splits = load_sms_spam(source, protocol=self.protocol, seed=self.seed, **reading)
+            splits = load_sms_spam(source, protocol=self.protocol, seed=self.seed, **reading)
         except DataError:  # e.g. too few messages, so these are not the training messages
             return None
         return splits if fingerprints(splits) == self.splits else None
-
-
-COLLECTION_SHA256 = "bca6e9a7d847bbd6cfe43555cbb0b542b5bd7f5b63d41a84bd99efc746d90e41"  # SMS Spam Collection
-BUNDLED_RECIPE = TrainedRecipe(None, 123, {"train": {"messages": 5574, "sha256": COLLECTION_SHA256}})
 
 
 def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
@@ -112,7 +111,7 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
         The recipe, or `None` if there is no such file or, with a warning, if it cannot be used.
     """
     if model is None or named_model(model) == BUNDLED:
-        return BUNDLED_RECIPE
+        return TrainedRecipe(None, 123, json.loads((BUNDLED / BUNDLED_SOURCES).read_text()))
     path = history_file(model)
     if path is None:
         return None
@@ -146,11 +145,11 @@ def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict
 
 def load_eval_data(
     model: str | os.PathLike | None,
-    data: str | os.PathLike,
+    data: Sources,
     *,
     protocol: Literal["book", "full"] | None = None,
     seed: int | None = None,
-    train_data: str | os.PathLike | None = None,
+    train_data: Sources | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
     classes: Sequence[str] = LABEL_NAMES,
@@ -214,6 +213,6 @@ def _remark(recipe: TrainedRecipe | None, *, is_own: bool, has_train_data: bool)
         return (BASE_SEEN if recipe.trained_before else ""), ""
     if has_train_data:
         return "", ""
-    if recipe is BUNDLED_RECIPE:
+    if recipe is not None and recipe.protocol is None:
         return BUNDLED_SEEN, HINT.format(" uci, or with the collection's file,")
     return (OTHER_DATA if recipe and recipe.splits else NO_RECORD), HINT.format("")

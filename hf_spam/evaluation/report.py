@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from ..data.duplicates import duplicate_groups, find_duplicates
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
+from ..data.names import Sources, source_name
 from ..files import public, versions
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
@@ -47,7 +48,7 @@ def make_report(
     *,
     split: str | None = None,
     model: str | os.PathLike | None = None,
-    source: str | os.PathLike = "",
+    source: Sources = "",
     progress: bool = False,
 ) -> Report:
     """Evaluate a classifier alongside a linear baseline trained on the same messages.
@@ -87,7 +88,7 @@ def make_report(
     threshold = getattr(config, "threshold", None)
     values = {
         "model": BUNDLED_NAME if model in (None, "bundled") else public(os.fspath(model)),
-        "data": public(os.fspath(source)),
+        "data": public(source_name(source)),
         "splits": data.splits,
         "trained_on": data.trained_on,
         "training_messages": None if train is None else len(train),

@@ -1,4 +1,4 @@
-"""Cross-validation of a recipe and the baseline."""
+"""Cross-validation of a recipe and the baseline, over folds or leaving one source out."""
 
 import logging
 import statistics
@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
+from ..data.names import sources_of
 from ..data.sources import read_messages
 from ..data.splits import grouped_folds
 from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
@@ -20,16 +21,19 @@ from ..files import public
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
+from .breakdown import NOTES, Group, breakdown
 
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float | None]
 Run = dict[str, Any]
-"""`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), and
-the `answers` of both, from which the metrics are computed."""
+"""`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), the
+`answers` of both, from which the metrics are computed, and the `notes` on the tested messages (see `NOTES`)."""
 
 
-def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **settings: Any) -> dict[str, Any]:
+def cross_validate(
+    recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, by_source: bool = False, **settings: Any
+) -> dict[str, Any]:
     """Train a recipe on all folds but one and test it on that one, for each fold in turn.
 
     Folds are stratified and keep duplicates together (see `grouped_folds`). All messages are used: the protocol only
@@ -40,35 +44,53 @@ def cross_validate(recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, **
         recipe: A `Recipe`, or the name of one.
         folds: Number of folds, at least 2.
         repeats: Number of repeats, each with the next seed for folds, weights and orders.
+        by_source: Whether to leave out one source of the data at a time in place of folds. Messages that duplicate one
+            of the source left out are not trained on.
         settings: Fields of `Recipe` to override.
 
     Returns:
-        `recipe` (its settings), `folds`, `repeats`, `baseline` (a description), and the keys of `summary`. The runs are
-        in the order of the folds.
+        `recipe` (its settings), `folds` (`None` by source), `repeats`, `baseline` (a description), and the keys of
+        `summary`. The runs are in the order of the folds or sources; by source, they also name the source `left_out`.
 
     Raises:
-        ValueError: As for `finetune`, or a label has fewer different messages than there are folds.
+        ValueError: As for `finetune`, a label has fewer different messages than there are folds, or there are fewer
+            than two sources to leave out.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
     recipe = get_recipe(recipe, **settings)
     messages = read_messages(recipe.data, protocol=recipe.protocol, **recipe.reading)
+    parts = len(sources_of(recipe.data)) if by_source else folds
+    if by_source and parts < 2:
+        raise ValueError(f"Leaving a source out needs at least two, got {recipe.data}: use --data uci,sample.")
     jobs = (
         (_splits(recipe, train, test, seed), seed)
         for seed in range(recipe.seed, recipe.seed + repeats)
-        for train, test in grouped_folds(messages, folds, seed=seed)
+        for train, test in (_leave_source_out(messages) if by_source else grouped_folds(messages, folds, seed=seed))
     )
     runs = []
     for run in measure_runs(recipe, jobs):
         runs.append(run)
-        logger.info("Run %d of %d: %s", len(runs), folds * repeats, describe(run))
+        if by_source:
+            run["left_out"] = run["notes"]["source"][0]
+        where = f", without {run['left_out']}" if by_source else ""
+        logger.info("Run %d of %d%s: %s", len(runs), parts * repeats, where, describe(run))
     return {
         "recipe": {name: public(value) for name, value in asdict(recipe).items()},
-        "folds": folds,
+        "folds": None if by_source else folds,
         "repeats": repeats,
         "baseline": BASELINE,
         **summary(runs, label_names(messages)),
     }
+
+
+def _leave_source_out(messages: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
+    """Yield training messages and tested messages for each source in turn."""
+    sources, groups = np.array(messages["source"][:]), np.array(messages["group"][:])
+    for name in dict.fromkeys(sources):
+        tested = sources == name
+        trained = ~np.isin(groups, groups[tested])
+        yield messages.select(np.flatnonzero(trained)), messages.select(np.flatnonzero(tested))
 
 
 def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> DatasetDict:
@@ -97,6 +119,7 @@ def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], 
             "model": trained.metrics["test"],
             "baseline": None if answers is None else baseline_metrics(answers, label_names(data["test"])),
             "answers": {"model": trained.predictions["test"], "baseline": answers},
+            "notes": {name: data["test"][name][:] for name in NOTES if name in data["test"].column_names},
         }
 
 
@@ -113,15 +136,17 @@ def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, An
         names: Names of the classes.
 
     Returns:
-        `runs` without their answers. For `model` and `baseline` (`None` if a run has none): `mean` and `spread`, the
-        standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers together.
+        `runs` without their answers and notes. For `model` and `baseline` (`None` if a run has none): `mean` and
+        `spread`, the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers
+        together. `groups`: the answers by source, category and language, see `breakdown`.
     """
     kinds = ("model", "baseline")
     return {
-        "runs": [{name: value for name, value in run.items() if name != "answers"} for run in runs],
+        "runs": [{name: value for name, value in run.items() if name not in ("answers", "notes")} for run in runs],
         "mean": {kind: _aggregate(runs, kind, statistics.fmean) for kind in kinds},
         "spread": {kind: _aggregate(runs, kind, _standard_deviation) for kind in kinds},
         "pooled": {kind: _pooled(runs, kind, names) for kind in kinds},
+        "groups": _groups(runs, names),
     }
 
 
@@ -136,12 +161,25 @@ def _standard_deviation(values: list[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _pooled(runs: list[Run], kind: str, names: Sequence[str]) -> Metrics | None:
+def _all_answers(runs: list[Run], kind: str) -> dict[str, np.ndarray] | None:
     answers = [run["answers"][kind] for run in runs]
     if any(answer is None for answer in answers):
         return None
-    pooled = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _pooled(runs: list[Run], kind: str, names: Sequence[str]) -> Metrics | None:
+    pooled = _all_answers(runs, kind)
+    if pooled is None:
+        return None
     return SpamMetrics(names).compute(**pooled) if kind == "model" else baseline_metrics(pooled, names)
+
+
+def _groups(runs: list[Run], names: Sequence[str]) -> list[Group]:
+    if not all(run.get("notes") for run in runs):
+        return []
+    notes = {name: [value for run in runs for value in run["notes"][name]] for name in NOTES}
+    return breakdown(names, {kind: _all_answers(runs, kind) for kind in ("model", "baseline")}, notes)
 
 
 def describe(run: Run) -> str:

@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..conversion.loading import load_tokenizer
 from ..data.labels import check_classes
+from ..data.names import Sources, source_name
 from ..data.sources import OWN_DATA, check_splits, load_sms_spam
 from ..evaluation.baseline import measure_baseline
 from ..files import read_manifest
@@ -34,9 +35,7 @@ from .setup import set_up
 logger = logging.getLogger(__name__)
 
 
-def finetune(
-    recipe: Recipe | str = "book", *, data: DatasetDict | str | os.PathLike | None = None, **settings: Any
-) -> Run:
+def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | None = None, **settings: Any) -> Run:
     """Fine-tune a spam classifier, and save it if `output_dir` is given.
 
     Args:
@@ -60,7 +59,7 @@ def finetune(
     names = {field.name for field in fields(RunOptions)} & settings.keys()
     options = RunOptions(**checked(RunOptions, {name: settings.pop(name) for name in names}))
     if data is not None:
-        settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else data
+        settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else source_name(data)
     recipe = get_recipe(recipe, **settings)
     _check(recipe, options)
     output_dir = None if options.output_dir is None else prepare_output_dir(options)
@@ -156,7 +155,7 @@ def _find_checkpoint(named: str, output_dir: Path, uploader: Uploader | None) ->
     return Path(named)
 
 
-def _read(recipe: Recipe, data: DatasetDict | str | os.PathLike | None, accelerator: Accelerator) -> DatasetDict:
+def _read(recipe: Recipe, data: DatasetDict | Sources | None, accelerator: Accelerator) -> DatasetDict:
     """Return the splits, after checking that they can be trained on."""
     if isinstance(data, DatasetDict):
         splits = check_splits(data, recipe.positive_label)

@@ -24,7 +24,7 @@ from .recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
-# Settings that change the output of frozen blocks from step to step.
+# Settings that change the output of frozen blocks from step to step, or the messages.
 RANDOM_SETTINGS = (
     "dropout",
     "attention_dropout",
@@ -32,6 +32,7 @@ RANDOM_SETTINGS = (
     "digit_augmentation",
     "bpe_dropout",
     "adversarial_epsilon",
+    "spliced_messages",
 )
 MEMORY_BUDGET = 2 * 2**30  # bytes of hidden states per split; more are mapped from a file
 

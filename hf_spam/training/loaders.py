@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..data.augmentation import Augmentation
 from ..data.batching import EncodedMessages, PadRight
+from ..data.tokenization import encode
 from .frozen_prefix import AfterPrefix, collate_prefix, compute_prefix, frozen_blocks
 from .recipes import Recipe
 from .setup import Setup
@@ -39,7 +40,9 @@ class Loaders:
     def __init__(self, accelerator: Accelerator, recipe: Recipe, setup: Setup, data: DatasetDict):
         config = setup.model.config
         self.recipe, self.rng, self.max_tokens = recipe, torch.Generator(), config.max_tokens
-        self.texts = data["train"]["text"][:]
+        messages, (spliced, targets) = data["train"], setup.spliced
+        self.texts = [*messages["text"][:], *spliced]
+        self._count = len(messages)
         self.augmentation = Augmentation(
             setup.tokenizer,
             case=recipe.case_augmentation,
@@ -48,15 +51,20 @@ class Loaders:
         )
         batch_size = recipe.per_device_train_batch_size
         self.global_batch_size = batch_size * accelerator.num_processes
-        if len(self.texts) < self.global_batch_size:
+        if self._count < self.global_batch_size:
             raise ValueError(
-                f"{len(self.texts)} training messages do not fill one batch of {self.global_batch_size}: lower "
+                f"{self._count} training messages do not fill one batch of {self.global_batch_size}: lower "
                 "--per-device-train-batch-size."
             )
         self.network: nn.Module = setup.model
         collate, parts = PadRight(config.pad_token_id), dict(setup.encoded)
         # Augmentation changes these ids in each epoch; evaluation keeps the original ones.
-        self._augmented = EncodedMessages(parts["train"].input_ids, parts["train"].labels)
+        ids, labels = parts["train"].input_ids, parts["train"].labels
+        self._augmented = EncodedMessages(ids, labels)
+        if spliced:
+            ids = [*ids, *encode(setup.tokenizer, spliced, self.max_tokens)]
+            hard = [int(target > 0.5) for target in targets]
+            self._augmented = EncodedMessages(ids, [*labels, *hard], [*map(float, labels), *targets])
         train_part: Dataset = self._augmented
         if blocks := frozen_blocks(setup.model, recipe):
             collate, self.network = collate_prefix, AfterPrefix(setup.model, blocks)
@@ -69,15 +77,20 @@ class Loaders:
         self._lengths = {
             split: [config.laid_out_length(len(ids)) for ids in part.input_ids] for split, part in setup.encoded.items()
         }
-        grouped = self._lengths["train"] if recipe.train_sampling_strategy == "group_by_length" else None
-        self._sampler = SeededShuffle(len(self.texts), self.global_batch_size, self.rng, grouped)
+        grouped = recipe.train_sampling_strategy == "group_by_length"
+        lengths = [config.laid_out_length(len(ids)) for ids in self._augmented.input_ids] if grouped else None
+
+        def sampler(count: int) -> SeededShuffle:
+            return SeededShuffle(count, self.global_batch_size, self.rng, lengths and lengths[:count])
+
+        self._sampler = sampler(self._count)
 
         def prepare(messages: Dataset, **settings: Any) -> DataLoader:
             # Each pass draws one number from the loader's generator; in the book it comes from the global one.
             return accelerator.prepare(DataLoader(messages, collate_fn=collate, **{"generator": self.rng, **settings}))
 
         shuffled = {"batch_size": batch_size, "sampler": self._sampler, "drop_last": True}
-        self.train = prepare(train_part, **shuffled)
+        self.train = prepare(train_part, **shuffled | {"sampler": sampler(len(self.texts))})
         self.evaluation = {
             split: prepare(part, **(shuffled if split == "train" else {"batch_size": batch_size}))
             for split, part in parts.items()
@@ -111,7 +124,7 @@ class Loaders:
     def draw_training_messages(self) -> list[int]:
         """Draw the indices of one more pass over the training loader, which drops the last short batch."""
         _draw_seed(self.rng)  # a pass over the loader draws this number too
-        return list(self._sampler)[: len(self.texts) - len(self.texts) % self.global_batch_size]
+        return list(self._sampler)[: self._count - self._count % self.global_batch_size]
 
 
 class SeededShuffle(Sampler[int]):

@@ -37,10 +37,20 @@ class Objective(nn.Module):
         self.network, self.ignore_index, self.epsilon = network, ignore_index, epsilon
         self.register_buffer("adjustment", adjustment, persistent=False)
 
-    def forward(self, labels: torch.Tensor | None = None, **batch: torch.Tensor) -> SequenceClassifierOutput:
-        """Run the network; return `loss` too when `labels` (B,) are given."""
+    def forward(
+        self, labels: torch.Tensor | None = None, targets: torch.Tensor | None = None, **batch: torch.Tensor
+    ) -> SequenceClassifierOutput:
+        """Run the network; return `loss` too when `labels` (B,) are given.
+
+        Args:
+            labels: class indices, (B,).
+            targets: probabilities of class 1, (B,), to learn in place of the labels.
+            batch: as for the network.
+        """
         if labels is None:
             return self.network(**batch)
+        if targets is not None:
+            labels = torch.stack([1 - targets, targets], dim=1)
         if not self.epsilon:
             outputs = self.network(**batch)
             outputs.loss = self.loss(outputs.logits, labels)
@@ -61,7 +71,7 @@ class Objective(nn.Module):
         return outputs
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the mean cross-entropy of logits (B, num_labels) and labels (B,)."""
+        """Return the mean cross-entropy of logits (B, num_labels) and labels (B,) or probabilities (B, num_labels)."""
         logits = logits.float()
         if self.adjustment is not None:
             logits = logits + self.adjustment

@@ -15,6 +15,7 @@ from ..conversion.loading import HISTORY, history_file, load_classifier, load_to
 from ..conversion.onnx import is_onnx
 from ..data.formats import DataError
 from ..data.labels import label_names
+from ..data.names import Sources, source_name
 from ..evaluation.eval_data import load_eval_data
 from ..files import public, write_folder
 from ..hub.card import CardContent, render_card
@@ -32,7 +33,7 @@ def calibrated_copy(
     model: str | os.PathLike | None,
     output_dir: str | os.PathLike,
     *,
-    data: str | os.PathLike,
+    data: Sources,
     target_fpr: float | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
@@ -103,11 +104,9 @@ def calibrated_copy(
     return calibration
 
 
-def _card(
-    labels: list[str], calibration: Calibration, model: str | None, data: str | os.PathLike, is_split: bool
-) -> str:
+def _card(labels: list[str], calibration: Calibration, model: str | None, data: Sources, is_split: bool) -> str:
     """Return the card of a copy of `model` (None: the bundled model)."""
-    messages = f"{'the validation split of ' if is_split else ''}{in_markdown(public(os.fspath(data)))}"
+    messages = f"{'the validation split of ' if is_split else ''}{in_markdown(public(source_name(data)))}"
     return render_card(
         CardContent(
             labels=labels,

@@ -3,6 +3,7 @@
 import copy
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from ..data.tokenization import encode, train_tokenizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
+from .distillation import spliced_messages
 from .recipes import Recipe
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ class Setup:
         tokenizer: its tokenizer.
         encoded: token ids and labels of each split.
         adapters: the LoRA adapters that PEFT put into `model`, if any.
+        spliced: spliced messages and their probabilities of spam, see `spliced_messages`.
     """
 
     model: SpamGPTForSequenceClassification
     tokenizer: PreTrainedTokenizerBase
     encoded: dict[str, EncodedMessages]
     adapters: "LoraModel | None" = None
+    spliced: tuple[Sequence[str], Sequence[float]] = ((), ())
 
     def merged_model(self) -> SpamGPTForSequenceClassification:
         """Return the model in evaluation mode, with its adapters merged into a copy."""
@@ -92,7 +96,10 @@ def set_up(recipe: Recipe, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
             model = load_classifier(base, fresh_head=fresh_head, config=config, dtype=torch.float32)
     _freeze(model, recipe.trainable)
     adapters = None if recipe.lora_r is None else _add_adapters(model, recipe.lora_r, recipe.lora_alpha)
-    return Setup(model, tokenizer, encoded, adapters)
+    spliced = [], []
+    if recipe.spliced_messages:
+        spliced = spliced_messages(data["train"], recipe.spliced_messages, recipe.seed)
+    return Setup(model, tokenizer, encoded, adapters, spliced)
 
 
 def _import_base(base: str, imported: Path) -> str | Path | None:

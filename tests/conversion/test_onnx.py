@@ -18,6 +18,7 @@ from command_line import hf_spam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from small_data import MESSAGES
 from tiny_models import build
 
 from hf_spam import SpamClassifier, SpamGPTForSequenceClassification
@@ -30,7 +31,7 @@ from hf_spam.files import hash_file
 from hf_spam.modeling.configuration_spam_gpt import decide
 
 TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone \ud800 surrogate", "Running late, sorry"]
-SAMPLE = read_messages("sample")["text"][:]
+SAMPLE = read_messages(MESSAGES)["text"][:]
 # Every pooling, with every pair of the other two settings. Thresholds are far from where the top class changes.
 THREE_LABELS = {"id2label": {0: "ad", 1: "Spam", 2: "chat"}, "label2id": {"ad": 0, "Spam": 1, "chat": 2}}
 READINGS = [
@@ -58,7 +59,7 @@ def int8(tmp_path_factory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("exports") / "int8"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MAX_INLINE_BYTES", 0)
-        done = hf_spam("export", model, out, "--onnx", "--int8", "--json")
+        done = hf_spam("export", model, out, "--onnx", "--int8", "--data", MESSAGES, "--json")
     assert (done.code, done.err) == (0, "")
     return out, json.loads(done.out)
 
@@ -150,11 +151,11 @@ def test_commands_accept_an_export_as_a_model(int8, tmp_path):
     answer = json.loads(hf_spam("classify", "Free entry! Txt WIN to 10010", "--model", out, "--json").out)
     assert answer["label"] == "spam" and answer["score"] > 0.9
     exported, original = (
-        json.loads(hf_spam("evaluate", *model, "--data", "sample", "--json").out)["sets"]["sample"]["model"]
+        json.loads(hf_spam("evaluate", *model, "--data", MESSAGES, "--json").out)["sets"]["messages.csv"]["model"]
         for model in ([out], [])
     )
     assert exported["accuracy"]["value"] == pytest.approx(original["accuracy"]["value"], abs=0.005)
-    done = hf_spam("calibrate", tmp_path / "out", "--data", "sample", "--model", out)
+    done = hf_spam("calibrate", tmp_path / "out", "--data", MESSAGES, "--model", out)
     assert done.code == 1 and "is an ONNX export: calibrate the model it was made from" in done.err
 
 
@@ -185,6 +186,22 @@ def test_a_graph_with_different_answers_is_not_written(int8, tmp_path, messages,
     with pytest.raises(ValueError, match=message):
         export_onnx(BUNDLED, tmp_path / "out", data=messages)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_messages_some_are_compared(int8, tmp_path, monkeypatch):
+    """They are spread over the source, which may begin with messages of one kind."""
+    compared, predict = [], module.predict_logits
+
+    def predict_logits(model, tokenizer, texts, **settings):
+        compared.append(texts)
+        return predict(model, tokenizer, texts, **settings)
+
+    monkeypatch.setattr(module, "predict_logits", predict_logits)
+    monkeypatch.setattr(module, "_write_graph", lambda _, path: onnx.save(onnx.load(int8[0] / "model.onnx"), path))
+    monkeypatch.setattr(module, "MAX_MESSAGES", 3)
+    (tmp_path / "many.csv").write_text("label,text\n" + "".join(f"ham,see you at {i}\n" for i in range(7)))
+    report = export_onnx(BUNDLED, tmp_path / "out", data=tmp_path / "many.csv")
+    assert report["messages"] == 3 and compared == [["see you at 0", "see you at 2", "see you at 4"]] * 2
 
 
 def damaged(int8: Path, folder: Path, name: str, content: bytes | None) -> Path:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from datasets import DatasetDict
+from small_data import MESSAGES
 from small_reports import TRAIN, messages, report_of
 
 from hf_spam import load_sms_spam
@@ -18,14 +19,14 @@ from hf_spam.evaluation.page import headline, report_tables
 def folder(tmp_path):
     """A model folder with a training history."""
     (tmp_path / "config.json").write_text("{}")
-    record(tmp_path, "sample", protocol="book", seed=7)
+    record(tmp_path, MESSAGES, protocol="book", seed=7)
     return tmp_path
 
 
 def record(folder, source, **recipe) -> None:
     """Write the history that a training run on a source would leave."""
     splits = fingerprints(load_sms_spam(source, **recipe))
-    (folder / "history.json").write_text(json.dumps({"recipe": {"data": "sample", **recipe}, "splits": splits}))
+    (folder / "history.json").write_text(json.dumps({"recipe": {"data": str(MESSAGES), **recipe}, "splits": splits}))
 
 
 def rows_of(data: DatasetDict) -> dict:
@@ -33,22 +34,22 @@ def rows_of(data: DatasetDict) -> dict:
 
 
 def test_own_data_is_split_as_in_the_training(folder):
-    own = load_sms_spam("sample", protocol="book", seed=7)
-    found = load_eval_data(folder, "sample")
+    own = load_sms_spam(MESSAGES, protocol="book", seed=7)
+    found = load_eval_data(folder, MESSAGES)
     assert rows_of(found.sets) == rows_of(own) and found.train is found.sets["train"]
-    other = load_eval_data(folder, "sample", seed=8)
-    assert rows_of(other.sets) == rows_of(load_sms_spam("sample", protocol="book", seed=8))
+    other = load_eval_data(folder, MESSAGES, seed=8)
+    assert rows_of(other.sets) == rows_of(load_sms_spam(MESSAGES, protocol="book", seed=8))
     assert other.train.to_list() == own["train"].to_list()  # the training messages stay what they were
 
 
 def test_other_data_is_one_set_and_may_be_small_and_of_one_label(folder, tmp_path):
     path = tmp_path / "mine.tsv"
     path.write_text("ham\tone\nham\ttwo\n")
-    found = load_eval_data(folder, path, train_data="sample")
+    found = load_eval_data(folder, path, train_data=MESSAGES)
     assert {name: part["text"][:] for name, part in found.sets.items()} == {"mine.tsv": ["one", "two"]}
-    assert found.train.to_list() == load_sms_spam("sample", protocol="book", seed=7)["train"].to_list()
+    assert found.train.to_list() == load_sms_spam(MESSAGES, protocol="book", seed=7)["train"].to_list()
     assert load_eval_data(folder, path).train is None
-    assert load_eval_data(folder, path, train_data=path).train.to_list() == found.sets["mine.tsv"].to_list()
+    assert load_eval_data(folder, path, train_data=path).train["text"][:] == ["one", "two"]
     with pytest.raises(DataError):
         load_eval_data(folder, path, protocol="book")
 
@@ -98,13 +99,13 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
     assert found.hint == ""
     drawn = load_eval_data(None, sms_collection, protocol="book")
     assert len(drawn.sets["test"]) == 300 and len(drawn.train) == 5574 and drawn.remark == found.remark
-    other = load_eval_data("bundled", "sample")
-    assert list(other.sets) == ["sample"] and other.train is None
+    other = load_eval_data("bundled", MESSAGES)
+    assert list(other.sets) == ["messages.csv"] and other.train is None
     assert other.remark == "The model was trained on the whole SMS Spam Collection and has seen every message in it."
     assert "--train-data uci, or with the collection's file" in other.hint
-    told = load_eval_data(None, "sample", train_data=sms_collection)
+    told = load_eval_data(None, MESSAGES, train_data=sms_collection)
     assert len(told.train) == 5574 and told.trained_on == "the messages that the model was trained on"
-    assert len(load_eval_data(None, "sample", protocol="full").sets["train"]) == 700
+    assert len(load_eval_data(None, MESSAGES, protocol="full").sets["train"]) == 700
 
 
 def test_remarks_reach_the_reader(monkeypatch):
@@ -152,8 +153,8 @@ USABLE = {"recipe": {"protocol": "full", "seed": 1}, "splits": {}}
 def test_an_unusable_history_counts_as_none(folder, caplog, history):
     """It may come from any repository on the Hub: a warning names the file, and evaluation continues."""
     (folder / "history.json").write_bytes(history)
-    found = load_eval_data(folder, "sample")
-    assert list(found.sets) == ["sample"] and found.remark.startswith("There is no record")
+    found = load_eval_data(folder, MESSAGES)
+    assert list(found.sets) == ["messages.csv"] and found.remark.startswith("There is no record")
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.startswith(f"Ignoring {folder / 'history.json'}, ") and "\n" not in line
 
@@ -165,8 +166,9 @@ def test_without_usable_fingerprints_nothing_is_claimed(folder, changes):
     (folder / "history.json").write_text(
         json.dumps({key: value for key, value in history.items() if value is not None})
     )
-    found = load_eval_data(folder, "sample")
-    assert list(found.sets) == ["sample"] and found.train is None and "it may have seen any of the" in found.remark
+    found = load_eval_data(folder, MESSAGES)
+    assert list(found.sets) == ["messages.csv"] and found.train is None
+    assert "it may have seen any of the" in found.remark
 
 
 def test_the_history_of_a_model_on_the_hub(folder, hub):

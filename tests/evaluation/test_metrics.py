@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
+from small_data import MESSAGES
 
 from hf_spam.evaluation.metrics import BINS, SpamMetrics, lowest_threshold
 
@@ -113,7 +114,7 @@ def test_batches_and_combination_without_a_cache_file():
 def test_saved_model_works_with_an_evaluator(tmp_path):
     from hf_spam import finetune, load_sms_spam
 
-    data = load_sms_spam("sample")
+    data = load_sms_spam(MESSAGES)
     run = finetune("pocket", data=data, output_dir=tmp_path / "out", max_steps=3, n_embd=16, vocab_size=300)
     values = evaluate.evaluator("text-classification").compute(
         model_or_pipeline=str(tmp_path / "out"),

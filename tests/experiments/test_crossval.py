@@ -8,6 +8,7 @@ import pytest
 from command_line import hf_spam
 from datasets import DatasetDict
 from processes import run_processes
+from small_data import MESSAGES
 
 from hf_spam import finetune
 from hf_spam.data.duplicates import duplicate_key
@@ -19,7 +20,7 @@ from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
 from hf_spam.terminal import format_metric
 
-SMALL = {"data": "sample", "max_steps": 10, "n_embd": 16, "vocab_size": 300}
+SMALL = {"data": MESSAGES, "max_steps": 10, "n_embd": 16, "vocab_size": 300}
 FLAGS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -34,7 +35,7 @@ def results():
 def test_each_run_matches_finetune_on_its_fold(results):
     """Folds and training of the second repeat use the next seed."""
     assert [run["seed"] for run in results["runs"]] == [5, 5, 6, 6] and results["recipe"]["max_steps"] == 10
-    train, test = list(grouped_folds(read_messages("sample"), 2, seed=6))[1]
+    train, test = list(grouped_folds(read_messages(MESSAGES), 2, seed=6))[1]
     data = DatasetDict(train=train, test=test)
     alone = finetune("pocket", data=data, seed=6, **{name: SMALL[name] for name in list(SMALL)[1:]})
     assert results["runs"][3]["model"] == pytest.approx(alone.metrics["test"])
@@ -57,7 +58,7 @@ def test_mean_spread_and_pooled_metrics(results):
     assert results["mean"]["model"]["f1"] == pytest.approx(sum(values) / 4)
     assert results["spread"]["model"]["f1"] == pytest.approx(statistics.stdev(values))
     assert results["mean"]["baseline"]["ece"] is None and results["pooled"]["model"]["ece"] > 0
-    sizes = [len(test) for seed in (5, 6) for _, test in grouped_folds(read_messages("sample"), 2, seed)]
+    sizes = [len(test) for seed in (5, 6) for _, test in grouped_folds(read_messages(MESSAGES), 2, seed)]
     for kind in ("model", "baseline"):
         right = sum(run[kind]["accuracy"] * size for run, size in zip(results["runs"], sizes, strict=True))
         assert sum(sizes) == 2000 and results["pooled"][kind]["accuracy"] == pytest.approx(right / 2000)
@@ -72,7 +73,7 @@ def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
     monkeypatch.setattr(crossval, "measure_runs", lambda recipe, found: jobs.extend(found) or iter(()))
     monkeypatch.setattr(crossval, "summary", lambda runs, names: {})
     cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, **SMALL)
-    folds = grouped_folds(read_messages("sample"), 2, seed=123)
+    folds = grouped_folds(read_messages(MESSAGES), 2, seed=123)
     for (data, _), (train, test) in zip(jobs, folds, strict=True):
         assert data["test"]["text"][:] == test["text"][:]
         fitted, validation, tested = (set(map(duplicate_key, data[split]["text"][:])) for split in data)

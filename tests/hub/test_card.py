@@ -73,7 +73,7 @@ def test_baseline_rows_are_below_the_rows_of_the_model():
 
 def test_the_books_run():
     card = ModelCard(render_card(content(plots=["loss", "accuracy"])))
-    assert card.data.base_model == "openai-community/gpt2" and card.data.datasets == "ucirvine/sms_spam"
+    assert card.data.base_model == "openai-community/gpt2" and card.data.datasets == ["ucirvine/sms_spam"]
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
     for words in ("CC BY 4.0", "`openai-community/gpt2`", "| `learning_rate` | 5e-05 |", "transformers 5", "hf-spam 0"):
         assert words in card.text

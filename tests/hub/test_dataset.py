@@ -9,6 +9,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, DatasetDict, load_dataset
 from huggingface_hub import HfApi
+from small_data import MESSAGES
 
 from hf_spam import load_sms_spam
 from hf_spam.cli import main
@@ -151,7 +152,7 @@ def test_labels_of_any_name_keep_their_order(hub, tmp_path, hf_spam):
 
 def test_license_and_origin_by_source():
     """The authors of the collection are credited; no license is claimed for unknown data."""
-    data = load_sms_spam("sample")
+    data = load_sms_spam(MESSAGES)
     text = render_dataset_card(data, "uci", REPO)
     about = metadata(text)
     assert about["license"] == "cc-by-4.0" and about["language"] == "en"

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
+from small_data import MESSAGES
 
 from hf_spam import files, load_sms_spam
 from hf_spam.cli import main
@@ -41,7 +42,7 @@ both_transports = pytest.mark.parametrize("hub", ["lfs", "xet"], indirect=True)
 def train(tmp_path_factory) -> list:
     """Return the command of a small run with checkpoints, dropout and averaged weights."""
     data = tmp_path_factory.mktemp("data") / "few.csv"
-    load_sms_spam("sample", protocol="book")["train"].select(range(150)).to_pandas().to_csv(data, index=False)
+    load_sms_spam(MESSAGES, protocol="book")["train"].select(range(150)).to_pandas().to_csv(data, index=False)
     flags = {"data": data, "protocol": "book", "max-steps": LAST + 1, "n-embd": 16, "vocab-size": 300, "eval-freq": 10}
     flags |= {"weight-average": 0.9, "save-steps": 10}
     return ["train", "--recipe", "pocket", *(word for name, value in flags.items() for word in (f"--{name}", value))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_data import MESSAGES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from hf_spam import SpamClassifier, SpamPipeline, classify_text
@@ -17,7 +18,7 @@ from hf_spam.hub.push import push_folder
 from hf_spam.inference.classifier import BUNDLED
 
 # At temperature 3, the bundled model's scores of these lie on either side of the threshold and of one half.
-TEXTS = ["", "🙂", "win " * 25_000, *read_messages("sample")["text"][:40]]
+TEXTS = ["", "🙂", "win " * 25_000, *read_messages(MESSAGES)["text"][:40]]
 TEMPERATURE, THRESHOLD = 3.0, 0.88
 
 

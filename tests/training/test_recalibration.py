@@ -7,6 +7,7 @@ import pytest
 from command_line import hf_spam
 from datasets import concatenate_datasets
 from huggingface_hub import ModelCard
+from small_data import MESSAGES
 from small_runs import SMALL
 
 from hf_spam import SpamClassifier, finetune, load_sms_spam
@@ -16,7 +17,7 @@ from hf_spam.training.recalibration import calibrated_copy
 
 @pytest.fixture(scope="module")
 def messages():
-    return load_sms_spam("sample")
+    return load_sms_spam(MESSAGES)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,13 @@ def config_of(folder):
 def test_the_bundled_model_is_calibrated_on_all_messages_of_a_source(messages, tmp_path):
     """The copy is itself a model that can be calibrated; the first calibration does not influence the second."""
     first, second = tmp_path / "first", tmp_path / "second"
-    found = calibrated_copy(None, first, data="sample", target_fpr=0.01)
+    found = calibrated_copy(None, first, data=MESSAGES, target_fpr=0.01)
     ham = [row["text"] for split in messages.values() for row in split if row["label"] == 0]
     called = SpamClassifier.from_pretrained(first).predict(ham).count("spam")
     assert called == found.false_alarms == math.floor(0.01 * len(ham)) and found.ham == len(ham)
     assert (config_of(first)["temperature"], config_of(first)["threshold"]) == (found.temperature, found.threshold)
     assert (first / "model.safetensors").read_bytes() == (BUNDLED / "model.safetensors").read_bytes()
-    shown = hf_spam("calibrate", second, "--data", "sample", "--model", first, "--json")
+    shown = hf_spam("calibrate", second, "--data", MESSAGES, "--model", first, "--json")
     again = json.loads(shown.out)
     assert again == json.loads((second / "calibration.json").read_text())
     assert again["temperature"] == found.temperature == config_of(second)["temperature"]
@@ -85,11 +86,11 @@ def test_possibly_seen_messages_are_reported(own, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["there", "--data", "sample"], "already exists: choose another folder."),
+        (["there", "--data", MESSAGES], "already exists: choose another folder."),
         (["out", "--data", "ham.csv"], "different labels; the data has only 'not spam'."),
         (["out", "--data", "wrong.csv", "--target-fpr", "0"], "No threshold gives a false-positive rate"),
-        (["out", "--data", "sample", "--target-fpr", "2"], "target_fpr must lie in [0, 1), got 2.0."),
-        (["out", "--data", "sample", "--model", "no/where"], "no/where"),
+        (["out", "--data", MESSAGES, "--target-fpr", "2"], "target_fpr must lie in [0, 1), got 2.0."),
+        (["out", "--data", MESSAGES, "--model", "no/where"], "no/where"),
         (["out"], "Missing option '--data'"),
     ],
 )

@@ -1,0 +1,102 @@
+"""Results by source, category and language: every group's numbers are those of its own messages."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import hf_spam
+
+from hf_spam.data.sources import read_messages
+from hf_spam.evaluation.intervals import wilson
+from hf_spam.experiments.breakdown import breakdown
+from hf_spam.experiments.crossval import _leave_source_out
+from hf_spam.terminal import FEW, groups_table
+
+NAMES = ["not spam", "spam"]
+SMALL = [
+    "--recipe",
+    "pocket",
+    "--max-steps",
+    "5",
+    "--n-embd",
+    "16",
+    "--per-device-train-batch-size",
+    "2",
+    "--vocab-size",
+    "300",
+]
+
+
+def write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("label", "category", "text")) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two files: one with categories, and one that repeats a message of the first with other digits."""
+    folder = tmp_path_factory.mktemp("sources")
+    first = [("spam", "prize", f"You won {word} 1, claim now") for word in ["gold", "cash", "cars", "rice"]]
+    first += [("ham", "chat", f"See you at {word}") for word in ["noon", "home", "work", "school"]]
+    second = [("spam", "Loan without papers, call 1"), ("spam", "You won gold 2, claim now")]
+    second += [("ham", f"Your {word} is ready") for word in ["order", "pizza", "bike"]]
+    second += [("spam", f"Cheap {word} here") for word in ["pills", "credit"]]
+    return write(folder / "a.csv", first), write(folder / "b.csv", second, ("label", "text"))
+
+
+def test_groups_measure_their_own_messages():
+    answers = {
+        "references": np.array([1, 1, 0, 0, 0]),
+        "predictions": np.array([1, 0, 0, 1, 0]),
+        "scores": np.array([0.9, 0.4, 0.1, 0.8, 0.2]),
+    }
+    notes = {"source": ["a"] * 5, "category": ["x", "y", "x", "y", ""], "language": [""] * 5}
+    found = {
+        (group["by"], group["name"]): group for group in breakdown(NAMES, {"model": answers, "baseline": None}, notes)
+    }
+    assert list(found) == [("category", "x"), ("category", "y")], "one source is no breakdown, and no language is known"
+    x, y = found.values()
+    assert (x["spam"], x["ham"], x["baseline"]) == (1, 1, None)
+    assert x["model"]["recall"] == 1 and x["model"]["false_positive_rate"] == 0 and x["model"]["roc_auc"] == 1
+    assert y["model"]["recall"] == 0 and y["model"]["false_positive_rate"] == 1
+    assert y["model"]["recall_interval"] == wilson(0, 1)
+    only_ham = breakdown(
+        NAMES, {"model": answers, "baseline": answers}, notes | {"language": ["", "", "de", "de", "de"]}
+    )
+    assert only_ham[-1]["name"] == "de" and only_ham[-1]["model"]["recall"] is only_ham[-1]["model"]["roc_auc"] is None
+    assert breakdown(["a", "b", "c"], {"model": answers}, notes) == []
+
+
+def test_a_source_is_left_out_with_its_duplicates(sources):
+    """A message that also stands in another source must not be trained on when it is tested."""
+    messages = read_messages(list(sources))
+    (train, test), (other_train, other_test) = _leave_source_out(messages)
+    assert set(test["source"]) == {str(sources[0])} and set(other_test["source"]) == {str(sources[1])}
+    assert len(test) + len(other_test) == len(messages)
+    assert "You won gold 2, claim now" not in train["text"][:] and "You won cash 1, claim now" in other_train["text"][:]
+
+
+def test_crossval_by_source_on_the_command_line(sources):
+    data = ",".join(map(str, sources))
+    done = hf_spam("crossval", *SMALL, "--data", data, "--by-source", "--json")
+    assert done.code == 0, done.err
+    results = json.loads(done.out)
+    assert results["folds"] is None and len(results["runs"]) == 2
+    groups = {(group["by"], group["name"]): group for group in results["groups"]}
+    assert {name for by, name in groups if by == "source"} == {str(path) for path in sources}
+    assert (groups["category", "prize"]["spam"], groups["category", "prize"]["ham"]) == (4, 0)
+    assert [run["left_out"] for run in results["runs"]] == list(map(str, sources))
+    one = hf_spam("crossval", *SMALL, "--data", sources[0], "--by-source")
+    assert one.code and "Leaving a source out needs at least two" in one.err and "--data uci,sample" in one.err
+
+
+def test_the_table_shows_groups_that_say_something():
+    measured = {"recall": 0.5, "recall_interval": (0.31, 0.69), "false_positive_rate": None}
+    group = {"by": "category", "spam": FEW, "ham": 0, "model": measured, "baseline": None}
+    table = groups_table([group | {"name": "loans"}, group | {"name": "rare", "spam": FEW - 1}])
+    assert table.row_count == 1
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells == ["category loans", str(FEW), "50.0 (31-69)", "-", "0", "-", "-"]

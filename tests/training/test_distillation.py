@@ -1,0 +1,74 @@
+"""A network learns from the baseline too: the same spliced messages each time, on top of the training messages."""
+
+import math
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from small_runs import NO_DROPOUT, SMALL, first_messages, result, resumed_from
+from torch.nn.functional import cross_entropy
+
+from hf_spam import finetune
+from hf_spam.training.distillation import spliced_messages
+from hf_spam.training.objective import Objective
+
+SETTINGS = {**SMALL, **NO_DROPOUT, "max_steps": 8, "eval_freq": 4, "spliced_messages": 20}
+
+
+@pytest.fixture(scope="module")
+def data() -> DatasetDict:
+    return first_messages(train=64, validation=20, test=20)
+
+
+def test_spliced_messages_are_made_of_pieces_and_judged_by_the_baseline():
+    """Pieces of spam only must look like spam to the baseline, pieces of ham only like ham."""
+    words = {0: "see you at home later then mum", 1: "win cash prize now call free"}
+    texts = [(" ".join([word] * 5 + [words[label]]), label) for label, line in words.items() for word in line.split()]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["not spam", "spam"])})
+    train = Dataset.from_dict({"text": [t for t, _ in texts], "label": [label for _, label in texts]}, features)
+    spliced, targets = spliced_messages(train, 300, seed=1)
+    assert len(spliced) == len(targets) == 300 and len(set(spliced)) > 200
+    assert (spliced, targets) == spliced_messages(train, 300, seed=1) != spliced_messages(train, 300, seed=2)
+    known = {label: set(line.split()) for label, line in words.items()}
+    for text, target in zip(spliced, targets, strict=True):
+        found = set(text.split())
+        assert found <= known[0] | known[1] and 0 < target < 1
+        if len(found) > 2 and found <= known[1]:
+            assert target > 0.5, text
+        if len(found) > 2 and found <= known[0]:
+            assert target < 0.5, text
+
+
+def test_more_than_two_classes_are_refused():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b", "c"])})
+    train = Dataset.from_dict({"text": ["x y", "z w", "v u"], "label": [0, 1, 2]}, features)
+    with pytest.raises(ValueError, match="two classes"):
+        spliced_messages(train, 10, seed=1)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_targets_replace_labels_in_the_loss(epsilon):
+    """Targets of 0 and 1 give the loss of the labels; others the cross-entropy with both classes."""
+    objective = Objective(torch.nn.Identity(), epsilon=epsilon)
+    logits, labels = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0, 1, 0])
+    hard = torch.stack([1.0 - labels, labels], dim=1)
+    torch.testing.assert_close(objective.loss(logits, hard), cross_entropy(logits, labels))
+    even = objective.loss(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]))
+    assert even.item() == pytest.approx(math.log(2))
+
+
+def test_an_epoch_includes_them_and_measurements_do_not(data):
+    """64 messages and 20 spliced ones are five batches of 16; metrics are of the 64."""
+    run = finetune("pocket", data=data, **SETTINGS)
+    plain = finetune("pocket", data=data, **SETTINGS | {"spliced_messages": 0})
+    assert (run.history.steps_per_epoch, plain.history.steps_per_epoch) == (5, 4)
+    assert len(run.predictions["train"]["references"]) == 64
+    assert run.history.splits == plain.history.splits
+    assert run.history.train_losses != plain.history.train_losses
+
+
+def test_a_resumed_run_has_the_same_result(data, tmp_path):
+    settings = SETTINGS | {"data": data, "bpe_dropout": 0.1, "save_steps": 3}
+    finetune("pocket", output_dir=tmp_path / "whole", **settings)
+    resumed = resumed_from(tmp_path / "whole" / "checkpoint-6", tmp_path / "again", **settings)
+    assert resumed == result(tmp_path / "whole")
