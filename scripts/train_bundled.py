@@ -18,6 +18,8 @@ from datasets import DatasetDict
 from hf_spam import entry, finetune
 from hf_spam.conversion.loading import BUNDLED, save_classifier
 from hf_spam.data.sources import read_messages
+from hf_spam.data.splits import fingerprints
+from hf_spam.evaluation.eval_data import BUNDLED_SOURCES
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -28,7 +30,8 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 def main(data: str, output_dir: Path) -> None:
     """Train the bundled model."""
     torch.set_num_threads(1)  # more threads would change the last digits, and not help so small a model
-    run = finetune("pocket", data=DatasetDict(train=read_messages(data)))
+    splits = DatasetDict(train=read_messages(data))
+    run = finetune("pocket", data=splits)
     with tempfile.TemporaryDirectory() as folder:
         save_classifier(run.model, run.tokenizer, Path(folder))
         config_path = Path(folder, "config.json")
@@ -38,6 +41,8 @@ def main(data: str, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copyfile(Path(folder, name), output_dir / name)
+    seen = {"SMS Spam Collection": fingerprints(splits)["train"]}
+    (output_dir / BUNDLED_SOURCES).write_text(json.dumps(seen, indent=2) + "\n")
     click.echo(f"Trained in {run.history.seconds:.0f} s. The model is in {output_dir}")
 
 
