@@ -115,8 +115,8 @@ def crossval(
 ) -> None:
     """Cross-validate a recipe and a linear baseline.
 
-    All messages are used, and duplicates stay in one fold. Results are also shown by source, category and language, if
-    the data have several sources or columns category and language. Nothing is saved.
+    All messages are used, and duplicates stay in one fold. Nothing is saved. Results are also shown by source, category
+    and language if the data have them.
     """
     given = given_settings(ctx, settings)
     from .experiments.crossval import cross_validate
@@ -132,8 +132,7 @@ def crossval(
         return
     show(terminal.crossval_table(results))
     if results["groups"]:
-        show(terminal.groups_table(results["groups"]))
-        show(f"In brackets: 95 % Wilson intervals. Groups of fewer than {terminal.FEW} messages are in --json only.")
+        terminal.show_groups(results["groups"])
     slowest = max(run["seconds"] for run in results["runs"])
     show(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
     show("Pooled: computed on the answers of all runs together.")

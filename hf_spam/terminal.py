@@ -143,6 +143,12 @@ def groups_table(groups: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def show_groups(groups: Sequence[dict[str, Any]]) -> None:
+    """Print `groups_table` with a note."""
+    show(groups_table(groups))
+    show(f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} messages are in --json only.")
+
+
 def experiments_table(rows: Sequence[Row]) -> Table:
     """Return a table with a row per experiment: published and obtained accuracies (see `reproduce`)."""
     table = make_table("experiment", "published", "obtained", "95 %", "within")

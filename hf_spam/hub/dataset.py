@@ -67,6 +67,13 @@ SOURCES = {
         license="mit",
         language="multilingual",
     ),
+    "marketing": Source(
+        "Marketing messages of hf_spam",
+        "The marketing messages included in hf_spam, under its license (MIT), labelled not spam. They were written for "
+        "it as firms write to their own customers, which may be spam or not.",
+        license="mit",
+        language="multilingual",
+    ),
 }
 
 

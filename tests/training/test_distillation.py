@@ -1,16 +1,11 @@
 """A network learns from the baseline too: the same spliced messages each time, on top of the training messages."""
 
-import math
-
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from small_runs import NO_DROPOUT, SMALL, first_messages, result, resumed_from
-from torch.nn.functional import cross_entropy
 
 from hf_spam import finetune
 from hf_spam.training.distillation import spliced_messages
-from hf_spam.training.objective import Objective
 
 SETTINGS = {**SMALL, **NO_DROPOUT, "max_steps": 8, "eval_freq": 4, "spliced_messages": 20}
 
@@ -44,17 +39,6 @@ def test_more_than_two_classes_are_refused():
     train = Dataset.from_dict({"text": ["x y", "z w", "v u"], "label": [0, 1, 2]}, features)
     with pytest.raises(ValueError, match="two classes"):
         spliced_messages(train, 10, seed=1)
-
-
-@pytest.mark.parametrize("epsilon", [0.0, 0.5])
-def test_targets_replace_labels_in_the_loss(epsilon):
-    """Targets of 0 and 1 give the loss of the labels; others the cross-entropy with both classes."""
-    objective = Objective(torch.nn.Identity(), epsilon=epsilon)
-    logits, labels = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0, 1, 0])
-    hard = torch.stack([1.0 - labels, labels], dim=1)
-    torch.testing.assert_close(objective.loss(logits, hard), cross_entropy(logits, labels))
-    even = objective.loss(torch.zeros(1, 2), torch.tensor([[0.3, 0.7]]))
-    assert even.item() == pytest.approx(math.log(2))
 
 
 def test_an_epoch_includes_them_and_measurements_do_not(data):

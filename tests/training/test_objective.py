@@ -37,6 +37,20 @@ def test_the_plain_loss_is_the_models_own():
     assert Objective(model, epsilon=1.0)(**batch()).loss is None
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_targets_replace_the_labels(epsilon):
+    """Targets of 0 and 1 give the loss of these labels, and a target in between the loss of both, weighted."""
+    objective = Objective(network(), epsilon=epsilon)
+
+    def loss(**targets: torch.Tensor) -> torch.Tensor:
+        return objective(**{"labels": LABELS, **targets}, **batch()).loss
+
+    torch.testing.assert_close(loss(labels=1 - LABELS, targets=LABELS.float()), loss())
+    if not epsilon:  # the perturbation depends on the targets too
+        both = 0.7 * loss() + 0.3 * loss(labels=1 - LABELS)
+        torch.testing.assert_close(loss(targets=0.7 * LABELS + 0.3 * (1 - LABELS)), both)
+
+
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 def test_logit_adjustment_removes_class_frequencies(tau):
     """If messages carry no information, the best logits are (1 - tau) times the log frequencies."""
