@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .modeling.modeling_spam_gpt import SpamGPTModel as SpamGPTModel
     from .modeling.pipeline_spam_gpt import SpamPipeline as SpamPipeline
     from .training.finetune import finetune as finetune
+    from .training.finetune import pretrain_base as pretrain_base
     from .training.recipes import RECIPES as RECIPES
     from .training.recipes import Recipe as Recipe
 
@@ -36,6 +37,7 @@ _MODULES = {
     "finetune": "training.finetune",
     "import_weights": "conversion.import_weights",
     "load_sms_spam": "data.sources",
+    "pretrain_base": "training.finetune",
 }
 __all__ = list(_MODULES)
 

@@ -15,7 +15,7 @@ from .entry import is_main_process, quiet_libraries, run, show_log
 from .experiments.book_table import PUBLISHED, PUBLISHED_IN
 from .options import CONTEXT, SettingsCommand, given_settings, options_of
 from .terminal import show
-from .training.recipes import RECIPES, Recipe, RunOptions
+from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
 ACCURACIES = "Accuracies on train, validation and test in percent."
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -103,6 +103,31 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
 
 
 @cli.command(cls=SettingsCommand)
+@click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="inbox", show_default=True, metavar="NAME")
+@click.option("--output-dir", required=True, type=click.Path(), help="Folder for the network; empty or new.")
+@as_json
+@click.pass_context
+@options_of(Recipe, names=PRETRAINING)
+def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **settings: Any) -> None:
+    """Pretrain a network as a language model on messages without labels.
+
+    `hf-spam train --base OUTPUT_DIR` fine-tunes it. The data may be a .txt file with a message on each line, or any
+    other source, whose labels are ignored. Do not pretrain on messages that you will test on.
+    """
+    from .training.finetune import pretrain_base
+
+    quiet_libraries()
+    show_log()
+    losses = pretrain_base(name, output_dir=output_dir, **given_settings(ctx, settings))
+    if not is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps({"output_dir": output_dir, "losses": losses}))
+    else:
+        show(f"The pretrained network is in {output_dir}")
+
+
+@cli.command(cls=SettingsCommand)
 @recipe_option
 @click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, each with another seed.")
@@ -123,7 +148,8 @@ def crossval(
 
     quiet_libraries()
     show_log()
-    logging.getLogger("hf_spam.training.loop").setLevel(logging.WARNING)  # hide the losses of every run
+    for module in ("loop", "pretraining"):  # hide the losses of every run
+        logging.getLogger(f"hf_spam.training.{module}").setLevel(logging.WARNING)
     results = cross_validate(name, folds=folds, repeats=repeats, by_source=by_source, **given)
     if not is_main_process():
         return
@@ -188,7 +214,7 @@ def evaluate(
     MODEL is a folder, a Hub id, or bundled, the model that comes with the package (the default).
 
     The model's own training data is split as in training, so the model has not seen the test split. Other data forms
-    one set. The bundled model has seen the whole SMS Spam Collection.
+    one set. The bundled model has seen all messages of its sources, which its card lists.
     """
     from .evaluation.eval_data import load_eval_data
     from .evaluation.page import check_folder, headline, report_tables, write_report
@@ -219,7 +245,8 @@ def evaluate(
 def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
     """Classify messages: TEXTS, or the lines of standard input.
 
-    The bundled model was trained on British messages from around 2006; it is often wrong about today's.
+    The bundled model was trained on messages of 2006 to 2026 in some forty languages, six in ten of them English. It
+    makes more mistakes on other languages and kinds of messages.
     """
     from .inference.classifier import SpamClassifier
 

@@ -1,7 +1,7 @@
 """Command-line flags made from the fields of a dataclass."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -65,18 +65,21 @@ class SettingsCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def options_of(settings: type, section: str = "Settings of the recipe") -> Callable[[Callable], Callable]:
+def options_of(
+    settings: type, section: str = "Settings of the recipe", names: Collection[str] | None = None
+) -> Callable[[Callable], Callable]:
     """Add an option for each field of a dataclass to a command; the field's docstring is the help.
 
     Args:
         settings: The dataclass. Defaults are shown, except for those of `Recipe`, which depend on the chosen recipe.
         section: Title of the options in the help of a `SettingsCommand`.
+        names: Fields to add options for. None: all.
     """
     help_of = {param.arg_name: " ".join(param.description.split()) for param in parse_from_object(settings).params}
 
     def decorate(command: Callable) -> Callable:
         for field in reversed(fields(settings)):
-            if field.name in ("name", "summary"):
+            if field.name in ("name", "summary") or (names is not None and field.name not in names):
                 continue
             text, flag = help_of[field.name], "--" + field.name.replace("_", "-")
             if settings is not Recipe and field.default not in (MISSING, None, False):

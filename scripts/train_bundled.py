@@ -1,9 +1,10 @@
-"""Train the model that comes with the package: recipe `pocket` on the whole SMS Spam Collection.
+"""Train the model that comes with the package: recipe `inbox` on the SMS Spam Collection, the sample and public sets.
 
-    python scripts/train_bundled.py --data ../shared/data/SMSSpamCollection
+    python scripts/train_bundled.py --uci ../shared/data/SMSSpamCollection ../shared/data/messages/*.tsv
 
-The same versions on the same kind of processor give the same file. `measure_pocket.py` measures the recipe on messages
-that a model has not seen.
+Nine tenths of the messages are trained on; the temperature and the threshold are fitted to the rest. It takes about 40
+minutes on two cores. The same versions on the same kind of processor give the same file.
+`hf-spam crossval --recipe inbox --by-source` measures the recipe on sources that a model has not seen.
 """
 
 import json
@@ -13,37 +14,53 @@ from pathlib import Path
 
 import click
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from hf_spam import entry, finetune
 from hf_spam.conversion.loading import BUNDLED, save_classifier
 from hf_spam.data.sources import read_messages
-from hf_spam.data.splits import fingerprints
+from hf_spam.data.splits import fingerprints, grouped_folds
 from hf_spam.evaluation.eval_data import BUNDLED_SOURCES
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+MARKETING = ("ads", "marketing")  # categories of firms that write to their customers: neither spam nor ham
 
 
 @click.command()
-@click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
+@click.option("--uci", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--output-dir", default=BUNDLED, type=click.Path(path_type=Path), show_default=True, help="Directory.")
-def main(data: str, output_dir: Path) -> None:
-    """Train the bundled model."""
-    torch.set_num_threads(1)  # more threads would change the last digits, and not help so small a model
-    splits = DatasetDict(train=read_messages(data))
-    run = finetune("pocket", data=splits)
+@click.argument("public", nargs=-1, type=click.Path(exists=True))
+def main(uci: str, output_dir: Path, public: tuple[str, ...]) -> None:
+    """Train the bundled model; PUBLIC are the files of the public sets."""
+    torch.set_num_threads(2)  # another number of threads changes the last digits
+    sources = [uci, "sample", *public]
+    messages = without_marketing(read_messages(sources))
+    train, validation = next(grouped_folds(messages, 10))
+    run = finetune("inbox", data=DatasetDict(train=train, validation=validation))
+    output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         save_classifier(run.model, run.tokenizer, Path(folder))
         config_path = Path(folder, "config.json")
         config = json.loads(config_path.read_text())
         del config["auto_map"], config["custom_pipelines"]  # these name code files, which the package contains already
         config_path.write_text(json.dumps(config, indent=2) + "\n")
-        output_dir.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copyfile(Path(folder, name), output_dir / name)
-    seen = {"SMS Spam Collection": fingerprints(splits)["train"]}
+    seen = {Path(source).name: fingerprints(DatasetDict(train=whole(source)))["train"] for source in sources}
     (output_dir / BUNDLED_SOURCES).write_text(json.dumps(seen, indent=2) + "\n")
+    for line in run.calibration.summary():
+        click.echo(line)
     click.echo(f"Trained in {run.history.seconds:.0f} s. The model is in {output_dir}")
+
+
+def without_marketing(messages: Dataset) -> Dataset:
+    """Return the messages that are either spam or not."""
+    return messages.filter(lambda category: category not in MARKETING, input_columns="category")
+
+
+def whole(source: str) -> Dataset:
+    """Return all messages of a source, as an evaluation reads them."""
+    return read_messages(source, allow_single_label=True)
 
 
 if __name__ == "__main__":

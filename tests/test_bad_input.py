@@ -79,7 +79,7 @@ MISTAKES = {
     # Settings
     "train --recipe nonesuch": ["'--recipe'", "'nonesuch'", USAGE],
     f"{TRAIN} --max-steps 1.5": ["'--max-steps'", "expected INTEGER or none, got '1.5'", "hf-spam train --help", USAGE],
-    f"{TRAIN} --learning-rat 1": ["'--learning-rat'", "Did you mean '--learning-rate'?", USAGE],
+    f"{TRAIN} --learning-rat 1": ["'--learning-rat'", "Did you mean one of: '--learning-rate'", USAGE],
     f"{TRAIN} now": ["(now)", USAGE],
     "evaluate": ["Missing option '--data'", USAGE],
     "nonesuch": ["'nonesuch'", USAGE],
@@ -90,7 +90,7 @@ MISTAKES = {
     f"{TRAIN} --n-embd 18": ["n_embd (18)", "n_head (4)"],
     f"{TRAIN} --n-embd 1000000000": ["n_embd", "1000000000"],
     f"{TRAIN} --vocab-size 1000000000000": ["vocab_size", "1000000000000"],
-    f"{TRAIN} --vocab-size 10": ["vocab_size", "257", "got 10"],
+    f"{TRAIN} --vocab-size 10": ["vocab_size", "258", "got 10"],
     f"{TRAIN} --padded-length 500": ["padded_length (500)", "(128)"],
     f"{TRAIN} --save-steps 0": ["save_steps must be at least 1, got 0"],
     f"{TRAIN} --report-to paper": ["'paper'", "not installed"],

@@ -110,7 +110,7 @@ def test_evaluate_writes_a_report_of_any_file(trained, tmp_path):
 
 
 def test_classify_with_the_bundled_model():
-    done = hf_spam("classify", "Congratulations! You won a FREE prize, call now to claim", "see you at home", "--json")
+    done = hf_spam("classify", "Free entry! Txt WIN to 10010", "see you at home", "--json")
     first, second = map(json.loads, done.out.splitlines())
     assert list(first) == ["text", "label", "score"] and first["label"] == "spam" and first["score"] > 0.5
     assert second == {"text": "see you at home", "label": "not spam", "score": pytest.approx(1, abs=0.5)}

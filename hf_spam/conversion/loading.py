@@ -129,7 +129,7 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
             tokenizer = GPT2Tokenizer(vocab=str(vocab), merges=str(merges))
         else:
             tokenizer = AutoTokenizer.from_pretrained(named_model(source), revision=revision, trust_remote_code=False)
-        if not tokenizer("a")["input_ids"]:
+        if not tokenizer("a", add_special_tokens=False)["input_ids"]:
             raise ValueError("its vocabulary is empty")
     except BaseException as error:  # a damaged file can raise anything, even a Rust panic
         if isinstance(error, KeyboardInterrupt | SystemExit):

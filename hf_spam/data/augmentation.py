@@ -30,6 +30,9 @@ class Augmentation:
         self.case, self.digits = case, digits
         self.bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
         normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+        plain, marked = tokenizer("a", add_special_tokens=False)["input_ids"], encode(tokenizer, ["a"], 8)[0]
+        at = marked.index(plain[0])
+        self.start, self.end = marked[:at], marked[at + len(plain) :]  # tokens that the tokenizer puts around each text
         # Cached, since it takes longer than the rest.
         self.normalize = str if normalizer is None else lru_cache(maxsize=2**17)(normalizer.normalize_str)
 
@@ -37,14 +40,15 @@ class Augmentation:
         return bool(self.case or self.digits or self.bpe_dropout)
 
     def encode(self, text: str, seed: str, max_length: int) -> list[int]:
-        """Augment `text` with random choices from `seed`, and return its first `max_length` token ids."""
+        """Augment `text` with random choices from `seed`, and return at most `max_length` token ids."""
         rng, text = random.Random(seed), self.normalize(replace_lone_surrogates(text))
         if rng.random() < self.case:
             text = rng.choices((str.lower, str.upper, str.capitalize), (3, 1, 1))[0](text)
         if rng.random() < self.digits:
             text = re.sub("[0-9]", lambda _: rng.choice("0123456789"), text)
         if self.bpe_dropout is not None:
-            return self.bpe_dropout.encode(text, rng.random, max_length)
+            room = max_length - len(self.start) - len(self.end)
+            return [*self.start, *self.bpe_dropout.encode(text, rng.random, room), *self.end]
         return encode(self.tokenizer, [text], max_length)[0]
 
 

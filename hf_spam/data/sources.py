@@ -20,11 +20,12 @@ from datasets.exceptions import DatasetsError
 
 from ..text import first_line, printable, short
 from .duplicates import duplicate_groups
-from .formats import LABELS, Columns, DataError, DataFile, is_hub_id, suffix_of
+from .formats import LABELS, PLAIN_TEXT, SUFFIXES, Columns, DataError, DataFile, is_hub_id, suffix_of
 from .labels import LABEL_NAMES, annotated_features_of, choose_classes, order_classes
 from .names import Sources, source_name, sources_of
 from .readers import DatasetReader, Reader, open_file
 from .splits import SPLITS, book_split, full_split
+from .tokenization import replace_lone_surrogates
 from .uci import uci_file
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,26 @@ def read_messages(
     return concatenate_datasets(list(parts.values()))
 
 
+def read_texts(source: Sources, *, text_column: str | None = None) -> list[str]:
+    """Read only the texts of a source, which needs no labels. Empty texts are left out.
+
+    Args:
+        source, text_column: As for `load_sms_spam`; a .txt file with a message on each line is read too.
+
+    Raises:
+        DataError: The source cannot be found, fetched or read, or has no texts.
+    """
+    readers = _open(source, "full", Columns(text_column, labelled=False))
+    texts: list[str] = []
+    for reader in chain(*readers.values()):
+        for window in reader.windows(WINDOW_ROWS):
+            texts += [replace_lone_surrogates(text) for text in reader.messages(window)[0] if text.strip()]
+    if not texts:
+        raise DataError(f"{source_name(source)}: no messages found")
+    logger.info("%s: %d texts", source_name(source), len(texts))
+    return texts
+
+
 def read_sets(
     source: Sources,
     *,
@@ -183,7 +204,7 @@ def _open(source: Sources, protocol: str, columns: Columns) -> dict[str, list[Re
 
 
 def _open_one(source: str | os.PathLike, protocol: str, columns: Columns) -> dict[str, list[Reader]]:
-    name = os.fspath(source)
+    name, suffixes = os.fspath(source), SUFFIXES if columns.labelled else (*SUFFIXES, PLAIN_TEXT)
     if not name:
         raise DataError("the data source is an empty string")
     files: list[DataFile] = []
@@ -191,7 +212,7 @@ def _open_one(source: str | os.PathLike, protocol: str, columns: Columns) -> dic
         names = [path.stem for path in sorted(EMBEDDED.glob("*.tsv"))]
         names = [MARKETING] if source == MARKETING else [kind for kind in names if kind != MARKETING]
         files = [DataFile.find(EMBEDDED / f"{kind}.tsv", name=f"{name}, {kind}.tsv") for kind in names]
-    elif isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
+    elif isinstance(source, str) and is_hub_id(source) and not suffix_of(source, suffixes):
         try:
             splits = load_dataset(name)
         except (OSError, ValueError, RuntimeError, DatasetsError, httpx2.HTTPError) as error:
@@ -201,7 +222,7 @@ def _open_one(source: str | os.PathLike, protocol: str, columns: Columns) -> dic
     elif source == "uci":
         files = [DataFile.find(uci_file(), name=name)]
     elif os.path.lexists(name):
-        files = [DataFile.find(source)]
+        files = [DataFile.find(source, suffixes)]
     else:
         raise DataError(f"{name}: not a file, 'sample', 'marketing', 'uci' or a Hub dataset id 'owner/name'")
     if files:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token, also used for padding
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token
+PAD = "<|pad|>"
 
 # Characters that are not drawn: soft hyphens, zero-width characters, controls of writing direction, fillers, variation
 # selectors and tags (Unicode's Default_Ignorable_Code_Point).
@@ -45,33 +46,38 @@ def normalizer() -> normalizers.Normalizer:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016, with GPT-2's bytes and word pattern).
 
-    The vocabulary always contains the 256 bytes, so every text in any language can be encoded. The same texts in the
-    same order give the same tokenizer.
+    The vocabulary always contains the 256 bytes, so every text in any language can be encoded. Every text ends with
+    `<|endoftext|>`, also when it is cut, and the classifier reads this token (GPT-1's "extract" token, Radford et al.
+    2018). In a GPT of one block, the attention query depends only on the token that is read and on its position, so
+    with a fixed token it is nearly the same for every message. The same texts in the same order give the same
+    tokenizer.
 
     Args:
         texts: The training messages, not those of validation and test.
-        vocab_size: The size of the vocabulary, at least 257 (the bytes and `<|endoftext|>`). Few texts may give a
-            smaller one.
+        vocab_size: The size of the vocabulary, at least 258 (the bytes, `<|endoftext|>` and `<|pad|>`). Few texts may
+            give a smaller one.
 
     Raises:
-        ValueError: `vocab_size` is below 257.
+        ValueError: `vocab_size` is below 258.
     """
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT}), got {vocab_size}.")
+    if vocab_size < 258:
+        raise ValueError(f"vocab_size must be at least 258 (256 bytes, {END_OF_TEXT} and {PAD}), got {vocab_size}.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=[END_OF_TEXT, PAD], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator((replace_lone_surrogates(text) for text in texts), trainer)
+    end = (END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[end])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
+        pad_token=PAD,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
@@ -89,7 +95,7 @@ def replace_lone_surrogates(text: str) -> str:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Return the token ids of each text, cut to the first `max_length`.
+    """Return the token ids of each text, cut to `max_length` as the tokenizer does.
 
     Raises:
         TypeError: A text is not a string.

@@ -26,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 ONE_SET = "none, all messages form one set"
 TRAINING_MESSAGES = "the messages that the model was trained on"
+PART_OF_TRAINING = "part of the messages that the model was trained on"
 SEEN_ALL = "The model was trained on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
 BUNDLED_SOURCES = "sources.json"  # fingerprints of the sources that the bundled model was trained on
-BUNDLED_SEEN = "The model was trained on the whole SMS Spam Collection and has seen every message in it."
+BUNDLED_SEEN = "The model has seen every message of the SMS Spam Collection, the sample and four public sets."
 OTHER_DATA = "The data differ from the model's training data, so it may have seen any of these messages."
 NO_RECORD = "There is no record of the model's training messages: it may have seen any of these."
 HINT = "Name its training messages with --train-data{} to get a baseline and a count of duplicates."
@@ -193,10 +194,12 @@ def load_eval_data(
 
     if train_data is not None:
         train = recipe.split_as_trained(train_data, **own_reading) if recipe else None
-        trained_on = TRAINING_MESSAGES if train else "those of --train-data"
+        trained_on = "those of --train-data"
+        if train:
+            trained_on = PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
         train = train["train"] if train else read_messages(train_data, allow_single_label=True, **reading)
     elif own:
-        train, trained_on = own["train"], TRAINING_MESSAGES
+        train, trained_on = own["train"], PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
     elif "train" in sets:
         train, trained_on = sets["train"], "the split train (the model's own training data is not known)"
     else:
@@ -207,12 +210,10 @@ def load_eval_data(
 
 def _remark(recipe: TrainedRecipe | None, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
     """Return the remark and the hint of `EvalData`."""
+    if recipe is not None and recipe.protocol is None:  # the bundled model
+        return (SEEN_ALL if is_own else BUNDLED_SEEN), ("" if is_own or has_train_data else HINT.format(" uci,sample"))
     if is_own:
-        if recipe.protocol is None:
-            return SEEN_ALL, ""
         return (BASE_SEEN if recipe.trained_before else ""), ""
     if has_train_data:
         return "", ""
-    if recipe is not None and recipe.protocol is None:
-        return BUNDLED_SEEN, HINT.format(" uci, or with the collection's file,")
     return (OTHER_DATA if recipe and recipe.splits else NO_RECORD), HINT.format("")

@@ -25,7 +25,7 @@ from .metrics import BINS, PROBABILISTIC, Predictions, SpamMetrics, lowest_thres
 
 TARGET_RATES = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is computed
 LENGTHS = (40, 80, 120, 160)  # characters; 160 is what fits into one SMS
-BUNDLED_NAME = "the bundled model (trained on the whole SMS Spam Collection)"
+BUNDLED_NAME = "the bundled model (trained on the SMS Spam Collection, the sample and four public sets)"
 ROUNDING = 1e-9  # bootstrap intervals narrower than this are rounding errors
 
 Estimate = dict[str, float | None]

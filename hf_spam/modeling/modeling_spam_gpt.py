@@ -275,6 +275,8 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Move real tokens to the front, then pad or cut to the length that the network reads.
 
+        Ids that end with `eos_token_id` still end with it when they are cut; embeddings are only cut.
+
         Args:
             input_ids: (B, T), any T, padded on any side.
             attention_mask: (B, T). `None`: every id but `pad_token_id` is real.
@@ -308,8 +310,12 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         tokens = torch.where(real, tokens, pad).gather(1, order)
         if missing := self.config.padded_length or int(T == 0):
             tokens = torch.cat([tokens, pad.expand(B, missing, *tokens.shape[2:])], dim=1)
-        tokens = tokens[:, : self.config.max_tokens]
-        return tokens, lengths.clamp(1, tokens.shape[1])
+        max_tokens, end = self.config.max_tokens, self.config.eos_token_id
+        if tokens.ndim == 2 and end != self.config.pad_token_id:
+            last = tokens.gather(1, (lengths - 1).clamp(min=0)[:, None])
+            is_place = torch.arange(tokens.shape[1], device=tokens.device) == max_tokens - 1
+            tokens = torch.where((lengths > max_tokens)[:, None] & (last == end) & is_place, last, tokens)
+        return tokens[:, :max_tokens], lengths.clamp(1, max_tokens)
 
     def read(self, tokens: Tensor, lengths: Tensor, labels: Tensor | None = None, **kwargs) -> SequenceClassifierOutput:
         """Classify messages laid out by `lay_out`; return `loss` too when `labels` are given."""

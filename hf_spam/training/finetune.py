@@ -3,8 +3,9 @@
 import atexit
 import logging
 import os
+import time
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,21 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, parse_flag_from_env
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..conversion.loading import load_tokenizer
-from ..data.labels import check_classes
+from ..conversion.loading import load_tokenizer, save_classifier
+from ..data.labels import FEATURES, check_classes
 from ..data.names import Sources, source_name
-from ..data.sources import OWN_DATA, check_splits, load_sms_spam
+from ..data.sources import OWN_DATA, check_splits, load_sms_spam, read_texts
 from ..evaluation.baseline import measure_baseline
-from ..files import read_manifest
+from ..files import read_manifest, write_folder
 from ..hub.push import Uploader
 from ..signals import listening
 from .calibration import check_validation_split
 from .checkpoints import STATE, Checkpoints
 from .loop import TrainingLoop
+from .pretraining import pretrain
 from .recipes import Recipe, RunOptions, checked, get_recipe
 from .run import Run
 from .saving import TRACKERS, Saver, prepare_output_dir, remove_if_empty, save_run
@@ -54,7 +56,8 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             repository that cannot be pushed to, or a loss that is no longer finite.
         FileExistsError: `output_dir` is not empty.
         KeyboardInterrupt: Ctrl-C or SIGTERM. During training, the current step is finished and a checkpoint written
-            first (`RunInterrupted`); after the last step, the run finishes normally. A second signal stops at once.
+            first (`RunInterrupted`); after the last step, the run finishes normally. A second signal stops at once, and
+            so does the first during pretraining, of which nothing is saved.
     """
     names = {field.name for field in fields(RunOptions)} & settings.keys()
     options = RunOptions(**checked(RunOptions, {name: settings.pop(name) for name in names}))
@@ -87,9 +90,14 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
         if output_dir is not None:
             saver = Saver(Checkpoints(output_dir, options.save_total_limit), options.save_steps, uploader)
         with logging_redirect_tqdm():
+            started = time.perf_counter()
+            if recipe.pretraining_steps and checkpoint is None:
+                pretrain(setup.model.gpt, setup.tokenizer, splits["train"]["text"][:], recipe, accelerator)
+            pretraining_seconds = time.perf_counter() - started
             loop = TrainingLoop(accelerator, recipe, setup, splits, saver, interruption)
             if checkpoint is None:
                 loop.start(recipe.base)
+                loop.state.progress.history.seconds = pretraining_seconds
             else:
                 loop.resume(checkpoint, allow_differences=options.allow_differences)
             run = loop.run()
@@ -102,6 +110,39 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
                 uploader.submit(output_dir, progress.run_id, progress.step, "final", is_best=progress.is_best)
         accelerator.wait_for_everyone()  # other processes may read the folder
     return run
+
+
+def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLike, **settings: Any) -> list[float]:
+    """Pretrain a network on messages without labels and save it with its tokenizer, for `finetune(base=output_dir)`.
+
+    Args:
+        recipe: A `Recipe` or the name of one; `data` and `text_column` say where the texts are, `base` where to start.
+        output_dir: The folder to write; it must be empty or not exist.
+        settings: Fields of `Recipe` to replace.
+
+    Returns:
+        The loss of each step, in nats per token.
+
+    Raises:
+        ValueError: Settings or texts that cannot be used, or no `pretraining_steps`.
+        FileExistsError: `output_dir` is a file or is not empty.
+    """
+    recipe, output = get_recipe(recipe, **settings), Path(output_dir).resolve()
+    if not recipe.pretraining_steps:
+        raise ValueError("The number of steps is missing: add --pretraining-steps 5000.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output_dir} already exists and is not an empty folder.")
+    _check(recipe, RunOptions())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    accelerator = _accelerator(recipe, RunOptions())
+    with accelerator.main_process_first():
+        texts = read_texts(recipe.data, text_column=recipe.text_column)
+        unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)}, FEATURES)
+        setup = set_up(replace(recipe, spliced_messages=0), DatasetDict(train=unlabelled))
+    losses = pretrain(setup.model.gpt, setup.tokenizer, texts, recipe, accelerator)
+    if accelerator.is_main_process:
+        write_folder(output, lambda folder: save_classifier(setup.model.gpt, setup.tokenizer, folder))
+    return losses
 
 
 def _check(recipe: Recipe, options: RunOptions) -> None:
@@ -165,6 +206,11 @@ def _read(recipe: Recipe, data: DatasetDict | Sources | None, accelerator: Accel
     if few and accelerator.is_main_process:
         logger.warning("Few training messages: %s. Is a label misspelt?", few)
     check_validation_split(recipe, splits)
+    count, batch = len(splits["train"]), recipe.per_device_train_batch_size * accelerator.num_processes
+    if count < batch:
+        raise ValueError(
+            f"{count} training messages do not fill one batch of {batch}: lower --per-device-train-batch-size."
+        )
     return splits
 
 

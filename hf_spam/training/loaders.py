@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from datasets import DatasetDict
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from transformers import PreTrainedTokenizerBase
 
 from ..data.augmentation import Augmentation
 from ..data.batching import EncodedMessages, PadRight
@@ -32,9 +33,6 @@ class Loaders:
         train: training batches, in a new order at each pass.
         evaluation: evaluation loader of each split, batched as in the book; `train` is shuffled.
         steps_per_epoch: optimizer steps per epoch.
-
-    Raises:
-        ValueError: there are fewer training messages than a batch holds.
     """
 
     def __init__(self, accelerator: Accelerator, recipe: Recipe, setup: Setup, data: DatasetDict):
@@ -43,19 +41,9 @@ class Loaders:
         messages, (spliced, targets) = data["train"], setup.spliced
         self.texts = [*messages["text"][:], *spliced]
         self._count = len(messages)
-        self.augmentation = Augmentation(
-            setup.tokenizer,
-            case=recipe.case_augmentation,
-            digits=recipe.digit_augmentation,
-            bpe_dropout=recipe.bpe_dropout,
-        )
+        self.augmentation = augmentation_for(setup.tokenizer, recipe)
         batch_size = recipe.per_device_train_batch_size
         self.global_batch_size = batch_size * accelerator.num_processes
-        if self._count < self.global_batch_size:
-            raise ValueError(
-                f"{self._count} training messages do not fill one batch of {self.global_batch_size}: lower "
-                "--per-device-train-batch-size."
-            )
         self.network: nn.Module = setup.model
         collate, parts = PadRight(config.pad_token_id), dict(setup.encoded)
         # Augmentation changes these ids in each epoch; evaluation keeps the original ones.
@@ -125,6 +113,13 @@ class Loaders:
         """Draw the indices of one more pass over the training loader, which drops the last short batch."""
         _draw_seed(self.rng)  # a pass over the loader draws this number too
         return list(self._sampler)[: self._count - self._count % self.global_batch_size]
+
+
+def augmentation_for(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Augmentation:
+    """Return the augmentation of training messages that a recipe asks for."""
+    return Augmentation(
+        tokenizer, case=recipe.case_augmentation, digits=recipe.digit_augmentation, bpe_dropout=recipe.bpe_dropout
+    )
 
 
 class SeededShuffle(Sampler[int]):

@@ -141,6 +141,7 @@ def _configure(
     config.attn_pdrop = recipe.attention_dropout
     config.temperature, config.threshold = 1.0, None  # the calibration of the base was fitted to other weights
     config.pad_token_id = tokenizer.pad_token_id
+    config.eos_token_id = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     config.id2label = dict(enumerate(names))
     config.label2id = {name: label for label, name in config.id2label.items()}
     config.validate_architecture()

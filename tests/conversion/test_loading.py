@@ -92,11 +92,14 @@ NO_TOKENIZER = r"^No tokenizer in the folder '.*\(.*"
 HUGE = 10**9
 DAMAGES = {
     "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1), f"{UNFIT}the network cannot be built: Storage size"),
-    "a huge vocabulary": (config(vocab_size=HUGE), rf"{UNFIT}gpt\.tok_emb\.weight has shape \(2000, 128\), expected"),
-    "a huge position table": (config(n_positions=HUGE), rf"{UNFIT}gpt\.pos_emb\.weight has shape \(128, 128\)"),
+    "a huge vocabulary": (config(vocab_size=HUGE), rf"{UNFIT}gpt\.tok_emb\.weight has shape \(4000, 256\), expected"),
+    "a huge position table": (config(n_positions=HUGE), rf"{UNFIT}gpt\.pos_emb\.weight has shape \(192, 256\)"),
     "a billion blocks": (config(n_layer=HUGE), f"{UNFIT}n_layer is {HUGE}, but there are weights for 1"),
     "a billion labels": (config(num_labels=HUGE, id2label=None), f"{BAD_CONFIG}num_labels is {HUGE}"),
-    "three labels": (config(id2label={0: "a", 1: "b", 2: "c"}, label2id=None), rf"{UNFIT}out_head\.bias .* \(3,\)"),
+    "three labels": (
+        config(threshold=None, id2label={0: "a", 1: "b", 2: "c"}, label2id=None),
+        rf"{UNFIT}out_head\.bias .* \(3,\)",
+    ),
     "labels that are text": (config(id2label="spam"), BAD_CONFIG),
     "an unknown type of numbers": (config(dtype="float99"), BAD_CONFIG),
     "text for a number": (config(n_embd="128"), f"{BAD_CONFIG}Validation error for field 'n_embd'"),
@@ -134,7 +137,7 @@ DAMAGES = {
     ),
     "a tokenizer too large": (
         tokenizer(lambda model: model["vocab"].update(zz=5000)),
-        "does not fit its model: it has id 5000, but the model's vocabulary has only 2000 entries",
+        "does not fit its model: it has id 5000, but the model's vocabulary has only 4000 entries",
     ),
     "an empty tokenizer": (tokenizer(lambda model: model.update(vocab={}, merges=[])), f"{NO_TOKENIZER}is empty"),
     "a tokenizer without a model": (tokenizer(lambda model: model.pop("vocab")), f"{NO_TOKENIZER}Missing"),
@@ -213,7 +216,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
 
 def test_shards_and_base_models_are_loaded(tmp_path):
     whole = load_classifier("bundled")
-    whole.save_pretrained(tmp_path / "shards", max_shard_size="200KB")
+    whole.save_pretrained(tmp_path / "shards", max_shard_size="2MB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     state = load_classifier(tmp_path / "shards").state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
@@ -228,7 +231,7 @@ def test_shards_and_base_models_are_loaded(tmp_path):
 
 def test_a_tokenizer_without_a_model_is_loaded(folder):
     (folder / "config.json").unlink()
-    assert len(load_tokenizer(folder)) == len(load_tokenizer("bundled")) == 2000
+    assert len(load_tokenizer(folder)) == len(load_tokenizer("bundled")) == 4000
 
 
 def test_a_history_is_found_next_to_its_model(folder):

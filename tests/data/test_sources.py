@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from hf_spam.data import sources
 from hf_spam.data.formats import DataError
 from hf_spam.data.labels import FEATURES
-from hf_spam.data.sources import check_splits, load_sms_spam, read_messages
+from hf_spam.data.sources import check_splits, load_sms_spam, read_messages, read_texts
 from hf_spam.data.splits import grouped_folds
 
 
@@ -257,3 +257,30 @@ def test_a_missing_or_unreachable_hub_dataset_is_one_line(hub, reachable):
     message = str(caught.value)
     assert message.startswith("owner/name-that-is-not-there: no such file, and not loaded from the Hub (")
     assert message.endswith("; check the id, the network and your login, or use 'sample'") and "\n" not in message
+
+
+def test_texts_are_read_without_labels(tmp_path):
+    """From a text file, a table with any labels or none, and several sources; empty texts are left out."""
+    (tmp_path / "lines.txt").write_text("win a prize\n\nsee you\n")
+    (tmp_path / "table.csv").write_text("text,label\nhello,whatever\n,ham\nbye,\n")
+    (tmp_path / "only.csv").write_text("sms\nok\n")
+    (tmp_path / "half.jsonl").write_text('{"text": "half \\ud83c emoji"}\n')
+    (tmp_path / "uci.tsv").write_text("ham\tsee you\nspam\twin\n")
+    sources = [tmp_path / name for name in ("lines.txt", "table.csv", "only.csv", "half.jsonl", "uci.tsv")]
+    assert read_texts(sources) == [
+        "win a prize",
+        "see you",
+        "hello",
+        "bye",
+        "ok",
+        "half \ufffd emoji",
+        "see you",
+        "win",
+    ]
+    with pytest.raises(DataError, match=r"none\.txt"):
+        read_texts("texts/none.txt")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(DataError, match=r"empty\.txt: no messages found"):
+        read_texts(tmp_path / "empty.txt")
+    with pytest.raises(DataError, match="unknown file extension"):  # labels are needed to train
+        read_messages(tmp_path / "lines.txt")

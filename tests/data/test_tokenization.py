@@ -8,7 +8,14 @@ from transformers import AutoTokenizer
 
 from hf_spam import load_sms_spam
 from hf_spam.conversion.loading import load_tokenizer
-from hf_spam.data.tokenization import LOOK_ALIKES, encode, normalizer, replace_lone_surrogates, train_tokenizer
+from hf_spam.data.tokenization import (
+    END_OF_TEXT,
+    LOOK_ALIKES,
+    encode,
+    normalizer,
+    replace_lone_surrogates,
+    train_tokenizer,
+)
 
 TEXTS = list(load_sms_spam(MESSAGES)["train"]["text"])
 TOKENIZER = train_tokenizer(TEXTS, 500)
@@ -26,8 +33,15 @@ def test_encoding_matches_the_tokenizers_own_call_and_decodes_to_the_text(texts,
     assert encode(TOKENIZER, texts, max_length) == expected
     assert TOKENIZER.backend_tokenizer.to_str() == before
     whole = encode(TOKENIZER, texts, 10**6)
-    assert [TOKENIZER.decode(ids, skip_special_tokens=False) for ids in whole] == list(map(NORMALIZE, texts))
+    decoded = [TOKENIZER.decode(ids, skip_special_tokens=False) for ids in whole]
+    assert decoded == [NORMALIZE(text) + END_OF_TEXT for text in texts]
     assert max(map(max, filter(None, whole)), default=0) < len(TOKENIZER) == 500
+
+
+def test_every_text_ends_with_the_end_of_text_token_also_when_it_is_cut():
+    ids = encode(TOKENIZER, ["", "win", "win a prize " * 50], 20)
+    assert [message[-1] for message in ids] == [TOKENIZER.eos_token_id] * 3
+    assert [message.count(TOKENIZER.eos_token_id) for message in ids] == [1, 1, 1] and len(ids[2]) == 20
 
 
 @given(st.lists(WORDS, min_size=1, max_size=6), st.randoms(use_true_random=False))
@@ -65,7 +79,7 @@ def test_training_is_repeatable_and_saved_for_autotokenizer(tmp_path):
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert loaded(TEXTS[:20])["input_ids"] == encode(TOKENIZER, TEXTS[:20], 10**6)
     assert set(loaded("a b")) == {"input_ids", "attention_mask"}
-    assert loaded.pad_token == "<|endoftext|>"
+    assert (loaded.eos_token, loaded.pad_token) == ("<|endoftext|>", "<|pad|>")
 
 
 def test_gpt2s_files_give_gpt2s_ids(gpt2_tokenizer_dir):
@@ -89,7 +103,7 @@ def test_anything_but_a_string_is_refused(text):
 
 
 def test_empty_texts_and_a_vocabulary_that_is_too_small():
-    assert encode(TOKENIZER, ["", TEXTS[0]], 3) == [[], encode(TOKENIZER, [TEXTS[0]], 10**6)[0][:3]]
+    assert encode(TOKENIZER, ["", TEXTS[0]], 3) == [[0], [*encode(TOKENIZER, [TEXTS[0]], 10**6)[0][:2], 0]]
     assert encode(TOKENIZER, [], 3) == []
-    with pytest.raises(ValueError, match="at least 257"):
+    with pytest.raises(ValueError, match="at least 258"):
         train_tokenizer(TEXTS, 256)

@@ -101,10 +101,14 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
     assert len(drawn.sets["test"]) == 300 and len(drawn.train) == 5574 and drawn.remark == found.remark
     other = load_eval_data("bundled", MESSAGES)
     assert list(other.sets) == ["messages.csv"] and other.train is None
-    assert other.remark == "The model was trained on the whole SMS Spam Collection and has seen every message in it."
-    assert "--train-data uci, or with the collection's file" in other.hint
+    assert (
+        other.remark == "The model has seen every message of the SMS Spam Collection, the sample and four public sets."
+    )
+    assert "--train-data uci,sample" in other.hint
     told = load_eval_data(None, MESSAGES, train_data=sms_collection)
-    assert len(told.train) == 5574 and told.trained_on == "the messages that the model was trained on"
+    assert len(told.train) == 5574 and told.trained_on == "part of the messages that the model was trained on"
+    assert told.remark == other.remark
+    assert load_eval_data(None, "sample").remark == found.remark
     assert len(load_eval_data(None, MESSAGES, protocol="full").sets["train"]) == 700
 
 

@@ -157,6 +157,19 @@ def test_inputs_embeds_match_input_ids(pooling, padded_length, causal, dtype):
         close(model(inputs_embeds=embeds[:1, :0]).logits, logits[2:3], tolerance)
 
 
+@pytest.mark.parametrize("padded_length", [None, PADDED])
+def test_a_long_message_keeps_its_end_of_text_token(padded_length):
+    """As with the tokenizer's truncation, on either padding side; a message without that token is only cut."""
+    model = build(pooling="last_token", padded_length=padded_length, eos_token_id=0)
+    most = model.config.max_tokens
+    long, end = list(range(1, 30)), [0]
+    messages, cut = [long + end, long, [5, 9, *end]], [long[: most - 1] + end, long[:most], [5, 9, *end]]
+    with torch.no_grad():
+        expected = model(*right(cut)).logits
+        close(model(*right(messages)).logits, expected)
+        close(model(*lay(messages, [list(range(30 - len(m), 30)) for m in messages], 30)).logits, expected)
+
+
 @pytest.mark.parametrize("tokens", [0, 1, 11, 12, 13, 17, 1000])
 @pytest.mark.parametrize("padded_length", [None, PADDED])
 def test_laid_out_length(tokens, padded_length):

@@ -7,6 +7,7 @@ import torch
 from book_oracle import GPTModel, make_loaders
 from datasets import DatasetDict
 from small_runs import first_messages
+from tokenizers import processors
 from torch.utils.data import DataLoader
 
 from hf_spam import import_weights
@@ -21,7 +22,11 @@ def data() -> DatasetDict:
 
 @pytest.fixture(scope="session")
 def book_tokenizer(data):
-    return train_tokenizer(data["train"]["text"][:], 300)
+    """A small tokenizer like GPT-2's, which adds nothing to a message and pads with `<|endoftext|>`."""
+    tokenizer = train_tokenizer(data["train"]["text"][:], 300)
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,119 @@
+"""Pretrain a GPT as a language model (the book, chapter 5) on the messages that it will classify.
+
+Predicting every next token teaches a network more about a message than its label does. Radford et al. 2018, *Improving
+Language Understanding by Generative Pre-Training* (GPT-1), pretrained on books; Dai and Le 2015, *Semi-supervised
+Sequence Learning*, on the messages to classify, as here.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import torch
+from accelerate import Accelerator
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from ..data.batching import pad_batch
+from ..modeling.modeling_spam_gpt import SpamGPTModel
+from .evaluator import DIVERGED
+from .loaders import SeededShuffle, augmentation_for
+from .recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+WARMUP_STEPS = 200
+MEAN_OVER = 100  # steps whose mean loss is shown
+
+
+def pretrain(
+    gpt: SpamGPTModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    recipe: Recipe,
+    accelerator: Accelerator,
+) -> list[float]:
+    """Train `gpt` to predict the next token of `texts`, for `recipe.pretraining_steps` steps.
+
+    The scores of the next token are the products of a hidden state with the token embeddings, as in GPT-2. Each process
+    does the same work.
+
+    Args:
+        gpt: The network, changed in place.
+        tokenizer: Its tokenizer.
+        texts: Messages; labels are not needed.
+        recipe: The settings: steps, learning rate, augmentation, weight decay, seed.
+        accelerator: Accelerate's handle on device and precision.
+
+    Returns:
+        The loss of each step, in nats per token.
+
+    Raises:
+        ValueError: There are fewer messages than a batch holds, or the loss is no longer finite.
+    """
+    if len(texts) < BATCH_SIZE:
+        raise ValueError(f"{len(texts)} messages do not fill one batch of {BATCH_SIZE} for pretraining.")
+    steps, losses = recipe.pretraining_steps, []
+    gpt.to(accelerator.device).train()
+    optimizer = torch.optim.AdamW(
+        gpt.parameters(), lr=recipe.pretraining_learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    scheduler = get_scheduler(
+        "linear", optimizer, num_warmup_steps=min(WARMUP_STEPS, steps // 10), num_training_steps=steps
+    )
+    torch.manual_seed(recipe.seed)  # of dropout
+    batches = _batches(gpt, tokenizer, texts, recipe)
+    hidden = None if accelerator.is_local_main_process else True  # None: show it on a terminal only
+    for _ in (bar := tqdm(range(steps), desc="Pretraining", unit="step", disable=hidden)):
+        batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
+        with accelerator.autocast():
+            loss = next_token_loss(gpt, **batch)
+        if not loss.isfinite():
+            raise ValueError(f"The loss is {loss.item()} in pretraining step {len(losses) + 1}. {DIVERGED}")
+        loss.backward()
+        if recipe.max_grad_norm is not None:
+            clip_grad_norm_(gpt.parameters(), recipe.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        losses.append(loss.item())
+        if len(losses) % MEAN_OVER == 0:
+            bar.set_postfix(loss=f"{sum(losses[-MEAN_OVER:]) / MEAN_OVER:.3f}")
+    recent = losses[-MEAN_OVER:]
+    logger.info("Pretrained for %d steps: loss %.3f per token.", steps, sum(recent) / len(recent))
+    return losses
+
+
+def next_token_loss(gpt: SpamGPTModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy over all next tokens of a batch, in nats; 0 if no message has a second token.
+
+    Args:
+        gpt: The network.
+        input_ids: Token ids, padded on the right, (B, T).
+        attention_mask: 1 for real tokens, (B, T).
+    """
+    hidden = gpt(input_ids=input_ids).last_hidden_state[:, :-1]  # pads come after the message, and are not attended to
+    predicts = attention_mask[:, 1:].bool()  # the next token is real
+    if not predicts.any():
+        return hidden.sum() * 0
+    logits = hidden[predicts] @ gpt.tok_emb.weight.T  # (tokens, C) @ (C, V) -> (tokens, V)
+    return cross_entropy(logits.float(), input_ids[:, 1:][predicts])
+
+
+def _batches(
+    gpt: SpamGPTModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], recipe: Recipe
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield batches of messages of similar length, with new augmentation in each pass; never ends."""
+    augmentation, rng = augmentation_for(tokenizer, recipe), torch.Generator().manual_seed(recipe.seed)
+    sampler = SeededShuffle(len(texts), BATCH_SIZE, rng, [len(text) for text in texts])
+    for epoch in count(1):
+        order = list(sampler)
+        for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
+            ids = [
+                augmentation.encode(texts[i], f"{recipe.seed} pretraining {epoch} {i}", gpt.config.n_positions)
+                for i in order[start : start + BATCH_SIZE]
+            ]
+            yield pad_batch(ids, gpt.config.pad_token_id)
