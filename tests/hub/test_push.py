@@ -549,7 +549,7 @@ def test_an_impossible_push_stops_training_at_once(hub, token, repo, words, trai
     monkeypatch.setenv("HF_TOKEN", token)
     assert run(*train, "--push-to-hub", "--hub-model-id", repo, "--output-dir", tmp_path / "out") == 1
     error = capfd.readouterr().err
-    assert error.startswith(f"hf-spam: Cannot push to {repo}: {words}") or words in error
+    assert error.startswith("hf-spam: ") and words in error
     assert error.count("\n") == 1 and not (tmp_path / "out").exists()
 
 

@@ -103,4 +103,5 @@ def test_no_prefix_if_its_output_varies(setting, base, data, caplog):
 
 def test_no_prefix_if_all_weights_are_trained(base, data, caplog):
     recipe = Recipe(base=str(base), trainable="all")
-    assert frozen_prefix.frozen_blocks(set_up(recipe, data).model, recipe) == 0 and "frozen" not in caplog.text
+    with caplog.at_level("INFO", "hf_spam"):
+        assert frozen_prefix.frozen_blocks(set_up(recipe, data).model, recipe) == 0 and "frozen" not in caplog.text
