@@ -49,6 +49,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None], about: dict[str, An
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def check_empty(folder: Path) -> None:
+    """Raise `FileExistsError` if `folder` exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} already exists and is not an empty folder.")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a folder after checking every file against it.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import write_folder
+from ..files import check_empty, write_folder
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 from .book import read_book_file
@@ -60,8 +60,7 @@ def import_weights(
         OSError: `source` does not exist, or `output_dir` cannot be written.
     """
     output = Path(output_dir).resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output_dir} already exists and is not an empty folder.")
+    check_empty(output)
     if Path(source).is_file():
         tensors, settings, problems = read_book_file(Path(source), n_head)
     else:

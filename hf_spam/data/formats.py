@@ -165,7 +165,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How to read a delimited file."""
+    """Format of a delimited file."""
 
     delimiter: str
     line_end: str

@@ -63,7 +63,7 @@ class TrainedRecipe:
     """`None`: the whole of several sources was used for training, as for the bundled model."""
     seed: int
     splits: dict[str, dict[str, Any]]
-    """As returned by `fingerprints`, or with `protocol=None` the fingerprint of each source. Empty if unknown: an old
+    """The result of `fingerprints`, or with `protocol=None` one fingerprint for each source. Empty if unknown: an old
     model, or one trained on several data sets."""
     text_column: str | None = None
     label_column: str | None = None

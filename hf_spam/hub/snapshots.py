@@ -27,8 +27,8 @@ MAIN = "main"  # the default branch
 STATE_BRANCH = "training-state"
 Kind = Literal["checkpoint", "final", "state"]
 Strategy = Literal["end", "checkpoint", "every_save", "best"]
-"""What to push: the final model only (end), also every checkpoint (every_save), also every checkpoint with its training
-state (checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
+"""Pushes only the final model (end), also every checkpoint (every_save), also the checkpoints' training state
+(checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""Distillation: a network also learns from the baseline what to make of messages that nobody wrote.
+"""Distillation: the network also learns from the baseline's scores of messages spliced from the training messages.
 
-Pieces of training messages are spliced at random, and the linear baseline, fitted to the training messages, says how
-likely each result is spam. Learning from many more texts than there are messages, a small network takes over the
-baseline's many weak cues (Hinton, Vinyals and Dean 2015, *Distilling the Knowledge in a Neural Network*).
+Pieces of training messages are joined at random, and the linear baseline, fitted to the training messages, scores the
+results. With many more texts than there are messages, a small network learns the many weak cues that the baseline uses
+(Hinton, Vinyals and Dean 2015, *Distilling the Knowledge in a Neural Network*).
 """
 
 import logging

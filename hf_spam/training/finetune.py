@@ -22,7 +22,7 @@ from ..data.labels import FEATURES, check_classes
 from ..data.names import Sources, source_name
 from ..data.sources import OWN_DATA, check_splits, load_sms_spam, read_texts
 from ..evaluation.baseline import measure_baseline
-from ..files import read_manifest, write_folder
+from ..files import check_empty, read_manifest, write_folder
 from ..hub.push import Uploader
 from ..signals import listening
 from .calibration import check_validation_split
@@ -43,7 +43,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
     Args:
         recipe: a `Recipe` or the name of one.
         data: messages instead of the recipe's: a source as for `load_sms_spam`, or a `DatasetDict` with columns `text`
-            and `label` (a `ClassLabel`, or 0 not spam, 1 spam), of which only the split `train` is required.
+            and `label` (a `ClassLabel`, or 0 not spam, 1 spam); only the split `train` is required.
         settings: fields of `Recipe` to replace, and fields of `RunOptions`, such as `output_dir`, `save_steps`,
             `resume_from_checkpoint` and `push_to_hub`.
 
@@ -56,8 +56,8 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             repository that cannot be pushed to, or a loss that is no longer finite.
         FileExistsError: `output_dir` is not empty.
         KeyboardInterrupt: Ctrl-C or SIGTERM. During training, the current step is finished and a checkpoint written
-            first (`RunInterrupted`); after the last step, the run finishes normally. A second signal stops at once, and
-            so does the first during pretraining, of which nothing is saved.
+            first (`RunInterrupted`); after the last step, the run finishes normally. A second signal stops at once.
+            Pretraining stops at the first signal, and saves nothing.
     """
     names = {field.name for field in fields(RunOptions)} & settings.keys()
     options = RunOptions(**checked(RunOptions, {name: settings.pop(name) for name in names}))
@@ -130,8 +130,7 @@ def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLi
     recipe, output = get_recipe(recipe, **settings), Path(output_dir).resolve()
     if not recipe.pretraining_steps:
         raise ValueError("The number of steps is missing: add --pretraining-steps 5000.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output_dir} already exists and is not an empty folder.")
+    check_empty(output)
     _check(recipe, RunOptions())
     output.parent.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(recipe, RunOptions())

@@ -34,7 +34,7 @@ class Recipe:
     """Messages: sample, uci, a local file (.tsv .csv .jsonl .parquet .zip), or a Hub dataset id; several, separated by
     commas, are read as one."""
     protocol: Literal["book", "full"] = "book"
-    """How to select and split messages: balanced as in the book, or all, with duplicates kept in one split."""
+    """Selection and split of the messages: balanced as in the book, or all of them, with duplicates in one split."""
     text_column: str | None = None
     """Column of the messages. None: text, message, sms or v2."""
     label_column: str | None = None
@@ -193,7 +193,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is executed: where it is saved, how it resumes, and whether it is pushed. Not part of the recipe.
+    """Options for saving, resuming and pushing a run. They are not part of the recipe.
 
     Raises:
         ValueError: a value that is out of range, or options that need another one.
@@ -218,8 +218,8 @@ class RunOptions:
     hub_model_id: str | None = None
     """Repository (owner/name or name); created if missing. None: the name of output_dir."""
     hub_strategy: Literal["end", "checkpoint", "every_save", "best"] = "end"
-    """What to push: only the final model (end), also every checkpoint (every_save), also its training state
-    (checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
+    """Push only the final model (end), also every checkpoint (every_save), also its training state (checkpoint), or
+    each checkpoint with the lowest validation loss so far (best)."""
     hub_private_repo: bool = False
     """Make the repository private when it is created."""
     hub_revision: str = "main"
