@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,11 +31,24 @@ recipe_option = click.option(
     help="Recipe; `hf-spam recipes` lists them.",
 )
 text_column = click.option(
-    "--text-column", help="Column of the texts.  [default: the model's own, or text, message, sms or v2]"
+    "--text-column",
+    help="Column of the texts; several, separated by commas, are joined.  [default: the model's own, or text, message, "
+    "sms, v2 and others]",
 )
 label_column = click.option(
-    "--label-column", help="Column of the labels.  [default: the model's own, or label, category, class or v1]"
+    "--label-column",
+    help="Column of the labels.  [default: the model's own, or label, category, class, v1 and others]",
 )
+label_map = click.option("--label-map", help="Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham.")
+encoding = click.option("--encoding", help="Encoding of text files, such as cp1252.  [default: whichever fits]")
+skip_bad_rows = click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be read; log how many.")
+
+
+def reading_options(command: Callable) -> Callable:
+    """Add the options that say how to read labelled messages."""
+    return text_column(label_column(label_map(encoding(skip_bad_rows(command)))))
+
+
 private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
 
 
@@ -202,8 +216,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @click.option("--seed", type=int, help="Seed for the splits.  [default: as in training]")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
 @click.option("--train-data", help="Training messages of MODEL.  [default: from --data, if MODEL was trained on it]")
-@text_column
-@label_column
+@reading_options
 @click.option("--output-dir", type=click.Path(), help="Directory for report.html and report.json.")
 @as_json
 def evaluate(
@@ -266,6 +279,8 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
 @model_option
 @text_column
+@encoding
+@skip_bad_rows
 @click.option("--split", help="Split of a dataset on the Hub.  [default: train]")
 @click.option("--prefix", default="", help="Prefix for the names of the new columns.")
 @click.option("--window-size", default=4096, show_default=True, help="Rows to score and save at a time.")
@@ -277,16 +292,18 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
 
     Writes the rows of IN to OUT with two more columns, label and score.
 
-    IN is a .csv, .tsv, .jsonl, .parquet, .zip or .txt file (a message per line), - for standard input, or a Hub
-    dataset id. OUT is a .jsonl, .parquet, .csv or .tsv file, or - for JSON lines on standard output.
+    IN is a .csv, .tsv, .jsonl, .parquet or .txt file (a message per line), also in a .zip or .gz, - for standard input,
+    or a Hub dataset id. A row without a text gets an empty label and score. OUT is a .jsonl, .parquet, .csv or .tsv
+    file, or - for JSON lines on standard output.
 
     Run the same command again to resume after an interruption.
     """
     from .inference.classifier import SpamClassifier
-    from .inference.scoring import STANDARD, score_file, score_stream
+    from .inference.scoring import STANDARD, score_file, score_stream, trained_text_column
 
     quiet_libraries()
     show_log()
+    settings["remembered"] = (trained_text_column(model), None)
     if output == STANDARD:
         if as_json or overwrite or settings.pop("num_processes") is not None:
             raise click.UsageError("--json, --overwrite and --num-processes cannot be used with OUT -.")
@@ -298,6 +315,9 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
         click.echo(json.dumps(asdict(scored)))
     rate = (scored.rows - scored.resumed_rows) / scored.seconds
     labels = ", ".join(f"{count:,} {label}" for label, count in scored.labels.items())
+    labels += f", {scored.missing:,} without text" if scored.missing else ""
+    if scored.left_out:
+        click.echo(f"Left out {scored.left_out:,} rows: {'; '.join(scored.first_left_out)}", err=True)
     click.echo(f"{scored.rows:,} rows ({labels}) are in {output}: {rate:,.0f} rows/s", err=True)
 
 
@@ -327,8 +347,7 @@ def data() -> None:
 @click.argument("repo_id", metavar="REPO")
 @click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed for the splits.")
-@text_column
-@label_column
+@reading_options
 @private
 @click.option("--revision", help="Branch; created if missing.  [default: main]")
 @as_json
@@ -373,8 +392,7 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 @click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
 @click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, at most half the size.")
 @click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source, as for evaluate.")
-@text_column
-@label_column
+@reading_options
 @as_json
 def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
     """Export a model to ONNX.
@@ -400,8 +418,7 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
 @model_option
 @click.option("--data", required=True, help="Messages the model was not trained on: a source, as for evaluate.")
 @click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
-@text_column
-@label_column
+@reading_options
 @as_json
 def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """Calibrate a copy of a model on your messages.

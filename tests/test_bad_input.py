@@ -62,7 +62,7 @@ def files(folder: Path) -> dict[str, bytes]:
 MISTAKES = {
     # Data
     "evaluate --data gone.csv": ["gone.csv: not a file", "'sample'", "'uci'", "Hub"],
-    "evaluate --data folder": ["folder: cannot be read", "Is a directory"],
+    "evaluate --data folder": ["folder: is a folder without files called train", "name a file in it"],
     "evaluate --data loop": ["loop: cannot be read", "Too many levels of symbolic links"],
     "evaluate --data a\0.csv": ["a\ufffd.csv: not a file"],
     "evaluate --data \x1b]0;a\x07\x9b31m\udcff.csv": ["\ufffd]0;a\ufffd\ufffd31m\ufffd.csv: not a file"],
@@ -70,7 +70,7 @@ MISTAKES = {
     "evaluate --data labels.csv": ["labels.csv, line 3", "'maybe'", "ham"],
     "evaluate --data good.csv --seed -1": ["seed", "-1"],
     "evaluate --data good.csv --split test": ["no split 'test'", "good.csv"],
-    "train --recipe pocket --output-dir out --data ham.csv": ["ham.csv", "'not spam'", "two labels"],
+    "train --recipe pocket --output-dir out --data ham.csv": ["ham.csv", "'not spam'", "two classes", "--label-map"],
     "train --recipe pocket --output-dir out --data few.csv": ["few.csv", "10 different messages", "'not spam' has 1"],
     "train --recipe pocket --output-dir out --data slip.zip": ["slip.zip", "10 different messages"],
     f"{TRAIN} --per-device-train-batch-size 71": ["70 training messages", "one batch of 71"],

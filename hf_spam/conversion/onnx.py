@@ -124,9 +124,8 @@ def export_onnx(
     *,
     int8: bool = False,
     data: Sources = "sample",
-    text_column: str | None = None,
-    label_column: str | None = None,
     progress: bool = False,
+    **reading: Any,
 ) -> dict[str, Any]:
     """Export a classifier as an ONNX graph, and check that both give the same labels.
 
@@ -140,9 +139,8 @@ def export_onnx(
         int8: Whether to quantize weights and activations to 8 bits.
         data: Source of the messages to compare on, as for `load_sms_spam`; of more than 1,000 messages, 1,000 are used,
             evenly spaced. With `int8`, activation ranges are measured on them too.
-        text_column: The column of the texts, as for `load_sms_spam`.
-        label_column: The column of the labels, as for `load_sms_spam`.
         progress: Whether to show progress bars.
+        **reading: How to read `data`, as for `load_sms_spam`; its labels are not read.
 
     Returns:
         The report, which is also written to `export.json`: the result of `check_parity`, the `precision`, the name of
@@ -154,14 +152,14 @@ def export_onnx(
         ValueError: There is no SpamGPT classifier at `source`, a package is missing, or more than one label in a
             thousand differs. Nothing is written.
     """
-    from ..data.sources import read_messages  # loads pandas
+    from ..data.sources import read_texts  # loads pandas
 
     for package in PACKAGES:
         require(package)
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
         raise FileExistsError(f"{output_dir} already exists; choose another folder.")
-    texts = read_messages(data, allow_single_label=True, text_column=text_column, label_column=label_column)["text"][:]
+    texts = read_texts(data, **reading)
     count = min(len(texts), MAX_MESSAGES)
     texts = [texts[i * len(texts) // count] for i in range(count)]  # not the first: a source may be sorted
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()

@@ -1,19 +1,16 @@
-"""Detect how to read a data file: format, file in a zip, encoding, delimiter, header and columns.
+"""Find data files, and say how to read them: columns, meaning of labels, encoding, and what to do with bad rows."""
 
-To support another kind of delimited file, extend `find_dialect`.
-"""
-
-import codecs
-import csv
+import gzip
 import io
 import lzma
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -23,67 +20,130 @@ from ..files import stamp
 from ..text import first_line, short
 
 # If a file has several of these columns, the first name in the list wins.
-TEXT_COLUMNS = ("text", "message", "sms", "v2")
-LABEL_COLUMNS = ("label", "category", "class", "v1")
+TEXT_COLUMNS = ("text", "message", "sms", "v2", "messages", "content", "body", "sentence")
+LABEL_COLUMNS = ("label", "category", "class", "v1", "labels", "target", "is_spam", "spam")
 HAM_WORDS, SPAM_WORDS = ("ham", "not spam", "not_spam", "0", "0.0", "false"), ("spam", "1", "1.0", "true")
 LABELS = dict.fromkeys(HAM_WORDS, 0) | dict.fromkeys(SPAM_WORDS, 1)
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # that the extension stands for; a file may use another
 JSON_LINES = (".jsonl", ".json")
+PLAIN_TEXT = ".txt"  # one message per line without labels, unless it is a table
 SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet", ".zip")
-PLAIN_TEXT = ".txt"  # one message per line, without labels
+COMPRESSED = ".gz"
 UCI_MEMBER = "SMSSpamCollection"  # a TSV without an extension, on its own or in UCI's zip
 HEAD_BYTES = 2**16
-MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
 
 
 class DataError(ValueError):
     """Unusable data. The message is one line: the file, the place in it, the value, and what to do."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Columns to read, and column names that must not be taken.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How to read a source. The first five settings are those of `load_sms_spam`.
 
     Args:
-        text: Name of the text column; `None` for the first of `TEXT_COLUMNS` found.
-        label: Name of the label column; `None` for the first of `LABEL_COLUMNS` found.
-        labelled: Whether to read labels.
+        text_column: Text column, or several separated by commas, whose texts are joined.
+        label_column: Label column.
+        label_map: Meaning of labels.
+        encoding: Encoding of text files; `None` to detect it.
+        skip_bad_rows: Whether to leave out rows that cannot be read.
+        labelled: Whether to read labels. Without labels, texts may be missing or empty.
         added: Names of columns that the caller will add.
+        remembered: Text and label columns that a model was trained on: used if they exist and no others are named.
     """
 
-    text: str | None = None
-    label: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    label_map: str | Mapping[str, str] | None = None
+    encoding: str | None = None
+    skip_bad_rows: bool = False
     labelled: bool = True
     added: tuple[str, ...] = ()
+    remembered: tuple[str | None, str | None] = (None, None)
 
-    def find(self, where: str, names: Sequence[str]) -> tuple[int, int | None]:
-        """Return the positions of the text column and of the label column (`None` if labels are not read).
+    @cached_property
+    def meanings(self) -> dict[str, str]:
+        """What the labels of `label_map` mean, by label in lower case."""
+        return parse_label_map(self.label_map)
+
+    def find(self, where: str, names: Sequence[str]) -> tuple[list[int], int | None]:
+        """Return the positions of the text columns, and of the label column (`None` if labels are not read).
 
         An exact match takes precedence over one that differs in case or surrounding white space.
 
         Raises:
             DataError: A column is missing or ambiguous, or a name in `added` is taken.
         """
-        label = _find(where, names, "label", self.label, LABEL_COLUMNS) if self.labelled else None
-        text = _find(where, names, "text", self.text, TEXT_COLUMNS)
         for name in self.added:
             if name in names:
                 raise DataError(f"{where}: column {name!r} already exists; --prefix pred_ writes 'pred_{name}' instead")
-        return text, label
+        label = self.find_label(where, names) if self.labelled else None
+        text, (remembered, _) = self.text_column, self.remembered
+        if text is None and remembered is not None and _positions(names, remembered.split(",")[0]):
+            text = remembered
+        if text is None or _positions(names, text):
+            return [_find(where, names, "text", text, TEXT_COLUMNS)], label
+        return [_find(where, names, "text", part, TEXT_COLUMNS) for part in text.split(",")], label
+
+    def find_label(self, where: str, names: Sequence[str]) -> int:
+        """Return the position of the label column."""
+        label, (_, remembered) = self.label_column, self.remembered
+        if label is None and remembered is not None and _positions(names, remembered):
+            label = remembered
+        return _find(where, names, "label", label, LABEL_COLUMNS)
+
+    def is_label(self, cell: str) -> bool:
+        """Return whether a cell says ham or spam, by itself or by the label map."""
+        return (key := label_key(cell)) in LABELS or key in self.meanings
+
+
+def label_key(value: object) -> str:
+    """Return what labels have in common that differ only in case and white space; "" for a missing one."""
+    if value is None or value != value:  # NaN does not equal itself
+        return ""
+    return " ".join(str(value).split()).casefold()
+
+
+def parse_label_map(label_map: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Return the meaning of each label, by label in lower case: "not spam", "spam", or the name of another class.
+
+    Raises:
+        DataError: An entry is not OLD=NEW, or two entries contradict each other.
+    """
+    if isinstance(label_map, str):
+        entries = [entry.rpartition("=") for entry in label_map.split(",")]
+        label_map = [(old, new) for old, _, new in entries]
+    else:
+        label_map = list((label_map or {}).items())
+    meanings: dict[str, str] = {}
+    for old, new in label_map:
+        key, meaning = label_key(old), " ".join(str(new).split())
+        if not key or not meaning:
+            entry = short(f"{old}={new}" if old else str(new))
+            raise DataError(f"label map: {entry} is not OLD=NEW; write, for example, legit=ham,smishing=spam")
+        if (known := LABELS.get(meaning.casefold())) is not None:
+            meaning = ("not spam", "spam")[known]
+        if meanings.setdefault(key, meaning) != meaning:
+            raise DataError(f"label map: {short(key)} cannot mean both {meanings[key]!r} and {meaning!r}")
+    return meanings
+
+
+def _positions(names: Sequence[str], wanted: str) -> list[int]:
+    exact = [i for i, name in enumerate(names) if name == wanted]
+    return exact or [i for i, name in enumerate(names) if name.strip().casefold() == wanted.strip().casefold()]
 
 
 def _find(where: str, names: Sequence[str], kind: str, wanted: str | None, known: Sequence[str]) -> int:
     for name in known if wanted is None else (wanted,):
-        found = [i for i, there in enumerate(names) if there == name]
-        found = found or [i for i, column in enumerate(names) if column.strip().lower() == name.strip().lower()]
+        found = _positions(names, name)
         if len(found) > 1:
             raise DataError(f"{where}: several columns are called {name!r}; rename all but one of {short(list(names))}")
         if found:
             return found[0]
-    looked_for = ", ".join(known) if wanted is None else repr(wanted)
+    looked_for = f"called {', '.join(known)}" if wanted is None else repr(wanted)
     found = f"found: {short(list(names))}; name it with --{kind}-column"
-    raise DataError(f"{where}: there is no {kind} column ({looked_for}); {found}")
+    raise DataError(f"{where}: there is no {kind} column {looked_for}; {found}")
 
 
 @dataclass(frozen=True)
@@ -100,40 +160,46 @@ class DataFile:
     """`files.stamp` of the file when it was found."""
 
     @classmethod
-    def find(cls, path: str | os.PathLike, suffixes: Sequence[str] = SUFFIXES, name: str | None = None) -> "DataFile":
+    def find(cls, path: str | os.PathLike, name: str | None = None) -> "DataFile":
         """Return the file at a path, or the data file in a zip; errors call it `name`.
 
         Raises:
-            DataError: There is no such file, its extension is not in `suffixes`, or a zip does not hold one data file.
+            DataError: There is no such file, its extension is not in `SUFFIXES`, or a zip does not hold one data file.
         """
         name = os.fspath(path) if name is None else name
-        file = cls(Path(path), name, suffix_of(os.fspath(path), suffixes))
+        file = cls(Path(path), name, suffix_of(os.fspath(path)))
         with file.open() as opened:
             file = replace(file, stamp=stamp(file.path))
             if not file.suffix:
-                raise DataError(f"{name}: unknown file extension; use one of {', '.join(suffixes)}")
+                known = ", ".join(SUFFIXES)
+                raise DataError(f"{name}: unknown file extension; save it as CSV, or use one of {known}")
             if file.suffix != ".zip":
                 return file
             with zipfile.ZipFile(opened) as archive:
-                members = [m for m in archive.namelist() if suffix_of(m) not in ("", ".zip") and "__MACOSX/" not in m]
-        members = [m for m in members if PurePosixPath(m).name == UCI_MEMBER] or members
+                files = [m for m in archive.namelist() if suffix_of(m) not in ("", ".zip") and "__MACOSX/" not in m]
+        members = [m for m in files if PurePosixPath(m).name == UCI_MEMBER]
+        members = members or [m for m in files if suffix_of(m) != PLAIN_TEXT] or files  # not a readme.txt beside it
         if len(members) != 1:
             raise DataError(f"{name}: the zip must hold one data file; found {len(members)}: {short(members)}")
         return replace(file, name=f"{name}/{members[0]}", suffix=suffix_of(members[0]), member=members[0])
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Open the file in binary mode; errors while opening or reading it become a `DataError`."""
+        """Open the file in binary mode, decompressed; errors while opening or reading it become a `DataError`."""
         try:
             with ExitStack() as stack:
                 file = stack.enter_context(open(self.path, "rb", closefd=isinstance(self.path, Path)))
                 if self.member is not None:
                     file = stack.enter_context(stack.enter_context(zipfile.ZipFile(file)).open(self.member))
+                if str(self.member or self.path).lower().endswith(COMPRESSED):
+                    file = stack.enter_context(gzip.open(file))
                 yield file
         except (DataError, pa.ArrowException):
             raise
         except FileNotFoundError:
             raise DataError(f"{self.name}: no such file, and not a Hub dataset id such as 'owner/name'") from None
+        except IsADirectoryError:
+            raise DataError(f"{self.name}: is a folder; name a file in it") from None
         except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
             fault = "broken zip" if self.suffix == ".zip" or self.member else "cannot be read"
             raise DataError(f"{self.name}: {fault} ({first_line(error)})") from error
@@ -151,97 +217,23 @@ class DataFile:
         with self.open() as file:
             yield io.TextIOWrapper(file, encoding, newline=line_end)
 
-    def wrong_byte(self, error: UnicodeDecodeError, line: int) -> DataError:
-        """Return the error for a block of bytes that starts on `line` and cannot be decoded."""
-        line += error.object.count(b"\n", 0, error.start)
-        byte = f"byte {error.object[error.start]:#04x}"
-        return DataError(f"{self.name}, line {line}: not UTF-8 ({byte}); save the file as UTF-8")
-
     def check_unchanged(self) -> None:
         """Raise a `DataError` if the file has changed since it was found."""
         if self.stamp is not None and (not self.path.exists() or stamp(self.path) != self.stamp):
             raise DataError(f"{self.name}: the file changed while it was read; run the command again")
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """Format of a delimited file."""
+def suffix_of(name: str) -> str:
+    """Return the extension of a file name, without .gz, if it is one of `SUFFIXES`, else "".
 
-    delimiter: str
-    line_end: str
-    header: bool
-    """Whether the first line names the columns; otherwise they are label and text."""
-    quoting: int
-    """`csv.QUOTE_NONE` if quotes are part of the text, as in the UCI collection."""
-    strict: bool
-    """Whether text after a closing quote is an error."""
-
-
-def find_dialect(file: DataFile, columns: Columns, book_quotes: bool = False) -> Dialect:
-    """Detect the dialect of a .csv or .tsv file from its first bytes.
-
-    A file that starts with a ham or spam label has no header. (So "ham,text" is the message "text".)
-
-    Args:
-        file: The file.
-        columns: Columns to read. A first line that contains a column named by the user is a header.
-        book_quotes: Whether to interpret quotes in a TSV without a header, as the book does with the defaults of
-            `pandas.read_csv`. In the UCI collection this merges a few messages.
+    The UCI file counts as a TSV.
     """
-    head, delimiter = file.head(), DELIMITERS[file.suffix]
-    text = head.decode(find_encoding(head), errors="replace")
-    cells = [cell.strip().strip('"').lower() for cell in re.split(r"[\r\n]", text, maxsplit=1)[0].split(delimiter)]
-    named = {name.strip().lower() for name in (columns.text, columns.label) if name is not None}
-    header = cells[0] not in LABELS or not named.isdisjoint(cells)
-    line_end = "\r" if "\r" in text and "\n" not in text else "\n"
-    unquoted = delimiter == "\t" and (not header or _quotes_mean_nothing(file, line_end))
-    return Dialect(
-        delimiter=delimiter,
-        line_end=line_end,
-        header=header,
-        quoting=csv.QUOTE_NONE if unquoted and not book_quotes else csv.QUOTE_MINIMAL,
-        strict=not (unquoted and book_quotes),
-    )
-
-
-def _quotes_mean_nothing(file: DataFile, line_end: str) -> bool:
-    """Return whether a TSV has quotes that are not CSV's, and each of its lines is a row when they are ignored."""
-    encoding = find_encoding(file.head())
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
-    try:
-        with file.text(encoding, line_end) as text:
-            if not any('\t"' in line for line in text):
-                return False
-        with file.text(encoding, line_end) as text:
-            for _ in csv.reader(text, delimiter="\t", strict=True):
-                pass
-    except UnicodeDecodeError:
-        return False
-    except csv.Error:
-        with file.text(encoding, line_end) as text:
-            return len({line.count("\t") for line in text if line.strip()}) == 1
-    return False
-
-
-def find_encoding(head: bytes) -> str:
-    """Detect the encoding of a text file from its first bytes."""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    # Kaggle's copy of the UCI collection is Latin-1. Anything decodes as Latin-1, so no other file is read that way.
-    if re.match(rb'"?v1"?,"?v2\b', head):
-        try:
-            codecs.getincrementaldecoder("utf-8")().decode(head)  # may end within a character
-        except UnicodeDecodeError:
-            return "latin-1"
-    return "utf-8-sig"
-
-
-def suffix_of(name: str, suffixes: Sequence[str] = SUFFIXES) -> str:
-    """Return the extension of a file name if it is one of `suffixes`, else ""; the UCI file counts as a TSV."""
     path = PurePosixPath(name.replace(os.sep, "/"))
+    if path.suffix.lower() == COMPRESSED:
+        path = path.with_suffix("")
     if path.name == UCI_MEMBER:
         return ".tsv"
-    return path.suffix.lower() if path.suffix.lower() in suffixes else ""
+    return path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
 
 
 def is_hub_id(name: str) -> bool:

@@ -1,15 +1,20 @@
 """Map labels to classes: the many names of ham and spam, or the user's own classes."""
 
+import logging
 import re
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ..text import printable, short
-from .formats import LABELS, DataError
-from .readers import Reader
+from .formats import LABELS, DataError, Reading, label_key
+from .windows import Messages, Reader
+
+logger = logging.getLogger(__name__)
 
 LABEL_NAMES = ["not spam", "spam"]
 FEW_MESSAGES = 5  # a class with fewer training messages than this may be a misspelt label
@@ -35,50 +40,145 @@ def label_names(messages: Dataset) -> list[str]:
     return list(messages.features["label"].names)
 
 
-def choose_classes(
-    source: str,
-    labels: Mapping[str, tuple[str, Any]],
-    total: int,
-    reader: Reader,
-    classes: Sequence[str] | None,
-) -> list[str]:
-    """Return the class names for the labels of a source, in the order of their indices.
+@dataclass
+class Seen:
+    """A label of a source, whatever its case."""
 
-    If all labels mean ham or spam, these are `LABEL_NAMES`. Other labels become classes in the order of the column's
-    `ClassLabel`, or sorted (numerically if all are whole numbers) if the user named the label column.
+    place: str
+    """Where it occurs first."""
+    value: Any
+    """As it is there."""
+    spellings: list[str]
+    """Its spellings; the first one names the class."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Number of messages by source."""
+
+
+class Labels:
+    """Collect the labels of a source, and map them to classes.
 
     Args:
-        source: Name of the source.
-        labels: Each label, with the place and raw value of its first occurrence.
-        total: The number of messages.
-        reader: Reader of the first split, which knows the label column.
-        classes: Classes of a model, which must include all labels; `None` for any classes.
-
-    Raises:
-        DataError: A label is unknown, or the column does not hold labels.
+        reading: How the source is read; its label map says what labels mean.
     """
-    declared, named = reader.class_names, reader.columns.label
-    if classes is not None and labels.keys() <= set(classes):
-        return list(classes)
-    if all(label.lower() in LABELS for label in (*labels, *(declared or ()))):
-        return LABEL_NAMES
-    own = classes is None and (declared is not None or named is not None)
-    if own and len(labels) > min(MAX_CLASSES, max(20, total // 2)):
-        found = f"{len(labels):,} different labels in {total:,} messages"
-        raise DataError(f"{source}: {found}, so {named or 'this'} is not a label column; see --label-column")
-    if own and declared is None:
-        for where, value in labels.values():
-            if not isinstance(value, str | int | float):
-                raise DataError(f"{where}: a label must be a string, a number or a boolean, not {short(value)}")
-        whole = all(re.fullmatch("-?[0-9]{1,18}", label) for label in labels)
-        return sorted(labels, key=lambda label: (int(label) if whole else 0, label))
-    names = list(classes or declared or LABEL_NAMES)
-    known = list(LABELS) if names == LABEL_NAMES else names
-    for label, (where, value) in labels.items():
-        if (label.lower() if names == LABEL_NAMES else label) not in known:
-            hint = "" if classes or declared else "; for classes of your own, name their column with --label-column"
-            raise DataError(f"{where}: unknown label {short(value)}; known: {', '.join(known)}{hint}")
-    return names
+
+    def __init__(self, reading: Reading):
+        self.reading = reading
+        self.seen: dict[str, Seen] = {}
+        self.notes: dict[str, list[str]] = {}
+        self._keys: dict[tuple[type, Any], str] = {}
+
+    def add(self, reader: Reader, messages: Messages) -> list[str]:
+        """Return the key of each label, which is the same for labels that differ only in case and white space."""
+        counts: Counter[str] = Counter()
+        keys = []
+        for i, value in enumerate(messages.labels):
+            cached = (type(value), value) if isinstance(value, str | int | float) else (str, repr(value))
+            if (key := self._keys.get(cached)) is None:
+                key = self._keys[cached] = label_key(value)
+                spelling = str(value).strip()
+                seen = self.seen.setdefault(key, Seen(reader.place(messages.window, i), value, []))
+                if spelling not in seen.spellings:
+                    seen.spellings.append(spelling)
+            counts[key] += 1
+            keys.append(key)
+        for key, count in counts.items():
+            self.seen[key].counts[reader.source] += count
+        text, label = reader.columns
+        columns = f"from column {label}, texts from {text}" if label else ""
+        self.notes.setdefault(reader.source, [columns, reader.note()])
+        return keys
+
+    def meaning(self, key: str) -> str:
+        """Return what a label means by the label map, or its name."""
+        return self.reading.meanings.get(key, self.seen[key].spellings[0])
+
+    def ids(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the index of the class of each label that has one."""
+        known = {label_key(name): i for i, name in reversed(list(enumerate(names)))}
+        words = LABELS if list(names) == LABEL_NAMES else {}
+        meanings = {key: label_key(self.meaning(key)) for key in self.seen}
+        indices = {key: known.get(meaning, words.get(meaning)) for key, meaning in meanings.items()}
+        return {key: index for key, index in indices.items() if index is not None}
+
+    def choose_classes(
+        self, source: str, reader: Reader, classes: Sequence[str] | None, positive_label: str | None
+    ) -> list[str]:
+        """Return the class names, in the order of their indices.
+
+        If all labels mean ham or spam, these are `LABEL_NAMES`. Other labels become classes in the order of the
+        column's `ClassLabel`, or sorted (numerically if all are whole numbers) if the user named the label column.
+
+        Args:
+            source: Name of the source.
+            reader: Reader of the first split, which knows the label column.
+            classes: Classes of a model, which must include all labels; `None` for any classes.
+            positive_label: Class of two to put last.
+
+        Raises:
+            DataError: A label is unknown, or the column does not hold labels.
+        """
+        named, total = self.reading.label_column, sum(seen.counts.total() for seen in self.seen.values())
+        declared = reader.class_names
+        if declared is not None:
+            declared = list(dict.fromkeys(self.reading.meanings.get(label_key(name), name) for name in declared))
+        meanings = {key: self.meaning(key) for key in self.seen}
+        if classes is not None and {*map(label_key, meanings.values())} <= {*map(label_key, classes)}:
+            return list(classes)
+        if all(label_key(label) in LABELS for label in (*meanings.values(), *(declared or ()))):
+            return order_classes(source, LABEL_NAMES, positive_label)
+        own = classes is None and (declared is not None or named is not None)
+        if own and len(meanings) > min(MAX_CLASSES, max(20, total // 2)):
+            found = f"{len(meanings):,} different labels in {total:,} messages"
+            raise DataError(f"{source}: {found}, so {named or 'this'} is not a label column; see --label-column")
+        if own and declared is None:
+            for seen in self.seen.values():
+                if not isinstance(seen.value, str | int | float):
+                    fault = f"a label must be a string, a number or a boolean, not {short(seen.value)}"
+                    raise DataError(f"{seen.place}: {fault}")
+            names = list({label_key(name): name for name in reversed(meanings.values())}.values())
+            whole = all(re.fullmatch("-?[0-9]{1,18}", name) for name in names)
+            names.sort(key=lambda name: (int(name) if whole else 0, name))
+            return order_classes(source, names, positive_label)
+        names = list(classes or declared or LABEL_NAMES)
+        ids = self.ids(names)
+        if self.reading.skip_bad_rows and ids:
+            return order_classes(source, names, positive_label)
+        for key, seen in self.seen.items():
+            if key not in ids:
+                known = "ham, spam, 0, 1, true, false" if names == LABEL_NAMES else printable(", ".join(names))
+                label = label_in_map(seen.value)
+                advice = f"say what it means with --label-map {label}=ham or {label}=spam"
+                if not classes and not declared:
+                    advice += ", or name the label column with --label-column to keep labels of your own"
+                raise DataError(f"{seen.place}: unknown label {short(seen.value)}; known: {known}; {advice}")
+        return order_classes(source, names, positive_label)
+
+    def log(self, names: Sequence[str], by_default: bool) -> None:
+        """Log how the labels of each source were read, and which were left out."""
+        ids = self.ids(names)
+        for source, notes in self.notes.items():
+            shown = []
+            for key, seen in self.seen.items():
+                if count := seen.counts[source]:
+                    what = "left out" if key not in ids else names[ids[key]]
+                    plain = key == label_key(what) or (key in ("ham", "not_spam") and what == LABEL_NAMES[0])
+                    shown.append(f"{'/'.join(seen.spellings)} {count:,}" + ("" if plain else f" ({what})"))
+            labels = ", ".join(shown if len(shown) <= 12 else [*shown[:12], "..."])
+            total = sum(seen.counts[source] for seen in self.seen.values())
+            details = "; ".join(filter(None, [labels, *notes]))
+            logger.info("%s: %s messages: %s", source or "the data", f"{total:,}", printable(details))
+        if by_default and len(names) == 2 and "spam" not in map(str.lower, names):
+            logger.info("The positive label is %s (change it with --positive-label)", printable(names[1]))
+        for key in self.seen.keys() - ids.keys():
+            seen = self.seen[key]
+            label = printable(short(seen.value))
+            logger.warning("Left out %d rows labelled %s, the first at %s", seen.counts.total(), label, seen.place)
+
+
+def label_in_map(value: Any) -> str:
+    """Return a label as it can be typed in a label map."""
+    text = " ".join(str(value).split())
+    return text if re.fullmatch(r"[\w.+-]+", text) else shlex.quote(text)
 
 
 def order_classes(where: str, names: list[str], positive_label: str | None) -> list[str]:

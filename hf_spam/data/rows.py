@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from .formats import DELIMITERS, JSON_LINES, DataError
 
-OUTPUTS = (*DELIMITERS, *JSON_LINES, ".parquet")
+OUTPUTS = (".csv", ".tsv", *JSON_LINES, ".parquet")
 
 Rows = list[str] | pa.Table  # raw JSON lines, or a table
 
@@ -47,8 +47,8 @@ def format_rows(
     name: str,
     rows: Rows,
     added: tuple[str, str],
-    labels: list[str],
-    scores: np.ndarray,
+    labels: list[str | None],
+    scores: list[np.float32 | None],
     suffix: str,
     *,
     first: bool,
@@ -61,7 +61,7 @@ def format_rows(
         name: Name of the rows in errors.
         rows: The rows.
         added: Names of the two new columns.
-        labels, scores: Label and score of each row; the scores are (N,) in float32.
+        labels, scores: Label and score of each row; `None` for a row without, which an empty cell or null stands for.
         suffix: Output format, one of `OUTPUTS`.
         first: Whether this is the first piece, which starts with the header.
 
@@ -75,18 +75,19 @@ def format_rows(
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         return sink.getvalue().to_pybytes()
-    digits = [str(score) for score in scores]
     if suffix in DELIMITERS:
         header = [[*rows.column_names, *added]] if first else []
-        records = zip(*(column.to_pylist() for column in rows.columns), labels, digits, strict=True)
+        answers = ["" if label is None else label for label in labels], ["" if s is None else str(s) for s in scores]
+        records = zip(*(column.to_pylist() for column in rows.columns), *answers, strict=True)
         return _delimited([*header, *records], DELIMITERS[suffix]).encode()
     lines = _json_lines(name, rows) if isinstance(rows, pa.Table) else rows
     # Insert the new keys before the closing brace, and leave everything else unchanged.
     label_key, score_key = map(json.dumps, added)
     quoted = {label: json.dumps(label) for label in set(labels)}
     return "".join(
-        f"{line.strip()[:-1].rstrip()}, {label_key}: {quoted[label]}, {score_key}: {score}}}\n"
-        for line, label, score in zip(lines, labels, digits, strict=True)
+        f"{line.strip()[:-1].rstrip()}, {label_key}: {quoted[label]}, "
+        f"{score_key}: {'null' if score is None else str(score)}}}\n"
+        for line, label, score in zip(lines, labels, scores, strict=True)
     ).encode()
 
 

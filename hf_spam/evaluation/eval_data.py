@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,15 +65,14 @@ class TrainedRecipe:
     splits: dict[str, dict[str, Any]]
     """The result of `fingerprints`, or with `protocol=None` one fingerprint for each source. Empty if unknown: an old
     model, or one trained on several data sets."""
-    text_column: str | None = None
-    label_column: str | None = None
+    reading: dict[str, str | bool] = field(default_factory=dict)
+    """How they were read: the settings of `Reading`."""
     trained_before: bool = False
     """Whether training started from a classifier trained on other, or unknown, messages."""
 
-    def columns(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the reading options `given`, with missing columns filled in from training."""
-        recorded = {"text_column": self.text_column, "label_column": self.label_column}
-        return given | {name: given[name] or column for name, column in recorded.items()}
+    def as_trained(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the reading options `given`, with missing ones filled in from training."""
+        return {**given, **{name: given.get(name) or value for name, value in self.reading.items()}}
 
     def split_as_trained(self, source: Sources, **reading: Any) -> DatasetDict | None:
         """Split a source as in training, and return the splits if they have the recorded fingerprints.
@@ -121,8 +120,9 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
         recipe = history["recipe"]
         splits, trained_before = history.get("splits", {}), history.get("trained_before", False)
         sum(split["messages"] for split in splits.values())  # `split_as_trained` relies on these numbers
-        columns = recipe.get("text_column"), recipe.get("label_column")
-        return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, *columns, trained_before)
+        names = ("text_column", "label_column", "label_map", "encoding", "skip_bad_rows")
+        reading = {name: recipe[name] for name in names if recipe.get(name)}
+        return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, reading, trained_before)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StrictDataclassError) as error:
         # The file may come from any repository on the Hub.
         what = f"{type(error).__name__}: {one_line(error)}"
@@ -151,9 +151,8 @@ def load_eval_data(
     protocol: Literal["book", "full"] | None = None,
     seed: int | None = None,
     train_data: Sources | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
     classes: Sequence[str] = LABEL_NAMES,
+    **reading: Any,
 ) -> EvalData:
     """Load the messages to evaluate a model on.
 
@@ -167,17 +166,18 @@ def load_eval_data(
         seed: Split the data with this seed, regardless of how the model was trained.
         train_data: Source of the training messages, to train the baseline and find duplicates. If it is the model's
             own training data, its `train` split is used. `None`: look for them in `data`.
-        text_column: Column of the texts, in `train_data` too. `None`: as recorded for the model's own data, or as
-            for `load_sms_spam`.
-        label_column: Column of the labels, with the same default.
         classes: Labels that the model knows.
+        **reading: How to read the data, as for `load_sms_spam`. The model's own data are read as in training, and the
+            columns of its training data are used in other data that have them.
 
     Raises:
         DataError: A source cannot be read, or cannot be split as requested.
     """
     recipe = trained_recipe(model)
-    reading = {"text_column": text_column, "label_column": label_column, "classes": classes}
-    own_reading = recipe.columns(reading) if recipe else reading
+    reading = {**reading, "classes": classes}
+    own_reading = recipe.as_trained(reading) if recipe else reading
+    known = recipe.reading if recipe else {}
+    remembered = (known.get("text_column"), known.get("label_column"))
     own = recipe.split_as_trained(data, **own_reading) if recipe else None
     if protocol is not None or seed is not None:
         protocol = protocol or (own and recipe.protocol) or "full"
@@ -189,7 +189,7 @@ def load_eval_data(
         sets = load_sms_spam(data, protocol=protocol, seed=seed, **(own_reading if own else reading))
         splits = f"protocol {protocol}, seed {seed}"
     else:
-        sets = read_sets(data, **reading)
+        sets = read_sets(data, **reading, remembered=remembered)
         splits = ONE_SET if len(sets) == 1 else "those of the dataset"
 
     if train_data is not None:
@@ -197,7 +197,11 @@ def load_eval_data(
         trained_on = "those of --train-data"
         if train:
             trained_on = PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
-        train = train["train"] if train else read_messages(train_data, allow_single_label=True, **reading)
+        train = (
+            train["train"]
+            if train
+            else read_messages(train_data, allow_single_label=True, **reading, remembered=remembered)
+        )
     elif own:
         train, trained_on = own["train"], PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
     elif "train" in sets:

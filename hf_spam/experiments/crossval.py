@@ -109,7 +109,8 @@ def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], 
     recipe = get_recipe(recipe, **settings)
     for data, seed in jobs:
         start = time.perf_counter()
-        trained = finetune(recipe, data=data, seed=seed)
+        read = dict.fromkeys(("text_column", "label_column", "label_map"))  # the folds have the usual columns
+        trained = finetune(recipe, data=data, seed=seed, **read)
         seconds = time.perf_counter() - start
         linear_model = fit_baseline(data["train"])
         answers = None if linear_model is None else baseline_answers(linear_model, data["test"])

@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -83,10 +83,9 @@ def push_dataset(
     *,
     protocol: Literal["book", "full"] = "full",
     seed: int = 123,
-    text_column: str | None = None,
-    label_column: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
+    **reading: Any,
 ) -> str:
     """Push the splits of a source to the Hub, so that `load_sms_spam(repo_id)` loads the same splits.
 
@@ -99,7 +98,7 @@ def push_dataset(
         protocol: How to make the splits, as for `load_sms_spam`. Load them back with "full" in either case, which keeps
             the splits of a Hub dataset.
         seed: Seed of the splits.
-        text_column, label_column: Columns, as for `load_sms_spam`.
+        **reading: How to read the source, as for `load_sms_spam`.
         private: Whether the repository must be private. Otherwise an existing one keeps its visibility, and a new one
             follows the settings of the account.
         revision: Branch. Created if it does not exist. `None` for "main".
@@ -111,7 +110,7 @@ def push_dataset(
         DataError: The source cannot be read or split.
         HubError: The Hub refuses or cannot be reached.
     """
-    data = load_sms_spam(source, protocol=protocol, seed=seed, text_column=text_column, label_column=label_column)
+    data = load_sms_spam(source, protocol=protocol, seed=seed, **reading)
     with explained(repo_id, "dataset"):
         api = HfApi()
         repo_id = prepare_repository(api, repo_id, revision, repo_type="dataset", private=private)

@@ -82,9 +82,9 @@ class Parts:
         """Return whether the piece of a window is there."""
         return self._path(window).exists()
 
-    def add(self, window: int, labels: list[str], piece: bytes) -> None:
-        """Write the piece of a window to disk, with its label counts."""
-        write_file(self._path(window), json.dumps({"labels": Counter(labels)}).encode() + b"\n" + piece)
+    def add(self, window: int, summary: dict[str, Any], piece: bytes) -> None:
+        """Write the piece of a window to disk, with a summary: the rows `read`, and what `finish` returns."""
+        write_file(self._path(window), json.dumps(summary).encode() + b"\n" + piece)
 
     def record_rows(self, rows: int) -> None:
         """Record the number of input rows, which a process knows after reading the whole input."""
@@ -94,26 +94,37 @@ class Parts:
         """Merge the pieces into the output.
 
         Returns:
-            `rows`, the number of rows, and `labels`, the number of rows with each label.
+            The fields of `ScoredFile` that describe the rows.
 
         Raises:
             OSError: A piece is missing, or the output cannot be written.
         """
         rows = json.loads((self.folder / END).read_bytes())
         labels: Counter[str] = Counter()
+        sums: Counter[str] = Counter()
+        first_left_out: list[str] = []
 
         def pieces() -> Iterator[BinaryIO]:
             for window in range(max(1, -(-rows // self.window_size))):
                 with self._path(window).open("rb") as piece:
-                    labels.update(json.loads(piece.readline())["labels"])
+                    summary = json.loads(piece.readline())
+                    labels.update(summary.pop("labels"))
+                    first_left_out.extend(summary.pop("first_left_out"))
+                    sums.update(summary)
                     yield piece
 
         merged = self.folder / f".merged-{uuid.uuid4().hex[:8]}"
         merge_pieces(pieces(), self.suffix, merged)
-        if labels.total() != rows:
-            raise OSError(f"{self.folder} holds {labels.total()} of {rows} rows; delete it and run the command again.")
+        if sums["read"] != rows:
+            raise OSError(f"{self.folder} holds {sums['read']} of {rows} rows; delete it and run the command again.")
         flush(merged)
-        result = {"rows": rows, "labels": dict(sorted(labels.items()))}
+        result = {
+            "rows": labels.total() + sums["missing"],
+            "labels": dict(sorted(labels.items())),
+            "missing": sums["missing"],
+            "left_out": sums["left_out"],
+            "first_left_out": first_left_out[:3],
+        }
         # In case this process is killed before `remove` is done.
         self._write(RUN, {**self._state(), "finished": {"file": stamp(merged), "result": result}})
         os.replace(merged, self.output)

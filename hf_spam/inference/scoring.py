@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,9 +36,13 @@ from huggingface_hub import HfApi
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 from tqdm.auto import tqdm
 
-from ..data.formats import PLAIN_TEXT, SUFFIXES, Columns, DataError, DataFile, is_hub_id, suffix_of
-from ..data.readers import DatasetReader, Reader, Window, open_file
+from ..conversion.loading import history_file
+from ..data.dialects import find_encoding
+from ..data.formats import PLAIN_TEXT, DataError, DataFile, Reading, is_hub_id, suffix_of
+from ..data.readers import LinesReader, open_file
 from ..data.rows import OUTPUTS, check_output, format_rows
+from ..data.tables import DatasetReader
+from ..data.windows import Reader, Window
 from ..files import hash_file, versions
 from ..hub_errors import explained
 from ..text import first_line
@@ -47,7 +52,6 @@ from .parts import Parts
 logger = logging.getLogger(__name__)
 
 STANDARD = "-"  # standard input or output
-INPUTS = (*SUFFIXES, PLAIN_TEXT)
 WINDOW_SIZE = 4096
 SECONDS_ON_ONE_PROCESS = 10.0  # starting more processes takes about as long
 
@@ -60,6 +64,12 @@ class ScoredFile:
     rows: int
     labels: dict[str, int]
     """Number of rows with each label."""
+    missing: int
+    """Number of rows with neither, because their text is missing or empty."""
+    left_out: int
+    """Number of rows left out, which could not be read (`skip_bad_rows`)."""
+    first_left_out: list[str]
+    """Place and fault of the first three of them."""
     resumed_rows: int
     """Number of rows scored by an earlier run."""
     seconds: float
@@ -71,26 +81,27 @@ def score_file(
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
-    text_column: str | None = None,
     split: str | None = None,
     prefix: str = "",
     window_size: int = WINDOW_SIZE,
     num_processes: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    **reading: Any,
 ) -> ScoredFile:
     """Score the messages of a file, and write its rows unchanged and in order, with columns `label` and `score` added.
 
-    The whole file is checked before the first message is scored. Each process holds one window in memory. A script that
-    uses several processes must be guarded by `if __name__ == "__main__"`, as `multiprocessing` requires.
+    Rows whose text is missing or empty get neither. The whole file is checked before the first message is scored. Each
+    process holds one window in memory. A script that uses several processes must be guarded by
+    `if __name__ == "__main__"`, as `multiprocessing` requires.
 
     Args:
         classifier: The classifier.
-        source: A .csv, .tsv, .jsonl or .json (JSON lines), .parquet, .zip or .txt file (one message per line), "-" for
-            standard input (one message per line), or a Hub dataset id "owner/name", which is streamed.
+        source: A .csv, .tsv, .jsonl or .json (JSON lines), .parquet or .txt file (a table, or one message per line),
+            also in a .zip or .gz, "-" for standard input (one message per line), or a Hub dataset id "owner/name",
+            which is streamed.
         output: A .jsonl or .parquet file, or a .csv or .tsv file if all input values are strings. JSON lines can only
             be written as JSON lines.
-        text_column: Text column; `None` for "text", "message", "sms" or "v2". Case does not matter.
         split: Split of a Hub dataset; `None` for "train".
         prefix: Prefix for the names of the two new columns.
         window_size: Rows per window.
@@ -98,6 +109,7 @@ def score_file(
             with one per core or accelerator.
         overwrite: Whether to replace an existing output, and discard the unfinished output of a different run.
         progress: Whether to show a progress bar.
+        **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
 
     Raises:
         DataError: The input cannot be read, or cannot be written in the output format. No output is written.
@@ -108,14 +120,14 @@ def score_file(
     start = time.perf_counter()
     if window_size < 1 or (num_processes is not None and num_processes < 1):
         raise ValueError("--window-size and --num-processes must be at least 1.")
-    columns = _columns(text_column, prefix)
+    how = _reading(prefix, reading)
     output = _check_output_path(Path(output), source)
-    with _open(source, columns, split) as (reader, content):
+    with _open(source, how, split) as (reader, content):
         run = {
             "the input": content,
             "the model": _model_hash(classifier),
             "the device": classifier.model.device.type,
-            "the columns": [columns.text, *columns.added],
+            "the reading": [how.text_column, *how.remembered, *how.added, how.encoding, how.skip_bad_rows],
             "the window size": window_size,
             "the version": [versions()["hf-spam"], versions()["torch"]],
         }
@@ -140,10 +152,10 @@ def score_stream(
     source: str | os.PathLike,
     file: BinaryIO,
     *,
-    text_column: str | None = None,
     split: str | None = None,
     prefix: str = "",
     window_size: int = WINDOW_SIZE,
+    **reading: Any,
 ) -> int:
     """Score messages and write them as JSON lines, window by window, for use in a pipe.
 
@@ -151,7 +163,7 @@ def score_stream(
         classifier: The classifier.
         source: As for `score_file`.
         file: Binary file to write to.
-        text_column, split, prefix, window_size: As for `score_file`.
+        split, prefix, window_size, **reading: As for `score_file`.
 
     Returns:
         The number of rows.
@@ -161,17 +173,27 @@ def score_stream(
         OSError: A file cannot be read or written, or the Hub does not answer.
     """
     rows = 0
-    with _open(source, _columns(text_column, prefix), split, spool=False) as (reader, _), one_thread():
+    with _open(source, _reading(prefix, reading), split, spool=False) as (reader, _), one_thread():
         for number, window in enumerate(reader.windows(window_size)):
-            _, piece = _score_window(classifier, reader, window, ".jsonl", first=number == 0)
+            summary, piece = _score_window(classifier, reader, window, ".jsonl", first=number == 0)
             file.write(piece)
             file.flush()
-            rows += len(window)
+            rows += sum(summary["labels"].values()) + summary["missing"]
     return rows
 
 
-def _columns(text_column: str | None, prefix: str) -> Columns:
-    return Columns(text_column, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
+def trained_text_column(model: str | os.PathLike | None) -> str | None:
+    """Return the name of the text column that a model was trained on, if its `history.json` has it."""
+    path = None if model in (None, "bundled") else history_file(model)
+    try:
+        column = json.loads(path.read_bytes())["recipe"]["text_column"] if path else None
+    except (OSError, ValueError, LookupError, TypeError):  # of any repository on the Hub
+        return None
+    return column if isinstance(column, str) else None
+
+
+def _reading(prefix: str, reading: dict[str, Any]) -> Reading:
+    return Reading(**reading, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
 
 
 def _check_output_path(output: Path, source: str | os.PathLike) -> Path:
@@ -189,31 +211,33 @@ def _check_output_path(output: Path, source: str | os.PathLike) -> Path:
 
 @contextmanager
 def _open(
-    source: str | os.PathLike, columns: Columns, split: str | None, *, spool: bool = True
+    source: str | os.PathLike, reading: Reading, split: str | None, *, spool: bool = True
 ) -> Iterator[tuple[Reader, str]]:
     """Yield a reader of a source and an id of its content; `spool` first copies standard input to a file."""
     name = os.fspath(source)
     if name == STANDARD and not spool:
-        yield open_file(DataFile(sys.stdin.fileno(), "standard input", PLAIN_TEXT), columns), STANDARD
+        file = DataFile(sys.stdin.fileno(), "standard input", PLAIN_TEXT)
+        yield LinesReader(file, reading, reading.encoding or "utf-8-sig"), STANDARD
     elif name == STANDARD:
         with tempfile.NamedTemporaryFile(prefix="hf-spam-", suffix=PLAIN_TEXT) as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
             file.flush()
-            spooled = DataFile.find(file.name, INPUTS, name="standard input")
-            yield open_file(spooled, columns), hash_file(Path(file.name))["sha256"]
-    elif is_hub_id(name) and not suffix_of(name, INPUTS):
+            spooled = DataFile.find(file.name, name="standard input")
+            lines = LinesReader(spooled, reading, find_encoding(spooled, reading.encoding))
+            yield lines, hash_file(Path(file.name))["sha256"]
+    elif is_hub_id(name) and not suffix_of(name):
         from datasets import load_dataset  # slow to import
 
         split = split or "train"
         with explained(name, "dataset"):
             commit = HfApi().dataset_info(name).sha  # all processes and resumed runs read the same data
             dataset = load_dataset(name, split=split, streaming=True, revision=commit)
-        yield DatasetReader(f"{name}, {split}", dataset, columns), f"{name}, {split}, {commit}"
+        yield DatasetReader(f"{name}, {split}", dataset, reading), f"{name}, {split}, {commit}"
     else:
-        file = DataFile.find(source, INPUTS)
+        file = DataFile.find(source)
         if split is not None:
             raise DataError(f"{name}: a file has no splits; --split is for Hub datasets")
-        yield open_file(file, columns), f"{file.suffix} {hash_file(Path(source))['sha256']}"
+        yield open_file(file, reading), f"{file.suffix} {hash_file(Path(source))['sha256']}"
 
 
 def _model_hash(classifier: SpamClassifier) -> str:
@@ -240,8 +264,8 @@ def _check_input(reader: Reader, parts: Parts) -> int | None:
     """
     rows = 0
     for window in reader.windows(parts.window_size):
-        reader.messages(window)
-        check_output(reader.name, reader.table(window), parts.suffix, has_types=reader.has_types)
+        messages = reader.messages(window)
+        check_output(reader.name, reader.table(messages.window), parts.suffix, has_types=reader.has_types)
         if reader.file is None:
             return reader.total
         rows += len(window)
@@ -321,9 +345,9 @@ def _score_windows(
             if number % size == rank and not parts.has(number):
                 if time.perf_counter() > deadline:
                     return False
-                labels, piece = _score_window(classifier, reader, window, parts.suffix, first=number == 0)
+                summary, piece = _score_window(classifier, reader, window, parts.suffix, first=number == 0)
                 _check_unchanged(reader)
-                parts.add(number, labels, piece)
+                parts.add(number, summary, piece)
                 update()
             rows += len(window)
     _check_unchanged(reader)
@@ -349,13 +373,26 @@ def one_thread() -> Iterator[None]:
 
 def _score_window(
     classifier: SpamClassifier, reader: Reader, window: Window, suffix: str, *, first: bool
-) -> tuple[list[str], bytes]:
-    """Return the labels of a window, and its rows as a piece of the output."""
-    texts, _ = reader.messages(window)
+) -> tuple[dict[str, Any], bytes]:
+    """Return a summary of a window for `Parts.add`, and its rows as a piece of the output."""
+    messages = reader.messages(window)
+    table = reader.table(messages.window)
     if first:
-        check_output(reader.name, reader.table(window), suffix, has_types=reader.has_types)
-    answers: list[Any] = classifier(texts) if texts else []
-    labels, scores = [answer["label"] for answer in answers], [answer["score"] for answer in answers]
-    name = f"{reader.place(window, 0)} and after" if texts else reader.name
-    table, scores = reader.table(window), np.array(scores, np.float32)
-    return labels, format_rows(name, table, reader.columns.added, labels, scores, suffix, first=first)
+        check_output(reader.name, table, suffix, has_types=reader.has_types)
+    texts = [text for text in messages.texts if text and not text.isspace()]
+    answers = iter(classifier(texts) if texts else [])
+    labels: list[str | None] = []
+    scores: list[np.float32 | None] = []
+    for text in messages.texts:
+        answer = next(answers) if text and not text.isspace() else {"label": None, "score": None}
+        labels.append(answer["label"])
+        scores.append(None if answer["score"] is None else np.float32(answer["score"]))
+    name = f"{reader.place(window, 0)} and after" if len(window) else reader.name
+    summary = {
+        "read": len(window),
+        "labels": Counter(label for label in labels if label is not None),
+        "missing": labels.count(None),
+        "left_out": len(messages.left_out),
+        "first_left_out": messages.left_out[:3],
+    }
+    return summary, format_rows(name, table, reader.reading.added, labels, scores, suffix, first=first)

@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..conversion.loading import load_tokenizer, save_classifier
 from ..data.labels import FEATURES, check_classes
 from ..data.names import Sources, source_name
-from ..data.sources import OWN_DATA, check_splits, load_sms_spam, read_texts
+from ..data.sources import check_splits, load_sms_spam, read_texts
 from ..evaluation.baseline import measure_baseline
 from ..files import check_empty, read_manifest, write_folder
 from ..hub.push import Uploader
@@ -42,8 +42,8 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
 
     Args:
         recipe: a `Recipe` or the name of one.
-        data: messages instead of the recipe's: a source as for `load_sms_spam`, or a `DatasetDict` with columns `text`
-            and `label` (a `ClassLabel`, or 0 not spam, 1 spam); only the split `train` is required.
+        data: messages instead of the recipe's: a source as for `load_sms_spam`. The splits of a `DatasetDict` are used
+            as they are; only `train` is required.
         settings: fields of `Recipe` to replace, and fields of `RunOptions`, such as `output_dir`, `save_steps`,
             `resume_from_checkpoint` and `push_to_hub`.
 
@@ -62,7 +62,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
     names = {field.name for field in fields(RunOptions)} & settings.keys()
     options = RunOptions(**checked(RunOptions, {name: settings.pop(name) for name in names}))
     if data is not None:
-        settings["data"] = OWN_DATA if isinstance(data, DatasetDict) else source_name(data)
+        settings["data"] = source_name(data)
     recipe = get_recipe(recipe, **settings)
     _check(recipe, options)
     output_dir = None if options.output_dir is None else prepare_output_dir(options)
@@ -135,7 +135,8 @@ def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLi
     output.parent.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(recipe, RunOptions())
     with accelerator.main_process_first():
-        texts = read_texts(recipe.data, text_column=recipe.text_column)
+        reading = {name: value for name, value in recipe.reading.items() if name != "positive_label"}
+        texts = read_texts(recipe.data, **reading)
         unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)}, FEATURES)
         setup = set_up(replace(recipe, spliced_messages=0), DatasetDict(train=unlabelled))
     losses = pretrain(setup.model.gpt, setup.tokenizer, texts, recipe, accelerator)
@@ -198,9 +199,10 @@ def _find_checkpoint(named: str, output_dir: Path, uploader: Uploader | None) ->
 def _read(recipe: Recipe, data: DatasetDict | Sources | None, accelerator: Accelerator) -> DatasetDict:
     """Return the splits, after checking that they can be trained on."""
     if isinstance(data, DatasetDict):
-        splits = check_splits(data, recipe.positive_label)
+        splits = check_splits(data, **recipe.reading)
     else:
-        splits = load_sms_spam(recipe.data, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)
+        source = recipe.data if data is None else data
+        splits = load_sms_spam(source, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)
     few = check_classes(splits)
     if few and accelerator.is_main_process:
         logger.warning("Few training messages: %s. Is a label misspelt?", few)

@@ -7,6 +7,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import concatenate_datasets
@@ -35,9 +36,8 @@ def calibrated_copy(
     *,
     data: Sources,
     target_fpr: float | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
     progress: bool = False,
+    **reading: Any,
 ) -> Calibration:
     """Write a copy of a classifier whose scores are calibrated on messages that it was not trained on.
 
@@ -49,8 +49,8 @@ def calibrated_copy(
         data: a source as for `load_sms_spam`. Its validation split is used if it has one, or is the model's own data;
             otherwise all messages. A warning is logged if the model may have been trained on them.
         target_fpr: highest allowed false-positive rate. None: set no threshold.
-        text_column, label_column: columns to read.
         progress: whether to show a progress bar.
+        **reading: how to read `data`, as for `load_sms_spam`.
 
     Returns:
         The calibration, which is also written to `calibration.json`.
@@ -71,8 +71,7 @@ def calibrated_copy(
     network, tokenizer, history = load_classifier(source, dtype="auto"), load_tokenizer(source), history_file(source)
     apply_calibration(network.config, None)
     names = class_names(network.config)
-    columns = {"text_column": text_column, "label_column": label_column}
-    evaluated = load_eval_data(None if source is BUNDLED else model, data, **columns, classes=names)
+    evaluated = load_eval_data(None if source is BUNDLED else model, data, **reading, classes=names)
     is_split = "validation" in evaluated.sets
     messages = evaluated.sets["validation"] if is_split else concatenate_datasets(list(evaluated.sets.values()))
     if (found := label_names(messages)) != names:

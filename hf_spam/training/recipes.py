@@ -2,18 +2,19 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from inspect import formatannotation
 from typing import Any, Literal
 
 # Fields that say where data and weights are read from; these may differ between machines.
-SOURCES = ("data", "text_column", "label_column", "base", "tokenizer")
+SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base", "tokenizer")
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
-    *("data", "text_column", "base", "tokenizer", "vocab_size", "n_layer", "n_embd", "n_head", "n_positions"),
-    *("qkv_bias", "initialization", "dropout", "attention_dropout", "case_augmentation", "digit_augmentation"),
-    *("bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay", "max_grad_norm"),
-    *("mixed_precision", "seed"),
+    *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "n_layer", "n_embd"),
+    *("n_head", "n_positions", "qkv_bias", "initialization", "dropout", "attention_dropout", "case_augmentation"),
+    *("digit_augmentation", "bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay"),
+    *("max_grad_norm", "mixed_precision", "seed"),
 )
 
 
@@ -31,18 +32,24 @@ class Recipe:
     """One-line description."""
 
     data: str = "uci"
-    """Messages: sample, uci, a local file (.tsv .csv .jsonl .parquet .zip), or a Hub dataset id; several, separated by
-    commas, are read as one."""
+    """Messages: sample, uci, a local file (.csv .tsv .txt .jsonl .parquet, also in .zip or .gz), a folder of train,
+    validation and test files, or a Hub dataset id; several, separated by commas, are read as one."""
     protocol: Literal["book", "full"] = "book"
     """Selection and split of the messages: balanced as in the book, or all of them, with duplicates in one split."""
     text_column: str | None = None
-    """Column of the messages. None: text, message, sms or v2."""
+    """Column of the messages; several, separated by commas, are joined. None: text, message, sms, v2 and others."""
     label_column: str | None = None
-    """Column of the labels; any labels are accepted as classes. None: label, category, class or v1, holding ham and
-    spam."""
+    """Column of the labels; any labels are accepted as classes. None: label, category, class, v1 and others, holding
+    ham and spam."""
+    label_map: str | None = None
+    """Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham."""
     positive_label: str | None = None
     """Positive class for precision, recall, F1 and the threshold, if there are two labels of your own. None: spam, or
     the second label."""
+    encoding: str | None = None
+    """Encoding of text files, such as cp1252. None: UTF-8, UTF-16 or Windows-1252, whichever fits."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be read, or have no text or no known label, and log how many."""
 
     base: str = "openai-community/gpt2"
     """Weights to start from: a Hub id, a local folder, or "random"."""
@@ -186,9 +193,10 @@ class Recipe:
             check(self.tokenizer is not None, "base random needs a tokenizer, or a vocab_size to learn one")
 
     @property
-    def reading(self) -> dict[str, str | None]:
-        """Arguments of `load_sms_spam` for the columns and the positive class."""
-        return {name: getattr(self, name) for name in ("text_column", "label_column", "positive_label")}
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `load_sms_spam` that say how to read the data."""
+        names = ("text_column", "label_column", "label_map", "positive_label", "encoding", "skip_bad_rows")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +388,8 @@ def checked(settings: type, values: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"{name!r} is not a setting of {settings.__name__}.")
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
+        if name == "label_map" and isinstance(value, Mapping):
+            value = ",".join(f"{label}={meaning}" for label, meaning in value.items())
         if type(value) is int and types[name] in (float, float | None):
             value = float(value)
         try:

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from ..conversion.loading import HISTORY, save_classifier
-from ..data.sources import OWN_DATA
+from ..data.names import IN_MEMORY
 from ..evaluation.baseline import ahead
 from ..evaluation.plots import plot_values
 from ..files import public, versions, write_folder, write_json
@@ -171,7 +171,7 @@ def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
         base_model=recipe.base,
         training=TrainingContent(
             recipe=asdict(recipe),
-            data=None if recipe.data == OWN_DATA else recipe.data,
+            data=None if recipe.data.startswith(IN_MEMORY) else recipe.data,
             metrics=run.metrics,
             baseline=run.baseline,
             verdicts=[

@@ -28,10 +28,11 @@ def test_both_protocols_read_the_uci_file(sms_collection):
     assert Counter(read_messages(sms_collection, protocol="book")["label"][:]) == {0: 4825, 1: 747}
 
 
-EXTENSION = ": unknown file extension; use one of .csv, .tsv, .jsonl, .json, .parquet, .zip"
+EXTENSION = ": unknown file extension; save it as CSV, or use one of .csv, .tsv, .txt, .jsonl, .json, .parquet, .zip"
+ONE_CLASS = "at least two classes are needed; --label-map says what labels mean, for example 0=spam,1=ham"
 UNUSABLE = {
-    "one class": ("a.tsv", b"spam\ta\nspam\tb\n", ": every message is 'spam'; at least two labels are needed"),
-    "extension": ("a.txt", b"ham\ta\n", EXTENSION),
+    "one class": ("a.tsv", b"spam\ta\nSPAM\tb\n", f": every message is 'spam' (labels: spam, SPAM); {ONE_CLASS}"),
+    "extension": ("a.xlsx", b"ham\ta\n", EXTENSION),
     "no extension": ("a", b"ham\ta\n", EXTENSION),
 }
 
@@ -53,15 +54,18 @@ def test_a_missing_file_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "load_dataset", None)
     with pytest.raises(DataError) as caught:
         read_messages(name)
-    assert str(caught.value) == f"{name}: not a file, 'sample', 'marketing', 'uci' or a Hub dataset id 'owner/name'"
+    assert (
+        str(caught.value)
+        == f"{name}: not a file or folder, 'sample', 'marketing', 'uci' or a Hub dataset id 'owner/name'"
+    )
 
 
-def test_a_directory_is_refused(tmp_path, monkeypatch):
+def test_a_folder_without_splits_is_refused(tmp_path, monkeypatch):
     """Even one whose name looks like a Hub dataset id."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner" / "name").mkdir(parents=True)
     for name in ("owner/name", "owner"):
-        with pytest.raises(DataError, match=rf"^{name}: cannot be read \(.*\)$"):
+        with pytest.raises(DataError, match=rf"^{name}: is a folder without files called train, validation or test"):
             read_messages(name)
 
 
@@ -282,5 +286,5 @@ def test_texts_are_read_without_labels(tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(DataError, match=r"empty\.txt: no messages found"):
         read_texts(tmp_path / "empty.txt")
-    with pytest.raises(DataError, match="unknown file extension"):  # labels are needed to train
+    with pytest.raises(DataError, match="plain text has no labels"):  # labels are needed to train
         read_messages(tmp_path / "lines.txt")

@@ -1,0 +1,272 @@
+"""Find out how a text file is written: its encoding, and the delimiter, header and quotes of a table.
+
+To read another kind of table, extend `find_dialect`.
+"""
+
+import codecs
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+from .formats import DELIMITERS, DataError, DataFile, Reading, label_key
+
+MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
+ROWS = 1024  # rows to look at, or to check at a time
+LINES = 10_000  # lines with characters beyond ASCII to look at
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a table is written."""
+
+    delimiter: str
+    line_end: str
+    has_separator_line: bool
+    """Whether the first line is Excel's `sep=;`."""
+    names: list[str]
+    """Names of the columns."""
+    header: bool
+    """Whether the first row gives the names."""
+    label_at: int | None
+    """Position of the label column, if there is one."""
+    quotes: Literal["csv", "backslash", "text", "book"] = "csv"
+    r"""How quotes are written in a quoted text: doubled (`csv`) or as `\"` (`backslash`). Or they are part of the text,
+    as in the UCI collection (`text`), or read as `pandas.read_csv` does (`book`)."""
+
+    def rows(self, lines: Iterable[str]) -> Iterator[list[str]]:
+        """Yield the rows of a table, with its header; the iterator's `line_num` counts lines."""
+        csv.field_size_limit(MAX_CELL_CHARACTERS)
+        return csv.reader(
+            lines,
+            delimiter=self.delimiter,
+            quoting=csv.QUOTE_NONE if self.quotes == "text" else csv.QUOTE_MINIMAL,
+            doublequote=self.quotes != "backslash",
+            escapechar="\\" if self.quotes == "backslash" else None,
+            strict=self.quotes != "book",
+        )
+
+    def swallowed(self, text: str, is_label: Callable[[str], bool]) -> str | None:
+        """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed."""
+        for line in text.splitlines()[1:]:
+            cells = line.split(self.delimiter)
+            if self.label_at is None or len(cells) < max(2, len(self.names)):
+                continue
+            at = self.label_at if self.label_at == 0 else self.label_at - len(self.names)
+            label, beside = cells[at].strip('"'), cells[1 if at == 0 else at - 1].strip('"')
+            # Not a list such as "ham, eggs", nor a number such as 1,500
+            if is_label(label) and label == label.strip() and beside[:1].strip() and not beside[:1].isdigit():
+                return line
+        return None
+
+    def note(self, suffix: str) -> str:
+        """Describe what a user may not expect of the file, or return ""."""
+        name = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}.get(self.delimiter, repr(self.delimiter))
+        notes = [f"delimiter {name}"] if self.delimiter != DELIMITERS[suffix] else []
+        notes += [] if self.header else ["no header"]
+        notes += {"text": ["quotes are part of the texts"], "backslash": [r"quotes written \""]}.get(self.quotes, [])
+        return ", ".join(notes)
+
+
+def find_dialect(file: DataFile, encoding: str, reading: Reading, book_quotes: bool = False) -> Dialect:
+    """Find out how a table is written, from its first rows and, if it has quotes, from all of it.
+
+    A table without a header has two columns. One of them holds labels.
+
+    Args:
+        file: The file.
+        encoding: Its encoding.
+        reading: Columns and labels to look for.
+        book_quotes: Whether to interpret quotes in a TSV without a header, as the book does with the defaults of
+            `pandas.read_csv`. In the UCI collection this merges a few messages.
+    """
+    text = file.head().decode(encoding, errors="replace")
+    line_end = "\r" if "\r" in text and "\n" not in text else "\n"
+    lines = text.split(line_end)
+    separator = re.fullmatch(r'\ufeff?"?sep=(.)"?\s*', lines[0], re.IGNORECASE)
+    delimiters = {DELIMITERS[file.suffix]: None} | dict.fromkeys([*DELIMITERS.values(), ";", "|"])
+    found = [
+        _layout(lines[1:] if separator else lines, delimiter, reading)
+        for delimiter in ([separator[1]] if separator else delimiters)
+    ]
+    (_, _, header, names, label_at), delimiter = max(
+        zip(found, [separator[1]] if separator else delimiters, strict=True), key=lambda pair: pair[0][:2]
+    )
+    dialect = Dialect(delimiter, line_end, separator is not None, names, header, label_at)
+    if book_quotes and delimiter == "\t" and not header:
+        return replace(dialect, quotes="book")
+    return replace(dialect, quotes=_find_quotes(file, encoding, dialect, reading))
+
+
+def _layout(lines: list[str], delimiter: str, reading: Reading) -> tuple[float, int, bool, list[str], int | None]:
+    """Return how well a delimiter fits the first lines, the number of columns, and what the columns are.
+
+    Returns:
+        A score, the number of columns, whether there is a header, the names, and the position of the labels.
+    """
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    clean = [line.rstrip("\r").replace("\r", " ") for line in lines[:ROWS]]
+    rows = [row for row in csv.reader(clean, delimiter=delimiter) if row]
+    first, others = (rows[0], rows[1:]) if rows else ([], [])
+    as_wide = sum(len(row) >= len(first) for row in others) / max(1, len(others))
+    header, label_at = True, None
+    for at in (0, 1):
+        if header and len(first) > at and reading.is_label(first[at]) and (at == 0 or len(first) == 2):
+            column = [row[at] for row in others if len(row) > at]
+            labels = [cell for cell in column if reading.is_label(cell)]
+            same_kind = not labels or any(_kind(cell) == _kind(first[at]) for cell in labels)
+            named = {column.strip().casefold() for column in (reading.text_column, reading.label_column) if column}
+            is_message = named.isdisjoint(cell.strip().casefold() for cell in first) and same_kind
+            if is_message and (at == 0 or 2 * len(labels) > len(others)):
+                header, label_at = False, at
+    if not header:
+        names = ["label", "text"] if label_at == 0 else ["text", "label"]
+        labels = sum(len(row) == 2 and reading.is_label(row[label_at]) for row in rows)
+        return (1 if len(first) == 2 else 0) + labels / len(rows), len(first), False, names, label_at
+    try:
+        texts_at, _ = reading.find("", first)
+    except DataError:
+        texts_at = []
+    try:
+        label_at = reading.find_label("", first)
+    except DataError:
+        label_at = None
+    return (2 * bool(texts_at) + (label_at is not None) + as_wide * bool(texts_at)), len(first), True, first, label_at
+
+
+def _kind(cell: str) -> str:
+    """Return the kind of a label; the labels of a column are of one kind."""
+    key = label_key(cell)
+    return "number" if re.fullmatch(r"-?\d+(\.\d+)?", key) else "truth" if key in ("true", "false") else "word"
+
+
+def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> str:
+    """Return what quotes mean: what gives every row of the file as many cells as there are columns.
+
+    Quotes are part of the text only if no quoted cell must have been written by a program that quotes like CSV.
+    """
+    end = re.escape(dialect.delimiter)
+    start = re.compile(f'(?:^|{end})"')
+    whole = re.compile(f'(?:^|{end})"((?:[^"]|"")*)"(?:{end}|\\s*$)')
+    has_escaped = has_csv = False
+    lines = looked_at = wholes = parts = 0  # a whole cell in quotes, or a part of one
+    with file.text(encoding, dialect.line_end) as text, suppress(UnicodeDecodeError):  # the reader names the bad byte
+        for line in text:
+            lines += 1
+            if '"' not in line:
+                continue
+            has_escaped = has_escaped or '\\"' in line
+            if looked_at < LINES and start.search(line):
+                looked_at += 1
+                cells = whole.findall(line)
+                has_csv = has_csv or any('""' in cell or dialect.delimiter in cell for cell in cells)
+                wholes, parts = wholes + bool(cells), parts + (not cells)
+    order = ["csv", *(["backslash"] if has_escaped else [])]
+    is_tsv = dialect.delimiter == "\t"
+    if not has_csv and (wholes or parts) and (2 * wholes < lines if is_tsv else parts > 1 and not wholes):
+        order.insert(0 if is_tsv and wholes else len(order), "text")
+    if len(order) == 1:
+        return "csv"
+    fitting = (quotes for quotes in order if _fits(file, encoding, replace(dialect, quotes=quotes), reading))
+    return next(fitting, "csv")
+
+
+def _fits(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> bool:
+    """Return whether every row has as many cells as there are columns, and none seems to have swallowed others."""
+    width, lines = len(dialect.names), 0
+    with file.text(encoding, dialect.line_end) as text:
+        if dialect.has_separator_line:
+            next(text)
+        reader = dialect.rows(text)
+        try:
+            while rows := list(islice(reader, ROWS)):
+                wrong = (row for row in rows if len(row) != width) if set(map(len, rows)) - {0, width} else ()
+                if any(row and (len(row) < width or any(row[width:])) for row in wrong):
+                    return False
+                one_line_each, lines = reader.line_num - lines == len(rows), reader.line_num
+                cells = () if one_line_each else (cell for row in rows for cell in row if dialect.line_end in cell)
+                if any(dialect.swallowed(cell, reading.is_label) for cell in cells):
+                    return False
+        except (csv.Error, UnicodeDecodeError):
+            return False
+    return True
+
+
+def find_encoding(file: DataFile, named: str | None = None) -> str:
+    """Return the encoding of a text file: the named one, or one that all of the file can be read with.
+
+    Files that are not UTF-8 or UTF-16 are Windows-1252 if what they hold beyond ASCII looks like Western European text.
+
+    Raises:
+        DataError: The named encoding does not exist, or the encoding is unknown; the first bad byte is shown.
+    """
+    if named is not None:
+        try:
+            return "utf-8-sig" if codecs.lookup(named).name == "utf-8" else codecs.lookup(named).name
+        except LookupError:
+            raise DataError(
+                f"--encoding {named}: unknown; use, for example, utf-8, utf-16, cp1252 or latin-1"
+            ) from None
+    head = file.head()
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in head[:4] and len(head) >= 4:
+        return "utf-16-le" if head[1] == 0 else "utf-16-be"
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    if isinstance(file.path, int):  # a pipe
+        return "utf-8-sig"
+    with file.open() as blocks:
+        try:
+            while block := blocks.read(2**20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+            return "utf-8-sig"
+        except UnicodeDecodeError:
+            pass
+    if re.match(rb'"?v1"?,"?v2\b', head):
+        return "latin-1"  # as everyone reads Kaggle's copy of the UCI collection
+    if not head.startswith(codecs.BOM_UTF8) and _is_western(file):
+        return "cp1252"
+    return "utf-8-sig"  # the reader names the bad byte
+
+
+def _is_western(file: DataFile) -> bool:
+    """Return whether the characters beyond ASCII look like Western European text in Windows-1252."""
+    unicode = western = 0
+    with file.open() as lines:
+        for line in lines:
+            if line.isascii():
+                continue
+            try:
+                line.decode("utf-8")
+                unicode += 1
+                continue
+            except UnicodeDecodeError:
+                text = line.decode("cp1252", errors="replace")
+            # A foreign alphabet gives words of accented letters; broken UTF-8 gives capitals within words.
+            if "\ufffd" in text or re.search("[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ][À-ÖØ-Þ]|[\x80-\x9f]", text):
+                return False
+            western += 1
+            if western == LINES:
+                break
+    return western > unicode
+
+
+def bad_byte(file: DataFile, encoding: str, error: UnicodeDecodeError, line: int) -> DataError:
+    """Return the error for a block of bytes that starts on `line` and cannot be decoded."""
+    line += error.object.count(b"\n", 0, error.start)
+    name = "UTF-8" if encoding == "utf-8-sig" else encoding
+    byte = f"byte {error.object[error.start]:#04x}"
+    return DataError(f"{file.name}, line {line}: not {name} ({byte}); name the encoding, for example --encoding cp1252")
+
+
+def is_table(file: DataFile, encoding: str, reading: Reading) -> bool:
+    """Return whether the first lines of a plain text file are the rows of a table with labels."""
+    lines = file.head().decode(encoding, errors="replace").splitlines()
+    if not lines or len(lines[0].split("\t")) < 2:
+        return False
+    score, *_ = _layout(lines[: max(1, len(lines) - 1)], "\t", reading)
+    return score > 1.5

@@ -1,0 +1,163 @@
+"""Windows of rows, as every reader gives them, and the checks on the messages in them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ..text import short
+from .formats import DataError, DataFile, Reading, label_key
+
+SKIP = "--skip-bad-rows leaves such rows out"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive rows as they were read, not yet checked."""
+
+    rows: list[str] | list[list[str]] | pa.Table
+    numbers: Sequence[int]
+    """Line on which each row starts, or its row number in a table; both count from 1."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def select(self, indices: Sequence[int]) -> "Window":
+        """Return some of the rows."""
+        if len(indices) == len(self):
+            return self
+        table = isinstance(self.rows, pa.Table)
+        rows = self.rows.take(indices) if table else [self.rows[i] for i in indices]
+        return Window(rows, [self.numbers[i] for i in indices])
+
+
+@dataclass
+class Messages:
+    """The messages in a window."""
+
+    window: Window
+    """The rows that hold them: without empty lines, and without the rows that were left out."""
+    texts: list[str | None]
+    labels: list[Any]
+    """Labels as in the source; empty if labels are not read."""
+    left_out: list[str] = field(default_factory=list)
+    """Place and fault of each row that was left out."""
+
+
+class Reader:
+    """Read the rows of a source in windows, as often as needed.
+
+    Windows are cheap to read, so a process can skip the windows of other processes. All windows but the last have the
+    same number of rows. There is always at least one, which may be empty.
+    """
+
+    unit = "line"
+    has_types = False
+    """Whether values may have types other than string."""
+    has_surrogates = False
+    """Whether texts and labels may hold half a surrogate pair."""
+    file: DataFile | None = None
+    """Input file. `None` for a dataset."""
+    total: int | None = None
+    """Number of rows, if known in advance."""
+    class_names: list[str] | None = None
+    """Class names of the label column, if it is a `ClassLabel`."""
+    source: str = ""
+    """The source that the user named."""
+    columns: tuple[str, str | None] = ("", None)
+    """Names of the text column and of the label column, once they are known."""
+
+    def __init__(self, name: str, reading: Reading):
+        self.name, self.reading = name, reading
+
+    def windows(self, size: int) -> Iterator[Window]:
+        """Yield all rows, `size` at a time."""
+        raise NotImplementedError
+
+    def messages(self, window: Window) -> Messages:
+        """Return the messages in a window.
+
+        Raises:
+            DataError: A row cannot be read, or its text is not a string. If labels are read: its text or its label is
+                missing, or not valid Unicode. With `skip_bad_rows`, the row is left out instead.
+        """
+        texts, labels, faults = self.cells(window)
+        labelled = self.reading.labelled
+        good = set(map(type, texts)) <= {str}
+        if labelled and good:
+            hashable = set(map(type, labels)) <= {str, int, float, bool, type(None)}
+            good = all(map(str.strip, texts)) and all(map(label_key, set(labels) if hashable else labels))
+        if not good:
+            for i, text in enumerate(texts):
+                if i not in faults and (fault := _fault(text, labels[i] if labelled else "-", labelled)):
+                    faults[i] = fault
+        if labelled and self.has_surrogates:  # which Arrow cannot hold
+            for i, (label, text) in enumerate(zip(labels, texts, strict=True)):
+                if i not in faults and not _is_unicode(f"{label}{text}"):
+                    faults[i] = f"not valid Unicode: {short(f'{label}: {text}')}"
+        empty = {i for i, fault in faults.items() if fault is None}
+        left_out = [f"{self.unit} {window.numbers[i]}: {faults[i]}" for i in sorted(faults.keys() - empty)]
+        if left_out and not self.reading.skip_bad_rows:
+            raise DataError(f"{self.name}, {left_out[0]}; {SKIP}")
+        if faults:
+            kept = [i for i in range(len(window)) if i not in faults]
+            texts, labels = [texts[i] for i in kept], [labels[i] for i in kept] if labelled else []
+            window = window.select(kept)
+        return Messages(window, texts, labels, left_out)
+
+    def cells(self, window: Window) -> tuple[list[Any], list[Any], dict[int, str | None]]:
+        """Return the raw texts and labels of a window, and the fault of each row without; `None` for an empty line."""
+        raise NotImplementedError
+
+    def table(self, window: Window) -> list[str] | pa.Table:
+        """Return all columns of a window of `Messages` unchanged, as a table or raw JSON lines."""
+        raise NotImplementedError
+
+    def notes(self, window: Window, column: str) -> list[str]:
+        """Return a column that describes the messages of a window, such as "category"; "" where there is none.
+
+        A column that holds the texts or the labels is none, and neither are columns of JSON lines.
+        """
+        table = self.table(window)
+        names = [name.strip().lower() for name in table.column_names] if isinstance(table, pa.Table) else []
+        if column not in names:
+            return [""] * len(window)
+        texts_at, label_at = self.reading.find(self.name, table.column_names)
+        if names.index(column) in (*texts_at, label_at):
+            return [""] * len(window)
+        return ["" if value is None else str(value) for value in table.column(names.index(column)).to_pylist()]
+
+    def place(self, window: Window, i: int) -> str:
+        """Return the place of the i-th row of a window, for errors."""
+        return f"{self.name}, {self.unit} {window.numbers[i]}"
+
+    def note(self) -> str:
+        """Describe what a user may not expect of the source, or return ""."""
+        return ""
+
+    def _know_columns(self, names: Sequence[str], texts_at: list[int], label_at: int | None) -> None:
+        text = ",".join(names[i] for i in texts_at)
+        self.columns = (text, None if label_at is None else names[label_at])
+
+
+def _fault(text: Any, label: Any, labelled: bool) -> str | None:
+    """Return what is wrong with a row, or `None`."""
+    if text is not None and not isinstance(text, str):
+        return f"the text is not a string: {short(text)}"
+    if labelled and not (text or "").strip():
+        return "the text is missing" if text is None else "the text is empty"
+    return "the label is missing" if labelled and not label_key(label) else None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def joined(pieces: Sequence[str | None]) -> str | None:
+    """Return the texts of several columns as one, with line breaks between; `None` if all are missing or empty."""
+    return "\n".join(piece for piece in pieces if piece and not piece.isspace()) or None
