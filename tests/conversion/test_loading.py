@@ -173,16 +173,6 @@ def test_a_damaged_folder_is_refused_with_one_line(damage, folder, capfd):
     assert "\n" not in str(caught.value) and "Do you wish to run" not in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_file_is_not_a_model(name, folder):
-    """The library would read the file as a configuration, and look for the weights on the Hub."""
-    with pytest.raises(OSError) as caught:
-        SpamClassifier.from_pretrained(folder / name)
-    assert str(caught.value) == (
-        f"No model in {str(folder / name)!r}: it is a file; give a model's folder or a Hub id."
-    )
-
-
 class Bomb:
     def __init__(self, path):
         self.path = path

@@ -67,6 +67,8 @@ def test_table_of_results_and_problems(flags, tokenizer, tmp_path, monkeypatch):
     assert any(line[:2] == ["1", "book"] and line[-2:] == ["not", "run"] for line in lines)
     done = hf_spam(*command, "--max-steps", "3")
     assert done.code == 1 and "different settings (max_steps)" in done.err and "--output-dir" in done.err
+    none = hf_spam("reproduce", "--rows", "2,lora", "--output-dir", tmp_path / "none", *flags)
+    assert none.code == 1 and "None of the experiments could be run." in none.err and not (tmp_path / "none").exists()
 
 
 def test_published_accuracies_are_shown_only_for_the_same_experiment(monkeypatch):
@@ -110,17 +112,3 @@ def test_an_interrupted_experiment_resumes(tokenizer, flags, tmp_path, monkeypat
         (tmp_path / "random-weights/result.json").write_text(damaged)
         done = hf_spam("reproduce", "--rows", "10", "--output-dir", tmp_path, *flags)
         assert done.code == 1 and "result.json is damaged: delete it" in done.err
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ("20", "There is no row 20; the rows are 1 to 19."),
-        ("10,nonesuch", "Unknown recipe 'nonesuch'; known: book, first-token,"),
-        ("2,lora", "None of the experiments could be run."),
-    ],
-)
-def test_a_mistake_is_found_before_anything_runs(rows, message, flags, tmp_path):
-    done = hf_spam("reproduce", "--rows", rows, "--output-dir", tmp_path, *flags)
-    assert done.code == 1 and f"hf-spam: {message}" in done.err
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

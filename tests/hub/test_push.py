@@ -474,8 +474,6 @@ def test_pushing_a_folder(hub, out, capfd):
     capfd.readouterr()
     for arguments, words in (
         ([out / "nowhere", REPO], "is not a folder"),
-        ([out / "checkpoint-10" / "training_state", REPO], "is not a model"),
-        ([out], "Give the repository to push to"),
         ([out, "--resume"], "There is nothing to push in"),
         ([out, REPO, "--timeout", "nan"], "must be a finite number of at least 0 seconds, got nan"),
         ([out, REPO, "--private"], f"{REPO}: the repository is public; make it private"),
@@ -536,11 +534,8 @@ def test_training_never_fails_because_of_an_upload(hub, train, alone, tmp_path, 
     ("token", "repo", "words"),
     [
         ("hf_bad", REPO, "the Hub rejected the token"),
-        ("hf_read", "alice/new", "the token has no write access (Forbidden: pass a token with write access"),
         ("hf_read", "alice/there", 'it needs the role "write"'),
-        ("hf_other", "alice/there", "the token has no write access"),
         ("hf_write", "alice/no//name", "not a valid model name"),
-        ("", REPO, "not logged in to the Hub"),
     ],
 )
 def test_an_impossible_push_stops_training_at_once(hub, token, repo, words, train, tmp_path, monkeypatch, capfd):

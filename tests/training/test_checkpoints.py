@@ -111,24 +111,6 @@ def test_checkpoint_is_a_complete_model(trained, data):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"learning_rate": 0.5}, "learning_rate was 0.001 and is 0.5"),
-        ({"seed": 7, "max_steps": 30}, "max_steps was 12 and is 30; seed was 123 and is 7"),
-        ({"data": "other"}, "the train messages or their tokenizer differ"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(settings, message, trained, data, tmp_path):
-    """The error names all differences, and nothing is written."""
-    if "data" in settings:
-        data, settings = DatasetDict(data, train=data["train"].select(range(90))), {}
-    settings = {**SETTINGS, **settings, "output_dir": tmp_path / "out"}
-    with pytest.raises(ValueError, match=f"checkpoint-8 belongs to another run: .*{message}"):
-        finetune("pocket", data=data, resume_from_checkpoint=trained / "checkpoint-8", **settings)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
     ("settings", "rates"),
     [
         ({"learning_rate": 0.01}, [0.01] * 3),

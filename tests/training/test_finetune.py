@@ -16,29 +16,6 @@ ONE_STEP = {**SMALL, "max_steps": 1}
 OWN = {"text": ["win a prize", "hi mum"] * 16, "label": [1, 0] * 16}
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"per_device_train_batch_size": 92}, "91 training messages do not fill one batch of 92"),
-        ({"report_to": "nonesuch"}, "tracker 'nonesuch' is not installed"),
-        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
-        ({"vocab_size": None}, "base random needs a tokenizer"),
-        ({"base": "somewhere/else"}, "vocab_size .* needs base random"),
-        ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
-        ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
-        ({"save_steps": "4"}, r"save_steps must be int \| None, got '4'"),
-        ({"save_steps": 0}, "save_steps must be at least 1, got 0"),
-        ({"save_total_limit": 0}, "save_total_limit must be at least 1, got 0"),
-        ({"save_steps": 4, "output_dir": None}, r"need output_dir \(--output-dir\)"),
-        ({"resume_from_checkpoint": "runs/nowhere"}, "runs/nowhere is not a checkpoint"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, message, data, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        finetune("pocket", data=data, **{**ONE_STEP, "output_dir": tmp_path / "out", **settings})
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED"])
 def test_sharded_training_is_refused_in_one_line(engine, data, tmp_path, monkeypatch):
     """`accelerate launch` asks for it through the environment; without the check it would fail later, or be ignored."""
@@ -46,15 +23,6 @@ def test_sharded_training_is_refused_in_one_line(engine, data, tmp_path, monkeyp
     with pytest.raises(ValueError, match=rf"^{engine} is not supported: launch with torchrun, .*\.$"):
         finetune("pocket", data=data, output_dir=tmp_path / "out", **ONE_STEP)
     assert not (tmp_path / "out").exists()
-
-
-def test_failed_run_leaves_no_folder(tmp_path):
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / ".hidden").touch()
-    for name, existed in (("out", False), ("kept", True)):
-        with pytest.raises(ValueError, match="not a file"):
-            finetune("pocket", data="gone.csv", output_dir=tmp_path / name, resume_from_checkpoint="auto")
-        assert (tmp_path / name).exists() == existed
 
 
 class CountingBackend:

@@ -69,11 +69,6 @@ def test_a_run_starts_from_the_pretrained_network(tmp_path, monkeypatch):
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 
-def test_weights_that_stay_frozen_cannot_be_pretrained():
-    with pytest.raises(ValueError, match="pretraining_steps needs trainable all"):
-        get_recipe("book", pretraining_steps=10)
-
-
 def test_a_named_base_is_not_pretrained_again_unless_asked():
     assert get_recipe("inbox").pretraining_steps > 0 and get_recipe("inbox", base="random").vocab_size == 4000
     recipe = get_recipe("inbox", base="mine")

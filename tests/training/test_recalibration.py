@@ -81,25 +81,3 @@ def test_possibly_seen_messages_are_reported(own, tmp_path, caplog):
     assert found.messages == 301 and found.fitted_on == "the data"
     (warning,) = [record.getMessage() for record in caplog.records if "overconfident" in record.getMessage()]
     assert warning.endswith("A calibration on messages the model was trained on is overconfident.")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["there", "--data", MESSAGES], "already exists: choose another folder."),
-        (["out", "--data", "ham.csv"], "different labels; the data has only 'not spam'."),
-        (["out", "--data", "wrong.csv", "--target-fpr", "0"], "No threshold gives a false-positive rate"),
-        (["out", "--data", MESSAGES, "--target-fpr", "2"], "target_fpr must lie in [0, 1), got 2.0."),
-        (["out", "--data", MESSAGES, "--model", "no/where"], "no/where"),
-        (["out"], "Missing option '--data'"),
-    ],
-)
-def test_invalid_requests_are_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "there").mkdir()
-    (tmp_path / "ham.csv").write_text("label,text\nham,hi\nham,see you\n")
-    prize = "You have won a FREE prize! Call 09061701461 to claim"
-    (tmp_path / "wrong.csv").write_text(f"label,text\nspam,see you at home\nham,{prize}\n")
-    answer = hf_spam("calibrate", *arguments)
-    (line,) = answer.err.splitlines()
-    assert answer.code and message in line and not (tmp_path / "out").exists()

@@ -97,6 +97,8 @@ def test_types_are_checked_in_both_dataclasses_of_settings():
         get_recipe("book", learning_rte=1e-3)
     with pytest.raises(ValueError, match="Unknown recipe 'boko'; known: book, "):
         get_recipe("boko")
+    with pytest.raises(ValueError, match=r"need output_dir \(--output-dir\)"):
+        RunOptions(save_steps=4)
     assert not {field.name for field in fields(Recipe)} & {field.name for field in fields(RunOptions)}
 
 
