@@ -200,22 +200,6 @@ def test_a_graph_with_different_answers_is_not_written(int8, tmp_path, messages,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_many_messages_some_are_compared(int8, tmp_path, monkeypatch):
-    """They are spread over the source, which may begin with messages of one kind."""
-    compared, predict = [], module.predict_logits
-
-    def predict_logits(model, tokenizer, texts, **settings):
-        compared.append(texts)
-        return predict(model, tokenizer, texts, **settings)
-
-    monkeypatch.setattr(module, "predict_logits", predict_logits)
-    monkeypatch.setattr(module, "_write_graph", lambda _, path: onnx.save(onnx.load(int8[0] / "model.onnx"), path))
-    monkeypatch.setattr(module, "MAX_MESSAGES", 3)
-    (tmp_path / "many.csv").write_text("label,text\n" + "".join(f"ham,see you at {i}\n" for i in range(7)))
-    report = export_onnx(BUNDLED, tmp_path / "out", data=tmp_path / "many.csv")
-    assert report["messages"] == 3 and compared == [["see you at 0", "see you at 2", "see you at 4"]] * 2
-
-
 def test_a_missing_package_is_named_with_its_install_command(int8, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     hint = "hf-spam: ONNX needs onnxruntime, which is not installed: pip install hf-spam[onnx]\n"
