@@ -252,8 +252,6 @@ def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch,
     assert (tmp_path / "out.csv").read_bytes() == inbox[1]
     assert scored.rows == 600 and sum(scored.labels.values()) == 600
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
-    with pytest.raises(FileExistsError, match="already exists; use --overwrite"):
-        score_file(CLASSIFIER, inbox[0], tmp_path / "out.csv", window_size=16, num_processes=count)
 
 
 def test_a_killed_worker_ends_the_run_and_the_next_run_resumes(tmp_path, inbox):
@@ -339,6 +337,19 @@ def begun(tmp_path, monkeypatch) -> tuple[Path, Path]:
         score_file(CLASSIFIER, source, output, window_size=2)
     assert pieces(output) == 2
     return source, output
+
+
+def test_pieces_are_not_scored_again(begun, monkeypatch):
+    """The same with --overwrite, which replaces an existing output only at the end."""
+    source, output = begun
+    output.write_text("old")
+    with pytest.raises(FileExistsError, match="already exists; use --overwrite"):
+        score_file(CLASSIFIER, source, output, window_size=2)
+    assert output.read_text() == "old" and pieces(output) == 2
+    seen, classify = [], SpamClassifier.__call__
+    monkeypatch.setattr(SpamClassifier, "__call__", lambda self, texts: seen.extend(texts) or classify(self, texts))
+    assert score_file(CLASSIFIER, source, output, window_size=2, overwrite=True).resumed_rows == 4
+    assert seen == messages(6)[4:] and len(read_csv(output)) == 7
 
 
 def other_weights() -> SpamClassifier:
