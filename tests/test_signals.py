@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_line import hf_spam
 from processes import finetune_on
-from small_runs import SMALL, first_messages, result
+from small_runs import SMALL, at_call, first_messages, result
 
 from hf_spam import finetune
 from hf_spam.signals import RunInterrupted
@@ -36,20 +36,6 @@ def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     finetune("pocket", data=data, output_dir=out, **TWO_BATCHES)
     return result(out)
-
-
-def at_call(count: int, function, number: int):
-    """Return a function that sends a signal to this process during one of its calls."""
-    calls = 0
-
-    def called(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls == count:
-            os.kill(os.getpid(), number)
-        return function(*args, **kwargs)
-
-    return called
 
 
 @pytest.mark.parametrize(

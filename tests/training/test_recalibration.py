@@ -8,7 +8,7 @@ from command_line import hf_spam
 from datasets import concatenate_datasets
 from huggingface_hub import ModelCard
 from small_data import MESSAGES
-from small_runs import SMALL
+from small_runs import SMALL, config_of
 
 from hf_spam import SpamClassifier, finetune, load_sms_spam
 from hf_spam.inference.classifier import BUNDLED
@@ -29,10 +29,6 @@ def own(messages, tmp_path_factory):
     settings = {**SMALL, "max_steps": 8, "learning_rate": 5e-3, "target_fpr": 0.1}
     finetune("pocket", data=folder / "mine.jsonl", output_dir=folder / "model", **settings)
     return folder
-
-
-def config_of(folder):
-    return json.loads((folder / "config.json").read_text())
 
 
 def test_the_bundled_model_is_calibrated_on_all_messages_of_a_source(messages, tmp_path):
