@@ -31,6 +31,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
+# For tests of what depends on the upload protocol: Xet, as the client prefers, or LFS alone with `-m slow`.
+both_transports = pytest.mark.parametrize("hub", ["xet", pytest.param("lfs", marks=pytest.mark.slow)], indirect=True)
+
 LARGE = (".safetensors", ".bin", ".pt", ".parquet")  # uploaded through LFS or Xet
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE)
 XET_SHARD_HEADER = XET_SHARD_ENTRY = 48  # bytes

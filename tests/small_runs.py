@@ -1,5 +1,6 @@
 """Small training runs: messages, settings, and results to compare."""
 
+import errno
 import json
 import os
 import shutil
@@ -62,6 +63,18 @@ def at_call(count: int, function: Callable, number: int) -> Callable:
         return function(*args, **kwargs)
 
     return called
+
+
+def full_for(name: str) -> Callable:
+    """Return an `os.replace` that finds the disk full for paths with a name in them."""
+    replace = os.replace
+
+    def full(source: object, target: object) -> None:
+        if name in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    return full
 
 
 def resumed_from(checkpoint: Path, output_dir: Path, recipe: str = "pocket", **settings: Any) -> tuple:

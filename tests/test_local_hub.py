@@ -6,8 +6,10 @@ import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from local_hub import both_transports
 
 REPO = "alice/model"
+pytestmark = both_transports
 
 
 @pytest.fixture

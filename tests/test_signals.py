@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_line import hf_spam
 from processes import finetune_on
-from small_runs import SMALL, at_call, first_messages, result
+from small_runs import SMALL, at_call, first_messages, full_for, result
 
 from hf_spam import finetune
 from hf_spam.signals import RunInterrupted
@@ -99,14 +99,7 @@ def test_repeated_and_second_signals(data, tmp_path, monkeypatch):
 
 def test_the_message_says_what_was_saved(data, tmp_path, monkeypatch):
     """Nothing is saved without an output directory; on a full disk, only earlier checkpoints remain."""
-    replace = os.replace
-
-    def full(source, target):
-        if "checkpoint-5" in str(target):
-            raise OSError("No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr("hf_spam.files.os.replace", full)
+    monkeypatch.setattr("hf_spam.files.os.replace", full_for("checkpoint-5"))
     for name, settings, message in (
         ("a", {"output_dir": None}, "nothing is saved without an output_dir"),
         ("b", {"save_steps": None}, "no checkpoint could be written"),

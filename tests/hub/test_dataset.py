@@ -9,6 +9,7 @@ import yaml
 from command_line import hf_spam
 from datasets import ClassLabel, DatasetDict, load_dataset
 from huggingface_hub import HfApi
+from local_hub import both_transports
 from small_data import MESSAGES
 
 from hf_spam import load_sms_spam
@@ -20,7 +21,6 @@ from hf_spam.hub_errors import HubError
 
 REPO = "alice/messages"
 INITIAL = "initial commit"
-one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def metadata(text: str) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
+@both_transports
 @pytest.mark.parametrize("protocol", ["book", "full"])
 def test_a_pushed_dataset_loads_back_identical(hub, source, protocol):
     """Messages, order and label names are the same, with `load_dataset` too."""
@@ -59,6 +60,7 @@ def test_a_pushed_dataset_loads_back_identical(hub, source, protocol):
     assert plain["test"].column_names == ["text", "label"]
 
 
+@both_transports
 def test_everything_is_in_one_commit_and_no_change_makes_none(hub, source):
     url = push_dataset(source, REPO)
     files = [f"data/{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")]
@@ -71,7 +73,6 @@ def test_everything_is_in_one_commit_and_no_change_makes_none(hub, source):
     assert len(hub.titles(REPO, kind="dataset")) == 3
 
 
-@one_transport
 def test_a_lost_answer_is_fixed_by_running_again(hub, source):
     hub.fail("POST", "/commit/", drop="after")
     with pytest.raises(HubError, match="lost the connection to the Hub at"):
@@ -80,7 +81,6 @@ def test_a_lost_answer_is_fixed_by_running_again(hub, source):
     assert len(hub.titles(REPO, kind="dataset")) == 2 and same(load_sms_spam(REPO), load_sms_spam(source))
 
 
-@one_transport
 def test_a_private_repository_on_a_branch_by_its_short_name(hub, source):
     push_dataset(source, "messages", private=True, revision="v2")
     assert hub.repo(REPO, "dataset").private
@@ -90,7 +90,6 @@ def test_a_private_repository_on_a_branch_by_its_short_name(hub, source):
     assert len(load_dataset(REPO, revision="v2")["train"]) == len(load_sms_spam(source)["train"])
 
 
-@one_transport
 @pytest.mark.parametrize("protocol", ["book", "full"])
 def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
     """It names the file without its folder."""
@@ -119,7 +118,6 @@ def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
     assert "license" not in about and "language" not in about
 
 
-@one_transport
 def test_labels_of_any_name_keep_their_order(hub, tmp_path):
     """Columns may have any name, and no label breaks the table or the card."""
     path, labels = tmp_path / "mine.jsonl", ["a | b", "家 `x`", END]
@@ -152,7 +150,6 @@ def test_license_and_origin_by_source():
     assert END not in nasty and "_x_(y).csv`" in nasty, "the name neither ends our section nor makes a link"
 
 
-@one_transport
 def test_edits_by_people_survive(hub, source, monkeypatch):
     """Even edits made between our reading of the card and our commit."""
     push_dataset(source, REPO)
@@ -174,7 +171,6 @@ def test_edits_by_people_survive(hub, source, monkeypatch):
     assert card(hub) == "Only mine."
 
 
-@one_transport
 @pytest.mark.parametrize(
     ("repo", "line"),
     [

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import pytest
 from command_line import hf_spam
 from huggingface_hub import CommitOperationAdd, HfApi
+from local_hub import both_transports
 from small_data import MESSAGES
 from small_runs import result
 
@@ -35,8 +36,6 @@ COMPLETE = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_con
 COMPLETE |= {"history.json", "modeling_spam_gpt.py", "configuration_spam_gpt.py", "pipeline_spam_gpt.py"}
 COMPLETE |= {"loss-plot.png", "accuracy-plot.pdf", "loss-plot.pdf", "accuracy-plot.png", ".gitattributes"}
 PATIENCE = 600  # seconds to wait for something that must happen, even on a slow machine
-one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
-both_transports = pytest.mark.parametrize("hub", ["lfs", "xet"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +144,7 @@ FAULTS = {
 }
 
 
+@both_transports
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failed_request_is_retried_without_duplicates(hub, fault, out, alone, monkeypatch):
     monkeypatch.setattr(push, "MAX_RETRY_AFTER_SECONDS", 0.1)
@@ -158,14 +158,12 @@ def test_a_failed_request_is_retried_without_duplicates(hub, fault, out, alone, 
     assert not (out / QUEUE).exists()
 
 
-@one_transport
 def test_a_hub_that_is_down_for_a_while(hub, out, alone):
     """Everything arrives in order."""
     assert replay(out, {20: hub.stop, LAST: hub.start}).left == []
     assert_delivered(hub, alone)
 
 
-@one_transport
 def test_a_token_that_expires_during_the_run(hub, out, alone, caplog):
     """It is reported once, and the rest is kept until a token works."""
     token = hub.tokens["hf_write"]
@@ -182,7 +180,6 @@ def test_a_token_that_expires_during_the_run(hub, out, alone, caplog):
     assert_delivered(hub, alone)
 
 
-@one_transport
 def test_a_commit_by_someone_else_is_built_upon(hub, out, alone, monkeypatch):
     """Ours is refused with 412 and repeated on top of theirs; their words stay in the card."""
     create_commit, theirs = HfApi.create_commit, []
@@ -202,7 +199,6 @@ def test_a_commit_by_someone_else_is_built_upon(hub, out, alone, monkeypatch):
     assert "Words of a person." in card and f'model="{REPO}"' in card
 
 
-@one_transport
 def test_offline_mode_keeps_everything(hub, out, alone, caplog, monkeypatch):
     with monkeypatch.context() as offline:
         offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -228,6 +224,7 @@ CHILD = """if True:
 """
 
 
+@both_transports
 @pytest.mark.parametrize("ending", ["killed", "timeout"])
 def test_a_process_that_ends_while_the_hub_hangs(hub, ending, out, alone):
     """Killed with -9 or at the end of --hub-timeout, it loses nothing, and it does not wait for the Hub."""
@@ -245,33 +242,31 @@ def test_a_process_that_ends_while_the_hub_hangs(hub, ending, out, alone):
     assert_deliverable(hub, out, alone)
 
 
-@one_transport
-@pytest.mark.parametrize("only_checkpoints", [True, False])
-def test_a_full_disk(hub, only_checkpoints, out, alone, monkeypatch, caplog):
-    """A checkpoint that cannot be frozen is not pushed. The final model is sent from its folder instead."""
+def fill_disk(monkeypatch, part: str = "") -> None:
+    """Let the disk be full when a file with `part` in its path is to be frozen."""
     copy = shutil.copy
 
     def full(source, target):
-        if not only_checkpoints or "checkpoint-" in str(source):
+        if part in str(source):
             raise OSError(errno.ENOSPC, "No space left on device")
         return copy(source, target)
 
     monkeypatch.setattr(snapshots.os, "link", full)
     monkeypatch.setattr(snapshots.shutil, "copy", full)
+
+
+@pytest.mark.parametrize("part", ["checkpoint-", ""])
+def test_a_full_disk(hub, part, out, alone, monkeypatch, caplog):
+    """A checkpoint that cannot be frozen is not pushed. The final model is sent from its folder instead."""
+    fill_disk(monkeypatch, part)
     assert replay(out).left == []
     assert caplog.text.count("No space left on device") == 1
     assert_delivered(hub, alone, [TITLES[0], TITLES[-1]])
 
 
-@one_transport
 def test_the_command_for_what_could_not_be_frozen_keeps_private_and_revision(hub, out, monkeypatch, caplog):
     """Without them, the printed command would create a public repository, or push to another branch."""
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(snapshots.os, "link", full)
-    monkeypatch.setattr(snapshots.shutil, "copy", full)
+    fill_disk(monkeypatch)
     hub.stop()
     replay(out, private=True, revision="v2", timeout=0)
     command = f"hf-spam push {out} {REPO} --private --revision v2"
@@ -281,7 +276,6 @@ def test_the_command_for_what_could_not_be_frozen_keeps_private_and_revision(hub
     assert hub.repo(REPO).private and hub.titles(REPO, "v2")[0] == "final model" and len(hub.titles(REPO)) == 1
 
 
-@one_transport
 def test_a_damaged_snapshot_is_not_sent(hub, out, caplog):
     """It is named and kept, and does not block the others."""
     hub.stop()
@@ -294,7 +288,6 @@ def test_a_damaged_snapshot_is_not_sent(hub, out, caplog):
     assert hub.titles(REPO) == [TITLES[0], TITLES[1], TITLES[-1]]
 
 
-@one_transport
 def test_the_queue_of_a_killed_process(hub, out, alone, caplog):
     """Partly written and partly deleted snapshots are deleted, unreadable ones are kept, the others are sent."""
     hub.stop()
@@ -312,7 +305,6 @@ def test_the_queue_of_a_killed_process(hub, out, alone, caplog):
     assert sorted(path.name for path in (out / QUEUE).glob("*-*")) == ["000007-final", "000008-final", "000009-final"]
 
 
-@one_transport
 def test_only_one_process_pushes_from_a_queue(hub, out):
     hub.stop()
     replay(out, timeout=0)
@@ -321,7 +313,6 @@ def test_only_one_process_pushes_from_a_queue(hub, out):
         assert done.code == 1 and f"Another process is pushing from {out / QUEUE}" in done.err
 
 
-@one_transport
 def test_ctrl_c_reports_unsent_snapshots(hub, out, monkeypatch, caplog):
     """The Hub hangs; Ctrl-C comes during the run, and again while it waits for uploads at the end."""
     hub.fail(*COMMIT, times=9, hang=True)
@@ -340,7 +331,6 @@ def test_ctrl_c_reports_unsent_snapshots(hub, out, monkeypatch, caplog):
     assert hint(out) in caplog.text and len(uploader.left) == 2
 
 
-@one_transport
 def test_no_file_is_hashed_twice(hub, train, tmp_path, monkeypatch):
     """From training through the queue to a commit, each file is hashed once."""
     made: list = []
@@ -357,7 +347,6 @@ def test_no_file_is_hashed_twice(hub, train, tmp_path, monkeypatch):
 # What is pushed
 
 
-@one_transport
 def test_the_best_strategy(hub, out):
     """Push every model with the lowest validation loss so far."""
     with Uploader(out, REPO, strategy="best") as uploader:
@@ -366,7 +355,6 @@ def test_the_best_strategy(hub, out):
     assert hub.titles(REPO) == TITLES[1:]
 
 
-@one_transport
 def test_a_slow_network_skips_checkpoints(hub, alone, out):
     """The queue is bounded: the oldest checkpoints are skipped, but never the best or the last."""
     hub.stop()
@@ -384,7 +372,6 @@ def test_a_slow_network_skips_checkpoints(hub, alone, out):
     assert skipped | set(pushed) == {*steps, LAST} and not skipped & set(pushed)
 
 
-@one_transport
 def test_the_upload_log(hub, out, caplog):
     """One line of JSON for each event, one line of text for each push."""
     caplog.set_level("INFO", "hf_spam")
@@ -402,7 +389,6 @@ def test_the_upload_log(hub, out, caplog):
     assert lines[1]["megabytes"] > 0 and caplog.text.count(f"Pushed to {REPO}: ") == 3
 
 
-@one_transport
 def test_no_token_is_written_anywhere(hub, out, monkeypatch, caplog, capfd):
     """Not to the Hub, a file or the terminal, whatever goes wrong."""
     secret = "hf_" + "Secret1" * 5
@@ -419,7 +405,6 @@ def test_no_token_is_written_anywhere(hub, out, monkeypatch, caplog, capfd):
     assert secret not in captured.out + captured.err + caplog.text and "hf-spam" in caplog.text
 
 
-@one_transport
 def test_pushing_a_folder(hub, out):
     """Push a finished run or a checkpoint, with known files only."""
     (out / "my-messages.csv").write_text("private")
@@ -439,7 +424,6 @@ def test_pushing_a_folder(hub, out):
         assert done.code == 1 and words in done.err
 
 
-@one_transport
 def test_snapshots_for_another_repository_block_nothing(hub, out, alone):
     """They stay in the queue until that repository, or the whole queue, is pushed."""
     hub.stop()
@@ -460,7 +444,6 @@ def test_snapshots_for_another_repository_block_nothing(hub, out, alone):
 # From the command line of training
 
 
-@one_transport
 def test_training_never_waits_for_an_upload(hub, train, alone, tmp_path, monkeypatch):
     """The first commit hangs until training is over; then everything arrives, and the model is the same."""
     fault, out = hub.fail(*COMMIT, hang=True), tmp_path / "out"
@@ -472,7 +455,6 @@ def test_training_never_waits_for_an_upload(hub, train, alone, tmp_path, monkeyp
     assert_delivered(hub, alone)
 
 
-@one_transport
 def test_training_never_fails_because_of_an_upload(hub, train, alone, tmp_path, caplog):
     """The Hub is down, and the private repository, named after the folder, does not exist yet."""
     hub.stop()
@@ -487,7 +469,6 @@ def test_training_never_fails_because_of_an_upload(hub, train, alone, tmp_path, 
     assert hub.titles("alice/my-spam", "try/1") == [TITLES[0], "initial commit"]
 
 
-@one_transport
 @pytest.mark.parametrize(
     ("token", "repo", "words"),
     [
@@ -505,7 +486,6 @@ def test_an_impossible_push_stops_training_at_once(hub, token, repo, words, trai
     assert done.err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-@one_transport
 def test_an_interrupted_run_pushes_its_last_checkpoint(hub, train, alone, tmp_path, monkeypatch):
     flags = ["--push-to-hub", "--hub-model-id", REPO, "--hub-strategy", "every_save", "--output-dir", tmp_path / "out"]
     with monkeypatch.context() as patch:
@@ -517,7 +497,6 @@ def test_an_interrupted_run_pushes_its_last_checkpoint(hub, train, alone, tmp_pa
     assert hub.titles(REPO)[:2] == TITLES[:2]
 
 
-@one_transport
 def test_training_resumes_from_the_hub_on_another_machine(hub, train, alone, tmp_path):
     """The state has its own branch, without pickles or private paths; the resumed run gives the same result."""
     command = [*train, "--push-to-hub", "--hub-model-id", REPO, "--hub-push-state"]

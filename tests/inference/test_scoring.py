@@ -27,6 +27,7 @@ from command_line import hf_spam
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from local_hub import both_transports
 
 from hf_spam import SpamClassifier
 from hf_spam.cli import main
@@ -204,6 +205,7 @@ def test_files_for_training_can_be_scored(tmp_path):
         assert same_answers([(row[-2], row[-1]) for row in found], texts), name
 
 
+@both_transports
 def test_a_dataset_on_the_hub_is_streamed(tmp_path, hub):
     from huggingface_hub import HfApi
 

@@ -1,13 +1,11 @@
 """Saved files are complete and readable, and nothing else is overwritten."""
 
-import errno
 import json
-import os
 import shutil
 from dataclasses import asdict
 
 import pytest
-from small_runs import SMALL
+from small_runs import SMALL, full_for
 
 from hf_spam import finetune
 from hf_spam.data.splits import fingerprints
@@ -80,14 +78,7 @@ def test_resuming_never_replaces_another_run(trained, data, tmp_path):
 
 def test_training_survives_a_full_disk(data, tmp_path, monkeypatch, caplog):
     """A checkpoint that cannot be written is reported, and leaves no file behind."""
-    replace = os.replace
-
-    def full(source, target):
-        if "checkpoint-4" in str(target):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr("hf_spam.files.os.replace", full)
+    monkeypatch.setattr("hf_spam.files.os.replace", full_for("checkpoint-4"))
     finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert "Step 4: no checkpoint was written ([Errno 28] No space left on device)" in caplog.text
     assert Checkpoints(tmp_path / "out").steps() == [8]
