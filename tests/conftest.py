@@ -72,18 +72,17 @@ def _log_levels() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
-@pytest.fixture(params=["xet", pytest.param("lfs", marks=pytest.mark.slow)])
+@pytest.fixture
 def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """An empty Hub at HF_ENDPOINT, for this process and its children; supports Xet, or only LFS in slow tests.
+    """An empty Hub at HF_ENDPOINT, for this process and its children, without Xet except in tests of `both_transports`.
 
-    Tests of what does not depend on the upload protocol ask for LFS alone, so that each run of the tests uses both. The
-    client's waits between its attempts are cut to 10 ms, in this process only.
+    The client's waits between its attempts are cut to 10 ms, in this process only.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
     HUB.reset()
-    HUB.xet = request.param == "xet"
+    HUB.xet = getattr(request, "param", "lfs") == "xet"
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not HUB.xet)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", str(int(not HUB.xet)))
     # Only the client's `time.sleep`, not that of this package.

@@ -31,11 +31,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
+import pytest
+
+# For tests of what depends on the upload protocol: Xet, as the client prefers, or LFS alone with `-m slow`.
+both_transports = pytest.mark.parametrize("hub", ["xet", pytest.param("lfs", marks=pytest.mark.slow)], indirect=True)
 
 LARGE = (".safetensors", ".bin", ".pt", ".parquet")  # uploaded through LFS or Xet
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE)
-FRONT_MATTER = re.compile(r"\s*---\r?\n([\S\s]*?)\r?\n---[ \t]*(\r?\n|$)")
 XET_SHARD_HEADER = XET_SHARD_ENTRY = 48  # bytes
 
 
@@ -425,7 +427,7 @@ class Handler(BaseHTTPRequestHandler):
             case _, "_storage", sha256, *_:
                 self.storage(sha256)
             case "POST", "api", "validate-yaml":
-                self.validate_yaml()
+                self.send(200, {"errors": [], "warnings": []})  # any card is valid
             case "POST", "api", "repos", "create":
                 self.create_repo()
             case method, "api", ("models" | "datasets") as kinds, owner, name, *rest:
@@ -443,13 +445,6 @@ class Handler(BaseHTTPRequestHandler):
             self.resolve(kind, name, rest[0], "/".join(rest[1:]))
         else:
             self.lfs_batch(kind, name.removesuffix(".git"))
-
-    def validate_yaml(self) -> None:
-        """Check the metadata of a card, here only the type of its license."""
-        block = FRONT_MATTER.match(self.json()["content"])
-        license = ((yaml.safe_load(block[1]) if block else None) or {}).get("license", "")
-        errors = [] if isinstance(license, str) else [{"message": '"license" has the wrong type'}]
-        self.send(400 if errors else 200, {"errors": errors, "warnings": []})
 
     def create_repo(self) -> None:
         asked, token = self.json(), self.token()

@@ -1,7 +1,10 @@
 """Small training runs: messages, settings, and results to compare."""
 
+import errno
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,36 @@ def result(folder: Path) -> tuple[bytes, dict, dict]:
     history = json.loads((folder / "history.json").read_text())
     metrics = json.loads((folder / "metrics.json").read_text())
     return (folder / "model.safetensors").read_bytes(), {**history, "seconds": 0}, metrics
+
+
+def config_of(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
+def at_call(count: int, function: Callable, number: int) -> Callable:
+    """Return a function that sends a signal to this process during one of its calls."""
+    calls = 0
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), number)
+        return function(*args, **kwargs)
+
+    return called
+
+
+def full_for(name: str) -> Callable:
+    """Return an `os.replace` that finds the disk full for paths with a name in them."""
+    replace = os.replace
+
+    def full(source: object, target: object) -> None:
+        if name in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    return full
 
 
 def resumed_from(checkpoint: Path, output_dir: Path, recipe: str = "pocket", **settings: Any) -> tuple:

@@ -6,18 +6,20 @@ Commands run in the test process unless a test needs a separate one.
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from types import SimpleNamespace
 
 import pytest
 from command_line import hf_spam
 from small_data import MESSAGES
 
-from hf_spam import RECIPES, load_sms_spam
+from hf_spam import RECIPES
 from hf_spam.evaluation.plots import plot_values
-from hf_spam.training.recipes import RunOptions
+from hf_spam.training.recipes import RunOptions, get_recipe
 
-SMALL = ["--recipe", "pocket", "--data", MESSAGES, "--max-steps", "20", "--n-embd", "16", "--vocab-size", "300"]
+# Settings of the Trainer have its names, with dashes or underscores.
+SMALL = ["--recipe", "pocket", "--data", MESSAGES, "--max_steps=20", "--n-embd", "16", "--vocab_size", "300"]
+SMALL += ["--lr_scheduler_type", "cosine", "--max-grad-norm", "none", "--no-causal"]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,11 @@ def test_train_prints_its_progress_and_results(trained):
         assert words in done.err
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics) == ["train", "validation", "test"]
+    recipe = json.loads((out / "history.json").read_text())["recipe"]
+    expected = {"max_steps": 20, "vocab_size": 300, "n_embd": 16, "lr_scheduler_type": "cosine"}
+    expected |= {"max_grad_norm": None, "causal": False}
+    assert recipe == asdict(get_recipe("pocket", data="messages.csv", **expected))
+    assert "the baseline is ahead of the model, F1 " in (out / "README.md").read_text()
     assert f"{metrics['test']['f1']:.4f}" in done.out and str(out) in done.out.replace("\n", "")
     for suffix, magic in {"png": b"\x89PNG", "pdf": b"%PDF"}.items():
         for name in ("loss", "accuracy"):
@@ -57,18 +64,6 @@ def calls(monkeypatch):
     return found
 
 
-def test_flags_of_train_reach_finetune_in_either_spelling(calls):
-    """The Trainer's names work with dashes and underscores; settings not given are left to the recipe."""
-    done = hf_spam(
-        *("train", "--recipe", "pocket", "--output_dir", "out", "--save_steps=50", "--save-total-limit", "2"),
-        *("--max-grad-norm", "none", "--padded_length", "40", "--no-causal", "--lr_scheduler_type", "cosine"),
-    )
-    assert done.code == 0 and "out" in done.out and "0.5000" in done.out
-    settings = {"output_dir": "out", "save_steps": 50, "save_total_limit": 2, "max_grad_norm": None}
-    settings |= {"padded_length": 40, "causal": False, "lr_scheduler_type": "cosine"}
-    assert calls == [("pocket", settings)]
-
-
 def test_train_saves_under_runs_and_only_the_main_process_prints(calls, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert hf_spam("train") == (0, "", "")
@@ -81,39 +76,11 @@ def test_help_of_train_lists_every_setting():
         assert field.name in ("name", "summary") or f"--{field.name.replace('_', '-')} " in text, field.name
 
 
-def test_evaluate_agrees_with_training(trained):
-    """The same splits, metrics and baseline, from the saved files alone."""
-    out, _ = trained
-    saved = json.loads((out / "metrics.json").read_text())
-    report = json.loads(hf_spam("evaluate", out, "--data", MESSAGES, "--json").out)
-    found = {
-        split: {name: estimate["value"] for name, estimate in measured["model"].items()}
-        for split, measured in report["sets"].items()
-    }
-    assert found == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
-    baseline = report["sets"]["test"]["baseline"]["f1"]["value"]
-    assert f"the baseline is ahead of the model, F1 {baseline:.4f} against" in (out / "README.md").read_text()
-
-
-def test_evaluate_writes_a_report_of_any_file(trained, tmp_path):
-    """Two messages of one label, one of them a training message; only the report is written."""
-    out, _ = trained
-    text = load_sms_spam(MESSAGES)["train"]["text"][0]
-    path = tmp_path / "mine.tsv"
-    path.write_text(f"ham\t{text}\nham\t\x1b[31m<script>\n")
-    done = hf_spam("evaluate", out, "--data", path, "--train-data", MESSAGES, "--output-dir", tmp_path / "report")
-    assert done.code == 0 and "\x1b" not in done.out and "report.html" in done.out
-    values = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert values["duplicates"] == {"mine.tsv": {"training": {"exact": 1, "near": 1}}}
-    assert "<script>" not in (tmp_path / "report" / "report.html").read_text()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.tsv", "report"]
-
-
 def test_classify_with_the_bundled_model():
     done = hf_spam("classify", "Free entry! Txt WIN to 10010", "see you at home", "--json")
     first, second = map(json.loads, done.out.splitlines())
-    assert list(first) == ["text", "label", "score"] and first["label"] == "spam" and first["score"] > 0.5
-    assert second == {"text": "see you at home", "label": "not spam", "score": pytest.approx(1, abs=0.5)}
+    assert list(first) == ["text", "label", "score"] and first["label"] == "spam" and first["score"] > 0.9
+    assert second["text"] == "see you at home" and second["label"] == "not spam" and second["score"] > 0.9
     assert f"not spam  {second['score']:.4f}  see you at home" in hf_spam("classify", "see you at home").out
 
 

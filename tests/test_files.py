@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from hf_spam import files
-from hf_spam.files import hash_file, public, read_manifest, versions, write_file, write_folder, write_json
+from hf_spam.files import hash_file, public, read_manifest, write_file, write_folder, write_json
 
 
 def fill(folder: Path) -> None:
@@ -105,7 +104,3 @@ def test_a_fresh_file_is_hashed_again(tmp_path, monkeypatch):
 )
 def test_only_the_last_part_of_a_local_path_is_published(value, shown):
     assert public(value) == shown
-
-
-def test_versions_are_the_installed_ones():
-    assert versions()["torch"] == torch.__version__

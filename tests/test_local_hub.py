@@ -4,11 +4,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from datasets import load_dataset
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
+from local_hub import both_transports
 
 REPO = "alice/model"
+pytestmark = both_transports
 
 
 @pytest.fixture
@@ -34,40 +35,6 @@ def test_uploads_come_back_unchanged(hub, folder, tmp_path):
         assert (back / path.name).read_bytes() == path.read_bytes() == hub.read(REPO, path.name)
     assert bool(hub.calls("GET", "xet-write-token")) == bool(hub.calls("GET", "xet-read-token")) == hub.xet
     assert bool(hub.calls("PUT", "_storage")) != hub.xet
-
-
-def test_branches_and_history(hub, folder):
-    api = HfApi()
-    api.create_branch(REPO, branch="runs/1")
-    for step in (1, 2):
-        (folder / "config.json").write_text(str(step))
-        commit(folder, f"step {step}", revision="runs/1")
-    assert [commit.title for commit in api.list_repo_commits(REPO, revision="runs/1")] == hub.titles(REPO, "runs/1")
-    assert hub.titles(REPO, "runs/1") == ["step 2", "step 1", "initial commit"]
-    assert hub.titles(REPO) == ["initial commit"] and hub.files(REPO) == [".gitattributes"]
-    assert sorted(api.list_repo_files(REPO, revision="runs/1")) == hub.files(REPO, "runs/1")
-    with pytest.raises(RevisionNotFoundError):
-        commit(folder, "lost", revision="nowhere")
-
-
-def test_a_private_dataset_is_loaded_by_its_owner_only(hub, tmp_path):
-    (tmp_path / "train.csv").write_text("text,label\nhello,0\nWIN,1\n")
-    HfApi().create_repo("alice/data", repo_type="dataset", private=True)
-    HfApi().upload_folder(repo_id="alice/data", folder_path=tmp_path, repo_type="dataset")
-    assert load_dataset("alice/data")["train"]["text"][:] == ["hello", "WIN"]
-    for token in ("hf_other", False):
-        with pytest.raises(RepositoryNotFoundError):
-            HfApi(token=token).dataset_info("alice/data")
-
-
-@pytest.mark.parametrize(("token", "status"), [("hf_read", 403), ("hf_other", 403), ("hf_bad", 401)])
-def test_write_access(hub, folder, token, status):
-    """`create_repo(exist_ok=True)` succeeds with a token that can only read; `auth_check` does not."""
-    with pytest.raises(HfHubHTTPError) as caught:
-        HfApi(token=token).auth_check(REPO, write=True)
-    assert caught.value.response.status_code == status
-    if token == "hf_read":
-        HfApi(token=token).create_repo(REPO, exist_ok=True)
 
 
 @pytest.mark.parametrize("drop", ["before", "during", "after", "half"])

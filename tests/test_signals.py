@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_line import hf_spam
 from processes import finetune_on
-from small_runs import SMALL, first_messages, result
+from small_runs import SMALL, at_call, first_messages, full_for, result
 
 from hf_spam import finetune
 from hf_spam.signals import RunInterrupted
@@ -36,20 +36,6 @@ def whole(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     finetune("pocket", data=data, output_dir=out, **TWO_BATCHES)
     return result(out)
-
-
-def at_call(count: int, function, number: int):
-    """Return a function that sends a signal to this process during one of its calls."""
-    calls = 0
-
-    def called(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls == count:
-            os.kill(os.getpid(), number)
-        return function(*args, **kwargs)
-
-    return called
 
 
 @pytest.mark.parametrize(
@@ -113,14 +99,7 @@ def test_repeated_and_second_signals(data, tmp_path, monkeypatch):
 
 def test_the_message_says_what_was_saved(data, tmp_path, monkeypatch):
     """Nothing is saved without an output directory; on a full disk, only earlier checkpoints remain."""
-    replace = os.replace
-
-    def full(source, target):
-        if "checkpoint-5" in str(target):
-            raise OSError("No space left on device")
-        replace(source, target)
-
-    monkeypatch.setattr("hf_spam.files.os.replace", full)
+    monkeypatch.setattr("hf_spam.files.os.replace", full_for("checkpoint-5"))
     for name, settings, message in (
         ("a", {"output_dir": None}, "nothing is saved without an output_dir"),
         ("b", {"save_steps": None}, "no checkpoint could be written"),

@@ -167,6 +167,8 @@ def test_commands_accept_an_export_as_a_model(int8, tmp_path):
     assert exported["accuracy"]["value"] == pytest.approx(original["accuracy"]["value"], abs=0.005)
     done = hf_spam("calibrate", tmp_path / "out", "--data", MESSAGES, "--model", out)
     assert done.code == 1 and "is an ONNX export: calibrate the model it was made from" in done.err
+    done = hf_spam("export", out, tmp_path / "out", "--onnx")
+    assert done.code == 1 and "there is no model.safetensors" in done.err and not (tmp_path / "out").exists()
 
 
 def test_it_can_be_pickled_and_uses_as_many_threads_as_torch(int8):
@@ -196,52 +198,6 @@ def test_a_graph_with_different_answers_is_not_written(int8, tmp_path, messages,
     with pytest.raises(ValueError, match=message):
         export_onnx(BUNDLED, tmp_path / "out", data=messages)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_of_many_messages_some_are_compared(int8, tmp_path, monkeypatch):
-    """They are spread over the source, which may begin with messages of one kind."""
-    compared, predict = [], module.predict_logits
-
-    def predict_logits(model, tokenizer, texts, **settings):
-        compared.append(texts)
-        return predict(model, tokenizer, texts, **settings)
-
-    monkeypatch.setattr(module, "predict_logits", predict_logits)
-    monkeypatch.setattr(module, "_write_graph", lambda _, path: onnx.save(onnx.load(int8[0] / "model.onnx"), path))
-    monkeypatch.setattr(module, "MAX_MESSAGES", 3)
-    (tmp_path / "many.csv").write_text("label,text\n" + "".join(f"ham,see you at {i}\n" for i in range(7)))
-    report = export_onnx(BUNDLED, tmp_path / "out", data=tmp_path / "many.csv")
-    assert report["messages"] == 3 and compared == [["see you at 0", "see you at 2", "see you at 4"]] * 2
-
-
-def damaged(int8: Path, folder: Path, name: str, content: bytes | None) -> Path:
-    shutil.copytree(int8, folder)
-    (folder / name).unlink()
-    if content is not None:
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def test_mistakes_are_one_line(int8, tmp_path):
-    out, there = tmp_path / "out", tmp_path / "there"
-    there.mkdir()
-    graph = (int8[0] / "model.onnx").read_bytes()[:1000]
-    cut = damaged(int8[0], tmp_path / "cut", "model.onnx", graph)
-    bare = damaged(int8[0], tmp_path / "bare", "config.json", None)
-    other = damaged(int8[0], tmp_path / "other", "config.json", b'{"model_type": "bert"}')
-    for command, message in (
-        (["export", "bundled", there, "--onnx"], f"{there} already exists; choose another folder."),
-        (["export", "bundled", out], "Missing option '--onnx'"),
-        (["export", tmp_path / "none", out, "--onnx"], f"'{tmp_path / 'none'}'"),
-        (["export", "bundled", out, "--onnx", "--data", "none.csv"], "none.csv"),
-        (["export", int8[0], out, "--onnx"], "there is no model.safetensors"),
-        (["classify", "hi", "--model", cut], "cannot be loaded: its model.onnx is damaged ("),
-        (["classify", "hi", "--model", bare], "there is no config.json"),
-        (["classify", "hi", "--model", other], "holds a model of type 'bert', not 'spam_gpt'."),
-    ):
-        done = hf_spam(*command)
-        assert done.code and message in done.err and len(done.err.splitlines()) == 1, done.err
-    assert not out.exists()
 
 
 def test_a_missing_package_is_named_with_its_install_command(int8, tmp_path, monkeypatch):

@@ -47,10 +47,7 @@ def test_scores_are_those_of_the_positive_class(names):
 @pytest.mark.parametrize(
     ("train", "reason"),
     [
-        (
-            [("hello there", 0), ("see you", 0)],
-            "at least two labels, but all training messages are labelled 'not spam'",
-        ),
+        ([("hello there", 0), ("see you", 0)], "two labels, but all training messages are labelled 'not spam'"),
         ([("", 0), ("", 1)], "empty vocabulary"),
         ([], "at least two labels, but there are no training messages"),
     ],

@@ -112,16 +112,14 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
     assert len(load_eval_data(None, MESSAGES, protocol="full").sets["train"]) == 700
 
 
-def test_remarks_reach_the_reader(monkeypatch):
+def test_remarks_reach_the_reader():
     """The remark and the hint of the data are in the headline; without them, it expresses no doubt."""
-    data = messages(TRAIN)
+    data, rows = messages(TRAIN), [(text, label, 0.9) for text, label in TRAIN]
     doubt = EvalData(DatasetDict(test=data), "", None, "not known", eval_data.NO_RECORD, eval_data.HINT.format(""))
-    monkeypatch.setattr("small_reports.EvalData", lambda *_: doubt)
-    values = report_of([(text, label, 0.9) for text, label in TRAIN]).values
+    values = report_of(rows, data=doubt).values
     assert f"{doubt.remark} {doubt.hint}" in headline(values) and values["training_messages"] is None
     known = EvalData(DatasetDict(train=data), "", data, eval_data.TRAINING_MESSAGES, eval_data.SEEN_ALL)
-    monkeypatch.setattr("small_reports.EvalData", lambda *_: known)
-    values = report_of([(text, label, 0.9) for text, label in TRAIN]).values
+    values = report_of(rows, data=known).values
     said = "\n".join([*headline(values), *(table.note for table in report_tables(values))])
     assert eval_data.SEEN_ALL in said and "not known" not in said and "--train-data" not in said
 
@@ -129,31 +127,16 @@ def test_remarks_reach_the_reader(monkeypatch):
 USABLE = {"recipe": {"protocol": "full", "seed": 1}, "splits": {}}
 
 
-@pytest.mark.parametrize(
-    "history",
-    [
-        b"no json",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        *(
-            json.dumps(history).encode()
-            for history in (
-                [],
-                {"recipe": []},
-                {"recipe": {"name": "x"}},
-                {"recipe": {"protocol": [], "seed": 1}},
-                {"recipe": {"protocol": "full"}},
-                {"recipe": {"protocol": "full", "seed": True}},
-                {"recipe": USABLE["recipe"] | {"text_column": 1}},
-                USABLE | {"trained_before": 1},
-                USABLE | {"splits": []},
-                USABLE | {"splits": {"train": 5}},
-                USABLE | {"splits": {"train": {}}},
-                USABLE | {"splits": {"train": {"messages": "5"}}},
-            )
-        ),
-    ],
-)
+UNUSABLE = [
+    *([], {"recipe": []}, {"recipe": {"name": "x"}}, {"recipe": {"protocol": [], "seed": 1}}),
+    *({"recipe": {"protocol": "full"}}, {"recipe": {"protocol": "full", "seed": True}}),
+    *({"recipe": USABLE["recipe"] | {"text_column": 1}}, USABLE | {"trained_before": 1}, USABLE | {"splits": []}),
+    *(USABLE | {"splits": {"train": train}} for train in (5, {}, {"messages": "5"})),
+]
+BROKEN = [b"no json", b"\xff\xfe", b"[" * 100_000]
+
+
+@pytest.mark.parametrize("history", [*BROKEN, *(json.dumps(history).encode() for history in UNUSABLE)])
 def test_an_unusable_history_counts_as_none(folder, caplog, history):
     """It may come from any repository on the Hub: a warning names the file, and evaluation continues."""
     (folder / "history.json").write_bytes(history)

@@ -4,18 +4,15 @@ import json
 from collections import Counter
 from operator import itemgetter
 
-import numpy as np
 import pytest
 from datasets import DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, f1_score
 from small_reports import HOME, NAMES, PROMO, ROWS, ROWS_3, TRAIN, TRAIN_3, Scorer, messages, report_of, values_of
 
-from hf_spam import SpamClassifier, SpamMetrics
+from hf_spam import SpamMetrics
 from hf_spam.data.duplicates import duplicate_key
-from hf_spam.data.formats import DataError
-from hf_spam.evaluation.eval_data import EvalData, load_eval_data
+from hf_spam.evaluation.eval_data import EvalData
 from hf_spam.evaluation.page import headline, report_tables
 from hf_spam.evaluation.report import make_report
 
@@ -163,24 +160,6 @@ def test_any_three_label_predictions_can_be_reported(rows):
     assert sum(sum(called.values()) for called in values["details"]["confusion"].values()) == len(rows)
 
 
-def test_duplicates_in_the_books_split(sms_collection, tmp_path):
-    """37 of the 300 test messages and 13 of validation; scikit-learn's F1 without those messages."""
-    classifier, data = SpamClassifier.from_pretrained(), load_eval_data(tmp_path, sms_collection, protocol="book")
-    values = make_report(classifier, data, split="test").values
-    measured, texts = values["sets"]["test"], data.sets["test"]["text"][:]
-    assert values["duplicates"]["test"]["training"]["exact"] == 37 and measured["messages"] == 300
-    assert values["duplicates"]["validation"]["training"]["exact"] == 13
-    assert measured["without_exact"]["messages"] == 300 - 37
-    seen = set(data.train["text"][:])
-    left = np.array([text not in seen for text in texts])
-    actual = np.array(data.sets["test"]["label"][:])
-    predicted = np.array([answer["label"] == "spam" for answer in classifier(texts)])
-    f1 = measured["without_exact"]["model"]["f1"]["value"]
-    assert f1 == pytest.approx(f1_score(actual[left], predicted[left]))
-    table = confusion_matrix(actual, predicted)
-    assert values["details"]["confusion"]["spam"] == {"spam": table[1, 1], "not spam": table[1, 0]}
-
-
 def test_spam_against_the_rest():
     """A model with "spam" among several labels can be evaluated on messages labelled spam and not spam."""
     scorer = Scorer({"a": [0.33, 0.22, 0.45], "b": [0.42, 0.28, 0.3]}, ["ham", "ad", "Spam"])
@@ -188,11 +167,3 @@ def test_spam_against_the_rest():
     test = make_report(scorer, data).values["sets"]["test"]["model"]
     assert test["accuracy"]["value"] == 1  # 0.45 is the highest of three, though below one half
     assert test["brier"]["value"] == pytest.approx((0.55**2 + 0.3**2) / 2)
-
-
-def test_other_labels_and_splits_are_refused():
-    data = EvalData(DatasetDict(test=messages([("a", 0), ("b", 1)], ["x", "y"])), "", None, "")
-    with pytest.raises(DataError, match="the messages are labelled x, y, but the model knows home, promo, work"):
-        make_report(Scorer({}, NAMES), data)
-    with pytest.raises(DataError, match="there is no split 'tset'; available: test"):
-        report_of(ROWS, split="tset")

@@ -15,18 +15,8 @@ from hf_spam.experiments.crossval import _leave_source_out
 from hf_spam.terminal import FEW, groups_table
 
 NAMES = ["not spam", "spam"]
-SMALL = [
-    "--recipe",
-    "pocket",
-    "--max-steps",
-    "5",
-    "--n-embd",
-    "16",
-    "--per-device-train-batch-size",
-    "2",
-    "--vocab-size",
-    "300",
-]
+SMALL = ["--recipe", "pocket", "--max-steps", "5", "--n-embd", "16", "--vocab-size", "300"]
+SMALL += ["--per-device-train-batch-size", "2"]
 
 
 def write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("label", "category", "text")) -> Path:

@@ -82,18 +82,6 @@ def test_the_books_run():
     assert "some test messages may also be in the training split" in card.text
 
 
-def test_a_calibrated_copy_claims_no_results():
-    about = {"copy_of": "`model`", "calibration": ["Temperature 1.2."], "calibrated": True, "calibrated_on": "`my.csv`"}
-    plain = CardContent(labels=SPAM_LABELS, positive_label="spam", base_model="owner/model", **about)
-    card = ModelCard(render_card(plain), ignore_metadata_errors=False)
-    assert card.data.base_model == "owner/model" and card.data.eval_results is None
-    assert "recalibrated copy of `model`" in card.text and "This copy has not been evaluated." in card.text
-    assert "Temperature 1.2." in card.text and "messages like those in `my.csv`" in card.text
-    assert "## Training" not in card.text and "|" not in card.text and "threshold" not in card.text
-    with_threshold = render_card(replace(plain, threshold=0.7))
-    assert "labels a message `spam` if its score reaches the threshold. This" in with_threshold
-
-
 def test_local_paths_stay_private(tmp_path):
     """Only the last component of a path is shown; data passed from Python have no name and no protocol."""
     (tmp_path / "my.csv").write_text("")

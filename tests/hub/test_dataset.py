@@ -2,17 +2,17 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import hf_spam
 from datasets import ClassLabel, DatasetDict, load_dataset
 from huggingface_hub import HfApi
+from local_hub import both_transports
 from small_data import MESSAGES
 
 from hf_spam import load_sms_spam
-from hf_spam.cli import main
 from hf_spam.data.duplicates import duplicate_key
 from hf_spam.hub import dataset
 from hf_spam.hub.dataset import push_dataset, render_dataset_card
@@ -21,7 +21,6 @@ from hf_spam.hub_errors import HubError
 
 REPO = "alice/messages"
 INITIAL = "initial commit"
-one_transport = pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 
 
 @pytest.fixture
@@ -49,19 +48,7 @@ def metadata(text: str) -> dict:
     return yaml.safe_load(text.split("---\n")[1])
 
 
-@pytest.fixture
-def hf_spam(monkeypatch, capsys):
-    """Run `hf-spam data push` in this process; return its exit code and output."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hf-spam", "data", "push", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
+@both_transports
 @pytest.mark.parametrize("protocol", ["book", "full"])
 def test_a_pushed_dataset_loads_back_identical(hub, source, protocol):
     """Messages, order and label names are the same, with `load_dataset` too."""
@@ -73,6 +60,7 @@ def test_a_pushed_dataset_loads_back_identical(hub, source, protocol):
     assert plain["test"].column_names == ["text", "label"]
 
 
+@both_transports
 def test_everything_is_in_one_commit_and_no_change_makes_none(hub, source):
     url = push_dataset(source, REPO)
     files = [f"data/{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")]
@@ -85,7 +73,6 @@ def test_everything_is_in_one_commit_and_no_change_makes_none(hub, source):
     assert len(hub.titles(REPO, kind="dataset")) == 3
 
 
-@one_transport
 def test_a_lost_answer_is_fixed_by_running_again(hub, source):
     hub.fail("POST", "/commit/", drop="after")
     with pytest.raises(HubError, match="lost the connection to the Hub at"):
@@ -94,7 +81,6 @@ def test_a_lost_answer_is_fixed_by_running_again(hub, source):
     assert len(hub.titles(REPO, kind="dataset")) == 2 and same(load_sms_spam(REPO), load_sms_spam(source))
 
 
-@one_transport
 def test_a_private_repository_on_a_branch_by_its_short_name(hub, source):
     push_dataset(source, "messages", private=True, revision="v2")
     assert hub.repo(REPO, "dataset").private
@@ -104,7 +90,6 @@ def test_a_private_repository_on_a_branch_by_its_short_name(hub, source):
     assert len(load_dataset(REPO, revision="v2")["train"]) == len(load_sms_spam(source)["train"])
 
 
-@one_transport
 @pytest.mark.parametrize("protocol", ["book", "full"])
 def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
     """It names the file without its folder."""
@@ -133,14 +118,13 @@ def test_the_card_counts_messages_and_duplicates(hub, source, protocol):
     assert "license" not in about and "language" not in about
 
 
-@one_transport
-def test_labels_of_any_name_keep_their_order(hub, tmp_path, hf_spam):
+def test_labels_of_any_name_keep_their_order(hub, tmp_path):
     """Columns may have any name, and no label breaks the table or the card."""
     path, labels = tmp_path / "mine.jsonl", ["a | b", "家 `x`", END]
     rows = [{"body": f"{'xyz'[i % 3]} {chr(97 + i % 26) * (1 + i // 26)}", "kind": labels[i % 3]} for i in range(90)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code, out, _ = hf_spam(path, REPO, "--text-column", "body", "--label-column", "kind", "--json")
-    assert code == 0 and json.loads(out)["commit_url"].startswith(f"{hub.url}/datasets/{REPO}/commit/")
+    done = hf_spam("data", "push", path, REPO, "--text-column", "body", "--label-column", "kind", "--json")
+    assert done.code == 0 and json.loads(done.out)["commit_url"].startswith(f"{hub.url}/datasets/{REPO}/commit/")
     expected, found = load_sms_spam(path, text_column="body", label_column="kind"), load_sms_spam(REPO)
     assert same(found, expected)
     assert load_dataset(REPO)["test"].features["label"].names == sorted(labels)
@@ -166,7 +150,6 @@ def test_license_and_origin_by_source():
     assert END not in nasty and "_x_(y).csv`" in nasty, "the name neither ends our section nor makes a link"
 
 
-@one_transport
 def test_edits_by_people_survive(hub, source, monkeypatch):
     """Even edits made between our reading of the card and our commit."""
     push_dataset(source, REPO)
@@ -188,32 +171,17 @@ def test_edits_by_people_survive(hub, source, monkeypatch):
     assert card(hub) == "Only mine."
 
 
-MISTAKES = {
-    "token": ("hf_bad", REPO, "the Hub rejected the token"),
-    "read": ("hf_read", REPO, 'the token has no write access .* it needs the role "write"'),
-    "other": ("hf_write", "bob/messages", "the token has no write access .* for bob \\("),
-    "name": ("hf_write", "alice/no--name", "not a valid dataset name"),
-    "private": ("hf_write", "alice/public", "the repository is public; make it private in its settings, or choose"),
-}
-
-
-@one_transport
-@pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_gives_one_line_and_pushes_nothing(hub, case, source, monkeypatch, hf_spam):
-    token, repo, line = MISTAKES[case]
+@pytest.mark.parametrize(
+    ("repo", "line"),
+    [
+        ("alice/no--name", "not a valid dataset name"),
+        ("alice/public", "the repository is public; make it private in its settings, or choose"),
+        ("bob/messages", r"the token has no write access .* for bob \("),
+    ],
+)
+def test_a_mistake_gives_one_line_and_pushes_nothing(hub, repo, line, source):
     HfApi().create_repo("alice/public", repo_type="dataset")
-    monkeypatch.setenv("HF_TOKEN", token)
-    code, out, error = hf_spam(source, repo, "--private")
-    assert (code, out) == (1, "") and re.fullmatch(rf"hf-spam: {repo}: {line}.*\n", error), error
+    done = hf_spam("data", "push", source, repo, "--private")
+    assert (done.code, done.out) == (1, "") and re.fullmatch(rf"hf-spam: {repo}: {line}.*\n", done.err), done.err
     assert set(hub.repos) == {("dataset", "alice/public")}
     assert hub.titles("alice/public", kind="dataset") == [INITIAL]
-
-
-@one_transport
-def test_the_hub_is_down_or_the_source_unreadable(hub, source, tmp_path, monkeypatch, hf_spam):
-    monkeypatch.chdir(tmp_path)
-    code, _, error = hf_spam("no.csv", REPO)
-    assert code == 1 and error.startswith("hf-spam: no.csv: ")
-    hub.stop()
-    code, _, error = hf_spam(source, REPO)
-    assert code == 1 and re.fullmatch(rf"hf-spam: {REPO}: cannot reach the Hub at .*; check the network, .*\n", error)

@@ -18,17 +18,8 @@ from hf_spam.inference.classifier import BUNDLED
 
 BOOKS_EXAMPLE = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
 ORDINARY = "Hey, just wanted to check if we're still on for dinner tonight? Let me know!"
-STRANGE = [
-    "",
-    " ",
-    "🙂🎉🙂",
-    "\0\0",
-    "lone \ud800 surrogate",
-    "a" * 100_000,
-    "win " * 25_000,
-    "<|endoftext|>",
-    "スパム",
-]
+STRANGE = ["", " ", "🙂🎉🙂", "\0\0", "lone \ud800 surrogate", "a" * 100_000, "win " * 25_000, "<|endoftext|>"]
+STRANGE += ["スパム"]
 
 CLASSIFIER = SpamClassifier.from_pretrained()
 

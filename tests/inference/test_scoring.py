@@ -18,16 +18,16 @@ import time
 import zipfile
 from pathlib import Path
 
-import blocking_classifier
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from blocking_classifier import BlockingClassifier
+from command_line import hf_spam
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from local_hub import both_transports
 
 from hf_spam import SpamClassifier
 from hf_spam.cli import main
@@ -71,15 +71,6 @@ def parquet(table: dict) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(table), sink)
     return sink.getvalue().to_pybytes()
-
-
-def run_main(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """Run the command line in this process; return the exit code and the output."""
-    monkeypatch.setattr(sys, "argv", ["hf-spam", "score", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    printed = capsys.readouterr()
-    return exit.value.code, printed.out, printed.err
 
 
 def same_answers(found: list[tuple[str, float]], texts: list[str]) -> bool:
@@ -218,6 +209,7 @@ def test_files_for_training_can_be_scored(tmp_path):
         assert same_answers([(row[-2], row[-1]) for row in found], texts), name
 
 
+@both_transports
 def test_a_dataset_on_the_hub_is_streamed(tmp_path, hub):
     from huggingface_hub import HfApi
 
@@ -287,23 +279,6 @@ def test_a_killed_worker_ends_the_run_and_the_next_run_resumes(tmp_path, inbox):
     assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
-@pytest.mark.slow
-def test_a_killed_command_leaves_no_process_and_the_next_run_resumes(tmp_path, inbox, caplog):
-    output = tmp_path / "out.csv"
-    with subprocess.Popen([sys.executable, blocking_classifier.__file__, inbox[0], output]) as process:
-        while pieces(output) < 4:
-            assert process.poll() is None
-            time.sleep(0.01)
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-    _, alive = psutil.wait_procs(family, timeout=300)
-    assert family and not alive and not output.exists()
-    caplog.set_level("INFO", "hf_spam")
-    assert score_file(CLASSIFIER, inbox[0], output, window_size=16).resumed_rows == 64
-    assert "Resuming: 64 rows were scored by an earlier run" in caplog.text
-    assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
-
-
 class Killed(BaseException):
     """Simulate the end of the process; nothing in the package catches this."""
 
@@ -347,16 +322,6 @@ def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, o
         assert output.read_bytes() == expected.read_bytes(), step
         assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.csv", "in.csv", "out.csv"], step
     assert step > 18
-
-
-@pytest.mark.slow
-def test_the_soak_finds_nothing():
-    """Run one round of `scripts/soak_scoring.py`, which runs for minutes when started by hand."""
-    script = Path(__file__).parents[2] / "scripts" / "soak_scoring.py"
-    soak = [sys.executable, str(script), "--minutes", "0", "--rows", "200", "--seed", "3"]
-    done = subprocess.run(soak, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("1 rounds of 200 rows, "), done.stderr
-    assert done.stdout.endswith("no row lost, doubled or changed.\n")
 
 
 # Resuming
@@ -467,18 +432,18 @@ def test_standard_input_and_output(tmp_path, monkeypatch, capfdbinary):
     assert [row["text"] for row in read_lines(tmp_path / "out.jsonl")] == texts
 
 
-def test_a_pipe_ends_at_the_first_bad_row(tmp_path, monkeypatch, capsys):
+def test_a_pipe_ends_at_the_first_bad_row(tmp_path):
     """Earlier windows have been written."""
     (tmp_path / "in.jsonl").write_text('{"text":"a"}\n' * 5 + "5\n")
-    code, out, err = run_main(monkeypatch, capsys, tmp_path / "in.jsonl", "-", "--window-size", 2)
+    code, out, err = hf_spam("score", tmp_path / "in.jsonl", "-", "--window-size", 2)
     assert code == 1 and len(out.splitlines()) == 4 and "in.jsonl, line 6: not a JSON object: '5'" in err
-    code, out, err = run_main(monkeypatch, capsys, tmp_path / "in.jsonl", "-", "--json")
+    code, out, err = hf_spam("score", tmp_path / "in.jsonl", "-", "--json")
     assert code == 2 and not out and "--json, --overwrite and --num-processes cannot be used with OUT -" in err
 
 
-def test_the_summary_of_a_run(tmp_path, monkeypatch, capsys):
+def test_the_summary_of_a_run(tmp_path):
     source = write_csv(tmp_path / "in.csv", [[text] for text in messages(20)])
-    code, out, err = run_main(monkeypatch, capsys, source, tmp_path / "out.parquet", "--json")
+    code, out, err = hf_spam("score", source, tmp_path / "out.parquet", "--json")
     summary = json.loads(out)
     labels = CLASSIFIER.predict(messages(20))
     assert code == 0 and summary["rows"] == 20 and summary["output"] == str(tmp_path / "out.parquet")
@@ -486,11 +451,11 @@ def test_the_summary_of_a_run(tmp_path, monkeypatch, capsys):
     assert err.startswith("20 rows (") and "out.parquet" in err and "rows/s" in err and err.count("\n") == 1
 
 
-def test_an_existing_column_is_not_overwritten(tmp_path, monkeypatch, capsys):
+def test_an_existing_column_is_not_overwritten(tmp_path):
     source = write_csv(tmp_path / "in.csv", [["ham", "hello"]], ("label", "SMS"))
-    code, _, err = run_main(monkeypatch, capsys, source, tmp_path / "out.csv")
+    code, _, err = hf_spam("score", source, tmp_path / "out.csv")
     assert code == 1 and "column 'label' already exists; --prefix pred_ writes 'pred_label' instead" in err
-    code, _, _ = run_main(monkeypatch, capsys, source, tmp_path / "out.csv", "--prefix", "pred_")
+    code, _, _ = hf_spam("score", source, tmp_path / "out.csv", "--prefix", "pred_")
     assert code == 0 and read_csv(tmp_path / "out.csv")[0] == ["label", "SMS", "pred_label", "pred_score"]
 
 
@@ -499,35 +464,12 @@ GOOD = parquet({"text": messages(2000)})
 NUMBER, BYTES, NAN = (parquet({"text": ["a"], "n": [value]}) for value in (1, b"x", float("nan")))
 BAD_INPUTS = [  # in addition to those of `data/test_formats.py`, which uses the same readers
     ("none.csv", None, "out.csv", "none.csv: no such file, and not a Hub dataset id such as 'owner/name'"),
-    (
-        "in.doc",
-        b"",
-        "out.csv",
-        "in.doc: unknown file extension; save it as CSV, or use one of .csv, .tsv, .txt",
-    ),
-    (
-        "in.txt",
-        b"a",
-        "out.doc",
-        "out.doc: unknown file extension; use one of .csv, .tsv, .jsonl, .json",
-    ),
+    ("in.doc", b"", "out.csv", "in.doc: unknown file extension; save it as CSV, or use one of .csv, .tsv, .txt"),
+    ("in.txt", b"a", "out.doc", "out.doc: unknown file extension; use one of .csv, .tsv, .jsonl, .json"),
     ("in.txt", b"a", "no/out.csv", "no/out.csv: there is no folder no."),
-    (
-        "in.csv",
-        b"v1,words\nham,hi\n",
-        "out.csv",
-        "in.csv, line 1 (the header): there is no text column called text,",
-    ),
-    ("in.csv", b"text,n\na,1\n\nb\n", "out.csv", "in.csv, line 4: expected 2 cells, found 1: 'b'"),
     ("in.txt", b"ok\n\x81\n", "out.csv", "in.txt, line 2: not UTF-8 (byte 0x81); name the encoding"),
     ("in.jsonl", b'{"text":"a"}\n{"text":5}', "out.jsonl", "in.jsonl, line 2: the text is not a string: 5"),
-    (
-        "in.jsonl",
-        b'{"text":"a"}\n{"text":"b","score":1}',
-        "out.jsonl",
-        "in.jsonl, line 2: column 'score' already",
-    ),
-    ("in.parquet", b"PAR1 and no more", "out.parquet", "in.parquet: broken Parquet file (Parquet magic bytes"),
+    ("in.jsonl", b'{"text":"a"}\n{"text":"b","score":1}', "out.jsonl", "in.jsonl, line 2: column 'score' already"),
     ("in.parquet", GOOD[:-2000], "out.parquet", "in.parquet: broken Parquet file ("),
     ("in.parquet", GOOD[:100] + bytes(2000) + GOOD[2100:], "out.parquet", "in.parquet: "),
     ("in.parquet", BROKEN_TEXT, "out.parquet", "in.parquet: damaged, or not UTF-8 ("),
@@ -535,12 +477,7 @@ BAD_INPUTS = [  # in addition to those of `data/test_formats.py`, which uses the
     ("in.csv", b"text,n,n\na,1,2\n", "out.jsonl", "in.csv: .jsonl cannot hold two columns called 'n'; write .csv"),
     ("in.jsonl", b'{"text":"a"}', "out.csv", "in.jsonl: JSON lines may have different keys, which .csv cannot hold; "),
     ("in.parquet", NUMBER, "out.csv", "in.parquet: .csv cannot hold types and nulls; write .parquet or .jsonl"),
-    (
-        "in.parquet",
-        BYTES,
-        "out.jsonl",
-        "in.parquet: Object of type bytes is not JSON serializable",
-    ),
+    ("in.parquet", BYTES, "out.jsonl", "in.parquet: Object of type bytes is not JSON serializable"),
     ("in.parquet", NAN, "out.jsonl", "in.parquet: Out of range float values are not JSON compliant"),
 ]
 

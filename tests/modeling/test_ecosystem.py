@@ -1,25 +1,22 @@
-"""A model works with the ecosystem: saving, loading, initialization, export, compilation, training and adapters.
+"""A model works with the ecosystem: saving, loading, compilation and training.
 
 These are the checks of the common model tests of `transformers` that apply to a text classifier, written out because
-they are not part of its wheel. Remote code is tested with the pipeline.
+they are not part of its wheel. Remote code is tested with the pipeline, export with ONNX.
 """
 
 import copy
-import json
 
 import accelerate
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import PAD, PADDED, POSITIONS, WIDTH, build, close, tiny_config
+from tiny_models import PAD, POSITIONS, WIDTH, build, close
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hf_spam.data.batching import PadRight
-from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 
 LABELS = {0: "ham", 1: "spam", 2: "scam"}
@@ -54,42 +51,12 @@ def test_save_and_load_are_exact(architecture, max_shard_size, tmp_path):
     assert not any(info.values()), info
     assert not loaded.training
     assert torch.equal(answer(loaded), answer(model))
-    assert list(loaded.state_dict()) == list(model.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     assert loaded.config.id2label == LABELS and loaded.config.label2id == {"ham": 0, "spam": 1, "scam": 2}
     weights = {}
     for file in tmp_path.glob("*.safetensors"):
         weights |= load_file(file)
     assert set(weights) == set(model.state_dict())
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (max_shard_size == "20KB")
-
-
-@both_models
-def test_saved_folder_contains_its_code(architecture, tmp_path):
-    """Protects the Hub: whichever class is saved, its folder names all of our classes and contains their code."""
-    build(architecture).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["auto_map"] == {
-        "AutoConfig": "configuration_spam_gpt.SpamGPTConfig",
-        "AutoModel": "modeling_spam_gpt.SpamGPTModel",
-        "AutoModelForSequenceClassification": "modeling_spam_gpt.SpamGPTForSequenceClassification",
-    }
-    assert config["custom_pipelines"]["spam-classification"]["impl"] == "pipeline_spam_gpt.SpamPipeline"
-    code = {"configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"}
-    assert {f.name for f in tmp_path.iterdir()} == {"config.json", "model.safetensors"} | code
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype, tmp_path):
-    """Protects small downloads: the requested type, the type of the file, and nearly the same answers."""
-    model = build(initializer_range=0.1)
-    model.save_pretrained(tmp_path / "full")
-    half = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "full", dtype=dtype)
-    assert {p.dtype for p in half.parameters()} == {dtype} and half.config.dtype == dtype
-    close(answer(half).float(), answer(model), 0.1)
-    half.save_pretrained(tmp_path / "half")
-    again = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "half")
-    assert {p.dtype for p in again.parameters()} == {dtype} and torch.equal(answer(again), answer(half))
 
 
 def test_loading_with_and_without_a_head(tmp_path):
@@ -154,53 +121,6 @@ def test_offloading_to_disk(tmp_path):
         close(answer(offloaded, **inputs), answer(model, **inputs))
 
 
-# --- construction
-
-
-@both_models
-def test_initialization_depends_only_on_the_seed(architecture):
-    """Protects reproducible training from scratch: the same seed gives the same weights, with the configured spread."""
-
-    def fresh(seed: int, **settings):
-        torch.manual_seed(seed)
-        return architecture(tiny_config(**settings))
-
-    one, same, other = fresh(0), fresh(0), fresh(1)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
-    assert not torch.equal(next(one.parameters()), next(other.parameters()))
-    for name, parameter in fresh(0, initializer_range=0.02).named_parameters():
-        if "head" in name:
-            continue
-        expected = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        assert abs(parameter.mean() - expected) < 0.003, name
-        spread = 0.0 if "norm" in name or name.endswith("bias") else 0.02
-        assert abs(parameter.std() - spread) < 0.002, name
-
-
-@both_models
-def test_model_has_no_state_besides_parameters(architecture):
-    """Protects loading: after loading on the meta device, an unsaved buffer holds garbage."""
-    with torch.device("meta"):
-        ghost = architecture(tiny_config())
-    assert all(p.is_meta for p in ghost.parameters())
-    model = build(architecture)
-    assert not list(model.buffers())
-    tensors = [v for m in model.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
-    assert not tensors, "tensors that are neither parameters nor buffers stay behind on `.to(device)`"
-
-
-@both_models
-def test_class_attributes_are_true(architecture):
-    """Protects placement, tying and loading: attributes name existing modules, or make promises that hold."""
-    model = build(architecture)
-    assert model._no_split_modules and set(model._no_split_modules) <= {type(m).__name__ for m in model.modules()}
-    assert not model.all_tied_weights_keys and model.get_output_embeddings() is None
-    storages = [tensor.data_ptr() for tensor in model.state_dict().values()]  # `parameters()` skips what is shared
-    assert len(set(storages)) == len(storages)
-    assert model.base_model is (model if architecture is SpamGPTModel else model.gpt)
-    assert model.main_input_name == "input_ids" and model.config_class is SpamGPTConfig
-
-
 @both_models
 def test_embeddings_can_be_replaced_and_resized(architecture):
     """Protects added tokens: resizing the vocabulary does not change the answers for the old ids."""
@@ -242,24 +162,6 @@ def test_registered_attention_is_used():
 # --- export and compilation
 
 
-@pytest.mark.parametrize(
-    ("padded_length", "strict"), [pytest.param(None, True, marks=pytest.mark.slow), (PADDED, False)]
-)
-def test_exported_program_has_dynamic_shapes(padded_length, strict):
-    """Protects deployment: one program serves every batch size and length, including the empty message.
-
-    Without `padded_length`, lengths end at `n_positions`, because the export fixes where messages are cut.
-    """
-    model = build(padded_length=padded_length, n_layer=1)
-    longest = 64 if padded_length else POSITIONS
-    rows, width = torch.export.Dim("rows", min=1, max=64), torch.export.Dim("width", min=1, max=longest)
-    example = batch(3, 7)
-    shapes = {name: {0: rows, 1: width} for name in example}
-    program = torch.export.export(model, (), example, dynamic_shapes=shapes, strict=strict).module()
-    for inputs in (example, batch(5, longest, seed=1), batch(5, POSITIONS), batch(1, 2), batch(2, 1)):
-        close(program(**inputs).logits, answer(model, **inputs))
-
-
 def test_compiled_model_matches_eager():
     """Protects `torch.compile(fullgraph=True)`: no graph break in forward or backward.
 
@@ -287,60 +189,16 @@ def random_messages(count: int = 24) -> list[dict]:
     return [{"input_ids": torch.randint(PAD, (n,), generator=draw).tolist(), "labels": n % 2} for n in lengths]
 
 
-collate = PadRight(PAD)
-
-
 def test_trainer_accumulates_gradients_correctly(tmp_path):
-    """Protects fine-tuning with `Trainer`, which must average the loss over accumulated batches."""
-    model = build(initializer_range=0.1)
-    by_hand, seen = copy.deepcopy(model), []
-
-    def collate_and_record(messages):
-        seen.append(collate(messages))
-        return seen[-1]
-
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=1,
-        optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0.0, logging_steps=1,
-        save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, seed=1,
-    )  # fmt: skip
-    trainer = Trainer(model, arguments, train_dataset=random_messages(), data_collator=collate_and_record)
-    trainer.train()
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-    optimizer, losses = torch.optim.SGD(by_hand.train().parameters(), lr=0.1), []
-    for step in range(3):
-        optimizer.zero_grad()
-        halves = [by_hand(**micro).loss / 2 for micro in seen[2 * step : 2 * step + 2]]
-        for loss in halves:
-            loss.backward()
-        optimizer.step()
-        losses.append(sum(loss.item() for loss in halves))
-    assert logged == pytest.approx(losses, abs=1e-4)  # the log is rounded
-    for (name, a), b in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+    """Protects fine-tuning with `Trainer`: two accumulated batches of 4 train like one of 8."""
+    together, accumulated = models = [build(initializer_range=0.1) for _ in range(2)]
+    for model, batches in zip(models, (1, 2), strict=True):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=8 // batches, gradient_accumulation_steps=batches,
+            optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0.0, num_train_epochs=1,
+            save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, seed=1,
+        )  # fmt: skip
+        Trainer(model, arguments, train_dataset=random_messages(), data_collator=PadRight(PAD)).train()
+    assert not torch.allclose(together.out_head.weight, build(initializer_range=0.1).out_head.weight, atol=1e-3)
+    for (name, a), b in zip(together.named_parameters(), accumulated.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
-
-
-def test_lora_with_peft(tmp_path):
-    """Protects PEFT adapters: only they and the head are trained, and merged weights give the same answers."""
-    model = build()
-    original, untrained = copy.deepcopy(model), answer(model)
-    lora = peft.LoraConfig(
-        task_type="SEQ_CLS", target_modules=["W_query", "W_value"], modules_to_save=["out_head"], r=2
-    )
-    adapted = peft.get_peft_model(model, lora)
-    close(answer(adapted), untrained)  # with adapters, key and value modules are called, which sums in another order
-    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
-    for _ in range(3):
-        optimizer.zero_grad()
-        adapted(**collate(random_messages())).loss.backward()
-        optimizer.step()
-    adapted.eval()
-    expected = answer(adapted)
-    assert not torch.allclose(expected, untrained, atol=1e-3)
-    adapted.save_pretrained(tmp_path)
-    reloaded = peft.PeftModel.from_pretrained(copy.deepcopy(original), tmp_path).eval()
-    close(answer(reloaded), expected)
-    merged = reloaded.merge_and_unload()
-    assert type(merged) is SpamGPTForSequenceClassification and set(merged.state_dict()) == set(original.state_dict())
-    close(answer(merged), expected)

@@ -14,7 +14,7 @@ from accelerate import cpu_offload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import MESSAGES, PAD, PADDED, POSITIONS, READINGS, VOCAB, WIDTH, build, close, lay, right
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -287,51 +287,27 @@ def test_every_parameter_gets_its_gradient(pooling, attention):
             assert gradient.abs().sum() > 0, name
 
 
-def test_oldest_supported_torch(monkeypatch):
-    """Protects remote code, which runs without this package's requirements: torch 2.6 cannot detect an export."""
-    model = build(pooling="last_token")
-    monkeypatch.delattr(torch.compiler, "is_exporting")
-    with torch.no_grad():
-        close(model(*right(MESSAGES)).logits, oracle(model))
-
-
 # --- loss and outputs
 
 
-@pytest.mark.parametrize(
-    ("config", "labels", "expected"),
-    [
-        ({}, torch.tensor([1, 0]), cross_entropy),
-        ({"num_labels": 3}, torch.tensor([2, 0]), cross_entropy),
-        ({"num_labels": 1}, torch.tensor([0.5, -1.0]), lambda x, y: mse_loss(x[:, 0], y)),
-        (
-            {"num_labels": 3, "problem_type": "multi_label_classification"},
-            torch.tensor([[1.0, 0, 1], [0, 0, 1]]),
-            binary_cross_entropy_with_logits,
-        ),
-    ],
-    ids=["two classes", "three classes", "regression", "multi-label"],
-)
-def test_loss_of_each_problem_type(config, labels, expected):
+@pytest.mark.parametrize("labels", [[1, 0], [2, 0]])
+def test_the_loss_is_the_cross_entropy(labels):
     """Protects training; asking for a loss does not change the logits."""
-    model, ids = build(**config), torch.randint(PAD, (2, 5))
+    model, ids, labels = build(num_labels=max(labels) + 1), torch.randint(PAD, (2, 5)), torch.tensor(labels)
     output = model(ids, labels=labels)
     assert output.logits.shape == (2, model.config.num_labels)
-    close(output.loss, expected(output.logits, labels))
+    close(output.loss, cross_entropy(output.logits, labels))
     assert torch.equal(output.logits, model(ids).logits) and model(ids).loss is None
 
 
 def test_temperature_divides_the_logits():
-    """Protects calibration in the configuration; at temperature 1 a graph has no division."""
+    """Protects calibration in the configuration."""
     model, (ids, mask) = build(), right(MESSAGES)
     plain = model(ids, mask).logits
-    operators = [len(torch.export.export(model, (ids, mask)).graph.nodes)]
     model.config.temperature = 2.5
     cooled = model(ids, mask, labels=LABELS)
     assert torch.equal(cooled.logits, plain / 2.5)
     close(cooled.loss, cross_entropy(plain / 2.5, LABELS))
-    operators.append(len(torch.export.export(model, (ids, mask)).graph.nodes))
-    assert operators[1] == operators[0] + 1
 
 
 @pytest.mark.parametrize("asked_by", ["argument", "configuration"])
@@ -362,18 +338,6 @@ def test_hidden_states_and_attentions_follow_the_conventions(pooling, padded_len
         tensor.retain_grad()
     output.logits.sum().backward()  # returned states are part of the graph, for saliency methods
     assert all(tensor.grad is not None for tensor in returned)
-
-
-def test_return_dict_false():
-    """Protects `return_dict=False`, which exporters and old code use."""
-    model = build(attention="eager")
-    ids, labels = torch.randint(PAD, (2, 5)), torch.tensor([0, 1])
-    flat = lambda xs: [t for x in xs for t in (x if isinstance(x, tuple) else (x,))]  # noqa: E731
-    for network, more in [(model, {"labels": labels}), (model, {}), (model.gpt, {})]:
-        for every in ({}, {"output_hidden_states": True, "output_attentions": True}):
-            named, plain = (network(ids, **more, **every, return_dict=form) for form in (True, False))
-            assert isinstance(plain, tuple) and len(plain) == len(named.to_tuple())
-            assert all(torch.equal(a, b) for a, b in zip(flat(plain), flat(named.to_tuple()), strict=True))
 
 
 # --- training
@@ -418,16 +382,3 @@ def test_autocast_matches_full_precision():
             embeds = model(inputs_embeds=model.gpt.tok_emb(ids), attention_mask=mask).logits.float()
         close(mixed, model(ids, mask).logits.detach(), 0.3)
         close(embeds, mixed, 1e-2)
-
-
-def test_parameters_have_the_books_names():
-    """Protects the parameter names, which book readers know and checkpoints contain."""
-    block = {
-        f"gpt.trf_blocks.0.{part}.{kind}"
-        for part in (
-            "att.W_query", "att.W_key", "att.W_value", "att.out_proj", "ff.layers.0", "ff.layers.2", "norm1", "norm2"
-        )
-        for kind in ("weight", "bias")
-    }  # fmt: skip
-    outer = {"gpt.tok_emb.weight", "gpt.pos_emb.weight", "gpt.final_norm.weight", "gpt.final_norm.bias"}
-    assert set(build(n_layer=1).state_dict()) == block | outer | {"out_head.weight", "out_head.bias"}

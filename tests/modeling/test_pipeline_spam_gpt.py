@@ -119,7 +119,6 @@ print("REPORT" + json.dumps(report))
 """
 
 
-@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
 def test_remote_code_without_the_package(calibrated, probabilities, expected, hub, tmp_path):
     """Protects `trust_remote_code=True`, for models in a folder, on the Hub, saved by a pipeline, and saved again.
 

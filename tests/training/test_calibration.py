@@ -12,12 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from small_runs import SMALL, first_messages, result
+from small_runs import SMALL, config_of, first_messages, result
 
 from hf_spam import SpamClassifier, finetune
 from hf_spam.training.calibration import TEMPERATURES, Calibration, fit_calibration
-from hf_spam.training.evaluator import Evaluator
-from hf_spam.training.saving import Saver
 
 SETTINGS = {**SMALL, "max_steps": 16, "eval_freq": 6, "save_steps": 8, "learning_rate": 5e-3, "warmup_steps": 0}
 BOTH = {"temperature_scaling": True, "target_fpr": 0.1}
@@ -128,10 +126,6 @@ def calibrated(data, tmp_path_factory) -> Path:
     return out
 
 
-def config_of(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text())
-
-
 def test_calibration_does_not_change_the_training(plain, calibrated):
     """Weights and history are the same, bit for bit; only metrics, temperature and threshold differ."""
     weights, history, metrics = result(plain)
@@ -141,29 +135,6 @@ def test_calibration_does_not_change_the_training(plain, calibrated):
     config = config_of(calibrated)
     assert config["temperature"] != 1 and 0 < config["threshold"] < 1
     assert config_of(plain) == {**config, "temperature": 1, "threshold": None}
-
-
-def test_evaluating_and_saving_do_not_change_the_config(data, tmp_path, monkeypatch):
-    """It has temperature 1 and no threshold during training; checkpoints and the returned model are calibrated."""
-    during = []
-    whole, save = Evaluator.measure, Saver.save
-
-    def evaluate(self, splits):
-        measured = whole(self, splits)
-        during.append((self.config.temperature, self.config.threshold))
-        return measured
-
-    def write(self, accelerator, state, run, identity):
-        save(self, accelerator, state, run, identity)
-        during.append((state.setup.model.config.temperature, run.model.config.threshold))
-
-    monkeypatch.setattr(Evaluator, "measure", evaluate)
-    monkeypatch.setattr(Saver, "save", write)
-    run = finetune("pocket", data=data, output_dir=tmp_path, **SETTINGS, **BOTH)
-    assert during == [(1, None)] * 3  # evaluated and saved after step 8, evaluated at the end
-    for config in (config_of(tmp_path / "checkpoint-8"), config_of(tmp_path), run.model.config.to_dict()):
-        assert config["temperature"] != 1 and config["threshold"] is not None
-    assert (run.calibration.temperature, run.calibration.threshold) == (config["temperature"], config["threshold"])
 
 
 @pytest.mark.parametrize("folder", ["", "checkpoint-8"])
@@ -182,10 +153,14 @@ def test_metrics_match_the_saved_model(folder, plain, calibrated, data):
     assert metrics["validation"]["log_loss"] < before["validation"]["log_loss"]
 
 
-def test_the_calibration_of_the_base_is_not_kept(calibrated, data):
-    """It was fitted to other weights."""
-    run = finetune("pocket", data=data, **{**SMALL, "vocab_size": None}, base=calibrated, max_steps=1)
+def test_the_returned_model_is_calibrated_only_if_asked_for(calibrated, data):
+    """The calibration of a base was fitted to other weights."""
+    settings = {**SMALL, "vocab_size": None, "base": calibrated, "max_steps": 1}
+    run = finetune("pocket", data=data, **settings)
     assert (run.model.config.temperature, run.model.config.threshold) == (1, None) and run.calibration is None
+    run = finetune("pocket", data=data, **settings, **BOTH)
+    assert run.model.config.temperature == run.calibration.temperature != 1
+    assert run.model.config.threshold == run.calibration.threshold is not None
 
 
 def test_the_card_describes_the_calibration(plain, calibrated):

@@ -10,7 +10,7 @@ from processes import finetune_on
 from safetensors.torch import load_file, save_file
 from small_runs import NO_DROPOUT, SMALL, result, resumed_from
 
-from hf_spam import SpamClassifier, finetune
+from hf_spam import finetune
 from hf_spam.files import write_folder
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.run import Progress
@@ -28,9 +28,10 @@ LORA = {"lora_r": 4, "trainable": "head", "weight_average": 0.0}
         ("pocket", {"gradient_accumulation_steps": 4, "max_steps": 4, "save_steps": 1, "weight_average": 0.0}),
         ("pocket", {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random"}),
         ("pocket", {"mixed_precision": "bf16", **LORA}),
+        ("pocket", {"spliced_messages": 20}),
         ("book", {"save_steps": 9, "max_steps": 20}),
     ],
-    ids=["everything-random", "accumulation", "cosine", "bf16-lora", "frozen-blocks"],
+    ids=["everything-random", "accumulation", "cosine", "bf16-lora", "spliced", "frozen-blocks"],
 )
 def test_resuming_from_every_checkpoint_gives_the_same_weights_bit_for_bit(recipe, settings, data, base, tmp_path):
     """History, metrics and later checkpoints are the same too, whatever random numbers the process drew before."""
@@ -57,19 +58,6 @@ def test_writing_checkpoints_does_not_change_a_run(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly(data, tmp_path):
-    """Each process has its own RNG states."""
-    data.save_to_disk(tmp_path / "data")
-    settings = {**SETTINGS, "per_device_train_batch_size": 8}
-    finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "whole", **settings)
-    shutil.copytree(tmp_path / "whole/checkpoint-8", tmp_path / "out/checkpoint-8")
-    finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "out", resume_from_checkpoint="auto", **settings)
-    assert result(tmp_path / "out") == result(tmp_path / "whole")
-    with pytest.raises(ValueError, match="it had 2 processes, not 1"):
-        finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SETTINGS)
-
-
-@pytest.mark.slow
 def test_one_process_may_resume_a_run_of_two(data, tmp_path):
     """With the same global batch and without dropout, only rounding differs."""
     data.save_to_disk(tmp_path / "data")
@@ -78,6 +66,8 @@ def test_one_process_may_resume_a_run_of_two(data, tmp_path):
     two = {**settings, "per_device_train_batch_size": 8, "save_steps": 8, "output_dir": tmp_path / "two"}
     finetune_on(2, "pocket", tmp_path / "data", **two)
     resume = {"resume_from_checkpoint": tmp_path / "two/checkpoint-8", "allow_differences": True}
+    with pytest.raises(ValueError, match="it had 2 processes, not 1"):
+        finetune("pocket", data=data, output_dir=tmp_path / "one", **{**resume, "allow_differences": False}, **settings)
     history = finetune("pocket", data=data, output_dir=tmp_path / "one", **resume, **settings).history
     assert history.steps == whole.steps and history.examples_seen == whole.examples_seen
     for name in ("train_losses", "val_losses", "train_accs"):
@@ -96,10 +86,7 @@ def test_checkpoint_is_a_complete_model(trained, data):
     """It holds the averaged weights, and no pickle; its manifest names recipe, data, versions and every file."""
     folder = trained / "checkpoint-8"
     metrics = json.loads((folder / "metrics.json").read_text())
-    predicted = SpamClassifier.from_pretrained(folder).predict(data["validation"]["text"][:])
-    correct = [label == (name == "spam") for label, name in zip(data["validation"]["label"], predicted, strict=True)]
     assert list(metrics) == ["validation"]
-    assert metrics["validation"]["accuracy"] == pytest.approx(sum(correct) / len(correct))
     assert json.loads((folder / "history.json").read_text())["steps"] == [0, 3, 6]
     assert "-plot.png" not in (folder / "README.md").read_text()
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -108,24 +95,6 @@ def test_checkpoint_is_a_complete_model(trained, data):
     assert set(manifest["files"]) == files - {"manifest.json"}
     assert manifest["step"] == 8 and manifest["num_processes"] == 1 and manifest["versions"]["torch"]
     assert manifest["recipe"]["n_embd"] == 16 and set(manifest["data"]) == set(data)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"learning_rate": 0.5}, "learning_rate was 0.001 and is 0.5"),
-        ({"seed": 7, "max_steps": 30}, "max_steps was 12 and is 30; seed was 123 and is 7"),
-        ({"data": "other"}, "the train messages or their tokenizer differ"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(settings, message, trained, data, tmp_path):
-    """The error names all differences, and nothing is written."""
-    if "data" in settings:
-        data, settings = DatasetDict(data, train=data["train"].select(range(90))), {}
-    settings = {**SETTINGS, **settings, "output_dir": tmp_path / "out"}
-    with pytest.raises(ValueError, match=f"checkpoint-8 belongs to another run: .*{message}"):
-        finetune("pocket", data=data, resume_from_checkpoint=trained / "checkpoint-8", **settings)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

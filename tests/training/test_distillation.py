@@ -2,7 +2,7 @@
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from small_runs import NO_DROPOUT, SMALL, first_messages, result, resumed_from
+from small_runs import NO_DROPOUT, SMALL, first_messages
 
 from hf_spam import finetune
 from hf_spam.training.distillation import spliced_messages
@@ -49,10 +49,3 @@ def test_an_epoch_includes_them_and_measurements_do_not(data):
     assert len(run.predictions["train"]["references"]) == 64
     assert run.history.splits == plain.history.splits
     assert run.history.train_losses != plain.history.train_losses
-
-
-def test_a_resumed_run_has_the_same_result(data, tmp_path):
-    settings = SETTINGS | {"data": data, "bpe_dropout": 0.1, "save_steps": 3}
-    finetune("pocket", output_dir=tmp_path / "whole", **settings)
-    resumed = resumed_from(tmp_path / "whole" / "checkpoint-6", tmp_path / "again", **settings)
-    assert resumed == result(tmp_path / "whole")

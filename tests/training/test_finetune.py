@@ -9,34 +9,10 @@ from small_runs import SMALL
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from hf_spam import finetune
-from hf_spam.data.splits import fingerprints
 from hf_spam.evaluation.eval_data import load_eval_data
 
 ONE_STEP = {**SMALL, "max_steps": 1}
 OWN = {"text": ["win a prize", "hi mum"] * 16, "label": [1, 0] * 16}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"per_device_train_batch_size": 92}, "91 training messages do not fill one batch of 92"),
-        ({"report_to": "nonesuch"}, "tracker 'nonesuch' is not installed"),
-        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
-        ({"vocab_size": None}, "base random needs a tokenizer"),
-        ({"base": "somewhere/else"}, "vocab_size .* needs base random"),
-        ({"padded_length": 5000}, r"padded_length \(5000\) must lie in 1..n_positions"),
-        ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
-        ({"save_steps": "4"}, r"save_steps must be int \| None, got '4'"),
-        ({"save_steps": 0}, "save_steps must be at least 1, got 0"),
-        ({"save_total_limit": 0}, "save_total_limit must be at least 1, got 0"),
-        ({"save_steps": 4, "output_dir": None}, r"need output_dir \(--output-dir\)"),
-        ({"resume_from_checkpoint": "runs/nowhere"}, "runs/nowhere is not a checkpoint"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, message, data, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        finetune("pocket", data=data, **{**ONE_STEP, "output_dir": tmp_path / "out", **settings})
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED"])
@@ -46,15 +22,6 @@ def test_sharded_training_is_refused_in_one_line(engine, data, tmp_path, monkeyp
     with pytest.raises(ValueError, match=rf"^{engine} is not supported: launch with torchrun, .*\.$"):
         finetune("pocket", data=data, output_dir=tmp_path / "out", **ONE_STEP)
     assert not (tmp_path / "out").exists()
-
-
-def test_failed_run_leaves_no_folder(tmp_path):
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / ".hidden").touch()
-    for name, existed in (("out", False), ("kept", True)):
-        with pytest.raises(ValueError, match="not a file"):
-            finetune("pocket", data="gone.csv", output_dir=tmp_path / name, resume_from_checkpoint="auto")
-        assert (tmp_path / name).exists() == existed
 
 
 class CountingBackend:
@@ -89,7 +56,7 @@ def test_each_message_is_tokenized_once_in_a_run(data, base, tmp_path, monkeypat
     assert {text: counts[text] for text in messages} == messages
 
 
-def test_messages_passed_in_need_no_label_names(tmp_path):
+def test_messages_passed_in_need_no_label_names_and_no_other_split(tmp_path):
     """Integers are labels, other columns are ignored, and the card names no dataset."""
     rows = Dataset.from_dict({**OWN, "id": range(32)})
     run = finetune("pocket", data=DatasetDict(train=rows), output_dir=tmp_path, **ONE_STEP)
@@ -97,6 +64,7 @@ def test_messages_passed_in_need_no_label_names(tmp_path):
     assert run.recipe.data == "a DatasetDict" and "messages passed in as a `DatasetDict`" in card
     assert "sms_spam" not in card and "model-index" not in card
     assert run.model.config.id2label == {0: "not spam", 1: "spam"}
+    assert list(run.metrics) == list(run.history.final_accs) == ["train"] and run.history.val_losses == []
 
 
 def test_labels_in_another_order_are_read_by_name():
@@ -106,22 +74,6 @@ def test_labels_in_another_order_are_read_by_name():
     rows = [Dataset.from_dict(OWN), Dataset.from_dict(swapped, features=features)]
     runs = [finetune("pocket", data=DatasetDict(train=part), **ONE_STEP) for part in rows]
     assert runs[1].model.config.id2label == {0: "not spam", 1: "spam"} and runs[1].metrics == runs[0].metrics
-
-
-@pytest.mark.parametrize("settings", [{}, {"protocol": "book", "seed": 5}], ids=["full", "book"])
-def test_evaluation_recognizes_the_splits_of_a_run(settings, tmp_path):
-    """The same file gives the same splits; once it has changed, its messages form one unknown set."""
-    rows = [(f"{'win' if i % 3 else 'see'} {chr(97 + i % 26)}{chr(97 + i // 26)} now", i % 3 > 0) for i in range(90)]
-    source = tmp_path / "private" / "mine.tsv"
-    source.parent.mkdir()
-    source.write_text("".join(f"{'spam' if label else 'ham'}\t{text}\n" for text, label in rows))
-    run = finetune("pocket", data=source, output_dir=tmp_path / "out", **{**ONE_STEP, **settings})
-    assert "private" not in (tmp_path / "out/history.json").read_text()
-    found = load_eval_data(tmp_path / "out", source)
-    assert fingerprints(found.sets) == run.history.splits and list(found.sets) == ["train", "validation", "test"]
-    with source.open("a") as file:
-        file.write("ham\tone more\n")
-    assert list(load_eval_data(tmp_path / "out", source).sets) == ["mine.tsv"]
 
 
 def test_a_base_trained_on_other_messages_is_reported(data, tmp_path, caplog):

@@ -1,34 +1,25 @@
 """The loss follows the recipe: cross-entropy, adjusted for class frequencies, or adversarial (Miyato et al. 2017)."""
 
-import json
-
 import pytest
 import torch
-from processes import finetune_on
 from small_runs import NO_DROPOUT, SMALL
+from tiny_models import MESSAGES, build, right
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification, finetune
+from hf_spam import SpamGPTForSequenceClassification, finetune
 from hf_spam.training.objective import Objective, log_priors
 
 SETTINGS = {**SMALL, **NO_DROPOUT, "max_steps": 6, "eval_freq": 3, "warmup_steps": 0}
-MESSAGES = [[5, 6, 7, 8, 9], [11], [], [3, 4, 5], [7, 7]]
-LABELS = torch.tensor([0, 1, 1, 0, 1])
+LABELS = torch.tensor([0, 1, 1, 0, 1])  # of MESSAGES
 
 
 def network(**settings) -> SpamGPTForSequenceClassification:
-    torch.manual_seed(1)
-    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)
-    settings = {"vocab_size": 50, "n_positions": 12, "n_embd": 16, "n_layer": 2, "n_head": 2, **ids, **settings}
-    return SpamGPTForSequenceClassification(SpamGPTConfig(**settings)).train()
+    return build(**settings).train()
 
 
 def batch() -> dict[str, torch.Tensor]:
-    return {
-        "input_ids": torch.tensor([message + [0] * (5 - len(message)) for message in MESSAGES]),
-        "attention_mask": torch.tensor([[1] * len(message) + [0] * (5 - len(message)) for message in MESSAGES]),
-    }
+    return dict(zip(("input_ids", "attention_mask"), right(MESSAGES), strict=True))
 
 
 def test_the_plain_loss_is_the_models_own():
@@ -130,15 +121,3 @@ def test_frozen_embeddings_are_perturbed(data):
     perturbed, plain = (finetune("pocket", data=data, adversarial_epsilon=e, **settings).history for e in (0.5, 0.0))
     assert perturbed.initial == pytest.approx(plain.initial)
     assert perturbed.train_losses != pytest.approx(plain.train_losses, abs=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", [{"adversarial_epsilon": 0.5}, {"logit_adjustment": 1.0}])
-def test_losses_do_not_depend_on_the_number_of_processes(settings, data, tmp_path):
-    settings = {**SETTINGS, **settings}
-    one = finetune("pocket", data=data, per_device_train_batch_size=16, **settings)
-    data.save_to_disk(tmp_path / "data")
-    settings = {**settings, "per_device_train_batch_size": 8, "output_dir": tmp_path / "two"}
-    finetune_on(2, "pocket", tmp_path / "data", **settings)
-    two = json.loads((tmp_path / "two/history.json").read_text())
-    assert two["train_losses"] == pytest.approx(one.history.train_losses, abs=1e-5)

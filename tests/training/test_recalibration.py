@@ -8,7 +8,7 @@ from command_line import hf_spam
 from datasets import concatenate_datasets
 from huggingface_hub import ModelCard
 from small_data import MESSAGES
-from small_runs import SMALL
+from small_runs import SMALL, config_of
 
 from hf_spam import SpamClassifier, finetune, load_sms_spam
 from hf_spam.inference.classifier import BUNDLED
@@ -29,10 +29,6 @@ def own(messages, tmp_path_factory):
     settings = {**SMALL, "max_steps": 8, "learning_rate": 5e-3, "target_fpr": 0.1}
     finetune("pocket", data=folder / "mine.jsonl", output_dir=folder / "model", **settings)
     return folder
-
-
-def config_of(folder):
-    return json.loads((folder / "config.json").read_text())
 
 
 def test_the_bundled_model_is_calibrated_on_all_messages_of_a_source(messages, tmp_path):
@@ -81,25 +77,3 @@ def test_possibly_seen_messages_are_reported(own, tmp_path, caplog):
     assert found.messages == 301 and found.fitted_on == "the data"
     (warning,) = [record.getMessage() for record in caplog.records if "overconfident" in record.getMessage()]
     assert warning.endswith("A calibration on messages the model was trained on is overconfident.")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["there", "--data", MESSAGES], "already exists: choose another folder."),
-        (["out", "--data", "ham.csv"], "different labels; the data has only 'not spam'."),
-        (["out", "--data", "wrong.csv", "--target-fpr", "0"], "No threshold gives a false-positive rate"),
-        (["out", "--data", MESSAGES, "--target-fpr", "2"], "target_fpr must lie in [0, 1), got 2.0."),
-        (["out", "--data", MESSAGES, "--model", "no/where"], "no/where"),
-        (["out"], "Missing option '--data'"),
-    ],
-)
-def test_invalid_requests_are_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "there").mkdir()
-    (tmp_path / "ham.csv").write_text("label,text\nham,hi\nham,see you\n")
-    prize = "You have won a FREE prize! Call 09061701461 to claim"
-    (tmp_path / "wrong.csv").write_text(f"label,text\nspam,see you at home\nham,{prize}\n")
-    answer = hf_spam("calibrate", *arguments)
-    (line,) = answer.err.splitlines()
-    assert answer.code and message in line and not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ from book_oracle import GPTModel, fine_tune
 from datasets import DatasetDict
 from small_runs import assert_same_history
 
-from hf_spam import RECIPES, Recipe, SpamGPTModel, finetune
+from hf_spam import RECIPES, Recipe, finetune
 from hf_spam.training.recipes import RunOptions, checked, get_recipe
 
 # The settings in which each experiment differs from the book, in the order of the published table.
@@ -97,12 +97,14 @@ def test_types_are_checked_in_both_dataclasses_of_settings():
         get_recipe("book", learning_rte=1e-3)
     with pytest.raises(ValueError, match="Unknown recipe 'boko'; known: book, "):
         get_recipe("boko")
+    with pytest.raises(ValueError, match=r"need output_dir \(--output-dir\)"):
+        RunOptions(save_steps=4)
     assert not {field.name for field in fields(Recipe)} & {field.name for field in fields(RunOptions)}
 
 
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - LARGER))
 def test_every_recipe_trains(name, few, base):
-    """Two steps at a small size change only the trainable weights, and the model reads messages as the recipe says."""
+    """Two steps at a small size, and the model reads messages as the recipe says."""
     source = {"n_embd": 16, "n_layer": 3, "n_head": 2} if name == "random-weights" else {"base": base}
     recipe = get_recipe(name)
     run = finetune(name, data=few, tokenizer=base, max_steps=2, eval_freq=1, eval_iter=1, **source)
@@ -111,12 +113,6 @@ def test_every_recipe_trains(name, few, base):
     config, longest = run.model.config, recipe.padded_length == "longest"
     assert (config.pooling, config.causal, config.n_layer) == (recipe.pooling, recipe.causal, 3)
     assert config.padded_length > 30 if longest else config.padded_length == recipe.padded_length
-    if name != "random-weights":
-        old, new = SpamGPTModel.from_pretrained(base).state_dict(), run.model.gpt.state_dict()
-        layers = [f"trf_blocks.{i}.ff.layers.0.weight" for i in range(3)]
-        trained = {"head": 0, "last_block": 1, "last_two_blocks": 2, "all": 3}[recipe.trainable]
-        changed = [recipe.lora_r is not None or i >= 3 - trained for i in range(3)]
-        assert [not torch.equal(old[layer], new[layer]) for layer in layers] == changed
 
 
 def test_ignoring_the_pad_id_as_a_label_changes_nothing(few, base):
