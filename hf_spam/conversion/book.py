@@ -94,12 +94,12 @@ def read_book_file(
         "n_inner": size("trf_blocks.0.ff.layers.0.weight", 0),
         "qkv_bias": "trf_blocks.0.att.W_query.bias" in tensors,
     }
-    given = {"n_head": n_head, "pad_token_id": pad_token_id}
-    given = {field: value for field, value in given.items() if value is not None}
+    # Fine-tuning decides how a base model pads.
+    given = {} if "out_head.weight" in tensors else {"padded_length": None}
     if padded_length != "auto":
         given["padded_length"] = padded_length
-    if "out_head.weight" not in tensors:  # fine-tuning decides how a base model pads
-        given = {"padded_length": None, "pad_token_id": min(END_OF_TEXT, vocab_size - 1)} | given
+    options = {"n_head": n_head, "pad_token_id": pad_token_id}
+    given |= {field: value for field, value in options.items() if value is not None}
     found = {field: (value, "config.json") for field, value in _read_companion(path, settings).items()}
     found |= {field: (value, "the checkpoint's settings") for field, value in hints.items()}
     if tokenizer is not None and tokenizer.pad_token_id is not None:
@@ -234,10 +234,11 @@ def _choose(
         elif field == "n_head" and n_embd % 64:
             problems.append(f"import-weights needs --n-head: n_embd ({n_embd}) is not a multiple of 64")
         settings[field] = value if is_valid(value) else 1  # no shape depends on it, so the other checks can go on
-        assumed.append(f"{phrase.format(value)} ({reason})")
-        flags.append(flag)
+        if field != "pad_token_id" or settings["padded_length"] is not None:  # else pads are masked
+            assumed.append(f"{phrase.format(value)} ({reason})")
+            flags.append(flag)
     if assumed and not problems:
-        logger.info("Assumed %s; import-weights takes %s.", ", ".join(assumed), " and ".join(flags))
+        logger.info("Assumed %s. Options of import-weights: %s.", ", ".join(assumed), ", ".join(flags))
     return settings, problems
 
 
