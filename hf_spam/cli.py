@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
 from . import terminal
 from .entry import is_main_process, quiet_libraries, run, show_log
 from .experiments.book_table import PUBLISHED, PUBLISHED_IN
-from .options import CONTEXT, SettingsCommand, given_settings, options_of
+from .options import CONTEXT, Setting, SettingsCommand, given_settings, options_of
 from .terminal import show
 from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
@@ -369,18 +369,37 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 @cli.command("import-weights")
 @click.argument("source")
 @click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--n-head", type=int, help="Attention heads of a book file.  [default: width / 64]")
+@click.option("--n-head", type=int, help="Attention heads of a book file.  [default: found in SOURCE, or n_embd / 64]")
+@click.option(
+    "--padded-length",
+    type=Setting(int | Literal["auto"] | None),
+    default="auto",
+    help="Length to which messages were padded in training; none: no padding.  [default: found in SOURCE, or 120]",
+)
+@click.option(
+    "--pad-token-id",
+    type=int,
+    help="Token that they were padded with.  [default: that of --tokenizer, found in SOURCE, or 50256]",
+)
+@click.option(
+    "--lora-alpha",
+    type=float,
+    help="Factor of the LoRA layers of a book file: alpha, or alpha / rank where the code divides it.",
+)
 @click.option("--tokenizer", help="Tokenizer: a folder or a Hub id.  [default: that of SOURCE, if it has one]")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 def import_weights(source: str, output_dir: str, tokenizer: str | None, **settings: Any) -> None:
     """Convert weights from the book or from GPT-2.
 
     SOURCE is a state_dict saved as in the book, or a GPT-2 (a folder or a Hub id). OUT becomes a SpamGPT model.
+
+    A book file does not say how its classifier pads messages: what is assumed is shown, and these options change it.
     """
     from .conversion.import_weights import import_weights
     from .conversion.loading import load_tokenizer
 
     quiet_libraries()
+    show_log()
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
     model = import_weights(source, output_dir, tokenizer=loaded, **settings)
     show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")

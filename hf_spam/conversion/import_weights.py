@@ -1,12 +1,12 @@
 """Import weights from other formats into a SpamGPT folder: the book's own files, and GPT-2 checkpoints.
 
-The names and shapes of all tensors are checked before any is read. All misfits are reported at once, and then nothing
-is written.
+The names and shapes of all tensors are checked before anything is written.
 """
 
 import logging
 import os
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 from .book import read_book_file
 from .gpt2 import read_gpt2
-from .loading import broken_weights, errors_as, find_file, find_misfits, load_tokenizer, save_classifier
+from .loading import broken_weights, errors_as, find_file, find_misfits, load_tokenizer, save_classifier, shortened
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # a tokenizer has one of them
 
@@ -28,6 +28,9 @@ def import_weights(
     output_dir: str | os.PathLike,
     *,
     n_head: int | None = None,
+    padded_length: int | Literal["auto"] | None = "auto",
+    pad_token_id: int | None = None,
+    lora_alpha: float | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
 ) -> PreTrainedModel:
@@ -39,32 +42,52 @@ def import_weights(
     Args:
         source: One of:
 
-            - a file that `torch.save` wrote from the `state_dict` of the book's `GPTModel`. A head with 2 classes makes
-              it a classifier that pads messages to 120 tokens and reads the last one, as the book does; a
-              language-model head is left out.
+            - a file that `torch.save` wrote from the `state_dict` of the book's `GPTModel`, also from a compiled or
+              distributed model, in a checkpoint, with the LoRA layers of appendix E or with joint `qkv` layers; or such
+              tensors in a `.safetensors` file. A head with 2 classes makes it a classifier that pads messages and reads
+              the last position, as the book does; a language-model head is left out.
             - a folder with a GPT-2 checkpoint in safetensors files: `GPT2Model`, `GPT2LMHeadModel` (its head is left
               out) or `GPT2ForSequenceClassification` (its labels are kept). Its tokenizer is copied.
             - the Hub id of such a checkpoint.
         output_dir: The folder to write; it must be empty or not exist.
         n_head: Number of attention heads of the book's model, which no shape reveals. `None`: `n_embd / 64`, as in
             every GPT-2. For a GPT-2 checkpoint it must agree with its `config.json`.
+        padded_length: The length to which messages were padded when the book's classifier was trained, or `None` if
+            they were not. "auto": 120, as for the book's data, or all positions if there are fewer. Another length than
+            in training costs accuracy.
+        pad_token_id: The token that they were padded with. `None`: that of `tokenizer`, else the book's, 50256.
+        lora_alpha: The factor of the LoRA layers in the book's model: `alpha`, or `alpha / rank` where the code divides
+            it. It is not saved with the weights.
         tokenizer: A tokenizer to save with the model, instead of the checkpoint's.
         revision: Branch, tag or commit on the Hub.
+
+    `n_head`, `padded_length` and `pad_token_id` are also found in the settings that a checkpoint holds, or in a
+    `config.json` next to the file (`n_heads`, `max_length`, `pad_token_id`). What is found or assumed is logged.
 
     Returns:
         The imported model, in evaluation mode.
 
     Raises:
-        ValueError: The checkpoint cannot be read or does not fit; one line per problem. Nothing is written.
+        ValueError: The checkpoint cannot be read or does not fit; at most five lines. Nothing is written.
         FileExistsError: `output_dir` is a file or is not empty.
         OSError: `source` does not exist, or `output_dir` cannot be written.
     """
     output = Path(output_dir).resolve()
     check_empty(output)
-    if Path(source).is_file():
-        tensors, settings, problems = read_book_file(Path(source), n_head)
+    is_book = Path(source).is_file()
+    if is_book:
+        tensors, settings, problems = read_book_file(
+            Path(source),
+            n_head=n_head,
+            padded_length=padded_length,
+            pad_token_id=pad_token_id,
+            lora_alpha=lora_alpha,
+            tokenizer=tokenizer,
+        )
     else:
         tensors, settings, problems = read_gpt2(source, n_head, revision=revision)
+        if padded_length not in ("auto", None) or (pad_token_id, lora_alpha) != (None, None):
+            problems.append("--padded-length, --pad-token-id and --lora-alpha are for book files, and this is a GPT-2")
         if tokenizer is None and any(find_file(source, name, revision=revision) for name in TOKENIZER_FILES):
             tokenizer = load_tokenizer(source, revision=revision)
     with errors_as(f"{source} describes a network that cannot be built"):
@@ -73,9 +96,15 @@ def import_weights(
     if "out_head.weight" in tensors:
         model_class = SpamGPTForSequenceClassification
         tensors = {name if name.startswith("out_head.") else f"gpt.{name}": tensors[name] for name in tensors}
-    problems += find_misfits(model_class, config, tensors)
     if tokenizer is not None and (highest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
         problems.append(f"the tokenizer has id {highest}, but the vocabulary has only {config.vocab_size} entries")
+    if len(problems) > 2:
+        problems = [problems[0], f"and {len(problems) - 1} more problems"]
+    if misfits := find_misfits(model_class, config, tensors):
+        names = shortened(misfit.removeprefix("gpt.") for misfit in misfits)
+        problems.append(f"{len(misfits)} of the tensors: {names}")
+        if is_book:
+            problems.append('Save the book\'s GPTModel with torch.save(model.state_dict(), "model.pth")')
     if problems:
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise ValueError(f"{source} does not fit SpamGPT, and nothing was written:{lines}")
@@ -85,5 +114,5 @@ def import_weights(
     if broken := broken_weights(model):
         raise ValueError(f"{source} is damaged: {broken}.")
     write_folder(output, lambda folder: save_classifier(model, tokenizer, folder))
-    logger.info("Imported %s into %s as a %s.", source, output_dir, type(model).__name__)
+    logger.debug("Imported %s into %s as a %s.", source, output_dir, type(model).__name__)
     return model

@@ -105,7 +105,7 @@ def load_classifier(
     elif not head and not fresh_head:
         raise ValueError(f"{name} is a base model without a classification head: fine-tune it first (hf-spam train).")
     if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=bool(fresh_head)):
-        raise ValueError(f"The weights of {name} do not fit its config.json: {_join(misfits)}.")
+        raise ValueError(f"The weights of {name} do not fit its config.json: {shortened(misfits)}.")
     with errors_as(f"{name} cannot be loaded"):
         # No folder is passed, so the library cannot load anything else from it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
@@ -234,7 +234,7 @@ def find_misfits(
 def broken_weights(model: PreTrainedModel) -> str:
     """Describe weights that are NaN, infinite or absurdly large; "" if there are none."""
     broken = [key for key, value in model.named_parameters() if not (value.abs() < MAX_WEIGHT).all()]
-    return f"NaN, infinite or absurdly large weights in {_join(broken)}" if broken else ""
+    return f"NaN, infinite or absurdly large weights in {shortened(broken)}" if broken else ""
 
 
 @contextmanager
@@ -244,6 +244,12 @@ def errors_as(message: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"{message}: {one_line(error)}") from error
+
+
+def shortened(names: Iterable[str]) -> str:
+    """List names in one phrase: all if there are at most four, else the first three and how many more."""
+    names = sorted(names)
+    return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
 
 
 def _read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
@@ -272,10 +278,5 @@ def _weight_files(folder: Path) -> list[Path]:
         raise ValueError("there is no model.safetensors, and a pickle (pytorch_model.bin) is not read")
     names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{index.name} names files outside its folder: {_join(outside)}")
+        raise ValueError(f"{index.name} names files outside its folder: {shortened(outside)}")
     return [folder / name for name in sorted(names)]
-
-
-def _join(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])

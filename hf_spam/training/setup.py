@@ -108,7 +108,7 @@ def _import_base(base: str, imported: Path) -> str | Path | None:
         return None
     if not Path(base).is_file() and model_type(base) == SpamGPTConfig.model_type:
         return base
-    import_weights(base, imported)
+    import_weights(base, imported, padded_length=None)  # the recipe pads
     return imported
 
 

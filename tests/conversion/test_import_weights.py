@@ -1,6 +1,8 @@
 """An imported model computes the same as before; a checkpoint that does not fit is refused, and nothing is written."""
 
+import copy
 import json
+import logging
 import math
 import os
 import pickle
@@ -8,16 +10,21 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from book_oracle import GPTModel
+from command_line import hf_spam
 from huggingface_hub import HfApi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from transformers import (
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
@@ -239,6 +246,183 @@ def test_a_model_does_not_change_with_its_source_file(tmp_path: Path) -> None:
     assert torch.equal(imported.gpt.tok_emb.weight, before)
 
 
+# The forms in which readers of the book save their classifier
+
+
+class LoRA(nn.Module):
+    """A linear layer with adapters, as in the book's appendix E."""
+
+    def __init__(self, linear: nn.Linear, alpha: float):
+        super().__init__()
+        self.linear, self.alpha = linear, alpha
+        self.lora = nn.Module()
+        self.lora.A = nn.Parameter(torch.randn(linear.in_features, 4) * 0.1)
+        self.lora.B = nn.Parameter(torch.randn(4, linear.out_features) * 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + self.alpha * (x @ self.lora.A @ self.lora.B)
+
+
+def add_lora(model: nn.Module, alpha: float = 1.5) -> nn.Module:
+    for name, layer in list(model.named_children()):
+        setattr(model, name, LoRA(layer, alpha)) if isinstance(layer, nn.Linear) else add_lora(layer, alpha)
+    return model
+
+
+def untrained_lora(model: GPTModel) -> dict:
+    with torch.no_grad():
+        for name, parameter in add_lora(model).named_parameters():
+            parameter.mul_(0 if name.endswith("lora.B") else 1)
+    return model.state_dict()
+
+
+def half(model: GPTModel, dtype: torch.dtype) -> dict:
+    """Round the weights of the model, and return them in half precision."""
+    state = copy.deepcopy(model.to(dtype).state_dict())
+    model.float()
+    return state
+
+
+def prefixed(model: GPTModel, prefix: str) -> dict:
+    return {prefix + name: value for name, value in model.state_dict().items()}
+
+
+def checkpoint(model: GPTModel, key: str = "model_state_dict", **settings) -> dict:
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(random_ids())[0, 0, 0].backward()
+    optimizer.step()
+    randomise(model).zero_grad()
+    return {"epoch": 4, key: model.state_dict(), "optimizer_state_dict": optimizer.state_dict(), **settings}
+
+
+def fused(model: GPTModel) -> dict:
+    """Return the weights as a model with the faster attention of chapter 3's bonus code saves them."""
+    state = model.state_dict()
+    for i in range(2):
+        for kind in ("weight", "bias"):
+            parts = [state.pop(f"trf_blocks.{i}.att.{part}.{kind}") for part in ("W_query", "W_key", "W_value")]
+            state[f"trf_blocks.{i}.att.qkv.{kind}"] = torch.cat(parts)
+            state[f"trf_blocks.{i}.att.proj.{kind}"] = state.pop(f"trf_blocks.{i}.att.out_proj.{kind}")
+    return state
+
+
+# What is saved of a classifier, further options, and a part of what is said.
+FORMS = {
+    "plain": (lambda model: model.state_dict(), "", ""),
+    "compiled": (lambda model: prefixed(model, "_orig_mod."), "", "without _orig_mod"),
+    "distributed": (lambda model: nn.DataParallel(model).state_dict(), "", "without module"),
+    "both": (lambda model: prefixed(model, "module._orig_mod."), "", "without _orig_mod, module"),
+    "averaged": (lambda model: AveragedModel(model).state_dict(), "", "without module"),
+    "checkpoint": (checkpoint, "", "only 'model_state_dict' of epoch, model_state_dict, optimizer_state_dict"),
+    "state_dict": (lambda model: {"state_dict": prefixed(model, "model.")}, "", "only 'state_dict'"),
+    "model": (lambda model: checkpoint(model, "model", ema=model.state_dict()), "", "only 'model'"),
+    "one dict": (lambda model: checkpoint(model, "my weights"), "", "only 'my weights'"),
+    "LoRA": (lambda model: add_lora(model).state_dict(), "--lora-alpha 1.5", "Merged 13 LoRA layers"),
+    "untrained LoRA": (untrained_lora, "", "Merged 13 LoRA layers"),
+    "compiled LoRA": (lambda model: prefixed(add_lora(model), "_orig_mod."), "--lora-alpha 1.5", "Merged 13"),
+    "qkv": (fused, "", ""),
+    "qkv in a checkpoint": (lambda model: {"model": fused(model), "epoch": 1}, "", "only 'model'"),
+    "float16": (lambda model: half(model, torch.float16), "", ""),
+    "bfloat16": (lambda model: half(model, torch.bfloat16), "", ""),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_a_classifier_gives_the_same_logits(
+    tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was padded to 60 tokens in training, with a pad token of its own."""
+    torch.manual_seed(4)
+    reference = book()
+    save, options, said = FORMS[form]
+    with torch.enable_grad():
+        source = saved(save(reference), tmp_path)
+    reading = "--n-head 4 --padded-length 60 --pad-token-id 7"
+    done = hf_spam("import-weights", source, tmp_path / "out", *f"{reading} {options}".split())
+    assert done.code == 0 and said in caplog.text and "Assumed" not in caplog.text, done
+    imported = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert {parameter.dtype for parameter in imported.parameters()} == {torch.float32}
+    message = random_ids(7)
+    padded = torch.cat([message, torch.full((3, 60 - 13), 7)], dim=1)
+    torch.testing.assert_close(imported(message).logits, reference(padded)[:, -1], atol=1e-4, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_classifier_trained_without_padding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    reference, message = book(), random_ids(59)
+    save_file(reference.state_dict(), tmp_path / "model.safetensors")
+    done = hf_spam(
+        "import-weights", tmp_path / "model.safetensors", tmp_path / "out", "--n-head", 4, "--padded-length", "none"
+    )
+    assert done.code == 0 and "Assumed" not in caplog.text, done  # pads are masked, so the pad token does not matter
+    imported = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(imported(message).logits, reference(message)[:, -1], atol=1e-5, rtol=0)
+
+
+# Settings in the file, a `config.json` next to it, and what is read and said.
+SETTINGS = {"emb_dim": 128, "n_layers": 2, "n_heads": 4, "context_length": 130, "drop_rate": 0.1, "qkv_bias": True}
+HINTS = {
+    "none": ({}, None, 120, 2, "padded length 120 (the book's data), 2 heads (n_embd / 64, as in every GPT-2)"),
+    "in a checkpoint": (
+        {"BASE_CONFIG": SETTINGS, "max_length": 60},
+        None,
+        60,
+        4,
+        "length 60 (the checkpoint's settings)",
+    ),
+    "beside": ({}, SETTINGS | {"max_length": 50}, 50, 4, "padded length 50 (config.json), 4 heads (config.json)"),
+    "both": (
+        {"n_heads": 8},
+        SETTINGS,
+        120,
+        8,
+        "padded length 120 (the book's data), 8 heads (the checkpoint's settings)",
+    ),
+    "of another model": ({}, SETTINGS | {"n_layers": 12}, 120, 2, "2 heads (n_embd / 64"),
+    "of no model": ({}, {"max_length": 50, "n_heads": 4}, 120, 2, "2 heads (n_embd / 64"),
+    "no number": ({}, SETTINGS | {"n_heads": "4", "max_length": True}, 120, 2, "2 heads (n_embd / 64"),
+    "impossible": ({"n_heads": 5, "max_length": 131}, None, 120, 2, "padded length 120 (the book's data), 2 heads"),
+    "not JSON": ({}, b"{", 120, 2, "2 heads (n_embd / 64"),
+}
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_what_no_shape_reveals_is_found_or_assumed_and_said(
+    tmp_path: Path, hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, beside, padded_length, n_head, said = HINTS[hint]
+    source = saved({"model_state_dict": book(width=128, heads=2).state_dict(), **settings}, tmp_path)
+    if beside is not None:
+        content = beside if isinstance(beside, bytes) else json.dumps(beside).encode()
+        (tmp_path / "config.json").write_bytes(content)
+    assert hf_spam("import-weights", source, tmp_path / "out").code == 0
+    config = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "out").config
+    assert (config.padded_length, config.n_head, config.pad_token_id) == (padded_length, n_head, 59)
+    (line,) = (message for message in caplog.messages if message.startswith("Assumed"))
+    assert said in line and line.endswith(
+        "pad token 59 (the last id). Options of import-weights: --padded-length, --n-head, --pad-token-id."
+    )
+    # An option always wins, and is not said.
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "hf_spam"):
+        config = import_weights(source, tmp_path / "third", padded_length=90, n_head=1).config
+    assert (config.padded_length, config.n_head) == (90, 1)
+    assert caplog.messages[-1] == "Assumed pad token 59 (the last id). Options of import-weights: --pad-token-id."
+
+
+def test_a_small_position_table_and_a_tokenizer_are_hints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = train_tokenizer(["win a prize"] * 9, 300)
+    assert tokenizer.pad_token_id == 1
+    tensors = {"tok_emb.weight": torch.randn(len(tokenizer), 32), "pos_emb.weight": torch.randn(64, 32)}
+    source = saved({"model": book().state_dict() | tensors, "pad_token_id": 5}, tmp_path)
+    with caplog.at_level(logging.INFO, "hf_spam"):
+        for options, pad in (({}, 5), ({"tokenizer": tokenizer}, 1), ({"tokenizer": tokenizer, "pad_token_id": 7}, 7)):
+            config = import_weights(source, tmp_path / f"out{pad}", n_head=4, **options).config
+            assert (config.padded_length, config.pad_token_id) == (64, pad)
+    assert "padded length 64 (all positions), pad token 1 (the tokenizer's)" in caplog.text
+
+
 # Checkpoints that do not fit
 
 
@@ -251,7 +435,7 @@ def refused(source: object, tmp_path: Path, kind: type[Exception] = ValueError, 
     return str(caught.value)
 
 
-def test_every_misfit_of_a_gpt2_is_listed(tmp_path: Path) -> None:
+def test_the_misfits_of_a_gpt2_are_counted_and_the_first_named(tmp_path: Path) -> None:
     gpt2().save_pretrained(tmp_path / "gpt2")
 
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
@@ -270,52 +454,116 @@ def test_every_misfit_of_a_gpt2_is_listed(tmp_path: Path) -> None:
     assert "n_embd (32) must be a multiple of n_head (5)" in refused(tmp_path / "gpt2", tmp_path)
     config["n_head"] = 2
     (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
-    first, *rest = refused(tmp_path / "gpt2", tmp_path, n_head=4).splitlines()
-    assert first == f"{tmp_path / 'gpt2'} does not fit SpamGPT, and nothing was written:"
-    assert rest == [
+    assert refused(tmp_path / "gpt2", tmp_path, n_head=4).splitlines() == [
+        f"{tmp_path / 'gpt2'} does not fit SpamGPT, and nothing was written:",
         "  config.json: activation_function is 'relu', SpamGPT supports 'gelu_new' or 'gelu_pytorch_tanh'",
-        "  config.json: scale_attn_weights is False, SpamGPT supports True",
-        "  config.json: scale_attn_by_inverse_layer_idx is True, SpamGPT supports False",
-        "  config.json: add_cross_attention is True, SpamGPT supports False",
-        "  --n-head 4 contradicts config.json, where n_head is 2",
-        "  final_norm.bias has type int64, expected a float",
-        "  h.1.attn.c_proj.bias is unexpected",
-        "  pos_emb.weight has shape (23, 32), expected (24, 32)",
-        "  trf_blocks.0.ff.layers.0.weight has shape (32, 128), expected (128, 32)",
-        "  trf_blocks.0.norm1.weight is missing",
-        "  trf_blocks.1.att.W_key.bias is missing",
-        "  trf_blocks.1.att.W_query.bias is missing",
-        "  trf_blocks.1.att.W_value.bias is missing",
-        "  trf_blocks.1.att.out_proj.bias is missing",
-        "  trf_blocks.2.norm1.weight is unexpected",
+        "  and 4 more problems",
+        "  10 of the tensors: final_norm.bias has type int64, expected a float, h.1.attn.c_proj.bias is unexpected, "
+        "pos_emb.weight has shape (23, 32), expected (24, 32), and 7 more",
     ]
 
 
-def test_every_misfit_of_a_book_file_is_listed(tmp_path: Path) -> None:
-    state = book(classes=5).state_dict()
-    del state["pos_emb.weight"], state["trf_blocks.1.norm2.shift"]
-    state["trf_blocks.0.lora.A"] = state["final_norm.scale"] = torch.ones(3)
-    state["trf_blocks.1.norm1.scale"] = state["trf_blocks.1.norm1.scale"].to(torch.complex64)
-    _, *rest = refused(saved(state, tmp_path), tmp_path).splitlines()
-    assert rest == [
-        "  --n-head is needed: n_embd (32) is not a multiple of 64",
-        "  gpt.final_norm.weight has shape (3,), expected (32,)",
-        "  gpt.pos_emb.weight is missing",
-        "  gpt.trf_blocks.0.lora.A is unexpected",
-        "  gpt.trf_blocks.1.norm1.weight has type complex64, expected a float",
-        "  gpt.trf_blocks.1.norm2.bias is missing",
-        "  out_head.bias has shape (5,), expected (2,)",
-        "  out_head.weight has shape (5, 32), expected (2, 32)",
+# How the weights of a classifier are spoiled, the options, and a part of what is said about it.
+MISFITS = {
+    "names": (
+        lambda state: state.pop("trf_blocks.1.norm2.shift"),
+        "",
+        "1 of the tensors: trf_blocks.1.norm2.bias is missing",
+    ),
+    "shape": (
+        lambda state: state.update({"final_norm.scale": torch.ones(3)}),
+        "",
+        "1 of the tensors: final_norm.weight has shape (3,), expected (32,)",
+    ),
+    "type": (
+        lambda state: state.update({"final_norm.scale": torch.ones(32, dtype=torch.complex64)}),
+        "",
+        "1 of the tensors: final_norm.weight has type complex64, expected a float",
+    ),
+    "classes": (
+        lambda state: state.update({"out_head.weight": torch.ones(5, 32)}),
+        "",
+        "1 of the tensors: out_head.weight has shape (5, 32), expected (2, 32)",
+    ),
+    # A missing block is reported, however many follow.
+    "a block": (
+        lambda state: [
+            state.update({name.replace("s.1", "s.9"): state.pop(name)}) for name in list(state) if "s.1." in name
+        ],
+        "",
+        "32 of the tensors: trf_blocks.1.att.W_key.bias is missing, ",
+    ),
+    "half a LoRA": (
+        lambda state: state.update({"out_head.lora.A": torch.ones(32, 4)}),
+        "",
+        "1 of the tensors: out_head.lora.A is unexpected",
+    ),
+    "another model": (
+        lambda state: [state.update({f"layer.{name}": state.pop(name)}) for name in list(state)],
+        "",
+        "55 of the tensors: ",
+    ),
+    "heads": (lambda state: None, "--n-head 5", "--n-head 5 does not divide n_embd (32)"),
+    "no head": (lambda state: None, "--n-head 0", "--n-head 0 does not divide"),
+    "length": (lambda state: None, "--padded-length 131", "--padded-length 131 is not in 1..130"),
+    "pad": (lambda state: None, "--pad-token-id 60", "--pad-token-id 60 is not in the vocabulary of 60 ids"),
+    "no LoRA": (lambda state: None, "--lora-alpha 16", "--lora-alpha 16 has no use"),
+    "all": (
+        lambda state: [state.pop(name) for name in list(state)[:20]],
+        "--n-head 5 --padded-length 0 --pad-token-id -1 --lora-alpha 1",
+        "  and 3 more problems",
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_what_does_not_fit_is_told_in_five_lines(tmp_path: Path, misfit: str) -> None:
+    spoil, options, said = MISFITS[misfit]
+    state = book().state_dict()
+    spoil(state)
+    source = saved(state, tmp_path)
+    done = hf_spam("import-weights", source, tmp_path / "out", *f"--n-head 4 {options}".split())
+    assert done.code == 1 and said in done.err and len(done.err.splitlines()) <= 5, done
+    assert done.err.startswith(f"hf-spam: {source} does not fit SpamGPT, and nothing was written:\n")
+    assert ('torch.save(model.state_dict(), "model.pth")' in done.err) == ("of the tensors" in done.err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_needed_option_is_named(tmp_path: Path) -> None:
+    """The file is imported with both of them."""
+    source = saved(add_lora(book()).state_dict(), tmp_path)
+    _, *lines = refused(source, tmp_path).splitlines()
+    assert lines == [
+        "  import-weights needs --lora-alpha: the factor of the LoRA layers, which the file lacks (alpha, 16 in the "
+        "book, or alpha / 4 if your code divides it by the rank)",
+        "  import-weights needs --n-head: n_embd (32) is not a multiple of 64",
     ]
-    assert "--n-head 5 does not divide n_embd (32)" in refused(tmp_path / "model.pth", tmp_path, n_head=5)
-    # A missing block is reported, however many follow. The file of another model does not fit at all.
-    state = {name.replace("blocks.1", "blocks.9"): value for name, value in book().state_dict().items()}
-    message = refused(saved(state, tmp_path), tmp_path, n_head=4)
-    missing = [line for line in message.splitlines() if "trf_blocks.1." in line and line.endswith("is missing")]
-    unexpected = [line for line in message.splitlines() if "trf_blocks.9." in line and line.endswith("is unexpected")]
-    assert len(missing) == len(unexpected) == 16
-    message = refused(saved(gpt2().state_dict(), tmp_path), tmp_path)
-    assert "tok_emb.weight is missing" in message and message.count(" is unexpected") == len(gpt2().state_dict())
+    assert hf_spam("import-weights", source, tmp_path / "out", "--lora-alpha", 16, "--n-head", 4).code == 0
+
+
+def test_other_models_are_named_with_a_remedy_that_works(tmp_path: Path) -> None:
+    def name(model: nn.Module) -> str:
+        message = refused(saved(model.state_dict(), tmp_path), tmp_path)
+        assert "\n" not in message
+        return message.removeprefix(f"{tmp_path}/model.pth holds ")
+
+    for model in (gpt2(), gpt2(GPT2LMHeadModel), gpt2(GPT2ForSequenceClassification)):
+        assert name(model).startswith("a GPT-2") and 'model.save_pretrained("gpt2")' in name(model)
+        model.save_pretrained(tmp_path / "gpt2")
+        import_weights(tmp_path / "gpt2", tmp_path / type(model).__name__)
+    spam_gpt = import_weights(saved(book().state_dict(), tmp_path), tmp_path / "spam", n_head=4)
+    assert name(spam_gpt).startswith("a SpamGPT") and 'model.save_pretrained("folder")' in name(spam_gpt)
+    shape = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    assert name(BertModel(BertConfig(**shape, intermediate_size=8))).startswith("a BERT")
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["W_query"], modules_to_save=["out_head"], init_lora_weights=False)
+    model = peft.get_peft_model(book(), config).eval()
+    assert name(model).startswith("PEFT adapters") and "model.merge_and_unload().state_dict()" in name(model)
+    message = random_ids(59)
+    expected = model(message)[:, -1]
+    source = saved(model.merge_and_unload().state_dict(), tmp_path)
+    imported = import_weights(source, tmp_path / "merged", n_head=4, padded_length=None)
+    torch.testing.assert_close(imported(message).logits, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
@@ -337,9 +585,30 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     source = saved(book().state_dict() | {"evil": Evil(ran)}, tmp_path)
     message = refused(source, tmp_path, n_head=4)
-    assert "without running code" in message and "\n" not in message and not ran.exists()
+    assert "mkdir" in message and "could run code" in message and "\n" not in message and not ran.exists()
     torch.load(source, weights_only=False)
     assert ran.exists()  # it would have run
+
+
+@pytest.mark.parametrize(
+    "content, what, remedy",
+    [
+        (lambda model: model, "a whole model", "model.state_dict()"),
+        (
+            lambda model: {"model_state_dict": model.state_dict(), "accuracy": np.float64(0.97)},
+            "Python objects (numpy.",
+            'checkpoint["model_state_dict"]',
+        ),
+    ],
+)
+def test_pickled_objects_are_refused_with_a_remedy_that_works(tmp_path: Path, content, what: str, remedy: str) -> None:
+    source = saved(content(book()), tmp_path)
+    message = refused(source, tmp_path)
+    assert f"holds {what}" in message and f'torch.save({remedy}, "model.pth")' in message
+    loading = 'torch.load("model.pth", weights_only=False)'
+    assert loading in message and "\n" not in message
+    model = checkpoint = eval(loading.replace("model.pth", str(source)))  # noqa: F841
+    import_weights(saved(eval(remedy), tmp_path), tmp_path / "out", n_head=4)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02abc", pickle.dumps({"a": 1}), b"PK\x03\x04" + b"\0" * 50])
@@ -355,7 +624,22 @@ def test_a_file_of_another_kind_is_refused_with_one_line(tmp_path: Path, content
     ids=["tensor", "nested", "sparse", "without values"],
 )
 def test_a_torch_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    assert refused(saved(content, tmp_path), tmp_path).endswith("not a dict of dense tensors.")
+    message = refused(saved(content, tmp_path), tmp_path)
+    assert message.endswith('no state_dict of dense tensors. In Python: torch.save(model.state_dict(), "model.pth")')
+
+
+def test_the_weights_of_several_models_are_not_mixed(tmp_path: Path) -> None:
+    state = book().state_dict()
+    message = refused(saved({"student": state, "teacher": state}, tmp_path), tmp_path)
+    assert "several state_dicts (student, teacher)" in message
+    state |= {f"module.{name}": value for name, value in state.items()}
+    assert "several models: tok_emb.weight occurs twice" in refused(saved(state, tmp_path), tmp_path)
+
+
+def test_the_options_of_book_files_are_refused_for_a_gpt2(tmp_path: Path) -> None:
+    gpt2().save_pretrained(tmp_path / "gpt2")
+    for options in ({"padded_length": 9}, {"pad_token_id": 9}, {"lora_alpha": 9}):
+        assert "are for book files, and this is a GPT-2" in refused(tmp_path / "gpt2", tmp_path, **options)
 
 
 def test_each_kind_of_damaged_gpt2_folder_is_refused_with_one_line(tmp_path: Path) -> None:
