@@ -45,7 +45,7 @@ from ..data.tables import DatasetReader
 from ..data.windows import Reader, Window
 from ..files import hash_file, versions
 from ..hub_errors import explained
-from ..text import first_line
+from ..text import first_line, printable
 from .classifier import SpamClassifier
 from .parts import Parts
 
@@ -137,6 +137,9 @@ def score_file(
             resumed = result["rows"]
         else:
             parts.begin(lambda: _check_input(reader, parts), overwrite=overwrite)
+            if column := reader.columns[0]:
+                details = "; ".join(filter(None, [f"texts from {column}", reader.note()]))
+                logger.info("%s: %s", reader.name, printable(details))
             resumed, total = parts.rows_done(), parts.total_rows()
             if resumed:
                 logger.info("Resuming: %d rows were scored by an earlier run.", resumed)
