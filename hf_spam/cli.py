@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from rich.table import Table
 
 from . import terminal
-from .entry import is_main_process, quiet_libraries, run, show_log
-from .experiments.book_table import PUBLISHED, PUBLISHED_IN
+from .entry import is_main_process, run, show_log
+from .experiments.book_table import PUBLISHED
 from .options import CONTEXT, SettingsCommand, given_settings, options_of
-from .terminal import show
 from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
-ACCURACIES = "Accuracies on train, validation and test in percent."
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 model_option = click.option("--model", help="Model: a folder, a Hub id, or bundled.  [default: bundled]")
 recipe_option = click.option(
@@ -38,6 +37,17 @@ label_column = click.option(
 private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
 
 
+def finish(as_json: bool, value: Any, *shown: Table | str) -> None:
+    """Print the result of a command, on the main process only: as JSON, or as tables and sentences."""
+    if not is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps(value))
+        return
+    for part in shown:
+        terminal.show(part)
+
+
 @click.group(context_settings={**CONTEXT, "max_content_width": 110})
 @click.version_option(package_name="hf-spam", prog_name="hf-spam")
 def cli() -> None:
@@ -50,18 +60,16 @@ def cli() -> None:
 def recipes(names: tuple[str, ...], as_json: bool) -> None:
     """List the recipes, or compare the settings of the named ones with the book's."""
     chosen = [RECIPES[name] for name in names or RECIPES]
-    if as_json:
-        published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
-        values = [{**asdict(recipe), "published": published.get(recipe.name)} for recipe in chosen]
-        click.echo(json.dumps(values, indent=2))
-    elif names:
+    published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
+    values = [{**asdict(recipe), "published": published.get(recipe.name)} for recipe in chosen]
+    if names:
         others = [recipe for recipe in chosen if recipe.name != "book"]
-        show(terminal.settings_table(RECIPES["book"], others))
+        shown = [terminal.settings_table(RECIPES["book"], others)]
         if others:
-            show("·  same as the book")
+            shown.append("·  same as the book")
     else:
-        show(terminal.recipes_table(chosen))
-        show(f"{ACCURACIES} {PUBLISHED_IN}")
+        shown = [terminal.recipes_table(chosen), terminal.ACCURACIES]
+    finish(as_json, values, *shown)
 
 
 @cli.command(cls=SettingsCommand)
@@ -81,25 +89,18 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
     hub_settings = [setting for setting in given if setting.startswith("hub_")]
     if hub_settings and not given.get("push_to_hub"):
         raise click.UsageError(f"--{hub_settings[0].replace('_', '-')} needs --push-to-hub.")
-    from .evaluation.baseline import BASELINE, ahead
+    from .evaluation.baseline import BASELINE
     from .training.finetune import finetune
 
-    quiet_libraries()
     show_log()
     finished = finetune(name, **given)
-    if not is_main_process():
-        return
-    if as_json:
-        results = {"metrics": finished.metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
-        click.echo(json.dumps({"output_dir": output_dir, **results}))
-        return
-    show(terminal.metrics_table(finished.metrics))
+    results = {"metrics": finished.metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
+    shown = [terminal.metrics_table(finished.metrics)]
     if finished.baseline:
-        show(f"Baseline: {BASELINE}, trained on the same messages.")
-    for split, values in finished.baseline.items():
-        show(f"On {split}, {ahead(finished.metrics[split]['f1'], values['f1'], finished.model.config.threshold)}.")
+        shown += [f"Baseline: {BASELINE}, trained on the same messages.", *finished.verdicts]
     saved = f" The model, its card, history and plots are in {output_dir}" if output_dir else ""
-    show(f"Trained in {finished.history.seconds:.0f} s.{saved}")
+    shown.append(f"Trained in {finished.history.seconds:.0f} s.{saved}")
+    finish(as_json, {"output_dir": output_dir, **results}, *shown)
 
 
 @cli.command(cls=SettingsCommand)
@@ -116,15 +117,10 @@ def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **se
     """
     from .training.finetune import pretrain_base
 
-    quiet_libraries()
     show_log()
     losses = pretrain_base(name, output_dir=output_dir, **given_settings(ctx, settings))
-    if not is_main_process():
-        return
-    if as_json:
-        click.echo(json.dumps({"output_dir": output_dir, "losses": losses}))
-    else:
-        show(f"The pretrained network is in {output_dir}")
+    result = {"output_dir": output_dir, "losses": losses}
+    finish(as_json, result, f"The pretrained network is in {output_dir}")
 
 
 @cli.command(cls=SettingsCommand)
@@ -146,22 +142,16 @@ def crossval(
     given = given_settings(ctx, settings)
     from .experiments.crossval import cross_validate
 
-    quiet_libraries()
     show_log()
     for module in ("loop", "pretraining"):  # hide the losses of every run
         logging.getLogger(f"hf_spam.training.{module}").setLevel(logging.WARNING)
     results = cross_validate(name, folds=folds, repeats=repeats, by_source=by_source, **given)
-    if not is_main_process():
-        return
-    if as_json:
-        click.echo(json.dumps(results))
-        return
-    show(terminal.crossval_table(results))
+    shown = [terminal.crossval_table(results)]
     if results["groups"]:
-        terminal.show_groups(results["groups"])
+        shown += [terminal.groups_table(results["groups"]), terminal.GROUPS_NOTE]
     slowest = max(run["seconds"] for run in results["runs"])
-    show(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
-    show("Pooled: computed on the answers of all runs together.")
+    shown.append(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
+    finish(as_json, results, *shown, "Pooled: computed on the answers of all runs together.")
 
 
 @cli.command(cls=SettingsCommand)
@@ -179,19 +169,11 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
     given = given_settings(ctx, settings)
     from .experiments.book_table import reproduce
 
-    quiet_libraries()
     show_log()
     names = [row.strip() for row in rows.split(",") if row.strip()]
     found = list(reproduce(names, output_dir=output_dir, **given))
-    if not is_main_process():
-        return
-    if as_json:
-        click.echo(json.dumps(found))
-    else:
-        show(terminal.experiments_table(found))
-        interval = "95 %: Wilson interval of the obtained test accuracy; within: whether it contains the published one."
-        show(f"{ACCURACIES} {interval} {PUBLISHED_IN}")
-    if all(row["problem"] for row in found):
+    finish(as_json, found, terminal.experiments_table(found), terminal.EXPERIMENTS_NOTE)
+    if is_main_process() and all(row["problem"] for row in found):
         raise ValueError("None of the experiments could be run.")
 
 
@@ -222,7 +204,6 @@ def evaluate(
     from .inference.classifier import SpamClassifier
     from .modeling.configuration_spam_gpt import class_names
 
-    quiet_libraries()
     if output_dir:
         check_folder(output_dir)
     classifier = SpamClassifier.from_pretrained(model)
@@ -230,12 +211,10 @@ def evaluate(
     report = make_report(classifier, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
     if output_dir:
         write_report(report, output_dir)
-    if as_json:
-        click.echo(json.dumps(report.values))
-        return
-    terminal.show_report(headline(report.values), report_tables(report.values))
+    shown = [*terminal.report_parts(headline(report.values), report_tables(report.values))]
     if output_dir:
-        show(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
+        shown.append(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
+    finish(as_json, report.values, *shown)
 
 
 @cli.command()
@@ -252,13 +231,12 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
-    quiet_libraries()
     answers = SpamClassifier.from_pretrained(model)(list(texts))
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))
-        return
-    show(terminal.answers_table(texts, answers))
+    else:
+        terminal.show(terminal.answers_table(texts, answers))
 
 
 @cli.command()
@@ -285,7 +263,6 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
     from .inference.classifier import SpamClassifier
     from .inference.scoring import STANDARD, score_file, score_stream
 
-    quiet_libraries()
     show_log()
     if output == STANDARD:
         if as_json or overwrite or settings.pop("num_processes") is not None:
@@ -312,7 +289,6 @@ def push(folder: Path, repo_id: str | None, **settings: Any) -> None:
     """Push the model in FOLDER to the repository REPO."""
     from .hub.push import push_folder
 
-    quiet_libraries()
     show_log()
     push_folder(folder, repo_id, **settings)
 
@@ -337,14 +313,10 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 
     SOURCE is sample, uci, a local file, or a Hub dataset id. To read the splits back: --data REPO --protocol full.
     """
-    from datasets import disable_progress_bars
-
     from .hub.dataset import push_dataset
 
-    quiet_libraries()
-    disable_progress_bars()
     url = push_dataset(source, repo_id, private=private or None, **settings)
-    click.echo(json.dumps({"commit_url": url}) if as_json else f"The splits and their card are at {url}")
+    finish(as_json, {"commit_url": url}, f"The splits and their card are at {url}")
 
 
 @cli.command("import-weights")
@@ -361,10 +333,9 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
     from .conversion.import_weights import import_weights
     from .conversion.loading import load_tokenizer
 
-    quiet_libraries()
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
     model = import_weights(source, output_dir, tokenizer=loaded, **settings)
-    show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")
+    terminal.show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")
 
 
 @cli.command()
@@ -386,13 +357,8 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
     """
     from .conversion.onnx import export_onnx
 
-    quiet_libraries()
     report = export_onnx(model, output_dir, progress=sys.stderr.isatty(), **settings)
-    if as_json:
-        click.echo(json.dumps(report))
-        return
-    show(terminal.agreement_table(report))
-    show(f"The export is in {output_dir}")
+    finish(as_json, report, terminal.agreement_table(report), f"The export is in {output_dir}")
 
 
 @cli.command()
@@ -412,14 +378,8 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """
     from .training.recalibration import calibrated_copy
 
-    quiet_libraries()
     calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
-    if as_json:
-        click.echo(json.dumps(asdict(calibration)))
-        return
-    for line in calibration.summary():
-        show(line)
-    show(f"The model is in {output_dir}")
+    finish(as_json, asdict(calibration), *calibration.summary(), f"The model is in {output_dir}")
 
 
 def main() -> NoReturn:

@@ -11,9 +11,19 @@ import click
 from .signals import Interrupted, stopping_at_signals
 from .text import printable
 
+# The libraries read these when they are imported. This package reports what a user needs to know.
+QUIET = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # it warns about every retry
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
 
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a command line and exit. A user's mistake is reported in one line on standard error."""
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
     try:
         with stopping_at_signals():
             command(prog_name=name, standalone_mode=False)
@@ -49,17 +59,6 @@ def _fail(name: str, message: str, code: int) -> NoReturn:
 def is_main_process() -> bool:
     """Return whether this process is the one that prints."""
     return os.environ.get("RANK", "0") == "0"  # asking Accelerate would fix its state before the run sets it up
-
-
-def quiet_libraries() -> None:
-    """Silence the progress bars and warnings of the libraries; this package reports what a user needs to know."""
-    import huggingface_hub
-    import transformers
-
-    huggingface_hub.utils.disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns about every retry
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 def show_log() -> None:

@@ -4,6 +4,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation.baseline import ahead
+
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
@@ -119,3 +121,12 @@ class Run:
     trained_parameters: int
     calibration: "Calibration | None" = None
     baseline: dict[str, Metrics] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Sentences that compare the model with the baseline on each split."""
+        threshold = self.model.config.threshold
+        return [
+            f"On {split}, {ahead(self.metrics[split]['f1'], values['f1'], threshold)}."
+            for split, values in self.baseline.items()
+        ]

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 
 from ..conversion.loading import HISTORY, save_classifier
 from ..data.sources import OWN_DATA
-from ..evaluation.baseline import ahead
 from ..evaluation.plots import plot_values
 from ..files import public, versions, write_folder, write_json
 from ..hub.card import CardContent, TrainingContent, render_card
@@ -174,10 +173,7 @@ def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
             data=None if recipe.data == OWN_DATA else recipe.data,
             metrics=run.metrics,
             baseline=run.baseline,
-            verdicts=[
-                f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], config.threshold)}."
-                for split, values in run.baseline.items()
-            ],
+            verdicts=run.verdicts,
             parameters=run.model.num_parameters(),
             trained_parameters=run.trained_parameters,
             examples_seen=run.history.examples_seen,
