@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from .signals import Interrupted, stopping_at_signals
+from .signals import RunInterrupted
 from .text import printable
 
 # The libraries read these when they are imported. This package reports what a user needs to know.
@@ -24,9 +24,9 @@ def run(command: click.Command, name: str) -> NoReturn:
     """Run a command line and exit. A user's mistake is reported in one line on standard error."""
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # an exception closes files
     try:
-        with stopping_at_signals():
-            command(prog_name=name, standalone_mode=False)
+        command(prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(error.exit_code)
@@ -35,7 +35,7 @@ def run(command: click.Command, name: str) -> NoReturn:
         _fail(name, error.format_message() + hint, error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ or error  # Click raises Abort from KeyboardInterrupt
-        number = cause.number if isinstance(cause, Interrupted) else signal.SIGINT
+        number = cause.number if isinstance(cause, RunInterrupted) else signal.SIGINT
         if not is_main_process():
             sys.exit(128 + number)
         _fail(name, str(cause) or "interrupted", 128 + number)
