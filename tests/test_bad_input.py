@@ -114,8 +114,8 @@ MISTAKES = {
     f"{TRAIN} --output-dir text.txt/out": ["Not a directory", "text.txt/out"],
     f"{RESUME} folder": ["folder", "checkpoint"],
     f"{RESUME} damaged": ["damaged", "training_state/state.json"],
-    f"{RESUME} run/checkpoint-2 --learning-rate 0.5 --max-steps 9": ["0.001", "0.5", "4", "9", "--allow-differences"],
-    f"{RESUME} run/checkpoint-2 --n-positions 64 --allow-differences": ["run/checkpoint-2"],
+    f"{RESUME} run/checkpoint-2 --learning-rate 0.5 --seed 9": ["0.001", "0.5", "123", "9", "--base run/checkpoint-2"],
+    f"{RESUME} run/checkpoint-2 --max-steps 2": ["run/checkpoint-2", "3 steps", "the 2 of"],
     f"{RESUME} hub": ["--push-to-hub", "--hub-model-id"],
 }
 

@@ -211,8 +211,6 @@ class RunOptions:
     """Number of checkpoints to keep; the best and the newest are always kept. None: all."""
     resume_from_checkpoint: str | None = None
     """Checkpoint to resume from: a folder, auto (newest in output_dir), or hub (pushed by an earlier run)."""
-    allow_differences: bool = False
-    """Resume even if the recipe, the data or the number of processes differ; the results will differ too."""
     push_to_hub: bool = False
     """Push the model to the Hub."""
     hub_model_id: str | None = None

@@ -32,8 +32,7 @@ class History:
         epochs: passes over the training messages.
         steps_per_epoch: optimizer steps per epoch.
         seconds: duration of the training, evaluations included.
-        splits: number and SHA-256 of the messages of each split (see `fingerprints`); empty if the run was resumed with
-            other messages.
+        splits: number and SHA-256 of the messages of each split (see `fingerprints`).
         trained_before: whether training started from a classifier that had been trained on other, or unknown, messages.
     """
 

@@ -54,7 +54,7 @@ class Setup:
         return model.eval()
 
 
-def set_up(recipe: Recipe, data: DatasetDict, tokenizer: PreTrainedTokenizerBase | None = None) -> Setup:
+def set_up(recipe: Recipe, data: DatasetDict) -> Setup:
     """Load or create tokenizer and model, encode all messages, and freeze what the recipe does not train.
 
     If the base has no head for these labels, a new `torch.nn.Linear` is created after `torch.manual_seed(recipe.seed)`.
@@ -62,15 +62,14 @@ def set_up(recipe: Recipe, data: DatasetDict, tokenizer: PreTrainedTokenizerBase
     Args:
         recipe: the settings.
         data: the splits, with columns `text` and `label`.
-        tokenizer: use this one instead of the recipe's.
 
     Raises:
         ValueError: base and tokenizer do not fit each other, or the recipe.
         OSError: the base is neither a local folder or file nor a Hub repository that can be reached.
     """
-    if tokenizer is None and recipe.vocab_size is not None:
+    if recipe.vocab_size is not None:
         tokenizer = train_tokenizer(data["train"]["text"][:], recipe.vocab_size)
-    elif tokenizer is None:
+    else:
         tokenizer = load_tokenizer(recipe.tokenizer or recipe.base)
     with tempfile.TemporaryDirectory() as folder:
         base = _import_base(recipe.base, Path(folder) / "imported")
