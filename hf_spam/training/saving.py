@@ -38,7 +38,7 @@ def prepare_output_dir(options: RunOptions) -> Path:
     """Create the output directory, or check that this run may use it.
 
     Raises:
-        FileExistsError: it is not empty, and the run neither overwrites nor resumes.
+        FileExistsError: it holds a run that is neither overwritten nor resumed, or is itself a checkpoint.
         NotADirectoryError: it is a file.
     """
     path = Path(options.output_dir)
@@ -47,17 +47,14 @@ def prepare_output_dir(options: RunOptions) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     if (path / STATE).exists():
         raise FileExistsError(f"{path} is a checkpoint: choose another --output-dir.")
-    checkpoints = Checkpoints(path)
+    checkpoints, resumes = Checkpoints(path), options.resume_from_checkpoint is not None
     steps = checkpoints.steps()
-    if options.resume_from_checkpoint is not None:
-        # Nothing else is left by a run that was killed before its first checkpoint.
-        harmless = (".", QUEUE, LOG, TRACKERS)
-        is_new = all(entry.name.startswith(harmless) for entry in path.iterdir())
-        if not (options.overwrite_output_dir or steps or is_new):
-            raise FileExistsError(f"{path} holds another run, without a checkpoint: choose another --output-dir.")
-    elif not options.overwrite_output_dir and any(path.iterdir()):
-        raise FileExistsError(f"{path} is not empty: choose another --output-dir, or --overwrite-output-dir.")
-    else:
+    # A run that was killed before its first checkpoint leaves nothing else.
+    is_used = not all(entry.name.startswith((".", QUEUE, LOG, TRACKERS)) for entry in path.iterdir())
+    if is_used and not (options.overwrite_output_dir or (resumes and steps)):
+        found = "has no checkpoint to resume from" if resumes else "is not empty"
+        raise FileExistsError(f"{path} {found}: choose another --output-dir, or --overwrite-output-dir.")
+    if not resumes:
         for step in steps:  # otherwise this run could be resumed from one of them
             checkpoints.delete(step)
     for left in path.iterdir():
