@@ -1,5 +1,6 @@
 """Evaluate a model during training, over the prepared loaders."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..evaluation.metrics import SpamMetrics
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
-from .calibration import Calibration, calibrated, fit_calibration, needs_calibration
+from .calibration import Calibration, apply_calibration, fit_calibration, needs_calibration
 from .loaders import Loaders, first_batches
 from .recipes import Recipe
 from .run import Metrics
@@ -81,7 +82,8 @@ class Evaluator:
                 temperature_scaling=self.recipe.temperature_scaling,
                 target_fpr=self.recipe.target_fpr,
             )
-            config = calibrated(config, calibration)
+            config = copy.deepcopy(config)
+            apply_calibration(config, calibration)
         predictions = {}
         for split, result in results.items():
             probabilities = (result.logits / config.temperature).softmax(-1)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -43,6 +43,8 @@ def calibrated_copy(
 
     The weights stay the same. Metrics and card of the original are not copied; the copy gets a card of its own.
 
+    The calibration is returned, and written to `calibration.json`. After an error nothing is written.
+
     Args:
         model: folder or Hub id; None: the bundled model.
         output_dir: folder to create.
@@ -51,14 +53,6 @@ def calibrated_copy(
         target_fpr: highest allowed false-positive rate. None: set no threshold.
         text_column, label_column: columns to read.
         progress: whether to show a progress bar.
-
-    Returns:
-        The calibration, which is also written to `calibration.json`.
-
-    Raises:
-        FileExistsError: `output_dir` exists.
-        OSError: there is no model at `model`, or the folder cannot be written.
-        ValueError: the model or the messages cannot be used, or no threshold meets `target_fpr`. Nothing is written.
     """
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
@@ -113,7 +107,7 @@ def _card(labels: list[str], calibration: Calibration, model: str | None, data: 
             positive_label=calibration.spam,
             threshold=calibration.threshold,
             calibrated=calibration.temperature != 1,
-            calibration=calibration.summary(messages, in_markdown),
+            calibration=replace(calibration, fitted_on=messages).summary(in_markdown),
             calibrated_on=messages,
             copy_of="the bundled model" if model is None else in_markdown(public(model)),
             base_model=model,

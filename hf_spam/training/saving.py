@@ -163,7 +163,7 @@ def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
         positive_label=names[spam_index(names)] if len(names) == 2 else calibration and calibration.spam,
         threshold=config.threshold,
         calibrated=config.temperature != 1,
-        calibration=calibration.summary(quote=in_markdown) if calibration else (),
+        calibration=calibration.summary(in_markdown) if calibration else (),
         base_model=recipe.base,
         training=TrainingContent(
             recipe=asdict(recipe),
