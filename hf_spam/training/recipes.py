@@ -11,7 +11,7 @@ SOURCES = ("data", "text_column", "label_column", "base", "tokenizer")
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
     *("data", "text_column", "base", "tokenizer", "vocab_size", "n_layer", "n_embd", "n_head", "n_positions"),
-    *("qkv_bias", "initialization", "dropout", "attention_dropout", "case_augmentation", "digit_augmentation"),
+    *("initialization", "dropout", "attention_dropout", "case_augmentation", "digit_augmentation"),
     *("bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay", "max_grad_norm"),
     *("mixed_precision", "seed"),
 )
@@ -58,8 +58,6 @@ class Recipe:
     """Number of attention heads; only with base "random"."""
     n_positions: int = 1024
     """Number of positions; only with base "random"."""
-    qkv_bias: bool = True
-    """Add a bias to the query, key and value projections; only with base "random"."""
     initialization: Literal["gpt2", "pytorch"] = "gpt2"
     """Distribution of fresh weights: GPT-2's, or PyTorch's defaults as in the book; only with base "random"."""
 

@@ -118,7 +118,6 @@ def _fresh_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> SpamGPT
         n_embd=recipe.n_embd,
         n_layer=recipe.n_layer,
         n_head=recipe.n_head,
-        qkv_bias=recipe.qkv_bias,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
