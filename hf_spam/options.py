@@ -16,11 +16,7 @@ METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 
 class Setting(click.ParamType):
-    """Values of a field annotated, for example, `int | Literal["longest"] | None`; `none` on the command line is None.
-
-    Args:
-        annotation: The annotation of the field.
-    """
+    """Values of a field annotated, for example, `int | Literal["longest"] | None`, where None is typed as `none`."""
 
     name = "setting"
 
@@ -68,12 +64,9 @@ class SettingsCommand(click.Command):
 def options_of(
     settings: type, section: str = "Settings of the recipe", names: Collection[str] | None = None
 ) -> Callable[[Callable], Callable]:
-    """Add an option for each field of a dataclass to a command; the field's docstring is the help.
+    """Add an option for each field of a dataclass, or those in `names`, to a command; their docstrings are the help.
 
-    Args:
-        settings: The dataclass. Defaults are shown, except for those of `Recipe`, which depend on the chosen recipe.
-        section: Title of the options in the help of a `SettingsCommand`.
-        names: Fields to add options for. None: all.
+    Defaults are shown, except for those of `Recipe`, which depend on the chosen recipe.
     """
     help_of = {param.arg_name: " ".join(param.description.split()) for param in parse_from_object(settings).params}
 

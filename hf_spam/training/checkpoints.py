@@ -45,11 +45,9 @@ class TrainingState:
     """Everything that changes during training, on one process.
 
     Attributes:
-        setup: holds the model and its adapters.
         optimizer, scheduler, scaler: as Accelerate prepared them.
         order: random generator for the order of messages.
         averaged: moving average of the weights, which is saved in their place. None: no averaging.
-        progress: position of the run.
     """
 
     setup: Setup
@@ -99,12 +97,7 @@ class TrainingState:
         return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
     def save(self, folder: Path, rng_states: Sequence[Tensors]) -> None:
-        """Write the state. The model next to it has the averaged weights, if any.
-
-        Args:
-            folder: `training_state` of a checkpoint.
-            rng_states: RNG states of all processes.
-        """
+        """Write the state and the RNG states of all processes into the folder `training_state` of a checkpoint."""
         moments = self.optimizer.state_dict()["state"]
         names = self._trained_names()
         files = {
@@ -194,11 +187,7 @@ def identity(
 
 
 def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
-    """Describe how a checkpoint's run differs from this one.
-
-    Raises:
-        ValueError: the checkpoint does not say which run it belongs to.
-    """
+    """Describe how a checkpoint's run differs from this one, whose `identity` is `here`."""
     try:
         there = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         recipe, digests, processes = dict(there["recipe"]), dict(there["data"]), there["num_processes"]
@@ -215,12 +204,7 @@ def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints in an output directory, `checkpoint-{step}`.
-
-    Args:
-        output_dir: the directory.
-        save_total_limit: number of checkpoints to keep, at least the best and the newest. None: all.
-    """
+    """The checkpoints in an output directory, `checkpoint-{step}`, of which `save_total_limit` are kept (None: all)."""
 
     output_dir: Path
     save_total_limit: int | None = None

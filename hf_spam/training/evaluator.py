@@ -36,8 +36,7 @@ class Measured:
     """Metrics of a model on whole splits.
 
     Attributes:
-        metrics: metrics of each split.
-        predictions: predictions of each split, as in `Run.predictions`.
+        metrics, predictions: of each split, as in `Run`.
         loss: loss on the validation split before calibration; None if not measured.
         calibration: calibration fitted on the validation split, if the recipe asks for one.
     """
@@ -111,11 +110,7 @@ class Evaluator:
 def evaluate(
     accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
 ) -> Evaluation:
-    """Evaluate the first batches of a prepared loader (None: all), counting each message once.
-
-    Raises:
-        ValueError: the logits are not finite.
-    """
+    """Evaluate the first batches of a prepared loader (None: all), counting each message once."""
     model.eval()
     losses, all_logits, all_labels = [], [], []
     for batch in first_batches(loader, batches):

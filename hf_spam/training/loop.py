@@ -38,16 +38,7 @@ INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation 
 
 
 class TrainingLoop:
-    """Trains a model on one or several processes, and writes checkpoints to resume from.
-
-    Args:
-        accelerator: Accelerate's handle on the processes.
-        recipe: the settings.
-        setup: model, tokenizer and encoded messages.
-        data: the splits.
-        saver: writes checkpoints. None: nothing is saved.
-        interruption: tells whether a signal asked the run to stop.
-    """
+    """Trains a model on one or several processes, and writes checkpoints to resume from, if there is a `saver`."""
 
     def __init__(
         self,
@@ -118,11 +109,7 @@ class TrainingLoop:
         return self._finish()
 
     def start(self, base: str) -> None:
-        """Seed the run and evaluate the untrained model, as the book does.
-
-        Args:
-            base: name of the starting weights.
-        """
+        """Seed the run and evaluate the untrained model, as the book does; `base` names the starting weights."""
         self._seed()
         self.loaders.rng.manual_seed(self.recipe.seed)
         history = self.state.progress.history
@@ -136,11 +123,7 @@ class TrainingLoop:
             logger.warning("The base is already a classifier, and may have been trained on messages of any split.")
 
     def resume(self, checkpoint: Path) -> None:
-        """Load a checkpoint.
-
-        Raises:
-            ValueError: it belongs to another run or to a later step than the last of this run, or it does not fit.
-        """
+        """Load a checkpoint, or raise `ValueError` if it belongs to another run or to a step after this one's last."""
         if found := differences(checkpoint, self.identity):
             raise ValueError(
                 f"{checkpoint} belongs to another run: {'; '.join(found)}. Resume with the same settings, or start a "

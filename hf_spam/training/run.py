@@ -29,8 +29,6 @@ class History:
         final_accs: accuracy of the final weights on `train`, `validation` and `test` as the book's loaders give it: the
             training loader drops the last short batch.
         examples_seen: training messages seen, counting repetitions.
-        epochs: passes over the training messages.
-        steps_per_epoch: optimizer steps per epoch.
         seconds: duration of the training, evaluations included.
         splits: number and SHA-256 of the messages of each split (see `fingerprints`).
         trained_before: whether training started from a classifier that had been trained on other, or unknown, messages.
@@ -99,15 +97,11 @@ class Run:
     """Result of a run.
 
     Attributes:
-        recipe: the settings.
         model: the trained model in evaluation mode, calibrated if the recipe says so.
-        tokenizer: its tokenizer.
-        history: measurements during training.
         metrics: metrics of each split.
         predictions: inputs of the metrics of each split: `predictions` (N,), `references` (N,) and
             `scores` (N, num_labels).
         trained_parameters: number of parameters that were trained, adapters included.
-        calibration: calibration fitted on the validation split, if any.
         baseline: metrics of the linear baseline on the same splits; only for runs that are saved.
     """
 

@@ -35,12 +35,7 @@ TEMPORARY = (".writing-", ".replaced-", ".deleted-", ".fetching-")  # prefixes o
 
 
 def prepare_output_dir(options: RunOptions) -> Path:
-    """Create the output directory, or check that this run may use it.
-
-    Raises:
-        FileExistsError: it holds a run that is neither overwritten nor resumed, or is itself a checkpoint.
-        NotADirectoryError: it is a file.
-    """
+    """Create the output directory, or check that this run may use it."""
     path = Path(options.output_dir)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file: choose another --output-dir.")
@@ -71,12 +66,9 @@ def remove_if_empty(output_dir: Path) -> None:
 
 @dataclass(frozen=True)
 class Saver:
-    """Writes the checkpoints of a run and hands them to the uploader.
+    """Writes the checkpoints of a run, on the main process also to the Hub.
 
-    Args:
-        checkpoints: the checkpoints in the output directory.
-        save_steps: optimizer steps between two checkpoints. None: write one only if the run is interrupted.
-        uploader: pushes them to the Hub; on the main process only.
+    Without `save_steps`, one is written only if the run is interrupted.
     """
 
     checkpoints: Checkpoints
@@ -122,11 +114,7 @@ class Saver:
 
 
 def save_run(run: Run, output_dir: Path) -> None:
-    """Write model, tokenizer, card, history, metrics and plots; each file is either complete or absent.
-
-    Raises:
-        OSError: they could not be written.
-    """
+    """Write model, tokenizer, card, history, metrics and plots; each file is either complete or absent."""
     try:
         with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as folder:
             temporary = Path(folder)
@@ -139,11 +127,11 @@ def save_run(run: Run, output_dir: Path) -> None:
 
 
 def write_model(run: Run, folder: Path) -> None:
-    """Write the calibrated model, its card, history and metrics into a folder."""
+    """Write the calibrated model, its card, history and metrics into a folder. `run.model` is not changed."""
     config = run.model.config
     before = config.temperature, config.threshold
     try:
-        apply_calibration(config, run.calibration)  # in the saved files only; training continues without it
+        apply_calibration(config, run.calibration)
         save_classifier(run.model, run.tokenizer, folder)
         recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
         write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})

@@ -36,7 +36,6 @@ class Setup:
 
     Attributes:
         model: the classifier, with `requires_grad` set only where the recipe trains.
-        tokenizer: its tokenizer.
         encoded: token ids and labels of each split.
         adapters: the LoRA adapters that PEFT put into `model`, if any.
         spliced: spliced messages and their probabilities of spam, see `spliced_messages`.
@@ -58,14 +57,6 @@ def set_up(recipe: Recipe, data: DatasetDict) -> Setup:
     """Load or create tokenizer and model, encode all messages, and freeze what the recipe does not train.
 
     If the base has no head for these labels, a new `torch.nn.Linear` is created after `torch.manual_seed(recipe.seed)`.
-
-    Args:
-        recipe: the settings.
-        data: the splits, with columns `text` and `label`.
-
-    Raises:
-        ValueError: base and tokenizer do not fit each other, or the recipe.
-        OSError: the base is neither a local folder or file nor a Hub repository that can be reached.
     """
     if recipe.vocab_size is not None:
         tokenizer = train_tokenizer(data["train"]["text"][:], recipe.vocab_size)
