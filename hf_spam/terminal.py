@@ -35,15 +35,17 @@ def excerpt(text: str) -> str:
 
 
 def make_table(columns: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
-    """Return a table that breaks long texts and the headings of numbers, but no numbers or names."""
+    """Return a table that breaks texts and headings where it must to fit the terminal, but no numbers or names."""
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
     headings, *cells = [[excerpt(cell) for cell in row] for row in (columns, *rows)]
-    for i, (heading, *column) in enumerate(zip(headings, *cells, strict=True)):
+    columns = list(zip(headings, *cells, strict=True))
+    fits = sum(max(map(len, column)) + 2 for column in columns) < Console().width
+    for i, (heading, *column) in enumerate(columns):
         words, limit = heading.split(), UNBROKEN_CHARACTERS if i else UNBROKEN_NAME
-        if all(len(cell) <= limit and " " not in cell for cell in column):
+        if not fits and all(len(cell) <= limit and " " not in cell for cell in column):
             table.add_column(heading, width=max(map(len, [*words, *column])))
         else:
-            table.add_column(heading, min_width=min(limit, max(map(len, words))), overflow="fold")
+            table.add_column(heading, min_width=min(limit, max(map(len, words), default=0)), overflow="fold")
     for row in cells:
         table.add_row(*row)
     return table

@@ -160,9 +160,10 @@ def test_recipes():
     assert any("2  " in line and "first-token" in line and "78.46 80.54 75.00" in line for line in lines)
 
 
-def test_recipes_side_by_side(monkeypatch):
+@pytest.mark.parametrize("width", ["70", "200"])
+def test_recipes_side_by_side(width, monkeypatch):
     """The book's settings come first; other recipes show only what differs. No name is broken."""
-    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("COLUMNS", width)
     lines = [line.split() for line in hf_spam("recipes", "accumulation", "book", "head-only").out.splitlines()]
     assert ["book", "accumulation", "head-only"] in lines
     assert ["trainable", "last_block", "·", "head"] in lines and ["padded_length", "longest", "none", "·"] in lines

@@ -201,7 +201,7 @@ def test_interrupted_command_says_how_to_resume(number, code, command, tmp_path,
     assert resumed.code == 0 and f"Resuming from {tmp_path / 'out/checkpoint-4'}." in resumed.err
 
 
-@pytest.mark.parametrize(("number", "code", "says"), [("SIGINT", 130, "a: interrupted\n"), ("SIGTERM", 143, "")])
+@pytest.mark.parametrize(("number", "code", "says"), [("SIGINT", 130, "\na: interrupted\n"), ("SIGTERM", 143, "")])
 def test_other_commands_stop_at_once_and_clean_up(number, code, says):
     """Temporary files are removed in `finally` blocks."""
     script = f"""
