@@ -4,55 +4,31 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import click
+from rich.table import Table
 
-from . import terminal
-from .entry import is_main_process, quiet_libraries, run, show_log
-from .experiments.book_table import PUBLISHED, PUBLISHED_IN
-from .options import CONTEXT, Setting, SettingsCommand, given_settings, options_of
-from .terminal import show
+from . import options, terminal
+from .entry import is_main_process, run, show_log
+from .experiments.book_table import PUBLISHED
 from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
-ACCURACIES = "Accuracies on train, validation and test in percent."
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-model_option = click.option("--model", help="Model: a folder, a Hub id, or bundled.  [default: bundled]")
-recipe_option = click.option(
-    "--recipe",
-    "name",
-    type=click.Choice(list(RECIPES)),
-    default="book",
-    show_default=True,
-    metavar="NAME",
-    help="Recipe; `hf-spam recipes` lists them.",
-)
-text_column = click.option(
-    "--text-column",
-    help="Column of the texts; several, separated by commas, are joined.  [default: the model's own, or text, message, "
-    "sms, v2 and others]",
-)
-label_column = click.option(
-    "--label-column",
-    help="Column of the labels.  [default: the model's own, or label, category, class, v1 and others]",
-)
-label_map = click.option("--label-map", help="Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham.")
-encoding = click.option("--encoding", help="Encoding of text files, such as cp1252.  [default: whichever fits]")
-skip_bad_rows = click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be read; log how many.")
+
+def finish(as_json: bool, value: Any, *shown: Table | str) -> None:
+    """Print the result of a command, on the main process only: as JSON, or as tables and sentences."""
+    if not is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps(value))
+        return
+    for part in shown:
+        terminal.show(part)
 
 
-def reading_options(command: Callable) -> Callable:
-    """Add the options that say how to read labelled messages."""
-    return text_column(label_column(label_map(encoding(skip_bad_rows(command)))))
-
-
-private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
-
-
-@click.group(context_settings={**CONTEXT, "max_content_width": 110})
+@click.group(context_settings={**options.CONTEXT, "max_content_width": 110})
 @click.version_option(package_name="hf-spam", prog_name="hf-spam")
 def cli() -> None:
     """Train, evaluate and use small GPTs that tell spam from not spam in text messages."""
@@ -60,68 +36,59 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=click.Choice(list(RECIPES)))
-@as_json
+@options.as_json
 def recipes(names: tuple[str, ...], as_json: bool) -> None:
     """List the recipes, or compare the settings of the named ones with the book's."""
     chosen = [RECIPES[name] for name in names or RECIPES]
-    if as_json:
-        published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
-        values = [{**asdict(recipe), "published": published.get(recipe.name)} for recipe in chosen]
-        click.echo(json.dumps(values, indent=2))
-    elif names:
+    published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
+    values = [{**asdict(recipe), "published": published.get(recipe.name)} for recipe in chosen]
+    if names:
         others = [recipe for recipe in chosen if recipe.name != "book"]
-        show(terminal.settings_table(RECIPES["book"], others))
+        shown = [terminal.settings_table(RECIPES["book"], others)]
         if others:
-            show("·  same as the book")
+            shown.append("·  same as the book")
     else:
-        show(terminal.recipes_table(chosen))
-        show(f"{ACCURACIES} {PUBLISHED_IN}")
+        shown = [terminal.recipes_table(chosen), terminal.ACCURACIES]
+    finish(as_json, values, *shown)
 
 
-@cli.command(cls=SettingsCommand)
-@recipe_option
-@as_json
+@cli.command(cls=options.SettingsCommand)
+@options.recipe_option
+@options.as_json
 @click.pass_context
-@options_of(RunOptions, "Saving, resuming and pushing")
-@options_of(Recipe)
+@options.options_of(RunOptions, "Saving, resuming and pushing")
+@options.options_of(Recipe)
 def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None:
     """Fine-tune a classifier and save it.
 
     A recipe holds the settings of a run, and flags override them; `hf-spam recipes NAME` shows them. The model goes to
     runs/NAME unless --output-dir says otherwise.
     """
-    given = given_settings(ctx, settings)
+    given = options.given_settings(ctx, settings)
     output_dir = given.setdefault("output_dir", f"runs/{name}")
     hub_settings = [setting for setting in given if setting.startswith("hub_")]
     if hub_settings and not given.get("push_to_hub"):
         raise click.UsageError(f"--{hub_settings[0].replace('_', '-')} needs --push-to-hub.")
-    from .evaluation.baseline import BASELINE, ahead
+    from .evaluation.baseline import BASELINE
     from .training.finetune import finetune
 
-    quiet_libraries()
     show_log()
     finished = finetune(name, **given)
-    if not is_main_process():
-        return
-    if as_json:
-        results = {"metrics": finished.metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
-        click.echo(json.dumps({"output_dir": output_dir, **results}))
-        return
-    show(terminal.metrics_table(finished.metrics))
+    results = {"metrics": finished.metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
+    shown = [terminal.metrics_table(finished.metrics)]
     if finished.baseline:
-        show(f"Baseline: {BASELINE}, trained on the same messages.")
-    for split, values in finished.baseline.items():
-        show(f"On {split}, {ahead(finished.metrics[split]['f1'], values['f1'], finished.model.config.threshold)}.")
+        shown += [f"Baseline: {BASELINE}, trained on the same messages.", *finished.verdicts]
     saved = f" The model, its card, history and plots are in {output_dir}" if output_dir else ""
-    show(f"Trained in {finished.history.seconds:.0f} s.{saved}")
+    shown.append(f"Trained in {finished.history.seconds:.0f} s.{saved}")
+    finish(as_json, {"output_dir": output_dir, **results}, *shown)
 
 
-@cli.command(cls=SettingsCommand)
+@cli.command(cls=options.SettingsCommand)
 @click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="inbox", show_default=True, metavar="NAME")
 @click.option("--output-dir", required=True, type=click.Path(), help="Folder for the network; empty or new.")
-@as_json
+@options.as_json
 @click.pass_context
-@options_of(Recipe, names=PRETRAINING)
+@options.options_of(Recipe, names=PRETRAINING)
 def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **settings: Any) -> None:
     """Pretrain a network as a language model on messages without labels.
 
@@ -130,25 +97,20 @@ def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **se
     """
     from .training.finetune import pretrain_base
 
-    quiet_libraries()
     show_log()
-    losses = pretrain_base(name, output_dir=output_dir, **given_settings(ctx, settings))
-    if not is_main_process():
-        return
-    if as_json:
-        click.echo(json.dumps({"output_dir": output_dir, "losses": losses}))
-    else:
-        show(f"The pretrained network is in {output_dir}")
+    losses = pretrain_base(name, output_dir=output_dir, **options.given_settings(ctx, settings))
+    result = {"output_dir": output_dir, "losses": losses}
+    finish(as_json, result, f"The pretrained network is in {output_dir}")
 
 
-@cli.command(cls=SettingsCommand)
-@recipe_option
+@cli.command(cls=options.SettingsCommand)
+@options.recipe_option
 @click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, each with another seed.")
 @click.option("--by-source", is_flag=True, help="Leave out one source of --data at a time in place of folds.")
-@as_json
+@options.as_json
 @click.pass_context
-@options_of(Recipe)
+@options.options_of(Recipe)
 def crossval(
     ctx: click.Context, name: str, folds: int, repeats: int, by_source: bool, as_json: bool, **settings: Any
 ) -> None:
@@ -157,55 +119,41 @@ def crossval(
     All messages are used, and duplicates stay in one fold. Nothing is saved. Results are also shown by source, category
     and language if the data have them.
     """
-    given = given_settings(ctx, settings)
+    given = options.given_settings(ctx, settings)
     from .experiments.crossval import cross_validate
 
-    quiet_libraries()
     show_log()
     for module in ("loop", "pretraining"):  # hide the losses of every run
         logging.getLogger(f"hf_spam.training.{module}").setLevel(logging.WARNING)
     results = cross_validate(name, folds=folds, repeats=repeats, by_source=by_source, **given)
-    if not is_main_process():
-        return
-    if as_json:
-        click.echo(json.dumps(results))
-        return
-    show(terminal.crossval_table(results))
+    shown = [terminal.crossval_table(results)]
     if results["groups"]:
-        terminal.show_groups(results["groups"])
+        shown += [terminal.groups_table(results["groups"]), terminal.GROUPS_NOTE]
     slowest = max(run["seconds"] for run in results["runs"])
-    show(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
-    show("Pooled: computed on the answers of all runs together.")
+    shown.append(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
+    finish(as_json, results, *shown, "Pooled: computed on the answers of all runs together.")
 
 
-@cli.command(cls=SettingsCommand)
+@cli.command(cls=options.SettingsCommand)
 @click.option("--rows", default="", help="Rows of the table or recipes, separated by commas.  [default: all 19]")
 @click.option("--output-dir", type=click.Path(), default="runs/reproduce", show_default=True, help="Output directory.")
-@as_json
+@options.as_json
 @click.pass_context
-@options_of(Recipe)
+@options.options_of(Recipe)
 def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **settings: Any) -> None:
     """Run the book's additional experiments.
 
     Obtained accuracies are shown next to the published ones, unless a setting differs from the experiment's. Run the
     same command again to resume after an interruption; finished experiments are not run twice.
     """
-    given = given_settings(ctx, settings)
+    given = options.given_settings(ctx, settings)
     from .experiments.book_table import reproduce
 
-    quiet_libraries()
     show_log()
     names = [row.strip() for row in rows.split(",") if row.strip()]
     found = list(reproduce(names, output_dir=output_dir, **given))
-    if not is_main_process():
-        return
-    if as_json:
-        click.echo(json.dumps(found))
-    else:
-        show(terminal.experiments_table(found))
-        interval = "95 %: Wilson interval of the obtained test accuracy; within: whether it contains the published one."
-        show(f"{ACCURACIES} {interval} {PUBLISHED_IN}")
-    if all(row["problem"] for row in found):
+    finish(as_json, found, terminal.experiments_table(found), terminal.EXPERIMENTS_NOTE)
+    if is_main_process() and all(row["problem"] for row in found):
         raise ValueError("None of the experiments could be run.")
 
 
@@ -216,9 +164,9 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @click.option("--seed", type=int, help="Seed for the splits.  [default: as in training]")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
 @click.option("--train-data", help="Training messages of MODEL.  [default: from --data, if MODEL was trained on it]")
-@reading_options
+@options.reading_options
 @click.option("--output-dir", type=click.Path(), help="Directory for report.html and report.json.")
-@as_json
+@options.as_json
 def evaluate(
     model: str | None, data: str, split: str | None, output_dir: str | None, as_json: bool, **how: Any
 ) -> None:
@@ -235,7 +183,6 @@ def evaluate(
     from .inference.classifier import SpamClassifier
     from .modeling.configuration_spam_gpt import class_names
 
-    quiet_libraries()
     if output_dir:
         check_folder(output_dir)
     classifier = SpamClassifier.from_pretrained(model)
@@ -243,18 +190,16 @@ def evaluate(
     report = make_report(classifier, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
     if output_dir:
         write_report(report, output_dir)
-    if as_json:
-        click.echo(json.dumps(report.values))
-        return
-    terminal.show_report(headline(report.values), report_tables(report.values))
+    shown = [*terminal.report_parts(headline(report.values), report_tables(report.values))]
     if output_dir:
-        show(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
+        shown.append(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
+    finish(as_json, report.values, *shown)
 
 
 @cli.command()
 @click.argument("texts", nargs=-1)
-@model_option
-@as_json
+@options.model_option
+@options.as_json
 def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
     """Classify messages: TEXTS, or the lines of standard input.
 
@@ -265,28 +210,27 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
-    quiet_libraries()
     answers = SpamClassifier.from_pretrained(model)(list(texts))
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))
-        return
-    show(terminal.answers_table(texts, answers))
+    else:
+        terminal.show(terminal.answers_table(texts, answers))
 
 
 @cli.command()
 @click.argument("source", metavar="IN")
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
-@model_option
-@text_column
-@encoding
-@skip_bad_rows
+@options.model_option
+@options.text_column
+@options.encoding
+@options.skip_bad_rows
 @click.option("--split", help="Split of a dataset on the Hub.  [default: train]")
 @click.option("--prefix", default="", help="Prefix for the names of the new columns.")
 @click.option("--window-size", default=4096, show_default=True, help="Rows to score and save at a time.")
 @click.option("--num-processes", type=int, help="Number of processes.  [default: 1, then one per core after 10 s]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and discard the parts of an unfinished run.")
-@as_json
+@options.as_json
 def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
     """Score the messages of a file.
 
@@ -301,7 +245,6 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
     from .inference.classifier import SpamClassifier
     from .inference.scoring import STANDARD, score_file, score_stream, trained_text_column
 
-    quiet_libraries()
     show_log()
     settings["remembered"] = (trained_text_column(model), None)
     if output == STANDARD:
@@ -325,14 +268,13 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="REPO", required=False)
 @click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run or push.")
-@private
+@options.private
 @click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
 def push(folder: Path, repo_id: str | None, **settings: Any) -> None:
     """Push the model in FOLDER to the repository REPO."""
     from .hub.push import push_folder
 
-    quiet_libraries()
     show_log()
     push_folder(folder, repo_id, **settings)
 
@@ -347,23 +289,19 @@ def data() -> None:
 @click.argument("repo_id", metavar="REPO")
 @click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed for the splits.")
-@reading_options
-@private
+@options.reading_options
+@options.private
 @click.option("--revision", help="Branch; created if missing.  [default: main]")
-@as_json
+@options.as_json
 def push_data(source: str, repo_id: str, private: bool, as_json: bool, **settings: Any) -> None:
     """Push messages to a Hub dataset, split and with a card.
 
     SOURCE is sample, uci, a local file, or a Hub dataset id. To read the splits back: --data REPO --protocol full.
     """
-    from datasets import disable_progress_bars
-
     from .hub.dataset import push_dataset
 
-    quiet_libraries()
-    disable_progress_bars()
     url = push_dataset(source, repo_id, private=private or None, **settings)
-    click.echo(json.dumps({"commit_url": url}) if as_json else f"The splits and their card are at {url}")
+    finish(as_json, {"commit_url": url}, f"The splits and their card are at {url}")
 
 
 @cli.command("import-weights")
@@ -372,7 +310,7 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 @click.option("--n-head", type=int, help="Attention heads of a book file.  [default: found in SOURCE, or n_embd / 64]")
 @click.option(
     "--padded-length",
-    type=Setting(int | Literal["auto"] | None),
+    type=options.Setting(int | Literal["auto"] | None),
     default="auto",
     help="Length to which messages were padded in training; none: no padding.  [default: found in SOURCE, or 120]",
 )
@@ -398,11 +336,10 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
     from .conversion.import_weights import import_weights
     from .conversion.loading import load_tokenizer
 
-    quiet_libraries()
     show_log()
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
     model = import_weights(source, output_dir, tokenizer=loaded, **settings)
-    show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")
+    terminal.show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")
 
 
 @cli.command()
@@ -411,8 +348,8 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 @click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
 @click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, at most half the size.")
 @click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source, as for evaluate.")
-@reading_options
-@as_json
+@options.reading_options
+@options.as_json
 def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
     """Export a model to ONNX.
 
@@ -423,22 +360,17 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
     """
     from .conversion.onnx import export_onnx
 
-    quiet_libraries()
     report = export_onnx(model, output_dir, progress=sys.stderr.isatty(), **settings)
-    if as_json:
-        click.echo(json.dumps(report))
-        return
-    show(terminal.agreement_table(report))
-    show(f"The export is in {output_dir}")
+    finish(as_json, report, terminal.agreement_table(report), f"The export is in {output_dir}")
 
 
 @cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path())
-@model_option
+@options.model_option
 @click.option("--data", required=True, help="Messages the model was not trained on: a source, as for evaluate.")
 @click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
-@reading_options
-@as_json
+@options.reading_options
+@options.as_json
 def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """Calibrate a copy of a model on your messages.
 
@@ -448,14 +380,8 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """
     from .training.recalibration import calibrated_copy
 
-    quiet_libraries()
     calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
-    if as_json:
-        click.echo(json.dumps(asdict(calibration)))
-        return
-    for line in calibration.summary():
-        show(line)
-    show(f"The model is in {output_dir}")
+    finish(as_json, asdict(calibration), *calibration.summary(), f"The model is in {output_dir}")
 
 
 def main() -> NoReturn:

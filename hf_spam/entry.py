@@ -8,15 +8,25 @@ from typing import NoReturn
 
 import click
 
-from .signals import Interrupted, stopping_at_signals
+from .signals import RunInterrupted
 from .text import printable
+
+# The libraries read these when they are imported. This package reports what a user needs to know.
+QUIET = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # it warns about every retry
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a command line and exit. A user's mistake is reported in one line on standard error."""
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # an exception closes files
     try:
-        with stopping_at_signals():
-            command(prog_name=name, standalone_mode=False)
+        command(prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(error.exit_code)
@@ -25,7 +35,7 @@ def run(command: click.Command, name: str) -> NoReturn:
         _fail(name, error.format_message() + hint, error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ or error  # Click raises Abort from KeyboardInterrupt
-        number = cause.number if isinstance(cause, Interrupted) else signal.SIGINT
+        number = cause.number if isinstance(cause, RunInterrupted) else signal.SIGINT
         if not is_main_process():
             sys.exit(128 + number)
         _fail(name, str(cause) or "interrupted", 128 + number)
@@ -49,17 +59,6 @@ def _fail(name: str, message: str, code: int) -> NoReturn:
 def is_main_process() -> bool:
     """Return whether this process is the one that prints."""
     return os.environ.get("RANK", "0") == "0"  # asking Accelerate would fix its state before the run sets it up
-
-
-def quiet_libraries() -> None:
-    """Silence the progress bars and warnings of the libraries; this package reports what a user needs to know."""
-    import huggingface_hub
-    import transformers
-
-    huggingface_hub.utils.disable_progress_bars()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns about every retry
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 def show_log() -> None:

@@ -1,4 +1,4 @@
-"""Command-line flags made from the fields of a dataclass."""
+"""Options of the command line: those that several commands share, and those made from the fields of a dataclass."""
 
 import types
 from collections.abc import Callable, Collection
@@ -8,19 +8,45 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from docstring_parser import parse_from_object
 
-from .training.recipes import Recipe
+from .training.recipes import RECIPES, Recipe
 
 # The Trainer's flags are often written with underscores, such as --save_steps.
 CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+model_option = click.option("--model", help="Model: a folder, a Hub id, or bundled.  [default: bundled]")
+recipe_option = click.option(
+    "--recipe",
+    "name",
+    type=click.Choice(list(RECIPES)),
+    default="book",
+    show_default=True,
+    metavar="NAME",
+    help="Recipe; `hf-spam recipes` lists them.",
+)
+private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
+text_column = click.option(
+    "--text-column",
+    help="Column of the texts; several, separated by commas, are joined.  [default: the model's own, or text, message, "
+    "sms, v2 and others]",
+)
+label_column = click.option(
+    "--label-column",
+    help="Column of the labels.  [default: the model's own, or label, category, class, v1 and others]",
+)
+label_map = click.option("--label-map", help="Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham.")
+encoding = click.option("--encoding", help="Encoding of text files, such as cp1252.  [default: whichever fits]")
+skip_bad_rows = click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be read; log how many.")
+
+
+def reading_options(command: Callable) -> Callable:
+    """Add the options that say how to read labelled messages."""
+    return text_column(label_column(label_map(encoding(skip_bad_rows(command)))))
+
 
 class Setting(click.ParamType):
-    """Values of a field annotated, for example, `int | Literal["longest"] | None`; `none` on the command line is None.
-
-    Args:
-        annotation: The annotation of the field.
-    """
+    """Values of a field annotated, for example, `int | Literal["longest"] | None`, where None is typed as `none`."""
 
     name = "setting"
 
@@ -68,12 +94,9 @@ class SettingsCommand(click.Command):
 def options_of(
     settings: type, section: str = "Settings of the recipe", names: Collection[str] | None = None
 ) -> Callable[[Callable], Callable]:
-    """Add an option for each field of a dataclass to a command; the field's docstring is the help.
+    """Add an option for each field of a dataclass, or those in `names`, to a command; their docstrings are the help.
 
-    Args:
-        settings: The dataclass. Defaults are shown, except for those of `Recipe`, which depend on the chosen recipe.
-        section: Title of the options in the help of a `SettingsCommand`.
-        names: Fields to add options for. None: all.
+    Defaults are shown, except for those of `Recipe`, which depend on the chosen recipe.
     """
     help_of = {param.arg_name: " ".join(param.description.split()) for param in parse_from_object(settings).params}
 

@@ -49,15 +49,16 @@ def main(ctx: click.Context, only: tuple[str, ...], repeats: int, as_json: bool,
         click.echo(json.dumps(results))
         return
     columns = [(result, kind) for result in results.values() for kind in ("model", "baseline")]
-    table = make_table("metric", *(f"{name}\n{kind}" for name in results for kind in ("pocket", BASELINE)))
+    rows = []
     for metric in next(iter(results.values()))["mean"]["model"]:
-        table.add_row(metric, *(format_metric(result, metric, kind) for result, kind in columns))
+        rows.append([metric, *(format_metric(result, metric, kind) for result, kind in columns)])
         if metric == LOW_RATE_RECALL:
             pooled = (format_metric(result, metric, kind, "pooled") for result, kind in columns)
-            table.add_row(f"{metric}, pooled", *pooled)
-    table.add_row("runs", *(str(len(result["runs"])) for result, _ in columns))
-    table.add_row("slowest run", *(f"{max(run['seconds'] for run in result['runs']):.0f} s" for result, _ in columns))
-    show(table)
+            rows.append([f"{metric}, pooled", *pooled])
+    rows.append(["runs", *(str(len(result["runs"])) for result, _ in columns)])
+    slowest = (max(run["seconds"] for run in result["runs"]) for result, _ in columns)
+    rows.append(["slowest run", *(f"{seconds:.0f} s" for seconds in slowest)])
+    show(make_table(["metric", *(f"{name} {kind}" for name in results for kind in ("pocket", BASELINE))], rows))
 
 
 if __name__ == "__main__":

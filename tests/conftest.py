@@ -19,6 +19,8 @@ import torch
 from hypothesis import settings
 from local_hub import LocalHub
 
+from hf_spam.entry import QUIET
+
 HOME = Path(tempfile.mkdtemp(prefix="hf-spam-tests-"))
 HUB = LocalHub(HOME / "hub").start()
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
@@ -29,7 +31,7 @@ os.environ |= {
     "HF_ENDPOINT": HUB.url,
     "HF_TOKEN": "hf_write",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    **QUIET,  # as on the command line
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
     "HF_XET_CLIENT_RETRY_BASE_DELAY": "50ms",
     "NO_PROXY": "127.0.0.1",

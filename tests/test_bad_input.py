@@ -139,10 +139,8 @@ MISTAKES = {
     f"{TRAIN} --output-dir /proc/out": ["/proc/out"],
     f"{RESUME} folder": ["folder", "checkpoint"],
     f"{RESUME} damaged": ["damaged", "training_state/state.json"],
-    f"{RESUME} run/checkpoint-2 --learning-rate 0.5 --max-steps 9": ["0.001", "0.5", "4", "9", "--allow-differences"],
-    f"{RESUME} run/checkpoint-2 --seed 7": ["seed was 123 and is 7"],
-    f"{RESUME} run/checkpoint-2 --data other.csv": ["the train messages or their tokenizer differ"],
-    f"{RESUME} run/checkpoint-2 --n-positions 64 --allow-differences": ["run/checkpoint-2"],
+    f"{RESUME} run/checkpoint-2 --learning-rate 0.5 --seed 9": ["0.001", "0.5", "123", "9", "--base run/checkpoint-2"],
+    f"{RESUME} run/checkpoint-2 --max-steps 2": ["run/checkpoint-2", "3 steps", "the 2 of"],
     f"{RESUME} hub": ["--push-to-hub", "--hub-model-id"],
 }
 

@@ -4,6 +4,7 @@ Commands run in the test process unless a test needs a separate one.
 """
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -14,8 +15,10 @@ from command_line import hf_spam
 from small_data import MESSAGES
 
 from hf_spam import RECIPES
+from hf_spam.entry import QUIET
 from hf_spam.evaluation.plots import plot_values
 from hf_spam.training.recipes import RunOptions, get_recipe
+from hf_spam.training.run import History
 
 # Settings of the Trainer have its names, with dashes or underscores.
 SMALL = ["--recipe", "pocket", "--data", MESSAGES, "--max_steps=20", "--n-embd", "16", "--vocab_size", "300"]
@@ -54,7 +57,7 @@ def test_train_prints_its_progress_and_results(trained):
 def calls(monkeypatch):
     """The recorded calls of `finetune`, which is replaced and trains nothing."""
     found = []
-    run = SimpleNamespace(metrics={"test": {"f1": 0.5}}, baseline={}, history=SimpleNamespace(seconds=3))
+    run = SimpleNamespace(metrics={"test": {"f1": 0.5}}, baseline={}, history=History(seconds=3))
 
     def finetune(recipe, **settings):
         found.append((recipe, settings))
@@ -94,6 +97,18 @@ def test_classify_answers_every_line(trained):
     assert "[31mred" in shown and not {"\x1b", "\x07", "\0"} & set(shown)
 
 
+def test_libraries_are_quiet_unless_the_user_says_otherwise(monkeypatch):
+    """They read these settings when they are imported, so this needs a process of its own."""
+    for name in QUIET:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    show = "import huggingface_hub as hub, transformers; print(hub.logging.get_verbosity(), "
+    show += "hub.utils.are_progress_bars_disabled(), transformers.logging.get_verbosity())"
+    code = f"import click; from hf_spam.entry import run; run(click.Command('a', callback=lambda: exec({show!r})), 'a')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"{logging.ERROR} True {logging.INFO}\n", done.stderr
+
+
 def test_closed_pipe_is_no_error():
     """As with `| head -1`."""
     command = [sys.executable, "-m", "hf_spam", "recipes", "--json"]
@@ -112,8 +127,10 @@ def test_recipes():
     assert any("2  " in line and "first-token" in line and "78.46 80.54 75.00" in line for line in lines)
 
 
-def test_recipes_side_by_side():
-    """The book's settings come first; other recipes show only what differs."""
+@pytest.mark.parametrize("width", ["70", "200"])
+def test_recipes_side_by_side(width, monkeypatch):
+    """The book's settings come first; other recipes show only what differs. No name is broken."""
+    monkeypatch.setenv("COLUMNS", width)
     lines = [line.split() for line in hf_spam("recipes", "accumulation", "book", "head-only").out.splitlines()]
     assert ["book", "accumulation", "head-only"] in lines
     assert ["trainable", "last_block", "·", "head"] in lines and ["padded_length", "longest", "none", "·"] in lines

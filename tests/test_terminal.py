@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_spam.terminal import fitted, show
+from hf_spam.terminal import make_table, show
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -13,7 +13,7 @@ def test_wide_tables_never_break_numbers(width, monkeypatch, capsys):
         ["billing question", "1,234", "0.9993", "0.600-0.730", "1.0000", "0.972-1.000", "12,345"],
         ["\x1b[31mdelivery\ncomplaint", "9", "0.6683", "0.501-0.988", "0.1234", "0.111-0.222", "98,765"],
     ]
-    show(fitted("Labels", columns, rows))
+    show(make_table(columns, rows, "Labels"))
     shown = capsys.readouterr().out
     assert all(len(line) <= width for line in shown.splitlines())
     for row in rows:

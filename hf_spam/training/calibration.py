@@ -3,7 +3,6 @@
 Both are fitted after training, on messages that the weights have not seen, and stored in the model's configuration.
 """
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,13 +31,10 @@ class Calibration:
         temperature_scaling: whether the temperature was fitted.
         threshold: score from which a message is called spam. None: predict the most likely class.
         target_fpr: highest allowed false-positive rate. None: no threshold was asked for.
-        fitted_on: the messages in words, such as "the validation split".
-        messages: their number.
+        fitted_on: the messages in words, such as "the validation split"; `messages` is their number.
         loss_before, loss: their log loss at temperature 1 and at this temperature.
         spam: name of the positive class. This and the following are None without `target_fpr`.
-        ham: number of messages of other classes.
-        false_alarms: number of ham that is called spam.
-        missed: number of spam that is not called spam.
+        ham, false_alarms, missed: number of messages of other classes, of those called spam, and of spam not found.
     """
 
     temperature: float
@@ -59,38 +55,30 @@ class Calibration:
         """Whether there is a threshold if one was asked for."""
         return self.threshold is not None or self.target_fpr is None
 
-    def summary(self, fitted_on: str | None = None, quote: Callable[[str], str] = printable) -> list[str]:
-        """Describe the calibration in sentences.
-
-        Args:
-            fitted_on: the messages in words. None: `self.fitted_on`.
-            quote: formats a label.
-        """
-        fitted_on, lines = fitted_on or self.fitted_on, []
+    def summary(self, quote: Callable[[str], str] = printable) -> list[str]:
+        """Describe the calibration in sentences; `quote` formats a label."""
+        lines = []
         if self.temperature_scaling:
-            where = f"{self.messages:,} messages of {fitted_on}"
+            where = f"{self.messages:,} messages of {self.fitted_on}"
             effect = f"log loss {self.loss:.4f} instead of {self.loss_before:.4f} on {where}"
             if self.temperature == 1:
                 effect = f"not changed, since all {where} are classified correctly"
-            elif any(math.isclose(self.temperature, end, rel_tol=1e-4) for end in TEMPERATURES):
-                effect += f" (the search ends at {TEMPERATURES[0]} and {TEMPERATURES[1]:.0f}; the optimum is beyond)"
             lines.append(f"Temperature {self.temperature:.4f}: {effect}.")
         if self.target_fpr is not None:
-            lines.append(self._threshold_summary(fitted_on, quote(self.spam)))
+            lines.append(self._threshold_summary(quote(self.spam)))
         return lines
 
-    def _threshold_summary(self, fitted_on: str, spam: str) -> str:
+    def _threshold_summary(self, spam: str) -> str:
         ham = "ham" if self.spam.lower() == "spam" else f"messages that are not {spam}"
         allowed = f"a false-positive rate of at most {100 * self.target_fpr:g}%"
         if self.threshold is None:
-            return f"No threshold gives {allowed} on {fitted_on}: too many {ham} have the highest score."
+            return f"No threshold gives {allowed} on {self.fitted_on}: too many {ham} have the highest score."
         positives = self.messages - self.ham
         _, upper = wilson(self.false_alarms, self.ham)
         return (
-            f"Threshold {self.threshold:.7f} for {allowed}: on {fitted_on}, {self.false_alarms:,} of {self.ham:,} "
+            f"Threshold {self.threshold:.7f} for {allowed}: on {self.fitted_on}, {self.false_alarms:,} of {self.ham:,} "
             f"{ham} are called {spam}, and {positives - self.missed:,} of {positives:,} {spam} are found. The rate on "
-            f"new messages may be up to {upper:.2%} ({LEVEL:.0%} interval); {self.ham:,} messages cannot show a rate "
-            f"below {1 / self.ham:.2%}."
+            f"new messages may be up to {upper:.2%} ({LEVEL:.0%} interval)."
         )
 
 
@@ -105,25 +93,14 @@ def apply_calibration(config: SpamGPTConfig, calibration: Calibration | None) ->
     config.threshold = None if calibration is None else calibration.threshold
 
 
-def calibrated(config: SpamGPTConfig, calibration: Calibration) -> SpamGPTConfig:
-    """Return a copy of a configuration with a calibration."""
-    config = copy.deepcopy(config)
-    apply_calibration(config, calibration)
-    return config
-
-
 def check_validation_split(recipe: Recipe, data: DatasetDict) -> None:
-    """Check before training that the validation split is fit for the calibration a recipe asks for.
-
-    Raises:
-        ValueError: it is missing, or lacks messages of a class that is needed.
-    """
-    if needs_calibration(recipe):
-        what = "temperature_scaling" if recipe.temperature_scaling else "target_fpr"
-        if "validation" not in data:
-            raise ValueError(f"Recipe {recipe.name!r}: {what} needs a validation split.")
-        labels, names = torch.tensor(data["validation"]["label"][:]), label_names(data["validation"])
-        _check_labels(labels, names, recipe.target_fpr, f"the validation split, which {what} needs,")
+    """Raise `ValueError` before training if the validation split is not fit for the calibration of a recipe."""
+    if not needs_calibration(recipe):
+        return
+    if "validation" not in data:
+        raise ValueError(f"Recipe {recipe.name!r}: temperature_scaling and target_fpr need a validation split.")
+    labels, names = torch.tensor(data["validation"]["label"][:]), label_names(data["validation"])
+    _check_labels(labels, names, recipe.target_fpr, "the validation split")
 
 
 def fit_calibration(
@@ -144,10 +121,7 @@ def fit_calibration(
     Args:
         logits: of the uncalibrated model, (N, num_labels).
         labels: class indices, (N,).
-        names: names of the classes.
-        fitted_on: name of the messages.
-        temperature_scaling: whether to fit a temperature.
-        target_fpr: false-positive rate that the threshold allows. None: fit no threshold.
+        names, fitted_on, temperature_scaling, target_fpr: as in `Calibration` and `Recipe`.
 
     Raises:
         ValueError: the messages are all of one class, or none is spam and a threshold is wanted.

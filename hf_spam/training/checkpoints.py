@@ -26,11 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..conversion.loading import load_config
 from ..data.batching import EncodedMessages
 from ..data.splits import digest
 from ..files import MANIFEST, read_manifest
-from ..modeling.configuration_spam_gpt import class_names
 from ..text import one_line
 from .recipes import SOURCES, Recipe
 from .run import History, Progress
@@ -47,11 +45,9 @@ class TrainingState:
     """Everything that changes during training, on one process.
 
     Attributes:
-        setup: holds the model and its adapters.
         optimizer, scheduler, scaler: as Accelerate prepared them.
         order: random generator for the order of messages.
         averaged: moving average of the weights, which is saved in their place. None: no averaging.
-        progress: position of the run.
     """
 
     setup: Setup
@@ -91,8 +87,7 @@ class TrainingState:
             return
         states, self._resumed_rng_states = self._resumed_rng_states, None
         self.order.set_state(states["order"])
-        if "cpu" in states:  # a process without saved states keeps its own
-            torch.set_rng_state(states["cpu"])
+        torch.set_rng_state(states["cpu"])
         if "cuda" in states and torch.cuda.is_available():
             torch.cuda.set_rng_state(states["cuda"])
 
@@ -102,12 +97,7 @@ class TrainingState:
         return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
     def save(self, folder: Path, rng_states: Sequence[Tensors]) -> None:
-        """Write the state. The model next to it has the averaged weights, if any.
-
-        Args:
-            folder: `training_state` of a checkpoint.
-            rng_states: RNG states of all processes.
-        """
+        """Write the state and the RNG states of all processes into the folder `training_state` of a checkpoint."""
         moments = self.optimizer.state_dict()["state"]
         names = self._trained_names()
         files = {
@@ -130,36 +120,27 @@ class TrainingState:
         (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
     def load(self, checkpoint: Path, rank: int) -> None:
-        """Load the state of a checkpoint; learning rate and other settings stay those of this run.
-
-        If the settings differ, parameters that were not trained before start without moments.
+        """Load the state of a checkpoint of the same run.
 
         Raises:
-            ValueError: the checkpoint does not fit this run, e.g. it has a head for other labels.
+            ValueError: the checkpoint does not fit this run, although its manifest says so.
         """
         folder, model = checkpoint / STATE, self.setup.model
         try:
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             progress = saved["progress"]
             self.progress = Progress(**{**progress, "history": History(**progress["history"])})
-            if (labels := class_names(load_config(checkpoint))) != class_names(model.config):
-                raise ValueError(f"its labels are {', '.join(labels)}")
             kept = load_file(checkpoint / "model.safetensors")
-            if self.averaged is not None and saved["averaged"]:
+            if saved["averaged"]:
                 self.averaged.module.load_state_dict(kept)
                 self.averaged.n_averaged += 1
             if (folder / "weights.safetensors").exists():
                 kept = load_file(folder / "weights.safetensors")
-            if (self.setup.adapters is not None) != any(".lora_" in name for name in kept):
-                raise ValueError("one of the two has LoRA adapters (lora_r), the other has none")
             model.load_state_dict(kept)
             self._load_optimizer(load_file(folder / "optimizer.safetensors"), saved["scheduled"])
-            if self.scaler is not None and saved["scaler"] is not None:
+            if self.scaler is not None:
                 self.scaler.load_state_dict(saved["scaler"])
-            own = folder / f"random-{rank}.safetensors"
-            self._resumed_rng_states = load_file(own if own.exists() else folder / "random-0.safetensors")
-            if not own.exists():
-                del self._resumed_rng_states["cpu"]
+            self._resumed_rng_states = load_file(folder / f"random-{rank}.safetensors")
             self._epoch_order = self._resumed_rng_states["epoch_order"]
             self.order.set_state(self._epoch_order)
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -171,8 +152,7 @@ class TrainingState:
         moments: dict[int, Tensors] = {}
         for name, tensor in tensors.items():
             key, _, parameter = name.partition(" of ")
-            if parameter in numbers:
-                moments.setdefault(numbers[parameter], {})[key] = tensor
+            moments.setdefault(numbers[parameter], {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         (rate,), (factor,), (group,) = self.scheduler.base_lrs, self.scheduler.lr_lambdas, self.optimizer.param_groups
         group["lr"] = rate * factor(scheduled)
@@ -195,34 +175,28 @@ def identity(
     """Return what a run must share with the checkpoint it resumes from; stored in the manifest.
 
     Sources of messages, weights and tokenizer may differ between machines, so they are left out: the weights are in
-    the checkpoint, and messages and token ids are compared by their hash.
+    the checkpoint, and messages and token ids are compared by their hash. So is the length of the run, unless the
+    learning rate depends on it: a run may be extended.
     """
     digests = {split: digest(messages, encoded[split].input_ids) for split, messages in data.items()}
-    settings = {name: value for name, value in asdict(recipe).items() if name not in ("name", "summary", *SOURCES)}
+    ignored = {"name", "summary", *SOURCES}
+    if recipe.lr_scheduler_type == "constant" and not 0 < recipe.warmup_steps < 1:
+        ignored |= {"num_train_epochs", "max_steps"}
+    settings = {name: value for name, value in asdict(recipe).items() if name not in ignored}
     return {"recipe": settings, "data": digests, "num_processes": num_processes}
 
 
 def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
-    """Describe how a checkpoint's run differs from this one.
-
-    Raises:
-        ValueError: the checkpoint does not say which run it belongs to.
-    """
+    """Describe how a checkpoint's run differs from this one, whose `identity` is `here`."""
     try:
         there = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         recipe, digests, processes = dict(there["recipe"]), dict(there["data"]), there["num_processes"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{checkpoint} does not say which run it belongs to.") from error
-    found = [
-        f"{name} was {recipe.get(name)!r} and is {value!r}"
-        for name, value in here["recipe"].items()
-        if recipe.get(name) != value
-    ]
-    found += [
-        f"the {split} messages or their tokenizer differ"
-        for split in {**digests, **here["data"]}
-        if digests.get(split) != here["data"].get(split)
-    ]
+    wanted = here["recipe"].items()
+    found = [f"{name} was {recipe.get(name)!r} and is {value!r}" for name, value in wanted if recipe.get(name) != value]
+    splits = [split for split in {**digests, **here["data"]} if digests.get(split) != here["data"].get(split)]
+    found += [f"the {split} messages or their tokenizer differ" for split in splits]
     if processes != here["num_processes"]:
         found.append(f"it had {processes} processes, not {here['num_processes']}")
     return found
@@ -230,12 +204,7 @@ def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints in an output directory, `checkpoint-{step}`.
-
-    Args:
-        output_dir: the directory.
-        save_total_limit: number of checkpoints to keep, at least the best and the newest. None: all.
-    """
+    """The checkpoints in an output directory, `checkpoint-{step}`, of which `save_total_limit` are kept (None: all)."""
 
     output_dir: Path
     save_total_limit: int | None = None

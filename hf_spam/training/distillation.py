@@ -1,8 +1,8 @@
-"""Distillation: the network also learns from the baseline's scores of messages spliced from the training messages.
+"""Distillation: the network also learns from the scores that the linear baseline gives to spliced messages.
 
-Pieces of training messages are joined at random, and the linear baseline, fitted to the training messages, scores the
-results. With many more texts than there are messages, a small network learns the many weak cues that the baseline uses
-(Hinton, Vinyals and Dean 2015, *Distilling the Knowledge in a Neural Network*).
+These are pieces of training messages joined at random. With many more texts than there are messages, a small network
+learns the many weak cues that the baseline uses (Hinton, Vinyals and Dean 2015, *Distilling the Knowledge in a Neural
+Network*).
 """
 
 import logging
@@ -25,16 +25,7 @@ WINDOW = 5000  # texts at a time: their character n-grams take much memory
 
 
 def spliced_messages(train: Dataset, count: int, seed: int) -> tuple[list[str], list[float]]:
-    """Return spliced messages and their probability of class 1 by the baseline.
-
-    Args:
-        train: The training messages, with two labels.
-        count: Number of spliced messages.
-        seed: Seed of the pieces; the same seed gives the same messages.
-
-    Raises:
-        ValueError: There are more than two classes, or the baseline cannot be fitted.
-    """
+    """Return spliced messages and their probability of class 1 by the baseline, fitted to the training messages."""
     baseline = fit_baseline(train) if len(label_names(train)) == 2 else None
     if baseline is None:
         raise ValueError("spliced_messages needs training messages of two classes that the baseline can be fitted to.")

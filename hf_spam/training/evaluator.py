@@ -1,5 +1,6 @@
 """Evaluate a model during training, over the prepared loaders."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..evaluation.metrics import SpamMetrics
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
-from .calibration import Calibration, calibrated, fit_calibration, needs_calibration
+from .calibration import Calibration, apply_calibration, fit_calibration, needs_calibration
 from .loaders import Loaders, first_batches
 from .recipes import Recipe
 from .run import Metrics
@@ -35,8 +36,7 @@ class Measured:
     """Metrics of a model on whole splits.
 
     Attributes:
-        metrics: metrics of each split.
-        predictions: predictions of each split, as in `Run.predictions`.
+        metrics, predictions: of each split, as in `Run`.
         loss: loss on the validation split before calibration; None if not measured.
         calibration: calibration fitted on the validation split, if the recipe asks for one.
     """
@@ -81,7 +81,8 @@ class Evaluator:
                 temperature_scaling=self.recipe.temperature_scaling,
                 target_fpr=self.recipe.target_fpr,
             )
-            config = calibrated(config, calibration)
+            config = copy.deepcopy(config)
+            apply_calibration(config, calibration)
         predictions = {}
         for split, result in results.items():
             probabilities = (result.logits / config.temperature).softmax(-1)
@@ -109,11 +110,7 @@ class Evaluator:
 def evaluate(
     accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
 ) -> Evaluation:
-    """Evaluate the first batches of a prepared loader (None: all), counting each message once.
-
-    Raises:
-        ValueError: the logits are not finite.
-    """
+    """Evaluate the first batches of a prepared loader (None: all), counting each message once."""
     model.eval()
     losses, all_logits, all_labels = [], [], []
     for batch in first_batches(loader, batches):

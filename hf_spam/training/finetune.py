@@ -17,7 +17,7 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, parse_
 from datasets import Dataset, DatasetDict
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..conversion.loading import load_tokenizer, save_classifier
+from ..conversion.loading import save_classifier
 from ..data.labels import FEATURES, check_classes
 from ..data.names import Sources, source_name
 from ..data.sources import check_splits, load_sms_spam, read_texts
@@ -81,9 +81,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
             splits = _read(recipe, data, accelerator)
-            # A tokenizer learned on other messages would have other ids for the same words.
-            tokenizer = load_tokenizer(checkpoint) if checkpoint and options.allow_differences else None
-            setup = set_up(recipe, splits, tokenizer)
+            setup = set_up(recipe, splits)
         if options.report_to is not None:
             accelerator.init_trackers("hf_spam", {k: v for k, v in asdict(recipe).items() if v is not None})
         saver = None
@@ -99,7 +97,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
                 loop.start(recipe.base)
                 loop.state.progress.history.seconds = pretraining_seconds
             else:
-                loop.resume(checkpoint, allow_differences=options.allow_differences)
+                loop.resume(checkpoint)
             run = loop.run()
         if output_dir is not None and accelerator.is_main_process:
             run.baseline = measure_baseline(splits)

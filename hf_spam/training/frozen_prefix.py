@@ -40,7 +40,7 @@ MEMORY_BUDGET = 2 * 2**30  # bytes of hidden states per split; more are mapped f
 def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> int:
     """Return how many blocks, counted from the first, have the same output for a message at every step.
 
-    Returns 0, and says so in the log, if dropout, augmentation or adversarial training change their output.
+    Returns 0, and says so in the log, if one of `RANDOM_SETTINGS` is used.
     """
     gpt = model.gpt
     below = [gpt.tok_emb, gpt.pos_emb]
@@ -111,8 +111,7 @@ def compute_prefix(
 ) -> PrefixedMessages:
     """Compute the output of the first blocks for all messages of a split.
 
-    The processes of a machine share the work. The output is kept in memory or, beyond `MEMORY_BUDGET` or with several
-    processes, in a temporary file.
+    The processes of a machine share the work.
     """
     config = model.config
     real = [min(max(1, len(ids)), config.max_tokens) for ids in messages.input_ids]
@@ -138,7 +137,10 @@ def compute_prefix(
 
 
 def _storage(accelerator: Accelerator, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """Allocate hidden states in memory, or in a file that is unlinked at once, so the system removes it in the end."""
+    """Allocate hidden states in memory, or in a file if they are many or if several processes share them.
+
+    The file is unlinked at once, so that the system removes it in the end.
+    """
     size = shape[0] * shape[1]
     if _local_processes(accelerator) == 1 and size * dtype.itemsize <= MEMORY_BUDGET:
         return torch.empty(shape, dtype=dtype)

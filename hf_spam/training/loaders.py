@@ -96,12 +96,7 @@ class Loaders:
         return self._sorted[split], self._order[split]
 
     def training_batches(self, epoch: int, steps: int) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, for at most `steps` optimizer steps.
-
-        Args:
-            epoch: counted from 1; the augmentation depends on it.
-            steps: optimizer steps left in the run.
-        """
+        """Yield the training batches of an epoch, for at most `steps` optimizer steps; augmentation varies by epoch."""
         if self.augmentation:
             self._augmented.input_ids = [
                 self.augmentation.encode(text, f"{self.recipe.seed} {epoch} {i}", self.max_tokens)

@@ -38,16 +38,7 @@ INITIAL_ACCURACY_BATCHES, INITIAL_LOSS_BATCHES = 10, 5  # the book's evaluation 
 
 
 class TrainingLoop:
-    """Trains a model on one or several processes, and writes checkpoints to resume from.
-
-    Args:
-        accelerator: Accelerate's handle on the processes.
-        recipe: the settings.
-        setup: model, tokenizer and encoded messages.
-        data: the splits.
-        saver: writes checkpoints. None: nothing is saved.
-        interruption: tells whether a signal asked the run to stop.
-    """
+    """Trains a model on one or several processes, and writes checkpoints to resume from, if there is a `saver`."""
 
     def __init__(
         self,
@@ -118,11 +109,7 @@ class TrainingLoop:
         return self._finish()
 
     def start(self, base: str) -> None:
-        """Seed the run and evaluate the untrained model, as the book does.
-
-        Args:
-            base: name of the starting weights.
-        """
+        """Seed the run and evaluate the untrained model, as the book does; `base` names the starting weights."""
         self._seed()
         self.loaders.rng.manual_seed(self.recipe.seed)
         history = self.state.progress.history
@@ -135,29 +122,16 @@ class TrainingLoop:
         if history.trained_before:
             logger.warning("The base is already a classifier, and may have been trained on messages of any split.")
 
-    def resume(self, checkpoint: Path, *, allow_differences: bool) -> None:
-        """Load a checkpoint.
-
-        Raises:
-            ValueError: it belongs to another run and differences are not allowed, or it does not fit.
-        """
-        found = "; ".join(differences(checkpoint, self.identity))
-        if found and not allow_differences:
+    def resume(self, checkpoint: Path) -> None:
+        """Load a checkpoint, or raise `ValueError` if it belongs to another run or to a step after this one's last."""
+        if found := differences(checkpoint, self.identity):
             raise ValueError(
-                f"{checkpoint} belongs to another run: {found}. Resume with the same settings, start again in another "
-                "--output-dir, or add --allow-differences to resume anyway."
+                f"{checkpoint} belongs to another run: {'; '.join(found)}. Resume with the same settings, or start a "
+                f"new run from its weights: --base {checkpoint} and another --output-dir."
             )
         self.state.load(checkpoint, self.accelerator.process_index)
-        progress = self.state.progress
-        if found:
-            # Continue where a run with these settings would be after as many steps.
-            steps_done = progress.step % self.steps_per_epoch + 1
-            progress.epoch = progress.step // self.steps_per_epoch + 1
-            progress.batch = steps_done * self.recipe.gradient_accumulation_steps
-            if self.accelerator.is_main_process:
-                logger.warning("Resuming with different settings; results will differ: %s.", found)
-        if progress.history.splits != self.splits:
-            progress.history.splits = {}  # the model was trained on other messages, perhaps on this test split
+        if (done := self.state.progress.step + 1) > self.total_steps:
+            raise ValueError(f"{checkpoint} has done {done} steps, more than the {self.total_steps} of this run.")
         logger.info("Resuming from %s.", checkpoint)
         self._seed()
 

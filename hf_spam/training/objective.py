@@ -42,10 +42,7 @@ class Objective(nn.Module):
     ) -> SequenceClassifierOutput:
         """Run the network; return `loss` too when `labels` (B,) are given.
 
-        Args:
-            labels: class indices, (B,).
-            targets: probabilities of class 1, (B,), to learn in place of the labels.
-            batch: as for the network.
+        `targets` are probabilities of class 1 (B,), to learn in place of the labels.
         """
         if labels is None:
             return self.network(**batch)

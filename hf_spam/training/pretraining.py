@@ -39,20 +39,7 @@ def pretrain(
     """Train `gpt` to predict the next token of `texts`, for `recipe.pretraining_steps` steps.
 
     The scores of the next token are the products of a hidden state with the token embeddings, as in GPT-2. Each process
-    does the same work.
-
-    Args:
-        gpt: The network, changed in place.
-        tokenizer: Its tokenizer.
-        texts: Messages; labels are not needed.
-        recipe: The settings: steps, learning rate, augmentation, weight decay, seed.
-        accelerator: Accelerate's handle on device and precision.
-
-    Returns:
-        The loss of each step, in nats per token.
-
-    Raises:
-        ValueError: There are fewer messages than a batch holds, or the loss is no longer finite.
+    does the same work. The loss of each step is returned, in nats per token.
     """
     if len(texts) < BATCH_SIZE:
         raise ValueError(f"{len(texts)} messages do not fill one batch of {BATCH_SIZE} for pretraining.")

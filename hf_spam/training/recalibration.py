@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ def calibrated_copy(
     """Write a copy of a classifier whose scores are calibrated on messages that it was not trained on.
 
     The weights stay the same. Metrics and card of the original are not copied; the copy gets a card of its own.
+
+    The calibration is returned, and written to `calibration.json`. After an error nothing is written.
 
     Args:
         model: folder or Hub id; None: the bundled model.
@@ -112,7 +114,7 @@ def _card(labels: list[str], calibration: Calibration, model: str | None, data: 
             positive_label=calibration.spam,
             threshold=calibration.threshold,
             calibrated=calibration.temperature != 1,
-            calibration=calibration.summary(messages, in_markdown),
+            calibration=replace(calibration, fitted_on=messages).summary(in_markdown),
             calibrated_on=messages,
             copy_of="the bundled model" if model is None else in_markdown(public(model)),
             base_model=model,

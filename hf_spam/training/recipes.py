@@ -12,7 +12,7 @@ SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
     *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "n_layer", "n_embd"),
-    *("n_head", "n_positions", "qkv_bias", "initialization", "dropout", "attention_dropout", "case_augmentation"),
+    *("n_head", "n_positions", "initialization", "dropout", "attention_dropout", "case_augmentation"),
     *("digit_augmentation", "bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay"),
     *("max_grad_norm", "mixed_precision", "seed"),
 )
@@ -65,8 +65,6 @@ class Recipe:
     """Number of attention heads; only with base "random"."""
     n_positions: int = 1024
     """Number of positions; only with base "random"."""
-    qkv_bias: bool = True
-    """Add a bias to the query, key and value projections; only with base "random"."""
     initialization: Literal["gpt2", "pytorch"] = "gpt2"
     """Distribution of fresh weights: GPT-2's, or PyTorch's defaults as in the book; only with base "random"."""
 
@@ -219,8 +217,6 @@ class RunOptions:
     """Number of checkpoints to keep; the best and the newest are always kept. None: all."""
     resume_from_checkpoint: str | None = None
     """Checkpoint to resume from: a folder, auto (newest in output_dir), or hub (pushed by an earlier run)."""
-    allow_differences: bool = False
-    """Resume even if the recipe, the data or the number of processes differ; the results will differ too."""
     push_to_hub: bool = False
     """Push the model to the Hub."""
     hub_model_id: str | None = None

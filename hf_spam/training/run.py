@@ -4,6 +4,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation.baseline import ahead
+
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
@@ -27,11 +29,8 @@ class History:
         final_accs: accuracy of the final weights on `train`, `validation` and `test` as the book's loaders give it: the
             training loader drops the last short batch.
         examples_seen: training messages seen, counting repetitions.
-        epochs: passes over the training messages.
-        steps_per_epoch: optimizer steps per epoch.
         seconds: duration of the training, evaluations included.
-        splits: number and SHA-256 of the messages of each split (see `fingerprints`); empty if the run was resumed with
-            other messages.
+        splits: number and SHA-256 of the messages of each split (see `fingerprints`).
         trained_before: whether training started from a classifier that had been trained on other, or unknown, messages.
     """
 
@@ -98,15 +97,11 @@ class Run:
     """Result of a run.
 
     Attributes:
-        recipe: the settings.
         model: the trained model in evaluation mode, calibrated if the recipe says so.
-        tokenizer: its tokenizer.
-        history: measurements during training.
         metrics: metrics of each split.
         predictions: inputs of the metrics of each split: `predictions` (N,), `references` (N,) and
             `scores` (N, num_labels).
         trained_parameters: number of parameters that were trained, adapters included.
-        calibration: calibration fitted on the validation split, if any.
         baseline: metrics of the linear baseline on the same splits; only for runs that are saved.
     """
 
@@ -119,3 +114,12 @@ class Run:
     trained_parameters: int
     calibration: "Calibration | None" = None
     baseline: dict[str, Metrics] = field(default_factory=dict)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Sentences that compare the model with the baseline on each split."""
+        threshold = self.model.config.threshold
+        return [
+            f"On {split}, {ahead(self.metrics[split]['f1'], values['f1'], threshold)}."
+            for split, values in self.baseline.items()
+        ]

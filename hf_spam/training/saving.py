@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 
 from ..conversion.loading import HISTORY, save_classifier
 from ..data.names import IN_MEMORY
-from ..evaluation.baseline import ahead
 from ..evaluation.plots import plot_values
 from ..files import public, versions, write_folder, write_json
 from ..hub.card import CardContent, TrainingContent, render_card
@@ -36,29 +35,21 @@ TEMPORARY = (".writing-", ".replaced-", ".deleted-", ".fetching-")  # prefixes o
 
 
 def prepare_output_dir(options: RunOptions) -> Path:
-    """Create the output directory, or check that this run may use it.
-
-    Raises:
-        FileExistsError: it is not empty, and the run neither overwrites nor resumes.
-        NotADirectoryError: it is a file.
-    """
+    """Create the output directory, or check that this run may use it."""
     path = Path(options.output_dir)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file: choose another --output-dir.")
     path.mkdir(parents=True, exist_ok=True)
     if (path / STATE).exists():
         raise FileExistsError(f"{path} is a checkpoint: choose another --output-dir.")
-    checkpoints = Checkpoints(path)
+    checkpoints, resumes = Checkpoints(path), options.resume_from_checkpoint is not None
     steps = checkpoints.steps()
-    if options.resume_from_checkpoint is not None:
-        # Nothing else is left by a run that was killed before its first checkpoint.
-        harmless = (".", QUEUE, LOG, TRACKERS)
-        is_new = all(entry.name.startswith(harmless) for entry in path.iterdir())
-        if not (options.overwrite_output_dir or steps or is_new):
-            raise FileExistsError(f"{path} holds another run, without a checkpoint: choose another --output-dir.")
-    elif not options.overwrite_output_dir and any(path.iterdir()):
-        raise FileExistsError(f"{path} is not empty: choose another --output-dir, or --overwrite-output-dir.")
-    else:
+    # A run that was killed before its first checkpoint leaves nothing else.
+    is_used = not all(entry.name.startswith((".", QUEUE, LOG, TRACKERS)) for entry in path.iterdir())
+    if is_used and not (options.overwrite_output_dir or (resumes and steps)):
+        found = "has no checkpoint to resume from" if resumes else "is not empty"
+        raise FileExistsError(f"{path} {found}: choose another --output-dir, or --overwrite-output-dir.")
+    if not resumes:
         for step in steps:  # otherwise this run could be resumed from one of them
             checkpoints.delete(step)
     for left in path.iterdir():
@@ -75,12 +66,9 @@ def remove_if_empty(output_dir: Path) -> None:
 
 @dataclass(frozen=True)
 class Saver:
-    """Writes the checkpoints of a run and hands them to the uploader.
+    """Writes the checkpoints of a run, on the main process also to the Hub.
 
-    Args:
-        checkpoints: the checkpoints in the output directory.
-        save_steps: optimizer steps between two checkpoints. None: write one only if the run is interrupted.
-        uploader: pushes them to the Hub; on the main process only.
+    Without `save_steps`, one is written only if the run is interrupted.
     """
 
     checkpoints: Checkpoints
@@ -126,11 +114,7 @@ class Saver:
 
 
 def save_run(run: Run, output_dir: Path) -> None:
-    """Write model, tokenizer, card, history, metrics and plots; each file is either complete or absent.
-
-    Raises:
-        OSError: they could not be written.
-    """
+    """Write model, tokenizer, card, history, metrics and plots; each file is either complete or absent."""
     try:
         with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as folder:
             temporary = Path(folder)
@@ -143,11 +127,11 @@ def save_run(run: Run, output_dir: Path) -> None:
 
 
 def write_model(run: Run, folder: Path) -> None:
-    """Write the calibrated model, its card, history and metrics into a folder."""
+    """Write the calibrated model, its card, history and metrics into a folder. `run.model` is not changed."""
     config = run.model.config
     before = config.temperature, config.threshold
     try:
-        apply_calibration(config, run.calibration)  # in the saved files only; training continues without it
+        apply_calibration(config, run.calibration)
         save_classifier(run.model, run.tokenizer, folder)
         recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
         write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
@@ -167,17 +151,14 @@ def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
         positive_label=names[spam_index(names)] if len(names) == 2 else calibration and calibration.spam,
         threshold=config.threshold,
         calibrated=config.temperature != 1,
-        calibration=calibration.summary(quote=in_markdown) if calibration else (),
+        calibration=calibration.summary(in_markdown) if calibration else (),
         base_model=recipe.base,
         training=TrainingContent(
             recipe=asdict(recipe),
             data=None if recipe.data.startswith(IN_MEMORY) else recipe.data,
             metrics=run.metrics,
             baseline=run.baseline,
-            verdicts=[
-                f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], config.threshold)}."
-                for split, values in run.baseline.items()
-            ],
+            verdicts=run.verdicts,
             parameters=run.model.num_parameters(),
             trained_parameters=run.trained_parameters,
             examples_seen=run.history.examples_seen,

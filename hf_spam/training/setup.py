@@ -36,7 +36,6 @@ class Setup:
 
     Attributes:
         model: the classifier, with `requires_grad` set only where the recipe trains.
-        tokenizer: its tokenizer.
         encoded: token ids and labels of each split.
         adapters: the LoRA adapters that PEFT put into `model`, if any.
         spliced: spliced messages and their probabilities of spam, see `spliced_messages`.
@@ -54,23 +53,14 @@ class Setup:
         return model.eval()
 
 
-def set_up(recipe: Recipe, data: DatasetDict, tokenizer: PreTrainedTokenizerBase | None = None) -> Setup:
+def set_up(recipe: Recipe, data: DatasetDict) -> Setup:
     """Load or create tokenizer and model, encode all messages, and freeze what the recipe does not train.
 
     If the base has no head for these labels, a new `torch.nn.Linear` is created after `torch.manual_seed(recipe.seed)`.
-
-    Args:
-        recipe: the settings.
-        data: the splits, with columns `text` and `label`.
-        tokenizer: use this one instead of the recipe's.
-
-    Raises:
-        ValueError: base and tokenizer do not fit each other, or the recipe.
-        OSError: the base is neither a local folder or file nor a Hub repository that can be reached.
     """
-    if tokenizer is None and recipe.vocab_size is not None:
+    if recipe.vocab_size is not None:
         tokenizer = train_tokenizer(data["train"]["text"][:], recipe.vocab_size)
-    elif tokenizer is None:
+    else:
         tokenizer = load_tokenizer(recipe.tokenizer or recipe.base)
     with tempfile.TemporaryDirectory() as folder:
         base = _import_base(recipe.base, Path(folder) / "imported")
@@ -119,7 +109,6 @@ def _fresh_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> SpamGPT
         n_embd=recipe.n_embd,
         n_layer=recipe.n_layer,
         n_head=recipe.n_head,
-        qkv_bias=recipe.qkv_bias,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
