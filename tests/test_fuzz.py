@@ -1,4 +1,4 @@
-"""Damaged models and data files give a clear answer or a clear error."""
+"""Damaged models and data files in any shape give a clear answer or a clear error."""
 
 import subprocess
 import sys
@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz_files.py"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 @pytest.mark.slow
-def test_damaged_files_give_clear_errors():
-    """Runs `scripts/fuzz_files.py` with twenty cases of each kind, instead of its default of five hundred."""
-    command = [sys.executable, str(SCRIPT), "--cases", "20", "--seed", "3"]
+@pytest.mark.parametrize(
+    ("script", "cases", "last_line"),
+    [("fuzz_files.py", 20, "20 cases, none failed."), ("mutate_files.py", 200, "200 files, none read wrongly.")],
+)
+def test_damaged_and_odd_files_give_clear_errors(script, cases, last_line):
+    """Fewer cases than the default of five hundred."""
+    command = [sys.executable, str(SCRIPTS / script), "--cases", str(cases), "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "40 cases, none failed."
+    assert done.stdout.splitlines()[-1] == last_line
