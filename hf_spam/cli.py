@@ -183,6 +183,7 @@ def evaluate(
     from .inference.classifier import SpamClassifier
     from .modeling.configuration_spam_gpt import class_names
 
+    show_log()
     if output_dir:
         check_folder(output_dir)
     classifier = SpamClassifier.from_pretrained(model)
@@ -300,6 +301,7 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
     """
     from .hub.dataset import push_dataset
 
+    show_log()
     url = push_dataset(source, repo_id, private=private or None, **settings)
     finish(as_json, {"commit_url": url}, f"The splits and their card are at {url}")
 
@@ -360,6 +362,7 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
     """
     from .conversion.onnx import export_onnx
 
+    show_log()
     report = export_onnx(model, output_dir, progress=sys.stderr.isatty(), **settings)
     finish(as_json, report, terminal.agreement_table(report), f"The export is in {output_dir}")
 
@@ -380,6 +383,7 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """
     from .training.recalibration import calibrated_copy
 
+    show_log()
     calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
     finish(as_json, asdict(calibration), *calibration.summary(), f"The model is in {output_dir}")
 

@@ -13,7 +13,8 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("fuzz_files.py --cases 20 --seed 3", ["40 cases, none failed."]),
+        ("fuzz_files.py --cases 20 --seed 3", ["20 cases, none failed."]),
+        ("mutate_files.py --cases 200 --seed 3", ["200 files, none read wrongly."]),
         ("kill_runs.py --kills 6 --seed 1", ["6 kills, 6 resumed runs the same to the bit"]),
         # This seed starts with a killed command of three processes.
         ("soak_scoring.py --minutes 0 --rows 200 --seed 3", ["command killed", "no row lost, doubled or changed."]),

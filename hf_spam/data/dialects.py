@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
-from .formats import DELIMITERS, DataError, DataFile, Reading, label_key
+from .formats import DELIMITERS, LABEL_COLUMNS, TEXT_COLUMNS, DataError, DataFile, Reading, label_key
 
 MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
 ROWS = 1024  # rows to look at, or to check at a time
@@ -51,14 +51,13 @@ class Dialect:
 
     def swallowed(self, text: str, is_label: Callable[[str], bool]) -> str | None:
         """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed."""
-        for line in text.splitlines()[1:]:
-            cells = line.split(self.delimiter)
-            if self.label_at is None or len(cells) < max(2, len(self.names)):
+        for line in text.splitlines()[1:] if self.label_at is not None else ():
+            cells = line.rstrip(f"{self.delimiter} ").split(self.delimiter)
+            if len(cells) < max(2, len(self.names)):
                 continue
             at = self.label_at if self.label_at == 0 else self.label_at - len(self.names)
-            label, beside = cells[at].strip('"'), cells[1 if at == 0 else at - 1].strip('"')
-            # Not a list such as "ham, eggs", nor a number such as 1,500
-            if is_label(label) and label == label.strip() and beside[:1].strip() and not beside[:1].isdigit():
+            beside = cells[1 if at == 0 else at - 1]
+            if is_label(cells[at].strip('"')) and not (_kind(cells[at]) == "number" and beside[:1].isdigit()):  # 1,500
                 return line
         return None
 
@@ -113,8 +112,16 @@ def _layout(lines: list[str], delimiter: str, reading: Reading) -> tuple[float, 
     first, others = (rows[0], rows[1:]) if rows else ([], [])
     as_wide = sum(len(row) >= len(first) for row in others) / max(1, len(others))
     header, label_at = True, None
+    keys = [label_key(cell) for cell in first]
+    are_names = any(key in TEXT_COLUMNS for key in keys) and any(key in LABEL_COLUMNS for key in keys)
     for at in (0, 1):
-        if header and len(first) > at and reading.is_label(first[at]) and (at == 0 or len(first) == 2):
+        if (
+            header
+            and not are_names
+            and len(first) > at
+            and reading.is_label(first[at])
+            and (at == 0 or len(first) == 2)
+        ):
             column = [row[at] for row in others if len(row) > at]
             labels = [cell for cell in column if reading.is_label(cell)]
             same_kind = not labels or any(_kind(cell) == _kind(first[at]) for cell in labels)
@@ -166,7 +173,12 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
                 wholes, parts = wholes + bool(cells), parts + (not cells)
     order = ["csv", *(["backslash"] if has_escaped else [])]
     is_tsv = dialect.delimiter == "\t"
-    if not has_csv and (wholes or parts) and (2 * wholes < lines if is_tsv else parts > 1 and not wholes):
+    if (
+        len(dialect.names) > 1
+        and not has_csv
+        and (wholes or parts)
+        and (2 * wholes < lines if is_tsv else parts > 1 and not wholes)
+    ):
         order.insert(0 if is_tsv and wholes else len(order), "text")
     if len(order) == 1:
         return "csv"
@@ -266,7 +278,5 @@ def bad_byte(file: DataFile, encoding: str, error: UnicodeDecodeError, line: int
 def is_table(file: DataFile, encoding: str, reading: Reading) -> bool:
     """Return whether the first lines of a plain text file are the rows of a table with labels."""
     lines = file.head().decode(encoding, errors="replace").splitlines()
-    if not lines or len(lines[0].split("\t")) < 2:
-        return False
-    score, *_ = _layout(lines[: max(1, len(lines) - 1)], "\t", reading)
-    return score > 1.5
+    layouts = [_layout(lines[: max(1, len(lines) - 1)], delimiter, reading) for delimiter in ("\t", ",", ";", "|")]
+    return any(score > 1.5 and columns > 1 for score, columns, *_ in layouts)

@@ -102,7 +102,8 @@ def label_key(value: object) -> str:
     """Return what labels have in common that differ only in case and white space; "" for a missing one."""
     if value is None or value != value:  # NaN does not equal itself
         return ""
-    return " ".join(str(value).split()).casefold()
+    key = " ".join(str(value).split()).casefold()
+    return "" if key in ("nan", "null", "<na>") else key
 
 
 def parse_label_map(label_map: str | Mapping[str, str] | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ..text import printable, short
 from .formats import LABELS, DataError, Reading, label_key
-from .windows import Messages, Reader
+from .windows import SKIP, Messages, Reader
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +149,9 @@ class Labels:
                 label = label_in_map(seen.value)
                 advice = f"say what it means with --label-map {label}=ham or {label}=spam"
                 if not classes and not declared:
-                    advice += ", or name the label column with --label-column to keep labels of your own"
-                raise DataError(f"{seen.place}: unknown label {short(seen.value)}; known: {known}; {advice}")
+                    advice += ", or keep labels of your own with --label-column"
+                fault = f"unknown label {short(seen.value)}; known: {known}"
+                raise DataError(f"{seen.place}: {fault}; {advice}; {SKIP}")
         return order_classes(source, names, positive_label)
 
     def log(self, names: Sequence[str], by_default: bool) -> None:
@@ -161,8 +162,10 @@ class Labels:
             for key, seen in self.seen.items():
                 if count := seen.counts[source]:
                     what = "left out" if key not in ids else names[ids[key]]
-                    plain = key == label_key(what) or (key in ("ham", "not_spam") and what == LABEL_NAMES[0])
-                    shown.append(f"{'/'.join(seen.spellings)} {count:,}" + ("" if plain else f" ({what})"))
+                    what = "ham" if what == LABEL_NAMES[0] else what
+                    shown.append(
+                        f"{'/'.join(seen.spellings)} {count:,}" + ("" if key == label_key(what) else f" ({what})")
+                    )
             labels = ", ".join(shown if len(shown) <= 12 else [*shown[:12], "..."])
             total = sum(seen.counts[source] for seen in self.seen.values())
             details = "; ".join(filter(None, [labels, *notes]))

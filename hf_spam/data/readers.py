@@ -7,7 +7,6 @@ keep their schema. (`datasets` would drop empty lines of a CSV, pad short rows, 
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -18,7 +17,7 @@ from ..text import first_line, short
 from .dialects import bad_byte, find_dialect, find_encoding, is_table
 from .formats import JSON_LINES, PLAIN_TEXT, TEXT_COLUMNS, DataError, DataFile, Reading
 from .tables import ParquetReader
-from .windows import Reader, Window, joined
+from .windows import Reader, Window, joined, rejoined, rest_of_text
 
 
 class TextReader(Reader):
@@ -60,10 +59,8 @@ class DelimitedReader(TextReader):
         where = self.name if not self.dialect.header else f"{self.name}, line {1 + self.dialect.has_separator_line}"
         self.texts_at, self.label_at = reading.find(f"{where} (the header)" if self.dialect.header else where, names)
         self._know_columns(names, self.texts_at, self.label_at)
-        # Kaggle's copy splits some texts at commas into columns without a name, or with pandas' "Unnamed: 2".
-        named = [i for i, name in enumerate(names) if not re.fullmatch(r"\s*(Unnamed: \d+)?", name)]
-        self.width = max(named, default=-1) + 1
-        self.rest_is_text = len(names) > self.width and self.texts_at == [self.width - 1]
+        self.rest_is_text = bool(rest_of_text(names, self.texts_at))
+        self.width = len(names) - len(rest_of_text(names, [max(self.texts_at[-1], self.label_at or 0)]))
 
     def note(self) -> str:
         return ", ".join(filter(None, [super().note(), self.dialect.note(self.file.suffix)]))
@@ -82,7 +79,7 @@ class DelimitedReader(TextReader):
         labels = [] if self.label_at is None else [row[self.label_at] for row in rows]
         texts_at = self.texts_at
         if self.rest_is_text:
-            texts = [self._whole(row[texts_at[0] :]) for row in rows]
+            texts = [rejoined(row[texts_at[0] :], self.dialect.delimiter) for row in rows]
         elif len(texts_at) > 1:
             texts = [joined([row[at] for at in texts_at]) for row in rows]
         else:
@@ -98,14 +95,12 @@ class DelimitedReader(TextReader):
         names, rows = self.dialect.names, window.rows
         if set(map(len, rows)) - {len(names)}:
             last = len(names) - 1
-            rows = [[*row[:last], *([""] * (last - len(row))), self._whole(row[last:])] for row in rows]
+            rows = [
+                [*row[:last], *([""] * (last - len(row))), rejoined(row[last:] or [""], self.dialect.delimiter)]
+                for row in rows
+            ]
         columns = list(zip(*rows, strict=True)) if rows else [[]] * len(names)
         return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], names)
-
-    def _whole(self, pieces: list[str]) -> str:
-        while len(pieces) > 1 and not pieces[-1]:
-            pieces.pop()
-        return self.dialect.delimiter.join(pieces)
 
     def _width_fault(self, row: list[str]) -> str | None:
         """Return what is wrong with the number of cells. Cells without a named column must be empty, or more text."""
@@ -175,16 +170,31 @@ class LineNumbers(Sequence[int]):
 
 
 class JsonReader(TextReader):
-    """Read JSON lines: one object per line, with columns as keys."""
+    """Read JSON: an object per line, or an array of objects, with columns as keys."""
 
     has_surrogates = True
 
     def __init__(self, file: DataFile, reading: Reading, encoding: str):
         super().__init__(file, reading, encoding)
+        self.is_array = file.head().decode(encoding, errors="replace").lstrip()[:1] == "["
+        self.unit = "item" if self.is_array else "line"
         window = next(self.windows(1))
         values = _decode(window.rows[0]) if window.rows else None
         if isinstance(values, dict):  # keys may be absent from other lines
             self._know_columns(list(values), *reading.find(self.place(window, 0), list(values)))
+
+    def windows(self, size: int) -> Iterator[Window]:
+        if not self.is_array:
+            yield from super().windows(size)
+            return
+        with self.file.text(self.encoding) as text:  # an array cannot be read in windows
+            values = _decode(text.read())
+        if values is None:
+            raise DataError(f"{self.name}: a broken JSON array; write JSON lines, one object per line")
+        lines = [json.dumps(value, ensure_ascii=False) for value in values]
+        for first in range(0, max(1, len(lines)), size):
+            rows = lines[first : first + size]
+            yield Window(rows, range(first + 1, first + 1 + len(rows)))
 
     def cells(self, window: Window) -> tuple[list[Any], list[Any], dict[int, str | None]]:
         texts: list[Any] = [None] * len(window)
@@ -209,6 +219,8 @@ class JsonReader(TextReader):
             else:
                 cells, (texts_at, label_at) = tuple(values.values()), positions
                 texts[i] = cells[texts_at[0]] if len(texts_at) == 1 else joined([cells[at] for at in texts_at])
+                if isinstance(texts[i], str) and (rest := rest_of_text(names, texts_at)):
+                    texts[i] = rejoined([texts[i], *(cells[at] for at in rest)])
                 labels[i] = None if label_at is None else cells[label_at]
         return texts, labels if self.reading.labelled else [], faults
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from ..text import first_line
 from .formats import DataError, DataFile, Reading
-from .windows import Reader, Window, joined
+from .windows import Reader, Window, joined, rejoined, rest_of_text
 
 
 class TableReader(Reader):
@@ -48,8 +48,10 @@ class TableReader(Reader):
         if self.class_names:
             names = dict(enumerate(self.class_names))
             labels = [names.get(label, label) for label in labels]
-        texts = [table.column(at).to_pylist() for at in texts_at]
-        return texts[0] if len(texts) == 1 else list(map(joined, zip(*texts, strict=True))), labels, {}
+        rest = rest_of_text(table.column_names, texts_at)
+        texts = [table.column(at).to_pylist() for at in (*texts_at, *rest)]
+        join = rejoined if rest else joined
+        return texts[0] if len(texts) == 1 else list(map(join, zip(*texts, strict=True))), labels, {}
 
     def table(self, window: Window) -> pa.Table:
         return window.rows

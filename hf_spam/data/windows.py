@@ -1,5 +1,6 @@
 """Windows of rows, as every reader gives them, and the checks on the messages in them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,6 +157,25 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def rest_of_text(names: Sequence[str], texts_at: list[int]) -> list[int]:
+    """Return the positions of columns that hold the rest of a text.
+
+    Kaggle's copy of the UCI collection splits some texts at commas, into columns after the text that have no name, or
+    pandas' "Unnamed: 2".
+    """
+    rest = list(range(texts_at[-1] + 1, len(names)))
+    unnamed = all(re.fullmatch(r"\s*(Unnamed: \d+)?", names[at]) for at in rest)
+    return rest if len(texts_at) == 1 and unnamed else []
+
+
+def rejoined(pieces: Sequence[str | None], delimiter: str = ",") -> str | None:
+    """Return a text that was split at a delimiter; empty pieces at the end are none."""
+    kept = list(pieces)
+    while len(kept) > 1 and not kept[-1]:
+        kept.pop()
+    return kept[0] if len(kept) == 1 else delimiter.join("" if piece is None else str(piece) for piece in kept)
 
 
 def joined(pieces: Sequence[str | None]) -> str | None:

@@ -86,6 +86,9 @@ class TrainedRecipe:
         """
         if not self.splits:
             return None
+        log = logging.getLogger("hf_spam.data")
+        level = log.level
+        log.setLevel(logging.ERROR)  # if these are not the training messages, they are read again
         try:
             if self.protocol is None:
                 whole = DatasetDict(train=read_messages(source, allow_single_label=True, **reading))
@@ -98,6 +101,8 @@ class TrainedRecipe:
             splits = load_sms_spam(source, protocol=self.protocol, seed=self.seed, **reading)
         except DataError:  # e.g. too few messages, so these are not the training messages
             return None
+        finally:
+            log.setLevel(level)
         return splits if fingerprints(splits) == self.splits else None
 
 

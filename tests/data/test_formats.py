@@ -175,9 +175,9 @@ def test_quotes_in_a_tsv_with_a_header(lines, texts, tmp_path):
 
 # Bad files: one line that names the file, the place, the value and what to do
 
-MAP = "known: ham, spam, 0, 1, true, false; say what it means with --label-map {0}=ham or {0}=spam, or name the label "
-MAP += "column with --label-column to keep labels of your own"
 SKIP = "; --skip-bad-rows leaves such rows out"
+MAP = "known: ham, spam, 0, 1, true, false; say what it means with --label-map {0}=ham or {0}=spam, or keep labels of "
+MAP += f"your own with --label-column{SKIP}"
 NAME, NAME_TEXT = "name it with --label-column", "name it with --text-column"
 COMMA = f"put a text that contains ',' in double quotes{SKIP}"
 NO_LABEL = "there is no label column called label, category, class, v1, labels, target, is_spam, spam; found:"
@@ -205,8 +205,8 @@ BAD_FILES = [
     ("a.csv", b'label,text\nham,a\nham,"hi\nspam,b\nham,c"\nspam,d\n', f", line 3: {SWALLOWED}{SKIP}"),
     ("a.tsv", b'label\ttext\nham\t"a" b\nspam\t"c\td"\n', f", line 2: {AFTER}"),
     ("a.jsonl", b'{"label": 1, "text": "a"}\n{"label', f", line 2: not a JSON object: '{{\"label'; {JSON}"),
-    ("a.json", b"[1]", f", line 1: not a JSON object: '[1]'; {JSON}"),
-    ("a.jsonl", b"[" * 100_000, f", line 1: not a JSON object: '{'[' * 56}...; {JSON}"),
+    ("a.json", b'[{"label": 1, "text": "a"}, 1]', f", item 2: not a JSON object: '1'; {JSON}"),
+    ("a.jsonl", b"[" * 100_000, ": a broken JSON array; write JSON lines, one object per line"),
     # Columns
     ("a.tsv", b"x" * 99, f", line 1 (the header): {NO_LABEL} ['{'x' * 55}...; {NAME}"),
     (
@@ -237,7 +237,7 @@ BAD_FILES = [
     (
         "a.parquet",
         parquet({"category": [-1], "sms": ["a"]}, CLASSES),
-        ", row 1: unknown label -1; known: Spam, Ham; say what it means with --label-map -1=ham or -1=spam",
+        ", row 1: unknown label -1; known: Spam, Ham; say what it means with --label-map -1=ham or -1=spam" + SKIP,
     ),
     ("a.tsv", b"ham\ta\nham\t\n", f", line 2: the text is empty{SKIP}"),
     ("a.csv", b'ham," \n "\n', f", line 1: the text is empty{SKIP}"),

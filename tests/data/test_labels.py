@@ -196,8 +196,8 @@ SKIP = "; --skip-bad-rows leaves such rows out"
 ONE_CLASS = "at least two classes are needed; --label-map says what labels mean, for example 0=spam,1=ham"
 
 
-def meaning(label: str) -> str:
-    return f"say what it means with --label-map {label}=ham or {label}=spam"
+def meaning(label: str, more: str = "") -> str:
+    return f"say what it means with --label-map {label}=ham or {label}=spam{more}{SKIP}"
 
 
 ANOTHER = "is not a label column; see --label-column"
@@ -205,8 +205,8 @@ REFUSED = {
     "a label among known ones, no column named": (
         '{"text": "a", "label": "ham"}\n{"text": "b", "label": "work"}\n',
         {},
-        f", line 2: unknown label 'work'; {KNOWN}; {meaning('work')}, or name the label column with --label-column to "
-        "keep labels of your own",
+        f", line 2: unknown label 'work'; {KNOWN}; "
+        + meaning("work", ", or keep labels of your own with --label-column"),
     ),
     "not the model's": (
         second('"x"'),

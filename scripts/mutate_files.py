@@ -1,0 +1,296 @@
+"""Write data files in the many shapes that people bring, whose messages are known, and check how they are read.
+
+    python scripts/mutate_files.py --cases 500
+
+A case is a file with one to four mutations: another delimiter, other columns, quotes, labels or encodings, odd texts,
+bad rows, damage. It is read as training data, as texts, and in every tenth case by `hf-spam score`. Each must give the
+true messages in order, or a `DataError` of at most three lines and 1,000 characters that names the file; where a row is
+bad, nothing but the error will do. Other answers, other exceptions, hangs and the use of 3 GiB are wrong.
+
+A refusal is never wrong but may be unfair: the tables count those of files that are clear to a person, and show what
+the errors say.
+"""
+
+import contextlib
+import csv
+import inspect
+import io
+import json
+import logging
+import random
+import re
+import resource
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow.parquet as pq
+from mutations import SUPPORTED, Case, Row, make_case, write
+
+MESSAGES = Path(__file__).parents[1] / "tests" / "messages.csv"
+SECONDS, MEMORY, LONGEST, LINES = 20, 3 * 2**30, 1000, 3
+HAM, SPAM = {"not spam", "ham"}, {"spam"}
+
+
+class Hang(Exception):
+    """A file was not read in time."""
+
+
+@contextlib.contextmanager
+def time_limit() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise Hang(f"more than {SECONDS} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def judge(case: Case, path: Path, use: str, read: Callable[[], list]) -> tuple[str, str]:
+    """Return "same", "refused" or "WRONG", and what was wrong or what the error says."""
+    from hf_spam.data.formats import DataError
+
+    try:
+        with time_limit():
+            answer = read()
+    except DataError as error:
+        return refusal(case, path, use, str(error))
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return "WRONG", f"{type(error).__name__}, {Path(place.filename).name}:{place.lineno}: {str(error)[:150]}"
+    if case.anything:
+        return "same", ""
+    if use in case.refuse and not (case.reading.get("skip_bad_rows") and case.damaged is not None):
+        return "WRONG", f"read, but cannot be right: {difference(case, use, answer)}"
+    wrong = difference(case, use, answer)
+    if wrong and path.name.split(".")[1:2] == ["txt"] and use != "training" and path.suffix != ".zip":
+        lines = [line for line in case.lines if line.strip()]  # a .txt file has a message on each line
+        wrong = "" if answer == lines else wrong
+    return ("WRONG", wrong) if wrong else ("same", "")
+
+
+def refusal(case: Case, path: Path, use: str, message: str) -> tuple[str, str]:
+    if len(message) > LONGEST or message.count("\n") >= LINES:
+        return "WRONG", f"error of {message.count(chr(10)) + 1} lines, {len(message)} characters: {message[:200]}"
+    if path.name not in message:
+        return "WRONG", f"error without the file: {message[:200]}"
+    found = re.search(r", line ([\d,]+).*(text is|label)", message)
+    if found and case.row_lines and case.unclear == {"bad rows"}:
+        line, bad = (
+            int(found[1].replace(",", "")),
+            [i for row, i in zip(case.rows, case.row_lines, strict=True) if row.bad],
+        )
+        if line > min(case.row_lines) and line not in bad:
+            return "WRONG", f"error with line {line}, the bad rows are on {bad}: {message[:200]}"
+    return "refused", message
+
+
+def difference(case: Case, use: str, answer: list) -> str:
+    """Return how an answer differs from the truth; "" if it does not."""
+    skips = case.reading.get("skip_bad_rows", False)
+    if case.damaged is not None:
+        before, after = case.rows[: case.damaged], case.rows[case.damaged + 1 :]
+        if not len(before) + len(after) <= len(answer) <= len(case.rows) + 3:
+            return f"{len(answer)} of {len(case.rows)} messages, one of them damaged"
+        return compare(case, before, answer[: len(before)]) or compare(case, after, answer[len(answer) - len(after) :])
+    unusable = ("text", "row") if use != "training" else ("text", "row", "label")
+    bad = [row for row in case.rows if row.bad in unusable]
+    if use != "training":
+        if any(row.bad == "row" for row in bad) and not skips:
+            return "a short or long row was read without an error"
+    elif bad and not skips:
+        return f"{len(answer)} messages, though {len(bad)} of {len(case.rows)} rows are bad"
+    expected = [row for row in case.rows if row not in bad]
+    wrong = compare(case, expected, answer, skips)
+    if wrong and use != "training" and skips:  # rows without a label may be skipped too
+        wrong = compare(case, [row for row in expected if row.bad != "label"], answer, skips)
+    return wrong
+
+
+def compare(case: Case, rows: list[Row], answer: list, skips: bool = False) -> str:
+    found = iter([*answer, None])
+    one = next(found)
+    for i, row in enumerate(rows):
+        if one is not None and is_right(case, row, one):
+            one = next(found)
+        elif not (skips and row.may_go):
+            return f"{len(answer)} of {len(rows)} messages; message {i + 1}: {contrast(row, one)}"
+    return "" if one is None else f"{len(answer)} messages for {len(rows)}; got {one!r:.120}"
+
+
+def contrast(row: Row, one: Any) -> str:
+    """Show a message and what was read from where they differ."""
+    text, label = one if isinstance(one, tuple) else (one, row.label)
+    text = "" if text is None else text
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(row.text, text, strict=False))
+    start = max(0, sum(1 for _ in same) - 20)
+    return f"expected {row.text[start : start + 70]!r} ({row.label!r}), got {text[start : start + 70]!r} ({label!r})"
+
+
+def is_right(case: Case, row: Row, one: Any) -> bool:
+    if isinstance(one, str):
+        return row.has(one)
+    text, label = one
+    own = case.own_classes and label.strip().lower() == str(row.label).strip().lower()
+    return row.has(text) and (own or label in (SPAM if row.spam else HAM))
+
+
+def read_training(case: Case, path: Path) -> list:
+    from hf_spam.data.sources import read_messages
+
+    data = read_messages(str(path), allow_single_label=True, **case.reading)
+    names = data.features["label"].names
+    return [(text, names[label]) for text, label in zip(data["text"][:], data["label"][:], strict=True)]
+
+
+def read_only_texts(case: Case, path: Path) -> list:
+    from hf_spam.data.sources import read_texts
+
+    return read_texts(str(path), **case.reading)
+
+
+def score(case: Case, path: Path, classifier: Any) -> list:
+    """Run `hf-spam score`; return the texts that have the scores in its output, or a remark where none has."""
+    suffix = {"delimited": ".csv", "Parquet": ".parquet"}.get(case.kind, ".jsonl")
+    output = path.parent / f"scored{suffix}"
+    run_score(case, str(path), str(output))
+    if suffix == ".parquet":
+        found = pq.read_table(output).to_pylist()
+    elif suffix == ".csv":
+        with output.open(encoding="utf-8-sig", newline="") as file:
+            found = list(csv.DictReader(file))
+    else:
+        found = [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]]
+    rows = case.rows
+    if len(found) != len(rows):  # rows were skipped, or the lines of a .txt file are the messages
+        rows = [Row(text, False) for text in read_only_texts(case, path)]
+    texts = [[row.text, *row.also] for row in rows]
+    answers = iter(classifier([text for of in texts for text in of]))
+    texts = [{text: next(answers) for text in of} for of in texts]
+    if len(found) != len(texts):
+        return [f"{len(found)} scores"]
+    return [text for text in map(text_with_score, found, texts) if text.strip()]
+
+
+def text_with_score(row: dict[str, Any], answers: dict[str, dict[str, Any]]) -> str:
+    if not row["pred_label"] and not row["pred_score"]:  # as every row without a text
+        return "" if any(not text.strip() for text in answers) else "no score"
+    for text, answer in answers.items():
+        if (
+            text.strip()
+            and answer["label"] == row["pred_label"]
+            and abs(answer["score"] - float(row["pred_score"])) < 1e-4
+        ):
+            return text
+    return f"another text than {next(iter(answers))!r:.60}, by its score"
+
+
+def run_score(case: Case, source: str, output: str) -> None:
+    from hf_spam.cli import main
+    from hf_spam.cli import score as command
+    from hf_spam.data.formats import DataError
+
+    flags = {option for parameter in command.params for option in parameter.opts}
+    arguments = ["score", source, output, "--prefix", "pred_", "--num-processes", "1"]
+    for name, value in case.reading.items():
+        if (flag := f"--{name.replace('_', '-')}") in flags:
+            arguments += [flag] if value is True else [flag, str(value)]
+    sys.argv = ["hf-spam", *arguments]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    if code:
+        message = err.getvalue().strip().removeprefix("hf-spam: ")
+        raise DataError(message) if code == 1 else RuntimeError(f"exit code {code}: {message}")
+
+
+class Report:
+    """Outcomes of the cases read so far."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter] = defaultdict(Counter)
+        self.refused: dict[str, list[tuple[int, str, list[str], bool]]] = defaultdict(list)
+        self.wrong: list[str] = []
+
+    def add(self, number: int, case: Case, path: Path, use: str, outcome: str, detail: str) -> None:
+        if outcome == "refused":
+            clear = not case.unclear and use not in case.refuse
+            message = detail.replace(str(path), path.name)
+            pattern = re.sub(r"data[\w.]*|SMSSpamCollection", "FILE", message, flags=re.I)
+            pattern = re.sub(r"['\"\[].*(['\"\]]|\.\.\.)", "…", pattern)
+            self.refused[re.sub(r"\d+", "N", pattern)[:110]].append((number, message, case.kinds, clear))
+            outcome = "unfair" if clear else "refused"
+        elif outcome == "WRONG":
+            self.wrong.append(f"WRONG case {number}, {use} ({'; '.join(case.kinds)}): {ascii(detail)[1:-1]:.400}")
+        for kind in [*case.kinds, "ALL"]:
+            self.counts[kind][use == "training", outcome] += 1
+
+    def show(self, most: int) -> None:
+        outcomes = ("same", "refused", "unfair", "WRONG")
+        click.echo(f"{'':44}{'training':>32}  {'texts, score':>32}")
+        click.echo(f"{'mutation':44}" + "  ".join(["".join(f"{outcome:>8}" for outcome in outcomes)] * 2))
+        for kind in sorted(self.counts, key=lambda kind: (kind == "ALL", kind)):
+            both = ["".join(f"{self.counts[kind][of, outcome]:8}" for outcome in outcomes) for of in (True, False)]
+            click.echo(f"{kind:44}" + "  ".join(both))
+        click.echo("unfair: refused, though the file is clear to a person\n")
+        click.echo("Refusals, those of them that are unfair, an example, and the most frequent mutations")
+        for cases in sorted(self.refused.values(), key=lambda cases: (-sum(case[3] for case in cases), -len(cases))):
+            number, message = max(cases, key=lambda case: case[3])[:2]
+            frequent = Counter(kind for case in cases for kind in case[2]).most_common(4)
+            shown = ascii(message.replace("\n", " / "))[1:-1]
+            click.echo(f"{len(cases):6} {sum(case[3] for case in cases):6}  case {number}: {shown:.170}")
+            click.echo(f"{'':15}{'; '.join(kind for kind, count in frequent if 3 * count > len(cases))}")
+        click.echo("\n" + "\n".join(self.wrong[:most]))
+
+
+@click.command()
+@click.option("--cases", default=500, show_default=True, help="Number of files.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--only", type=int, help="Make this case alone, and show it.")
+@click.option("--most", default=40, show_default=True, help="Wrong readings to show.")
+def main(cases: int, seed: int, only: int | None, most: int) -> None:
+    """Print the outcomes; exit with an error if a file was read wrongly."""
+    from hf_spam.data.sources import read_messages
+    from hf_spam.inference.classifier import SpamClassifier
+
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+    logging.disable(logging.WARNING)
+    SUPPORTED.update(inspect.signature(read_messages).parameters)
+    with MESSAGES.open(encoding="utf-8", newline="") as file:
+        messages = [(row["text"], row["label"] == "spam") for row in csv.DictReader(file)]
+    classifier, report = SpamClassifier.from_pretrained(), Report()
+    numbers = range(cases) if only is None else [only]
+    for number in numbers:
+        case = make_case(random.Random(f"{seed} {number}"), messages)
+        with tempfile.TemporaryDirectory() as folder:
+            path = write(case, Path(folder))
+            readings = {"training": partial(read_training, case, path), "texts": partial(read_only_texts, case, path)}
+            if number % 10 == 0 or only is not None:
+                readings["score"] = partial(score, case, path, classifier)
+            if only is not None:
+                click.echo(f"{case.kinds}, {path.name} read with {case.reading}:\n{path.read_bytes()[-3000:]!r}\n")
+            for use, read in readings.items():
+                report.add(number, case, path, use, *judge(case, path, use, read))
+    report.show(most)
+    if report.wrong:
+        raise click.ClickException(f"{len(report.wrong)} wrong readings of {len(numbers)} files.")
+    click.echo(f"{len(numbers)} files, none read wrongly.")
+
+
+if __name__ == "__main__":
+    main()
