@@ -173,7 +173,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
         message = f"interrupted in {recipe.name}; run the same command again to resume"
         raise RunInterrupted(message, interruption.number) from None
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
-    messages = len(run.predictions["test"]["references"])
+    messages = len(run.predictions["test"].labels)
     interval = wilson(round(accuracies["test"] * messages), messages)
     result = {
         "recipe": _settings(recipe),

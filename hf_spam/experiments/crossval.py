@@ -3,25 +3,24 @@
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
 from ..data.formats import DataError
-from ..data.labels import LABEL_NAMES, label_names
 from ..data.names import sources_of
 from ..data.sources import read_messages
 from ..data.splits import grouped_folds
-from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
-from ..evaluation.metrics import SpamMetrics
+from ..evaluation.baseline import BASELINE, fit_baseline, predict_baseline
+from ..evaluation.metrics import Predictions
 from ..files import public
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
-from .breakdown import NOTES, Group, breakdown
+from .breakdown import NOTES, breakdown
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def cross_validate(
         "folds": None if by_source else folds,
         "repeats": repeats,
         "baseline": BASELINE,
-        **summary(runs, label_names(messages)),
+        **summary(runs),
     }
 
 
@@ -112,18 +111,18 @@ def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], 
         trained = finetune(recipe, data=data, seed=seed)
         seconds = time.perf_counter() - start
         linear_model = fit_baseline(data["train"])
-        answers = None if linear_model is None else baseline_answers(linear_model, data["test"])
+        baseline = None if linear_model is None else predict_baseline(linear_model, data["test"])
         yield {
             "seed": seed,
             "seconds": seconds,
             "model": trained.metrics["test"],
-            "baseline": None if answers is None else baseline_metrics(answers, label_names(data["test"])),
-            "answers": {"model": trained.predictions["test"], "baseline": answers},
+            "baseline": baseline and baseline.metrics(),
+            "answers": {"model": trained.predictions["test"], "baseline": baseline},
             "notes": {name: data["test"][name][:] for name in NOTES if name in data["test"].column_names},
         }
 
 
-def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, Any]:
+def summary(runs: list[Run]) -> dict[str, Any]:
     """Aggregate the metrics of several runs.
 
     A false-positive rate of 0.001 cannot be resolved on a fold with fewer than a thousand ham messages, and the mean
@@ -133,7 +132,6 @@ def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, An
 
     Args:
         runs: As `measure_runs` yields them.
-        names: Names of the classes.
 
     Returns:
         `runs` without their answers and notes. For `model` and `baseline` (`None` if a run has none): `mean` and
@@ -141,12 +139,14 @@ def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, An
         together. `groups`: the answers by source, category and language, see `breakdown`.
     """
     kinds = ("model", "baseline")
+    answers = {kind: _pooled([run["answers"][kind] for run in runs]) for kind in kinds}
+    notes = {name: [value for run in runs for value in run["notes"].get(name, ())] for name in NOTES}
     return {
         "runs": [{name: value for name, value in run.items() if name not in ("answers", "notes")} for run in runs],
         "mean": {kind: _aggregate(runs, kind, statistics.fmean) for kind in kinds},
         "spread": {kind: _aggregate(runs, kind, _standard_deviation) for kind in kinds},
-        "pooled": {kind: _pooled(runs, kind, names) for kind in kinds},
-        "groups": _groups(runs, names),
+        "pooled": {kind: answer and answer.metrics() for kind, answer in answers.items()},
+        "groups": breakdown(answers, notes) if all(notes.values()) else [],
     }
 
 
@@ -161,25 +161,13 @@ def _standard_deviation(values: list[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _all_answers(runs: list[Run], kind: str) -> dict[str, np.ndarray] | None:
-    answers = [run["answers"][kind] for run in runs]
-    if any(answer is None for answer in answers):
+def _pooled(answers: list[Predictions | None]) -> Predictions | None:
+    """Return the predictions of all runs as one, or `None` if a run has none."""
+    if None in answers:
         return None
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def _pooled(runs: list[Run], kind: str, names: Sequence[str]) -> Metrics | None:
-    pooled = _all_answers(runs, kind)
-    if pooled is None:
-        return None
-    return SpamMetrics(names).compute(**pooled) if kind == "model" else baseline_metrics(pooled, names)
-
-
-def _groups(runs: list[Run], names: Sequence[str]) -> list[Group]:
-    if not all(run.get("notes") for run in runs):
-        return []
-    notes = {name: [value for run in runs for value in run["notes"][name]] for name in NOTES}
-    return breakdown(names, {kind: _all_answers(runs, kind) for kind in ("model", "baseline")}, notes)
+    columns = {name: [getattr(one, name) for one in answers] for name in ("labels", "predicted", "probabilities")}
+    known = {name: np.concatenate(arrays) for name, arrays in columns.items() if arrays[0] is not None}
+    return replace(answers[0], **known)
 
 
 def describe(run: Run) -> str:

@@ -15,7 +15,7 @@ from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.sources import read_messages
 from hf_spam.data.splits import grouped_folds
 from hf_spam.evaluation.baseline import measure_baseline
-from hf_spam.evaluation.metrics import SpamMetrics
+from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
 from hf_spam.terminal import format_metric
@@ -71,7 +71,7 @@ def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
     """Neither the tested fold nor the training messages may be used to fit the temperature."""
     jobs = []
     monkeypatch.setattr(crossval, "measure_runs", lambda recipe, found: jobs.extend(found) or iter(()))
-    monkeypatch.setattr(crossval, "summary", lambda runs, names: {})
+    monkeypatch.setattr(crossval, "summary", lambda runs: {})
     cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, **SMALL)
     folds = grouped_folds(read_messages(MESSAGES), 2, seed=123)
     for (data, _), (train, test) in zip(jobs, folds, strict=True):
@@ -84,9 +84,9 @@ def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
 
 
 def run(scores, references):
-    answers = {"predictions": (scores > 0.5).astype(int), "references": references, "scores": scores}
-    metrics = SpamMetrics().compute(**answers)
-    return {"model": metrics, "baseline": None, "answers": {"model": answers, "baseline": None}}
+    table = probability_table(scores, positive=1)
+    given = Predictions(("not spam", "spam"), references, (scores > 0.5).astype(int), table)
+    return {"model": given.metrics(), "baseline": None, "answers": {"model": given, "baseline": None}, "notes": {}}
 
 
 def test_pooling_resolves_a_low_false_positive_rate():
