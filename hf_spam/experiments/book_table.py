@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import public, write_file
+from ..files import write_file
 from ..signals import RunInterrupted
 from ..training.recipes import RECIPES, SOURCES, Recipe, get_recipe
+from .results import read_result, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
         RunInterrupted: Ctrl-C or SIGTERM.
     """
     recipes = [get_recipe(name, **settings) for name in map(_recipe_name, rows or PUBLISHED)]
-    finished = {recipe.name: _finished(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
+    finished = {
+        recipe.name: read_result(Path(output_dir, recipe.name, RESULT), settings_of(recipe)) for recipe in recipes
+    }
     loading_problem = functools.cache(_loading_problem)  # cached: without a network, every attempt takes a minute
     for recipe in recipes:
         number = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None
@@ -134,30 +137,6 @@ def _loading_problem(base: str, tokenizer: str | None) -> str | None:
     return None
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    return {name: public(value) for name, value in asdict(recipe).items()}
-
-
-def _finished(recipe: Recipe, folder: Path) -> Row | None:
-    """Return the result of a finished experiment, or `None` if there is none.
-
-    Raises:
-        ValueError: The result cannot be read, or was obtained with other settings.
-    """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        differences = [name for name, value in _settings(recipe).items() if result["recipe"].get(name) != value]
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise ValueError(f"{path} is damaged: delete it to run the experiment again.") from None
-    if differences:
-        names = ", ".join(differences)
-        raise ValueError(f"{folder} holds a result with different settings ({names}): use another --output-dir.")
-    return result
-
-
 def _run(recipe: Recipe, folder: Path) -> Row:
     """Run an experiment, from its last checkpoint if there is one, and write its result."""
     from accelerate import PartialState
@@ -176,7 +155,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     messages = len(run.predictions["test"].labels)
     interval = wilson(round(accuracies["test"] * messages), messages)
     result = {
-        "recipe": _settings(recipe),
+        "settings": settings_of(recipe),
         "network": {name: getattr(run.model.config, name) for name in ("n_layer", "n_embd", "vocab_size")},
         "trained_before": run.history.trained_before,
         "test_messages": run.history.splits.get("test"),

@@ -1,37 +1,52 @@
 """Cross-validation of a recipe and the baseline, over folds or leaving one source out."""
 
+import json
 import logging
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from ..data.formats import DataError
 from ..data.names import sources_of
 from ..data.sources import read_messages
-from ..data.splits import grouped_folds
+from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import BASELINE, fit_baseline, predict_baseline
 from ..evaluation.metrics import Predictions
-from ..files import public
+from ..evaluation.page import check_folder
+from ..files import write_file
+from ..signals import RunInterrupted
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
 from .breakdown import NOTES, breakdown
+from .results import read_result, settings_of
 
 logger = logging.getLogger(__name__)
+
+ARRAYS = ("labels", "predicted", "probabilities")  # of `Predictions`
 
 Metrics = dict[str, float | None]
 Run = dict[str, Any]
 """`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), the
-`answers` of both, from which the metrics are computed, and the `notes` on the tested messages (see `NOTES`)."""
+`answers` of both, from which the metrics are computed, and perhaps `notes` on the tested messages (see `NOTES`)."""
 
 
 def cross_validate(
-    recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, by_source: bool = False, **settings: Any
+    recipe: Recipe | str,
+    *,
+    folds: int = 5,
+    repeats: int = 1,
+    by_source: bool = False,
+    output_dir: str | os.PathLike | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Train a recipe on all folds but one and test it on that one, for each fold in turn.
 
@@ -45,6 +60,8 @@ def cross_validate(
         repeats: Number of repeats, each with the next seed for folds, weights and orders.
         by_source: Whether to leave out one source of the data at a time in place of folds. Messages that duplicate one
             of the source left out are not trained on.
+        output_dir: Folder for a file for each finished run. Runs that are already there are not run again, so a call
+            with the same settings goes on after an interruption. `None`: save nothing.
         settings: Fields of `Recipe` to override.
 
     Returns:
@@ -52,8 +69,9 @@ def cross_validate(
         `summary`. The runs are in the order of the folds or sources; by source, they also name the source `left_out`.
 
     Raises:
-        ValueError: As for `finetune`, a label has fewer different messages than there are folds, or there are fewer
-            than two sources to leave out.
+        ValueError: As for `finetune`, a label has fewer different messages than there are folds, there are fewer than
+            two sources to leave out, or `output_dir` holds runs with other settings or messages.
+        RunInterrupted: Ctrl-C or SIGTERM.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
@@ -62,20 +80,36 @@ def cross_validate(
     parts = len(sources_of(recipe.data)) if by_source else folds
     if by_source and parts < 2:
         raise ValueError(f"Leaving a source out needs at least two, got {recipe.data}: use --data uci,sample.")
+    identity = settings_of(recipe) | {"folds": None if by_source else folds, "messages": digest(messages)}
+    finished = {}
+    if output_dir is not None:  # read everything now, before another process writes a run
+        check_folder(output_dir).mkdir(parents=True, exist_ok=True)
+        finished = {path.name: _read_run(path, identity) for path in Path(output_dir).glob("run-*.json")}
     jobs = (
         (_splits(recipe, train, test, seed), seed)
         for seed in range(recipe.seed, recipe.seed + repeats)
         for train, test in (_leave_source_out(messages) if by_source else grouped_folds(messages, folds, seed=seed))
     )
     runs = []
-    for run in measure_runs(recipe, jobs):
+    for number, (data, seed) in enumerate(jobs, 1):
+        file = f"run-{number}.json"
+        run = finished.get(file)
+        if run is None:
+            try:
+                run = measure_run(recipe, data, seed)
+            except RunInterrupted as interruption:
+                how = "run the same command again to resume" if output_dir else "nothing is saved without --output-dir"
+                raise RunInterrupted(f"interrupted after {number - 1} runs; {how}", interruption.number) from None
+            if output_dir is not None and PartialState().is_main_process:
+                _write_run(Path(output_dir, file), run, identity)
         runs.append(run)
+        run["notes"] = {name: data["test"][name][:] for name in NOTES}
         if by_source:
             run["left_out"] = run["notes"]["source"][0]
         where = f", without {run['left_out']}" if by_source else ""
-        logger.info("Run %d of %d%s: %s", len(runs), parts * repeats, where, describe(run))
+        logger.info("Run %d of %d%s: %s", number, parts * repeats, where, describe(run))
     return {
-        "recipe": {name: public(value) for name, value in asdict(recipe).items()},
+        "recipe": settings_of(recipe),
         "folds": None if by_source else folds,
         "repeats": repeats,
         "baseline": BASELINE,
@@ -103,23 +137,37 @@ def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> Dataset
     return DatasetDict(train=train, validation=validation, test=test)
 
 
-def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], **settings: Any) -> Iterator[Run]:
-    """Train a recipe on the `train` split of each job with its seed; measure it and the baseline on `test`."""
-    recipe = get_recipe(recipe, **settings)
-    for data, seed in jobs:
-        start = time.perf_counter()
-        trained = finetune(recipe, data=data, seed=seed)
-        seconds = time.perf_counter() - start
-        linear_model = fit_baseline(data["train"])
-        baseline = None if linear_model is None else predict_baseline(linear_model, data["test"])
-        yield {
-            "seed": seed,
-            "seconds": seconds,
-            "model": trained.metrics["test"],
-            "baseline": baseline and baseline.metrics(),
-            "answers": {"model": trained.predictions["test"], "baseline": baseline},
-            "notes": {name: data["test"][name][:] for name in NOTES if name in data["test"].column_names},
-        }
+def measure_run(recipe: Recipe, data: DatasetDict, seed: int) -> Run:
+    """Train a recipe on the split `train` with a seed; measure it and the baseline on `test`."""
+    start = time.perf_counter()
+    trained = finetune(recipe, data=data, seed=seed)
+    seconds = time.perf_counter() - start
+    linear_model = fit_baseline(data["train"])
+    baseline = None if linear_model is None else predict_baseline(linear_model, data["test"])
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "model": trained.metrics["test"],
+        "baseline": baseline and baseline.metrics(),
+        "answers": {"model": trained.predictions["test"], "baseline": baseline},
+    }
+
+
+def _write_run(path: Path, run: Run, identity: dict[str, Any]) -> None:
+    def plain(value: Predictions | np.ndarray) -> Any:
+        return value.tolist() if isinstance(value, np.ndarray) else vars(value)
+
+    write_file(path, json.dumps({"settings": identity, **run}, default=plain).encode())
+
+
+def _read_run(path: Path, identity: dict[str, Any]) -> Run:
+    run = read_result(path, identity)
+    del run["settings"]
+    for kind, saved in run["answers"].items():
+        if saved is not None:
+            arrays = {name: np.array(saved[name]) for name in ARRAYS if saved[name] is not None}
+            run["answers"][kind] = Predictions(**{**saved, **arrays, "names": tuple(saved["names"]), "texts": ()})
+    return run
 
 
 def summary(runs: list[Run]) -> dict[str, Any]:
@@ -131,7 +179,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
     models are comparable.
 
     Args:
-        runs: As `measure_runs` yields them.
+        runs: As `measure_run` returns them.
 
     Returns:
         `runs` without their answers and notes. For `model` and `baseline` (`None` if a run has none): `mean` and
@@ -140,7 +188,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
     """
     kinds = ("model", "baseline")
     answers = {kind: _pooled([run["answers"][kind] for run in runs]) for kind in kinds}
-    notes = {name: [value for run in runs for value in run["notes"].get(name, ())] for name in NOTES}
+    notes = {name: [value for run in runs for value in run.get("notes", {}).get(name, ())] for name in NOTES}
     return {
         "runs": [{name: value for name, value in run.items() if name not in ("answers", "notes")} for run in runs],
         "mean": {kind: _aggregate(runs, kind, statistics.fmean) for kind in kinds},
@@ -165,7 +213,7 @@ def _pooled(answers: list[Predictions | None]) -> Predictions | None:
     """Return the predictions of all runs as one, or `None` if a run has none."""
     if None in answers:
         return None
-    columns = {name: [getattr(one, name) for one in answers] for name in ("labels", "predicted", "probabilities")}
+    columns = {name: [getattr(one, name) for one in answers] for name in ARRAYS}
     known = {name: np.concatenate(arrays) for name, arrays in columns.items() if arrays[0] is not None}
     return replace(answers[0], **known)
 
