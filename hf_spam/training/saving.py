@@ -19,7 +19,7 @@ from ..data.sources import OWN_DATA
 from ..evaluation.baseline import ahead
 from ..evaluation.plots import plot_values
 from ..files import public, versions, write_folder, write_json
-from ..hub.card import CardContent, TrainingContent, render_card
+from ..hub.card import render_card
 from ..hub.push import LOG, Uploader
 from ..hub.snapshots import QUEUE
 from ..modeling.configuration_spam_gpt import class_names, spam_index
@@ -153,38 +153,37 @@ def write_model(run: Run, folder: Path) -> None:
         write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
         write_json(folder / "metrics.json", run.metrics)
         plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
-        (folder / "README.md").write_text(render_card(card_content(run, plots)), encoding="utf-8")
+        (folder / "README.md").write_text(card_of(run, plots), encoding="utf-8")
     finally:
         config.temperature, config.threshold = before
 
 
-def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
-    """Return the content of the card of a run, whose model is already calibrated."""
+def card_of(run: Run, plots: Sequence[str] = ()) -> str:
+    """Return the card of a run, whose model is already calibrated."""
     recipe, config, calibration = run.recipe, run.model.config, run.calibration
     names = class_names(config)
-    return CardContent(
+    return render_card(
         labels=names,
         positive_label=names[spam_index(names)] if len(names) == 2 else calibration and calibration.spam,
         threshold=config.threshold,
         calibrated=config.temperature != 1,
         calibration=calibration.summary(quote=in_markdown) if calibration else (),
+        calibrated_on="the validation split",
         base_model=recipe.base,
-        training=TrainingContent(
-            recipe=asdict(recipe),
-            data=None if recipe.data == OWN_DATA else recipe.data,
-            metrics=run.metrics,
-            baseline=run.baseline,
-            verdicts=[
-                f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], config.threshold)}."
-                for split, values in run.baseline.items()
-            ],
-            parameters=run.model.num_parameters(),
-            trained_parameters=run.trained_parameters,
-            examples_seen=run.history.examples_seen,
-            seconds=run.history.seconds,
-            trained_before=run.history.trained_before,
-            plots=plots,
-        ),
+        recipe=asdict(recipe),
+        data=None if recipe.data == OWN_DATA else recipe.data,
+        metrics=run.metrics,
+        baseline=run.baseline,
+        verdicts=[
+            f"On {split}, {ahead(run.metrics[split]['f1'], values['f1'], config.threshold)}."
+            for split, values in run.baseline.items()
+        ],
+        parameters=run.model.num_parameters(),
+        trained_parameters=run.trained_parameters,
+        examples_seen=run.history.examples_seen,
+        seconds=run.history.seconds,
+        trained_before=run.history.trained_before,
+        plots=plots,
     )
 
 
