@@ -22,7 +22,7 @@ from ..evaluation.baseline import BASELINE, fit_baseline, predict_baseline
 from ..evaluation.metrics import Predictions
 from ..evaluation.page import check_folder
 from ..files import write_file
-from ..signals import RunInterrupted
+from ..signals import Interrupted, RunInterrupted
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
@@ -97,9 +97,10 @@ def cross_validate(
         if run is None:
             try:
                 run = measure_run(recipe, data, seed)
-            except RunInterrupted as interruption:
+            except Interrupted as interruption:
                 how = "run the same command again to resume" if output_dir else "nothing is saved without --output-dir"
-                raise RunInterrupted(f"interrupted after {number - 1} runs; {how}", interruption.number) from None
+                message = f"interrupted in run {number} of {parts * repeats}; {how}"
+                raise RunInterrupted(message, interruption.number) from None
             if output_dir is not None and PartialState().is_main_process:
                 _write_run(Path(output_dir, file), run, identity)
         runs.append(run)
@@ -177,9 +178,6 @@ def summary(runs: list[Run]) -> dict[str, Any]:
     over folds of a ratio such as F1 is biased (Forman and Scholz 2010, *Apples-to-Apples in Cross-Validation Studies*).
     So the metrics are also computed on the answers of all runs together, which assumes that the scores of different
     models are comparable.
-
-    Args:
-        runs: As `measure_run` returns them.
 
     Returns:
         `runs` without their answers and notes. For `model` and `baseline` (`None` if a run has none): `mean` and

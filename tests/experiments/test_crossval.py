@@ -1,6 +1,7 @@
 """Cross-validation tests every message once, with a model that has not seen it, and aggregates metrics correctly."""
 
 import json
+import signal
 import statistics
 
 import numpy as np
@@ -18,6 +19,7 @@ from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
+from hf_spam.signals import Interrupted
 from hf_spam.terminal import format_metric
 
 SMALL = {"data": MESSAGES, "max_steps": 10, "n_embd": 16, "vocab_size": 300}
@@ -49,12 +51,13 @@ def test_a_killed_cross_validation_goes_on(results, tmp_path, monkeypatch):
     def measure(recipe, data, seed):
         measured.append(seed)
         if len(measured) == 2:
-            raise KeyboardInterrupt
+            raise Interrupted("interrupted", signal.SIGTERM)
         return measure_run(recipe, data, seed)
 
     monkeypatch.setattr(crossval, "measure_run", measure)
     command = ("crossval", "--recipe", "pocket", *FLAGS, "--seed", 5, "--folds", 2, "--output-dir", tmp_path, "--json")
-    assert hf_spam(*command, "--repeats", 2).code == 130
+    done = hf_spam(*command, "--repeats", 2)
+    assert done.code == 143 and "interrupted in run 2 of 4; run the same command again to resume" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["run-1.json"]
     found = json.loads(hf_spam(*command, "--repeats", 2).out)
     assert measured == [5, 5, 5, 6, 6]
