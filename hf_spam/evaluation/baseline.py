@@ -22,12 +22,8 @@ MAX_MESSAGES = 100_000  # above this, the character n-grams need too much memory
 def fit_baseline(train: Dataset) -> Pipeline | None:
     """Fit a linear SVM on TF-IDF of words (1 to 2) and characters (2 to 5), with scikit-learn's default settings.
 
-    Args:
-        train: Messages with the columns `text` and `label`.
-
-    Returns:
-        The baseline, or `None`, with a warning, if it cannot be fitted: the messages share one label, contain no
-        words, or number more than `MAX_MESSAGES`.
+    Returns `None`, with a warning, if the messages share one label, contain no words, or number more than
+    `MAX_MESSAGES`.
     """
     if len(train) > MAX_MESSAGES:
         logger.warning("No baseline: there are more than %d training messages.", MAX_MESSAGES)
@@ -76,10 +72,7 @@ def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
 def ahead(model: float, baseline: float, threshold: float | None) -> str:
     """Describe which of the model and the baseline has the higher F1.
 
-    Args:
-        model: F1 of the model.
-        baseline: F1 of the baseline.
-        threshold: The model's own threshold. It trades F1 for fewer false alarms, which the text mentions.
+    The text mentions the model's own threshold, which trades F1 for fewer false alarms.
     """
     if model == baseline:
         verdict = f"the model and the baseline are level, F1 {model:.4f}"

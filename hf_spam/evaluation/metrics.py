@@ -134,15 +134,9 @@ def score_bins(scores: np.ndarray) -> np.ndarray:
 def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
     """Return the lowest spam threshold that keeps the false-positive rate at or below `rate`.
 
-    It lies halfway between two scores, so that rounding cannot change a prediction.
-
-    Args:
-        actual: Whether each message is spam, (N,) bool. Both classes must occur.
-        scores: Probability of spam, (N,), in float64.
-        rate: Allowed false-positive rate, in [0, 1).
-
-    Returns:
-        The threshold, or `None` if even the highest score belongs to too many legitimate messages.
+    It lies halfway between two scores, so that rounding cannot change a prediction. `None` if even the highest score
+    belongs to too many legitimate messages. Of `actual`, (N,) bool, both classes must occur; `scores`, (N,), are
+    float64.
     """
     rates, _, thresholds = metrics.roc_curve(actual, scores, drop_intermediate=False)
     last = np.flatnonzero(rates <= rate)[-1]  # never empty: the first threshold lies above all scores

@@ -57,16 +57,8 @@ def make_report(
     If the messages are labelled spam and not spam but the model has other labels, one of them "spam", the model is
     evaluated on spam against the rest.
 
-    Args:
-        classifier: The classifier.
-        data: The messages.
-        split: Evaluate this set only. `None`: evaluate all, with details for "test" or else the last one.
-        model: Name of the model in the report. `None` or "bundled": the bundled model.
-        source: Name of the data in the report.
-        progress: Whether to show a progress bar.
-
-    Raises:
-        DataError: There is no such split, or the labels are not the model's.
+    With `split`, only this set is evaluated, otherwise all, with details for "test" or else the last one. `model` and
+    `source` are names for the report.
     """
     sets, train = data.sets, data.train
     _check_labels(classifier, [*sets.values(), *([] if train is None else [train])])

@@ -18,14 +18,10 @@ Group = dict[str, Any]
 
 
 def breakdown(answers: Mapping[str, Predictions | None], notes: Mapping[str, Sequence[str]]) -> list[Group]:
-    """Measure the answers on the messages of each source, category and language.
+    """Measure the predictions of "model" and "baseline" on the messages of each source, category and language.
 
-    Args:
-        answers: Predictions of "model" and, unless it is `None`, of "baseline" on the same N messages.
-        notes: For each of `NOTES`, its value for each message, (N,); "" if it is not known.
-
-    Returns:
-        Groups in the order of `NOTES`, then by name. None with more than two classes, or if everything is one group.
+    `notes` holds the value of each of `NOTES` for each message, (N,); "" if it is not known. Returns groups in the
+    order of `NOTES`, then by name: none with more than two classes, or if everything is one group.
     """
     if answers["model"].positive is None:
         return []
