@@ -108,16 +108,15 @@ def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **se
 @click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, each with another seed.")
 @click.option("--by-source", is_flag=True, help="Leave out one source of --data at a time in place of folds.")
+@click.option("--output-dir", type=click.Path(), help="Folder for finished runs, which are not run again.")
 @options.as_json
 @click.pass_context
 @options.options_of(Recipe)
-def crossval(
-    ctx: click.Context, name: str, folds: int, repeats: int, by_source: bool, as_json: bool, **settings: Any
-) -> None:
+def crossval(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None:
     """Cross-validate a recipe and a linear baseline.
 
-    All messages are used, and duplicates stay in one fold. Nothing is saved. Results are also shown by source, category
-    and language if the data have them.
+    All messages are used, and duplicates stay in one fold. Results are also shown by source, category and language if
+    the data have them. No model is saved. With --output-dir, the same command goes on after an interruption.
     """
     given = options.given_settings(ctx, settings)
     from .experiments.crossval import cross_validate
@@ -125,7 +124,7 @@ def crossval(
     show_log()
     for module in ("loop", "pretraining"):  # hide the losses of every run
         logging.getLogger(f"hf_spam.training.{module}").setLevel(logging.WARNING)
-    results = cross_validate(name, folds=folds, repeats=repeats, by_source=by_source, **given)
+    results = cross_validate(name, **given)
     shown = [terminal.crossval_table(results)]
     if results["groups"]:
         shown += [terminal.groups_table(results["groups"]), terminal.GROUPS_NOTE]

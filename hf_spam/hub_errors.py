@@ -29,7 +29,7 @@ class HubError(OSError):
 
 @contextmanager
 def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
-    """Turn errors of the Hub client into `HubError`. Arguments as for `explain`."""
+    """Turn errors of the Hub client into `HubError`."""
     try:
         yield
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RuntimeError) as error:
@@ -37,13 +37,7 @@ def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
 
 
 def explain(error: Exception, repo_id: str, repo_type: str = "model") -> str:
-    """Return one line that says why a request failed and what to do. It never contains a token.
-
-    Args:
-        error: Exception raised by the client, whether it used Xet or LFS.
-        repo_id: Repository of the request.
-        repo_type: "model" or "dataset".
-    """
+    """Return one line that says why a request failed and what to do. It never contains a token."""
     name = short(repo_id)[1:-1]  # repr() escapes control characters in a mistyped name
     return f"{name}: {_reason(_root(error), name.split('/')[0], repo_type)}"
 

@@ -18,7 +18,7 @@ from train_bundled import training_splits
 
 from hf_spam import SpamClassifier, entry
 from hf_spam.data.sources import read_messages
-from hf_spam.evaluation.baseline import baseline_answers, fit_baseline
+from hf_spam.evaluation.baseline import fit_baseline, predict_baseline
 from hf_spam.evaluation.intervals import wilson
 
 LEAST = {"source": 1, "category": 30, "language": 20}  # messages of a group that is shown
@@ -40,9 +40,9 @@ def main(uci: str, promotions: str | None, public: tuple[str, ...]) -> None:
     def called(texts: Sequence[str]) -> np.ndarray:
         return np.array(classifier.predict(texts)) == "spam"
 
-    baseline = baseline_answers(fit_baseline(splits["train"]), messages)
-    answers = {"model": called(texts), "SVM": baseline["predictions"] == 1}
-    scores = {"model": classifier.predict_proba(texts)[:, 1], "SVM": baseline["scores"]}
+    baseline = predict_baseline(fit_baseline(splits["train"]), messages)
+    answers = {"model": called(texts), "SVM": baseline.predicted_spam}
+    scores = {"model": classifier.predict_proba(texts)[:, 1], "SVM": baseline.scores}
 
     def show(name: str, chosen: np.ndarray) -> None:
         spam, ham = chosen & is_spam, chosen & ~is_spam

@@ -14,7 +14,7 @@ from datasets import DatasetDict
 
 from hf_spam import entry, load_sms_spam
 from hf_spam.evaluation.baseline import BASELINE
-from hf_spam.experiments.crossval import cross_validate, describe, measure_runs, summary
+from hf_spam.experiments.crossval import cross_validate, describe, measure_run, summary
 from hf_spam.options import CONTEXT, given_settings, options_of
 from hf_spam.terminal import format_metric, make_table, show
 from hf_spam.training.recipes import Recipe, get_recipe
@@ -25,9 +25,10 @@ LOW_RATE_RECALL = "recall_at_fpr_0.001"  # a fold has too few ham messages to re
 def measure(recipe: Recipe, data: DatasetDict, seeds: list[int]) -> dict[str, Any]:
     """Train and measure a recipe on the same splits with several seeds."""
     runs = []
-    for run in measure_runs(recipe, ((data, seed) for seed in seeds)):
+    for seed in seeds:
+        run = measure_run(recipe, data, seed)
         runs.append(run)
-        click.echo(f"Seed {run['seed']}: {describe(run)}", err=True)
+        click.echo(f"Seed {seed}: {describe(run)}", err=True)
     return summary(runs)
 
 

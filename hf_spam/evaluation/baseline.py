@@ -1,7 +1,6 @@
 """Linear baseline, trained on the same messages as the model: an SVM on TF-IDF of words and characters."""
 
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -11,9 +10,8 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
 from ..data.labels import label_names
-from ..modeling.configuration_spam_gpt import spam_index
 from ..text import first_line
-from .metrics import PROBABILISTIC, SpamMetrics
+from .metrics import Predictions, probability_table
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +22,8 @@ MAX_MESSAGES = 100_000  # above this, the character n-grams need too much memory
 def fit_baseline(train: Dataset) -> Pipeline | None:
     """Fit a linear SVM on TF-IDF of words (1 to 2) and characters (2 to 5), with scikit-learn's default settings.
 
-    Args:
-        train: Messages with the columns `text` and `label`.
-
-    Returns:
-        The baseline, or `None`, with a warning, if it cannot be fitted: the messages share one label, contain no
-        words, or number more than `MAX_MESSAGES`.
+    Returns `None`, with a warning, if the messages share one label, contain no words, or number more than
+    `MAX_MESSAGES`.
     """
     if len(train) > MAX_MESSAGES:
         logger.warning("No baseline: there are more than %d training messages.", MAX_MESSAGES)
@@ -56,23 +50,14 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
         return None
 
 
-def baseline_answers(baseline: Pipeline, messages: Dataset) -> dict[str, np.ndarray]:
-    """Return the arguments of `SpamMetrics`: `predictions` and `references`, (N,), and for two classes `scores`.
-
-    The scores of the positive class, (N,) in (0, 1), rank messages but are not probabilities.
-    """
+def predict_baseline(baseline: Pipeline, messages: Dataset) -> Predictions:
+    """Classify messages with the baseline. For two classes, there are scores, which only rank the messages."""
     names, texts = label_names(messages), messages["text"][:]
-    answers = {"predictions": baseline.predict(texts), "references": np.array(messages["label"][:])}
+    table = None
     if len(names) == 2:
-        margins = baseline.decision_function(texts)  # of class 1
-        answers["scores"] = expit(margins if spam_index(names) == 1 else -margins)
-    return answers
-
-
-def baseline_metrics(answers: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, float | None]:
-    """Compute the metrics of a baseline's answers. Metrics that need probabilities are `None`."""
-    metrics = SpamMetrics(names).compute(**answers)
-    return {name: None if name in PROBABILISTIC else value for name, value in metrics.items()}
+        table = probability_table(expit(baseline.decision_function(texts)), positive=1)  # the margins are of class 1
+    labels, predicted = np.array(messages["label"][:]), baseline.predict(texts)
+    return Predictions(tuple(names), labels, predicted, table, only_ranks=True)
 
 
 def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
@@ -81,19 +66,13 @@ def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
     baseline = fit_baseline(data["train"]) if others else None
     if baseline is None:
         return {}
-    return {
-        split: baseline_metrics(baseline_answers(baseline, messages), label_names(messages))
-        for split, messages in others.items()
-    }
+    return {split: predict_baseline(baseline, messages).metrics() for split, messages in others.items()}
 
 
 def ahead(model: float, baseline: float, threshold: float | None) -> str:
     """Describe which of the model and the baseline has the higher F1.
 
-    Args:
-        model: F1 of the model.
-        baseline: F1 of the baseline.
-        threshold: The model's own threshold. It trades F1 for fewer false alarms, which the text mentions.
+    The text mentions the model's own threshold, which trades F1 for fewer false alarms.
     """
     if model == baseline:
         verdict = f"the model and the baseline are level, F1 {model:.4f}"

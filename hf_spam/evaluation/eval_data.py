@@ -75,15 +75,7 @@ class TrainedRecipe:
         return {**given, **{name: given.get(name) or value for name, value in self.reading.items()}}
 
     def split_as_trained(self, source: Sources, **reading: Any) -> DatasetDict | None:
-        """Split a source as in training, and return the splits if they have the recorded fingerprints.
-
-        Args:
-            source: As for `load_sms_spam`.
-            **reading: Reading options of `load_sms_spam`.
-
-        Returns:
-            The splits, or `None` if their fingerprints differ.
-        """
+        """Split a source as in training; return `None` if the splits do not have the recorded fingerprints."""
         if not self.splits:
             return None
         log = logging.getLogger("hf_spam.data")
@@ -109,11 +101,7 @@ class TrainedRecipe:
 def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
     """Read a model's training recipe from its `history.json`.
 
-    Args:
-        model: Folder or Hub id. `None` or "bundled": the bundled model.
-
-    Returns:
-        The recipe, or `None` if there is no such file or, with a warning, if it cannot be used.
+    Returns `None` if there is no such file or, with a warning, if it cannot be used.
     """
     if model is None or named_model(model) == BUNDLED:
         return TrainedRecipe(None, 123, json.loads((BUNDLED / BUNDLED_SOURCES).read_text()))
@@ -136,13 +124,8 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
 
 
 def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict[str, Any]]) -> bool:
-    """Return whether initial weights may have been trained on messages that the run will be tested on.
-
-    Args:
-        base: Name of the weights in the recipe.
-        config: Their configuration. Only a classifier has seen labelled messages.
-        splits: `fingerprints` of the data.
-    """
+    """Return whether the weights `base` may have been trained on messages that the run will be tested on."""
+    # Only a classifier has seen labelled messages.
     if SpamGPTForSequenceClassification.__name__ not in (config.architectures or ()):
         return False
     recipe = None if Path(base).is_file() else trained_recipe(base)

@@ -39,14 +39,8 @@ def proportions(given: Predictions) -> dict[str, Interval | None]:
 def bootstrap(given: Predictions, groups: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the metrics on `RESAMPLES` bootstrap samples.
 
-    The samples depend on `groups` only, so two models are compared on the same ones.
-
-    Args:
-        given: The predictions.
-        groups: Group of each message, (N,), numbered from 0 without gaps. Groups are drawn, not messages.
-
-    Returns:
-        Values of each metric, (RESAMPLES,), as `weighted_metrics` computes them.
+    Whole groups are drawn, given as the group of each message, (N,), numbered from 0 without gaps. The samples depend
+    on them only, so two models are compared on the same ones. Returns the values of each metric, (RESAMPLES,).
     """
     rng = np.random.default_rng(SEED)
     count = groups.max() + 1
@@ -71,14 +65,10 @@ def percentiles(values: np.ndarray) -> Interval | None:
 
 @np.errstate(divide="ignore", invalid="ignore")
 def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the metrics of many weighted samples of the same messages at once.
+    """Compute the metrics of many samples of the same messages at once.
 
-    Args:
-        given: The predictions.
-        weights: How often each sample contains each message, (B, N).
-
-    Returns:
-        Each metric, (B,); nan in samples that contain a single class, where the metric compares classes.
+    The weights say how often each sample contains each message, (B, N). Returns each metric, (B,); nan in samples that
+    contain a single class, where the metric compares classes.
     """
     classes = np.eye(len(given.names))
     actual, called = classes[given.labels], classes[given.predicted]  # (N, K)

@@ -13,7 +13,7 @@ from ..modeling.configuration_spam_gpt import spam_index
 
 LOW_RATE = 0.001  # false-positive rate at which recall is reported: one legitimate message in a thousand is lost
 BINS = 10  # equal-width score bins of the calibration error
-PROBABILISTIC = ("brier", "log_loss", "ece")  # metrics that need probabilities, not just a ranking
+PROBABILISTIC = {"brier", "log_loss", "ece"}  # metrics that need probabilities, not just a ranking
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Predictions:
     labels: np.ndarray  # (N,) class indices
     predicted: np.ndarray  # (N,) class indices
     probabilities: np.ndarray | None  # (N, K) float64; None if the model gives none
-    texts: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()  # () if they are not needed
+    only_ranks: bool = False  # whether the probabilities only rank the messages, as those of the baseline do
 
     @property
     def positive(self) -> int | None:
@@ -53,8 +54,14 @@ class Predictions:
             labels=self.labels[chosen],
             predicted=self.predicted[chosen],
             probabilities=None if self.probabilities is None else self.probabilities[chosen],
-            texts=tuple(np.array(self.texts, dtype=object)[chosen]),
+            texts=self.texts and tuple(np.array(self.texts, dtype=object)[chosen]),
         )
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return the metrics that `SpamMetrics` describes. Those that need probabilities are `None` without them."""
+        values = _class_metrics(self) | ({} if self.positive is None else _spam_metrics(self))
+        values |= dict.fromkeys(PROBABILISTIC & values.keys()) if self.only_ranks else {}
+        return {name: None if value is None else float(value) for name, value in values.items()}
 
 
 class SpamMetrics(evaluate.Metric):
@@ -104,8 +111,7 @@ class SpamMetrics(evaluate.Metric):
             scores = np.asarray(scores, np.float64)
             table = scores if scores.ndim == 2 else probability_table(scores, given.positive)
             given = replace(given, probabilities=table)
-        values = _class_metrics(given) | ({} if given.positive is None else _spam_metrics(given))
-        return {name: None if value is None else float(value) for name, value in values.items()}
+        return given.metrics()
 
 
 def probability_table(scores: np.ndarray, positive: int) -> np.ndarray:
@@ -128,15 +134,9 @@ def score_bins(scores: np.ndarray) -> np.ndarray:
 def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
     """Return the lowest spam threshold that keeps the false-positive rate at or below `rate`.
 
-    It lies halfway between two scores, so that rounding cannot change a prediction.
-
-    Args:
-        actual: Whether each message is spam, (N,) bool. Both classes must occur.
-        scores: Probability of spam, (N,), in float64.
-        rate: Allowed false-positive rate, in [0, 1).
-
-    Returns:
-        The threshold, or `None` if even the highest score belongs to too many legitimate messages.
+    It lies halfway between two scores, so that rounding cannot change a prediction. `None` if even the highest score
+    belongs to too many legitimate messages. Of `actual`, (N,) bool, both classes must occur; `scores`, (N,), are
+    float64.
     """
     rates, _, thresholds = metrics.roc_curve(actual, scores, drop_intermediate=False)
     last = np.flatnonzero(rates <= rate)[-1]  # never empty: the first threshold lies above all scores

@@ -46,11 +46,7 @@ def report_tables(values: dict[str, Any]) -> list[Table]:
 
 
 def check_folder(output_dir: str | os.PathLike) -> Path:
-    """Return the folder of a report, which need not exist yet.
-
-    Raises:
-        NotADirectoryError: It is a file.
-    """
+    """Return the folder for results, which need not exist yet, after checking that it is not a file."""
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: choose another --output-dir.")
@@ -58,12 +54,7 @@ def check_folder(output_dir: str | os.PathLike) -> Path:
 
 
 def write_report(report: Report, output_dir: str | os.PathLike) -> None:
-    """Write `report.html`, a self-contained page, and `report.json`.
-
-    Args:
-        report: The report.
-        output_dir: Folder to write to, created if necessary. Only these two files are replaced.
-    """
+    """Write `report.html`, a self-contained page, and `report.json`, into a folder, created if necessary."""
     folder = check_folder(output_dir)
     page, data = render_page(report), json.dumps(report.values, indent=2, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)

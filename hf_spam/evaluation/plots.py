@@ -18,16 +18,8 @@ def plot_values(
 ) -> None:
     """Plot training and validation values over epochs (bottom axis) and examples seen (top axis).
 
-    Unlike in the book, which spaces the values evenly, each is drawn where it was measured. Writes
-    `{label}-plot.pdf` and `{label}-plot.png`.
-
-    Args:
-        epochs: Epochs completed at each measurement, (N,).
-        train_values: Values on the training split, (N,).
-        val_values: Values on the validation split, (N,), or an empty sequence.
-        examples_per_epoch: Messages per epoch.
-        label: Name of the values, "loss" or "accuracy".
-        output_dir: Folder to write to.
+    Unlike in the book, which spaces the values evenly, each is drawn where it was measured, at `epochs`. `val_values`
+    may be empty. Writes `{label}-plot.pdf` and `{label}-plot.png`, where `label` is "loss" or "accuracy".
     """
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()

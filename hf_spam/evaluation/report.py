@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import confusion_matrix
-from sklearn.pipeline import Pipeline
 
 from ..data.duplicates import duplicate_groups, find_duplicates
 from ..data.formats import DataError
@@ -18,10 +17,10 @@ from ..data.names import Sources, source_name
 from ..files import public, versions
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
-from .baseline import BASELINE, baseline_answers, fit_baseline
+from .baseline import BASELINE, fit_baseline, predict_baseline
 from .eval_data import EvalData
 from .intervals import INTERVALS_NOTE, Interval, bootstrap, percentiles, proportions, wilson
-from .metrics import BINS, PROBABILISTIC, Predictions, SpamMetrics, lowest_threshold, probability_table, score_bins
+from .metrics import BINS, Predictions, lowest_threshold, probability_table, score_bins
 
 TARGET_RATES = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is computed
 LENGTHS = (40, 80, 120, 160)  # characters; 160 is what fits into one SMS
@@ -31,6 +30,8 @@ ROUNDING = 1e-9  # bootstrap intervals narrower than this are rounding errors
 Estimate = dict[str, float | None]
 """A `value` and its interval, `low` to `high`. `None` where the metric is undefined (recall with no spam), or where
 there is no interval (all bootstrap samples agree)."""
+Duplicates = tuple[np.ndarray, np.ndarray]
+"""Which messages are exact duplicates, and which are exact or near-duplicates, (N,) bool each."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,8 @@ def make_report(
     If the messages are labelled spam and not spam but the model has other labels, one of them "spam", the model is
     evaluated on spam against the rest.
 
-    Args:
-        classifier: The classifier.
-        data: The messages.
-        split: Evaluate this set only. `None`: evaluate all, with details for "test" or else the last one.
-        model: Name of the model in the report. `None` or "bundled": the bundled model.
-        source: Name of the data in the report.
-        progress: Whether to show a progress bar.
-
-    Raises:
-        DataError: There is no such split, or the labels are not the model's.
+    With `split`, only this set is evaluated, otherwise all, with details for "test" or else the last one. `model` and
+    `source` are names for the report.
     """
     sets, train = data.sets, data.train
     _check_labels(classifier, [*sets.values(), *([] if train is None else [train])])
@@ -76,8 +69,9 @@ def make_report(
     unseen = [name for name in evaluated if train is not None and sets[name] is not train]
     predictions = {name: _predict(classifier, sets[name], progress) for name in evaluated}
     fitted = None if train is None else fit_baseline(train)
-    baselines = {name: _predict_baseline(fitted, sets[name]) for name in unseen if fitted is not None}
-    duplicates = {name: find_duplicates(sets[name]["text"][:], train["text"][:]) for name in unseen}
+    baselines = {name: predict_baseline(fitted, sets[name]) for name in unseen if fitted is not None}
+    found = _find_duplicates(sets, train)
+    duplicates = {name: found[name]["training"] for name in unseen}
     measured = {}
     for name, given in predictions.items():
         measured[name] = _measure_both(given, baselines.get(name))
@@ -100,7 +94,10 @@ def make_report(
         "temperature": getattr(config, "temperature", 1.0),
         "threshold": threshold,
         "sets": measured,
-        "duplicates": _count_duplicates(sets, train),
+        "duplicates": {
+            name: {other: _count_duplicates(*which) for other, which in others.items()}
+            for name, others in found.items()
+        },
         "details": {"set": detailed, **_details(shown, duplicates.get(detailed), threshold)},
         "versions": versions(),
     }
@@ -130,14 +127,6 @@ def _predict(classifier: SpamClassifier, messages: Dataset, progress: bool) -> P
     return Predictions(tuple(names), np.array(messages["label"][:]), predicted, probabilities, tuple(texts))
 
 
-def _predict_baseline(baseline: Pipeline, messages: Dataset) -> Predictions:
-    """Classify a set of messages with the baseline."""
-    answers, names = baseline_answers(baseline, messages), label_names(messages)
-    table = probability_table(answers["scores"], spam_index(names)) if "scores" in answers else None
-    texts = tuple(messages["text"][:])
-    return Predictions(tuple(names), answers["references"], answers["predictions"], table, texts)
-
-
 def _measure_both(model: Predictions, baseline: Predictions | None) -> dict[str, Any]:
     """Measure the model and the baseline on a set, and the difference of their F1."""
     groups = duplicate_groups(model.texts)
@@ -145,7 +134,6 @@ def _measure_both(model: Predictions, baseline: Predictions | None) -> dict[str,
     theirs = difference = None
     if baseline is not None:
         theirs, their_samples = _measure(baseline, groups)
-        theirs |= {name: _estimate(None, None) for name in PROBABILISTIC if name in theirs}
         if ours["f1"]["value"] is not None:
             value = ours["f1"]["value"] - theirs["f1"]["value"]
             difference = _estimate(value, percentiles(our_samples["f1"] - their_samples["f1"]))
@@ -155,12 +143,9 @@ def _measure_both(model: Predictions, baseline: Predictions | None) -> dict[str,
 
 def _measure(given: Predictions, groups: np.ndarray) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
     """Return every metric with its interval, and the values of the bootstrap samples."""
-    values = SpamMetrics(given.names).compute(
-        predictions=given.predicted, references=given.labels, scores=given.probabilities
-    )
     samples = bootstrap(given, groups)
     intervals = {name: percentiles(sample) for name, sample in samples.items()} | proportions(given)
-    return {name: _estimate(value, intervals.get(name)) for name, value in values.items()}, samples
+    return {name: _estimate(value, intervals.get(name)) for name, value in given.metrics().items()}, samples
 
 
 def _measure_without(left_out: np.ndarray, model: Predictions, baseline: Predictions | None) -> dict[str, Any] | None:
@@ -181,32 +166,25 @@ def _proportion(count: int, total: int) -> Estimate:
     return _estimate(count / max(1, total), wilson(count, total))
 
 
-def _count_duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dict[str, dict[str, int]]]:
-    """Count the messages of each set that are duplicates of training messages, or of messages in an earlier set."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
+def _find_duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dict[str, Duplicates]]:
+    """Find the messages of each set that are duplicates of training messages, or of messages in an earlier set."""
+    found: dict[str, dict[str, Duplicates]] = {}
     earlier = {} if train is None else {"training": train["text"][:]}
     for name, messages in sets.items():
         if messages is train:
             continue
         texts = messages["text"][:]
-        found = {other: find_duplicates(texts, others) for other, others in earlier.items()}
-        counts[name] = {
-            other: {"exact": int(exact.sum()), "near": int(near.sum())} for other, (exact, near) in found.items()
-        }
+        found[name] = {other: find_duplicates(texts, others) for other, others in earlier.items()}
         earlier[name] = texts
-    return counts
+    return found
 
 
-def _details(
-    given: Predictions, duplicates: tuple[np.ndarray, np.ndarray] | None, threshold: float | None
-) -> dict[str, Any]:
-    """Return the confusion matrix, errors and results by length of a set, and its thresholds and calibration.
+def _count_duplicates(exact: np.ndarray, near: np.ndarray) -> dict[str, int]:
+    return {"exact": int(exact.sum()), "near": int(near.sum())}
 
-    Args:
-        given: The model's predictions.
-        duplicates: Which messages are exact duplicates of training messages, and which are exact or near-duplicates.
-        threshold: The model's own threshold.
-    """
+
+def _details(given: Predictions, duplicates: Duplicates | None, threshold: float | None) -> dict[str, Any]:
+    """Return the confusion matrix, errors and results by length of a set, and its thresholds and calibration."""
     names = given.names
     order = sorted(range(len(names)), key=lambda label: label != given.positive)  # the positive class first
     characters = np.array([len(text) for text in given.texts])
@@ -226,7 +204,7 @@ def _details(
     return details | {"by_length": by_length, "errors": _errors(given, duplicates)}
 
 
-def _errors(given: Predictions, duplicates: tuple[np.ndarray, np.ndarray] | None) -> list[dict[str, Any]]:
+def _errors(given: Predictions, duplicates: Duplicates | None) -> list[dict[str, Any]]:
     """List the misclassified messages, the most confident predictions first."""
     in_training = None if duplicates is None else np.select(duplicates, ["exact", "near"], "no")
     everything = np.arange(len(given.labels))

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import public, write_file
+from ..files import write_file
 from ..signals import RunInterrupted
-from ..training.recipes import RECIPES, SOURCES, Recipe, get_recipe
+from ..training.recipes import RECIPES, Recipe, get_recipe
+from .results import read_result, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,8 @@ PUBLISHED_IN = (
     "once more than the book does, so their splits differ from ours."
 )
 RESULT = "result.json"  # written to the folder of a finished experiment
-GPT2_VOCABULARY = 50257
 SPLITS = ("train", "validation", "test")
+DATA = ("data", "text_column", "label_column")  # may differ if they give the book's test split
 # Fingerprint of the book's test split.
 BOOK_TEST = {"messages": 300, "sha256": "04cb8f9b6129e44f918dd61b19f5c2c66c1a75bde9516f2dfe13173952dbdd49"}
 
@@ -80,15 +81,16 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
         A dict per experiment: `recipe`; `row`; `published` and `obtained`, the accuracies on `train`, `validation` and
         `test` in percent; `interval`, the 95 % Wilson interval of the obtained test accuracy; `seconds` of training;
         and `problem`, the reason why it was not run, or `None`. `published` is `None` if the run differs from the
-        published experiment: in a setting, the network's size, the test messages, or a base that is already a
-        classifier.
+        published experiment in a setting or in the test messages.
 
     Raises:
         ValueError: An unknown row, recipe or setting, or `output_dir` holds a result of other settings.
         RunInterrupted: Ctrl-C or SIGTERM.
     """
     recipes = [get_recipe(name, **settings) for name in map(_recipe_name, rows or PUBLISHED)]
-    finished = {recipe.name: _finished(recipe, Path(output_dir, recipe.name)) for recipe in recipes}
+    finished = {
+        recipe.name: read_result(Path(output_dir, recipe.name, RESULT), settings_of(recipe)) for recipe in recipes
+    }
     loading_problem = functools.cache(_loading_problem)  # cached: without a network, every attempt takes a minute
     for recipe in recipes:
         number = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None
@@ -134,30 +136,6 @@ def _loading_problem(base: str, tokenizer: str | None) -> str | None:
     return None
 
 
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    return {name: public(value) for name, value in asdict(recipe).items()}
-
-
-def _finished(recipe: Recipe, folder: Path) -> Row | None:
-    """Return the result of a finished experiment, or `None` if there is none.
-
-    Raises:
-        ValueError: The result cannot be read, or was obtained with other settings.
-    """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        differences = [name for name, value in _settings(recipe).items() if result["recipe"].get(name) != value]
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise ValueError(f"{path} is damaged: delete it to run the experiment again.") from None
-    if differences:
-        names = ", ".join(differences)
-        raise ValueError(f"{folder} holds a result with different settings ({names}): use another --output-dir.")
-    return result
-
-
 def _run(recipe: Recipe, folder: Path) -> Row:
     """Run an experiment, from its last checkpoint if there is one, and write its result."""
     from accelerate import PartialState
@@ -173,12 +151,10 @@ def _run(recipe: Recipe, folder: Path) -> Row:
         message = f"interrupted in {recipe.name}; run the same command again to resume"
         raise RunInterrupted(message, interruption.number) from None
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
-    messages = len(run.predictions["test"]["references"])
+    messages = len(run.predictions["test"].labels)
     interval = wilson(round(accuracies["test"] * messages), messages)
     result = {
-        "recipe": _settings(recipe),
-        "network": {name: getattr(run.model.config, name) for name in ("n_layer", "n_embd", "vocab_size")},
-        "trained_before": run.history.trained_before,
+        "settings": settings_of(recipe),
         "test_messages": run.history.splits.get("test"),
         "obtained": {split: round(100 * accuracy, 2) for split, accuracy in accuracies.items()},
         "interval": [round(100 * bound, 2) for bound in interval],
@@ -192,18 +168,10 @@ def _run(recipe: Recipe, folder: Path) -> Row:
 
 
 def published_for(recipe: Recipe, result: Row | None = None) -> dict[str, float | None] | None:
-    """Return the published accuracies, or `None` if the recipe or its result differs from the published experiment.
-
-    The sources of data, weights and tokenizer may differ.
-    """
-    original, published = RECIPES.get(recipe.name), PUBLISHED.get(recipe.name)
-    if original is None or published is None or (recipe.base == "random") != (original.base == "random"):
+    """Return the published accuracies, or `None` if a setting or the test messages differ from the experiment's."""
+    if recipe.name not in PUBLISHED or (result and result["test_messages"] != BOOK_TEST):
         return None
-    if any(getattr(recipe, name) != value for name, value in asdict(original).items() if name not in SOURCES):
+    original, given = asdict(RECIPES[recipe.name]), asdict(recipe)
+    if any(given[name] != value for name, value in original.items() if name not in DATA):
         return None
-    network = {"n_layer": recipe.n_layer, "n_embd": recipe.n_embd, "vocab_size": GPT2_VOCABULARY}
-    if result and (
-        result["network"] != network or result.get("trained_before") or result["test_messages"] != BOOK_TEST
-    ):
-        return None
-    return {split: getattr(published, split) for split in SPLITS}
+    return {split: getattr(PUBLISHED[recipe.name], split) for split in SPLITS}

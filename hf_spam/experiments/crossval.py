@@ -1,38 +1,52 @@
 """Cross-validation of a recipe and the baseline, over folds or leaving one source out."""
 
+import json
 import logging
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from ..data.formats import DataError
-from ..data.labels import LABEL_NAMES, label_names
 from ..data.names import sources_of
 from ..data.sources import read_messages
-from ..data.splits import grouped_folds
-from ..evaluation.baseline import BASELINE, baseline_answers, baseline_metrics, fit_baseline
-from ..evaluation.metrics import SpamMetrics
-from ..files import public
+from ..data.splits import digest, grouped_folds
+from ..evaluation.baseline import BASELINE, fit_baseline, predict_baseline
+from ..evaluation.metrics import Predictions
+from ..evaluation.page import check_folder
+from ..files import write_file
+from ..signals import Interrupted, RunInterrupted
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
-from .breakdown import NOTES, Group, breakdown
+from .breakdown import NOTES, breakdown
+from .results import read_result, settings_of
 
 logger = logging.getLogger(__name__)
+
+ARRAYS = ("labels", "predicted", "probabilities")  # of `Predictions`
 
 Metrics = dict[str, float | None]
 Run = dict[str, Any]
 """`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), the
-`answers` of both, from which the metrics are computed, and the `notes` on the tested messages (see `NOTES`)."""
+`answers` of both, from which the metrics are computed, and perhaps `notes` on the tested messages (see `NOTES`)."""
 
 
 def cross_validate(
-    recipe: Recipe | str, *, folds: int = 5, repeats: int = 1, by_source: bool = False, **settings: Any
+    recipe: Recipe | str,
+    *,
+    folds: int = 5,
+    repeats: int = 1,
+    by_source: bool = False,
+    output_dir: str | os.PathLike | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Train a recipe on all folds but one and test it on that one, for each fold in turn.
 
@@ -46,6 +60,8 @@ def cross_validate(
         repeats: Number of repeats, each with the next seed for folds, weights and orders.
         by_source: Whether to leave out one source of the data at a time in place of folds. Messages that duplicate one
             of the source left out are not trained on.
+        output_dir: Folder for a file for each finished run. Runs that are already there are not run again, so a call
+            with the same settings goes on after an interruption. `None`: save nothing.
         settings: Fields of `Recipe` to override.
 
     Returns:
@@ -53,8 +69,9 @@ def cross_validate(
         `summary`. The runs are in the order of the folds or sources; by source, they also name the source `left_out`.
 
     Raises:
-        ValueError: As for `finetune`, a label has fewer different messages than there are folds, or there are fewer
-            than two sources to leave out.
+        ValueError: As for `finetune`, a label has fewer different messages than there are folds, there are fewer than
+            two sources to leave out, or `output_dir` holds runs with other settings or messages.
+        RunInterrupted: Ctrl-C or SIGTERM.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
@@ -63,24 +80,41 @@ def cross_validate(
     parts = len(sources_of(recipe.data)) if by_source else folds
     if by_source and parts < 2:
         raise ValueError(f"Leaving a source out needs at least two, got {recipe.data}: use --data uci,sample.")
+    identity = settings_of(recipe) | {"folds": None if by_source else folds, "messages": digest(messages)}
+    finished = {}
+    if output_dir is not None:  # read everything now, before another process writes a run
+        check_folder(output_dir).mkdir(parents=True, exist_ok=True)
+        finished = {path.name: _read_run(path, identity) for path in Path(output_dir).glob("run-*.json")}
     jobs = (
         (_splits(recipe, train, test, seed), seed)
         for seed in range(recipe.seed, recipe.seed + repeats)
         for train, test in (_leave_source_out(messages) if by_source else grouped_folds(messages, folds, seed=seed))
     )
     runs = []
-    for run in measure_runs(recipe, jobs):
+    for number, (data, seed) in enumerate(jobs, 1):
+        file = f"run-{number}.json"
+        run = finished.get(file)
+        if run is None:
+            try:
+                run = measure_run(recipe, data, seed)
+            except Interrupted as interruption:
+                how = "run the same command again to resume" if output_dir else "nothing is saved without --output-dir"
+                message = f"interrupted in run {number} of {parts * repeats}; {how}"
+                raise RunInterrupted(message, interruption.number) from None
+            if output_dir is not None and PartialState().is_main_process:
+                _write_run(Path(output_dir, file), run, identity)
         runs.append(run)
+        run["notes"] = {name: data["test"][name][:] for name in NOTES}
         if by_source:
             run["left_out"] = run["notes"]["source"][0]
         where = f", without {run['left_out']}" if by_source else ""
-        logger.info("Run %d of %d%s: %s", len(runs), parts * repeats, where, describe(run))
+        logger.info("Run %d of %d%s: %s", number, parts * repeats, where, describe(run))
     return {
-        "recipe": {name: public(value) for name, value in asdict(recipe).items()},
+        "recipe": settings_of(recipe),
         "folds": None if by_source else folds,
         "repeats": repeats,
         "baseline": BASELINE,
-        **summary(runs, label_names(messages)),
+        **summary(runs),
     }
 
 
@@ -104,27 +138,41 @@ def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> Dataset
     return DatasetDict(train=train, validation=validation, test=test)
 
 
-def measure_runs(recipe: Recipe | str, jobs: Iterable[tuple[DatasetDict, int]], **settings: Any) -> Iterator[Run]:
-    """Train a recipe on the `train` split of each job with its seed; measure it and the baseline on `test`."""
-    recipe = get_recipe(recipe, **settings)
-    for data, seed in jobs:
-        start = time.perf_counter()
-        read = dict.fromkeys(("text_column", "label_column", "label_map"))  # the folds have the usual columns
-        trained = finetune(recipe, data=data, seed=seed, **read)
-        seconds = time.perf_counter() - start
-        linear_model = fit_baseline(data["train"])
-        answers = None if linear_model is None else baseline_answers(linear_model, data["test"])
-        yield {
-            "seed": seed,
-            "seconds": seconds,
-            "model": trained.metrics["test"],
-            "baseline": None if answers is None else baseline_metrics(answers, label_names(data["test"])),
-            "answers": {"model": trained.predictions["test"], "baseline": answers},
-            "notes": {name: data["test"][name][:] for name in NOTES if name in data["test"].column_names},
-        }
+def measure_run(recipe: Recipe, data: DatasetDict, seed: int) -> Run:
+    """Train a recipe on the split `train` with a seed; measure it and the baseline on `test`."""
+    start = time.perf_counter()
+    read = dict.fromkeys(("text_column", "label_column", "label_map"))  # the folds have the usual columns
+    trained = finetune(recipe, data=data, seed=seed, **read)
+    seconds = time.perf_counter() - start
+    linear_model = fit_baseline(data["train"])
+    baseline = None if linear_model is None else predict_baseline(linear_model, data["test"])
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "model": trained.metrics["test"],
+        "baseline": baseline and baseline.metrics(),
+        "answers": {"model": trained.predictions["test"], "baseline": baseline},
+    }
 
 
-def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, Any]:
+def _write_run(path: Path, run: Run, identity: dict[str, Any]) -> None:
+    def plain(value: Predictions | np.ndarray) -> Any:
+        return value.tolist() if isinstance(value, np.ndarray) else vars(value)
+
+    write_file(path, json.dumps({"settings": identity, **run}, default=plain).encode())
+
+
+def _read_run(path: Path, identity: dict[str, Any]) -> Run:
+    run = read_result(path, identity)
+    del run["settings"]
+    for kind, saved in run["answers"].items():
+        if saved is not None:
+            arrays = {name: np.array(saved[name]) for name in ARRAYS if saved[name] is not None}
+            run["answers"][kind] = Predictions(**{**saved, **arrays, "names": tuple(saved["names"]), "texts": ()})
+    return run
+
+
+def summary(runs: list[Run]) -> dict[str, Any]:
     """Aggregate the metrics of several runs.
 
     A false-positive rate of 0.001 cannot be resolved on a fold with fewer than a thousand ham messages, and the mean
@@ -132,22 +180,20 @@ def summary(runs: list[Run], names: Sequence[str] = LABEL_NAMES) -> dict[str, An
     So the metrics are also computed on the answers of all runs together, which assumes that the scores of different
     models are comparable.
 
-    Args:
-        runs: As `measure_runs` yields them.
-        names: Names of the classes.
-
     Returns:
         `runs` without their answers and notes. For `model` and `baseline` (`None` if a run has none): `mean` and
         `spread`, the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers
         together. `groups`: the answers by source, category and language, see `breakdown`.
     """
     kinds = ("model", "baseline")
+    answers = {kind: _pooled([run["answers"][kind] for run in runs]) for kind in kinds}
+    notes = {name: [value for run in runs for value in run.get("notes", {}).get(name, ())] for name in NOTES}
     return {
         "runs": [{name: value for name, value in run.items() if name not in ("answers", "notes")} for run in runs],
         "mean": {kind: _aggregate(runs, kind, statistics.fmean) for kind in kinds},
         "spread": {kind: _aggregate(runs, kind, _standard_deviation) for kind in kinds},
-        "pooled": {kind: _pooled(runs, kind, names) for kind in kinds},
-        "groups": _groups(runs, names),
+        "pooled": {kind: answer and answer.metrics() for kind, answer in answers.items()},
+        "groups": breakdown(answers, notes) if all(notes.values()) else [],
     }
 
 
@@ -162,25 +208,13 @@ def _standard_deviation(values: list[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _all_answers(runs: list[Run], kind: str) -> dict[str, np.ndarray] | None:
-    answers = [run["answers"][kind] for run in runs]
-    if any(answer is None for answer in answers):
+def _pooled(answers: list[Predictions | None]) -> Predictions | None:
+    """Return the predictions of all runs as one, or `None` if a run has none."""
+    if None in answers:
         return None
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-
-
-def _pooled(runs: list[Run], kind: str, names: Sequence[str]) -> Metrics | None:
-    pooled = _all_answers(runs, kind)
-    if pooled is None:
-        return None
-    return SpamMetrics(names).compute(**pooled) if kind == "model" else baseline_metrics(pooled, names)
-
-
-def _groups(runs: list[Run], names: Sequence[str]) -> list[Group]:
-    if not all(run.get("notes") for run in runs):
-        return []
-    notes = {name: [value for run in runs for value in run["notes"][name]] for name in NOTES}
-    return breakdown(names, {kind: _all_answers(runs, kind) for kind in ("model", "baseline")}, notes)
+    columns = {name: [getattr(one, name) for one in answers] for name in ARRAYS}
+    known = {name: np.concatenate(arrays) for name, arrays in columns.items() if arrays[0] is not None}
+    return replace(answers[0], **known)
 
 
 def describe(run: Run) -> str:

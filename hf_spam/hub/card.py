@@ -5,8 +5,8 @@ The text is in `card_template.md`.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -47,115 +47,86 @@ MACRO_AVERAGED = ("precision", "recall", "f1")  # with more than two classes
 Metrics = Mapping[str, Mapping[str, float | None]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingContent:
-    """Details of the training that the card shows."""
+def render_card(
+    *,
+    labels: Sequence[str],
+    positive_label: str | None = None,
+    base_model: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    data: str | None = None,
+    metrics: Metrics = MappingProxyType({}),
+    baseline: Metrics = MappingProxyType({}),
+    **facts: Any,
+) -> str:
+    """Return the text of the model card, with the results as a `model-index` that the Hub can read.
 
-    recipe: dict[str, Any]
-    """All fields of the recipe. Local paths are shortened to their last component."""
-    data: str | None
-    """Source of the messages. `None` for a `DatasetDict` passed from Python."""
-    metrics: Metrics
-    """Metrics of each split."""
-    baseline: Metrics = field(default_factory=dict)
-    """Metrics of the baseline, for some of these splits."""
-    verdicts: Sequence[str] = ()
-    """Sentences that compare the model with the baseline."""
-    parameters: int
-    trained_parameters: int
-    examples_seen: int
-    seconds: float
-    trained_before: bool = False
-    """Whether the starting weights were already a classifier, trained on other or unknown messages."""
-    plots: Sequence[str] = ()
-    """Plots next to the card: "loss", "accuracy" or both."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardContent:
-    """Everything that the card shows about a model. Set either `training` or `copy_of`."""
-
-    labels: Sequence[str]
-    """Names of the classes, in order."""
-    positive_label: str | None = None
-    """Positive class. `None` if there is none."""
-    threshold: float | None = None
-    """Threshold on the score of the positive class."""
-    calibrated: bool = False
-    """Whether the scores are calibrated probabilities."""
-    calibration: Sequence[str] = ()
-    """Sentences about the fitted temperature and threshold."""
-    calibrated_on: str = "the validation split"
-    """Messages that the calibration was fitted on."""
-    training: TrainingContent | None = None
-    copy_of: str | None = None
-    """Description of the original, for a calibrated copy."""
-    base_model: str | None = None
-    """Hub id of the original or of the starting weights. Local paths and "random" are left out."""
-
-
-def render_card(content: CardContent) -> str:
-    """Return the text of the model card, with the results as a `model-index` that the Hub can read."""
-    labels, training = list(content.labels), content.training
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-classification",
-        tags=[*(["spam-detection", "sms"] if labels == SPAM_LABELS else []), "hf_spam"],
-        model_name=MODEL_NAME,
-        base_model=_hub_id(content.base_model),
-        datasets=_hub_datasets(training) if training else None,
-        eval_results=(_eval_results(training, macro=len(labels) > 2) or None) if training else None,
-    )
+    Args:
+        labels: Names of the classes, in order.
+        positive_label: Positive class. `None` if there is none.
+        base_model: Hub id of the original or of the starting weights. Local paths and "random" are left out.
+        recipe: All fields of the recipe, for a trained model. Local paths are shortened to their last component.
+        data: Source of the messages. `None` for a `DatasetDict` passed from Python.
+        metrics: Metrics of each split.
+        baseline: Metrics of the baseline, for some of these splits.
+        facts: Further variables of the template. For any model: `threshold`, `calibrated` (whether the scores are
+            probabilities), `calibration` (sentences) and `calibrated_on` (messages). For a trained model: `parameters`,
+            `trained_parameters`, `examples_seen`, `seconds`, `trained_before` (whether the starting weights were
+            already a classifier), `verdicts` (sentences on the baseline) and `plots` ("loss", "accuracy"). For a
+            calibrated copy: `copy_of`, a description of the original.
+    """
+    labels, is_spam_filter = list(labels), list(labels) == SPAM_LABELS
+    if recipe is not None:
+        facts |= _training_facts(recipe, data, metrics, baseline)
     card = ModelCard.from_template(
-        data,
+        ModelCardData(
+            library_name="transformers",
+            pipeline_tag="text-classification",
+            tags=[*(["spam-detection", "sms"] if is_spam_filter else []), "hf_spam"],
+            model_name=MODEL_NAME,
+            base_model=None if base_model in (None, "random") or is_path(base_model) else base_model,
+            datasets=[HUB_DATASETS[one] for one in sources_of(data or ()) if one in HUB_DATASETS] or None,
+            eval_results=_eval_results(recipe, data, metrics, macro=len(labels) > 2) or None,
+        ),
         template_path=str(TEMPLATE),
         model_name=MODEL_NAME,
         repo_id=PLACEHOLDER,
-        content=content,
-        custom_labels=None if labels == SPAM_LABELS else [in_markdown(label) for label in labels],
-        positive=in_markdown(content.positive_label) if content.positive_label else None,
+        custom_labels=None if is_spam_filter else [in_markdown(label) for label in labels],
+        positive=in_markdown(positive_label) if positive_label else None,
         example=SPAM_EXAMPLE if "spam" in map(str.lower, labels) else NEUTRAL_EXAMPLE,
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
-        training=_training_context(training) if training else None,
+        recipe=recipe,
+        **facts,
     )
     return str(card)
 
 
-def _hub_datasets(training: TrainingContent) -> list[str] | None:
-    sources = [] if training.data is None else sources_of(training.data)
-    return [HUB_DATASETS[source] for source in sources if source in HUB_DATASETS] or None
-
-
-def _training_context(training: TrainingContent) -> dict[str, Any]:
-    """Return the training part of the template's variables, formatted for Markdown."""
-    recipe, base = training.recipe, training.recipe["base"]
+def _training_facts(recipe: Mapping[str, Any], data: str | None, metrics: Metrics, baseline: Metrics) -> dict[str, Any]:
+    """Return the variables of the template that describe the training, formatted for Markdown."""
     rows = {}
-    for split, values in training.metrics.items():
+    for split, values in metrics.items():
         rows[split] = values
-        if split in training.baseline:
-            rows[f"{split}, baseline"] = training.baseline[split]
-    if training.data is None:
-        data = "messages passed in as a `DatasetDict`"
-    else:
-        data = ", ".join(DATA.get(one) or in_markdown(public(one)) for one in sources_of(training.data))
+        if split in baseline:
+            rows[f"{split}, baseline"] = baseline[split]
+    sources = [DATA.get(one) or in_markdown(public(one)) for one in sources_of(data or ())]
     return {
-        "recipe": recipe,
-        "data": data,
-        "base": "random" if base == "random" else in_markdown(public(base)),
-        "protocol": "" if training.data is None else PROTOCOLS[recipe["protocol"]],
-        "metric_names": [name for name in METRICS if all(name in values for values in training.metrics.values())],
+        "data": ", ".join(sources) or "messages passed in as a `DatasetDict`",
+        "base": "random" if recipe["base"] == "random" else in_markdown(public(recipe["base"])),
+        "protocol": "" if data is None else PROTOCOLS[recipe["protocol"]],
+        "metric_names": [name for name in METRICS if all(name in values for values in metrics.values())],
         "rows": rows,
         "settings": {name: _cell(public(value)) for name, value in recipe.items() if name not in NOT_SETTINGS},
     }
 
 
-def _eval_results(training: TrainingContent, macro: bool) -> list[EvalResult]:
+def _eval_results(
+    recipe: Mapping[str, Any] | None, data: str | None, metrics: Metrics, macro: bool
+) -> list[EvalResult]:
     """Return the results on the test split, or on the validation split if there is no test split."""
-    split = next((name for name in ("test", "validation") if name in training.metrics), None)
-    source = "own messages" if training.data is None else training.data
+    split = next((name for name in ("test", "validation") if name in metrics), None)
+    source = "own messages" if data is None else data
     results = []
     for name, title in METRICS.items():
-        value = training.metrics.get(split, {}).get(name)
+        value = metrics.get(split, {}).get(name)
         if value is None:
             continue
         is_mean = macro and name in MACRO_AVERAGED
@@ -164,7 +135,7 @@ def _eval_results(training: TrainingContent, macro: bool) -> list[EvalResult]:
             dataset_type=HUB_DATASETS.get(source, public(source)),
             dataset_name=public(source),
             dataset_split=split,
-            dataset_config=None if training.data is None else training.recipe["protocol"],
+            dataset_config=None if data is None else recipe["protocol"],
             metric_type=name,
             metric_name=f"Macro {title}" if is_mean else title,
             metric_value=value,
@@ -172,10 +143,6 @@ def _eval_results(training: TrainingContent, macro: bool) -> list[EvalResult]:
         )
         results.append(result)
     return results
-
-
-def _hub_id(base_model: str | None) -> str | None:
-    return None if base_model in (None, "random") or is_path(base_model) else base_model
 
 
 def _cell(value: Any) -> Any:

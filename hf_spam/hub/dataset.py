@@ -93,22 +93,12 @@ def push_dataset(
     existing card is merged with the new one, see `merge_card`.
 
     Args:
-        source: Source as for `load_sms_spam`.
-        repo_id: Dataset, `owner/name` or `name` for one of yours. Created if it does not exist.
-        protocol: How to make the splits, as for `load_sms_spam`. Load them back with "full" in either case, which keeps
-            the splits of a Hub dataset.
-        seed: Seed of the splits.
-        **reading: How to read the source, as for `load_sms_spam`.
-        private: Whether the repository must be private. Otherwise an existing one keeps its visibility, and a new one
-            follows the settings of the account.
-        revision: Branch. Created if it does not exist. `None` for "main".
+        source, protocol, seed, **reading: As for `load_sms_spam`. Load the splits back with protocol "full" in either
+            case, which keeps the splits of a Hub dataset.
+        repo_id, revision, private: As for `prepare_repository`.
 
     Returns:
         The URL of the commit.
-
-    Raises:
-        DataError: The source cannot be read or split.
-        HubError: The Hub refuses or cannot be reached.
     """
     data = load_sms_spam(source, protocol=protocol, seed=seed, **reading)
     with explained(repo_id, "dataset"):

@@ -59,10 +59,8 @@ class Uploader:
 
     Args:
         output_dir: Folder of the run; the queue and the upload log are written to it.
-        repo_id: Repository, `owner/name` or `name` for one of yours. Created if it does not exist.
+        repo_id, private, revision: As for `prepare_repository`.
         strategy: What to push, see `Strategy`.
-        private: Create the repository as a private one.
-        revision: Branch. Created if it does not exist.
         push_state: Also push the training state of the newest checkpoint, to its own branch.
         timeout: Seconds to wait for pending uploads when leaving.
 
@@ -162,12 +160,7 @@ class Uploader:
             self._freeze(folder, files_in, **about, kind="state", revision=self.state_branch)
 
     def fetch_checkpoint(self) -> Path:
-        """Download the training state pushed by an earlier run, as a checkpoint of the output directory.
-
-        Raises:
-            ValueError: There is no training state, or it is damaged.
-            HubError: The Hub cannot be reached.
-        """
+        """Download the training state pushed by an earlier run, as a checkpoint of the output directory."""
         branch = self.state_branch
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".fetching-") as temporary:
             folder = Path(temporary, "checkpoint")
@@ -337,10 +330,8 @@ def push_folder(
 
     Args:
         folder: Folder of a run or of a checkpoint.
-        repo_id: Repository. Created if it does not exist.
+        repo_id, private, revision: As for `prepare_repository`. With `resume`, those of the snapshots are used.
         resume: Send only the queue, for `repo_id` or else for all repositories.
-        private: Create the repository as a private one.
-        revision: Branch. Created if it does not exist. With `resume`, the branches of the snapshots are used.
         timeout: Seconds to wait.
 
     Raises:

@@ -13,36 +13,26 @@ from .snapshots import MAIN, Snapshot
 
 
 def prepare_repository(
-    api: HfApi, repo_id: str, branch: str | None = None, *, repo_type: str = "model", private: bool | None = None
+    api: HfApi, repo_id: str, revision: str | None = None, *, repo_type: str = "model", private: bool | None = None
 ) -> str:
     """Create a repository and branch if they do not exist, and check that they are writable.
 
     With `private`, the repository must be private. Otherwise an existing one keeps its visibility, and a new one
-    follows the settings of the account.
-
-    Returns:
-        The full id, `owner/name`.
-
-    Raises:
-        HubError: The repository must be private but is public.
-        HfHubHTTPError, httpx2.HTTPError: The Hub refuses or does not answer.
+    follows the settings of the account. Returns the full id, `owner/name`, even if `repo_id` is only a name.
     """
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
     # With `exist_ok`, this succeeds without write access, and leaves a public repository public.
     api.auth_check(repo_id, repo_type=repo_type, write=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise HubError("the repository is public; make it private in its settings, or choose another name")
-    if branch not in (None, MAIN):
-        api.create_branch(repo_id, branch=branch, repo_type=repo_type, exist_ok=True)
+    if revision not in (None, MAIN):
+        api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
     return repo_id
 
 
 def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | None:
-    """Return the current README of a repository, or `None` if it has none.
-
-    Raises:
-        HfHubHTTPError, httpx2.HTTPError: The Hub does not answer. (`hf_hub_download` would return a cached copy.)
-    """
+    """Return the current README of a repository, or `None` if it has none."""
+    # If the Hub does not answer, this raises an error, where `hf_hub_download` would return a cached copy.
     url = hf_hub_url(repo_id, "README.md", repo_type=repo_type, revision=revision)
     response = get_session().get(url, headers=build_hf_headers())
     try:
@@ -53,11 +43,7 @@ def fetch_card(repo_id: str, revision: str, repo_type: str = "model") -> str | N
 
 
 def commit_snapshot(api: HfApi, repo_id: str, snapshot: Snapshot, names: list[str]) -> str:
-    """Commit files of a snapshot, unless an earlier attempt already has; return the id of the commit.
-
-    Raises:
-        HfHubHTTPError, httpx2.HTTPError: The Hub refuses or does not answer, or someone else made a commit in between.
-    """
+    """Commit files of a snapshot, unless an earlier attempt already has; return the id of the commit."""
     history = api.list_repo_commits(repo_id, revision=snapshot.revision)
     for commit in history:
         if snapshot.signature in commit.message.splitlines():

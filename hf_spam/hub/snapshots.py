@@ -36,7 +36,6 @@ class Snapshot:
     """Files to push as one commit."""
 
     files: Path
-    """Folder of the files."""
     repo_id: str
     revision: str
     private: bool
@@ -81,9 +80,6 @@ class Queue:
 
         The files are hard-linked, which takes neither time nor space: this package never changes a file in place, and
         any other change is noticed by its hash before sending. If linking fails, the files are copied.
-
-        Raises:
-            OSError: The snapshot could not be written, for example on a full disk. Nothing is left behind.
         """
         last = max((int(folder.name.partition("-")[0]) for folder in self.folders()), default=0)
         folder = self.folder / f"{last + 1:06d}-{about['kind']}"
@@ -101,11 +97,7 @@ class Queue:
         return Snapshot(files=folder / "files", **about)
 
     def check(self, snapshot: Snapshot) -> list[str]:
-        """Return the names of a snapshot's files.
-
-        Raises:
-            ValueError: A file has changed since it was frozen.
-        """
+        """Return the names of a snapshot's files, after checking that none has changed since it was frozen."""
         if not self.holds(snapshot):
             return published(snapshot.files)
         return [name.removeprefix("files/") for name in read_manifest(snapshot.files.parent)["files"]]

@@ -4,13 +4,12 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from ..evaluation.metrics import SpamMetrics
+from ..evaluation.metrics import Predictions
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
 from .calibration import Calibration, apply_calibration, fit_calibration, needs_calibration
 from .loaders import Loaders, first_batches
@@ -42,7 +41,7 @@ class Measured:
     """
 
     metrics: dict[str, Metrics]
-    predictions: dict[str, dict[str, np.ndarray]]
+    predictions: dict[str, Predictions]
     loss: float | None
     calibration: Calibration | None
 
@@ -83,16 +82,13 @@ class Evaluator:
             )
             config = copy.deepcopy(config)
             apply_calibration(config, calibration)
-        predictions = {}
+        predictions, names = {}, tuple(class_names(config))
         for split, result in results.items():
             probabilities = (result.logits / config.temperature).softmax(-1)
-            predictions[split] = {
-                "predictions": decide(config, probabilities).numpy(),
-                "references": result.labels.numpy(),
-                "scores": probabilities.numpy(),
-            }
+            predicted = decide(config, probabilities).numpy()
+            predictions[split] = Predictions(names, result.labels.numpy(), predicted, probabilities.double().numpy())
         return Measured(
-            metrics={split: SpamMetrics(class_names(config)).compute(**part) for split, part in predictions.items()},
+            metrics={split: given.metrics() for split, given in predictions.items()},
             predictions=predictions,
             loss=results["validation"].loss if "validation" in results else None,
             calibration=calibration,

@@ -205,8 +205,8 @@ class TrainingLoop:
             self.setup.model.load_state_dict(self.averaged.module.state_dict())
         measured = self.evaluator.measure(BOOK_NAMES)
         self.state.progress.update_best(measured.loss)
-        for split, part in measured.predictions.items():  # of the most likely class, ignoring the threshold
-            correct = part["scores"].argmax(-1) == part["references"]
+        for split, given in measured.predictions.items():  # of the most likely class, ignoring the threshold
+            correct = given.probabilities.argmax(-1) == given.labels
             counted = self.loaders.draw_training_messages() if split == "train" else slice(None)
             history.final_accs[split] = float(correct[counted].mean())
         if measured.calibration is not None:

@@ -19,7 +19,7 @@ from ..data.labels import label_names
 from ..data.names import Sources, source_name
 from ..evaluation.eval_data import load_eval_data
 from ..files import public, write_folder
-from ..hub.card import CardContent, render_card
+from ..hub.card import render_card
 from ..inference.classifier import BUNDLED, SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names
 from ..text import in_markdown
@@ -109,14 +109,12 @@ def _card(labels: list[str], calibration: Calibration, model: str | None, data: 
     """Return the card of a copy of `model` (None: the bundled model)."""
     messages = f"{'the validation split of ' if is_split else ''}{in_markdown(public(source_name(data)))}"
     return render_card(
-        CardContent(
-            labels=labels,
-            positive_label=calibration.spam,
-            threshold=calibration.threshold,
-            calibrated=calibration.temperature != 1,
-            calibration=replace(calibration, fitted_on=messages).summary(in_markdown),
-            calibrated_on=messages,
-            copy_of="the bundled model" if model is None else in_markdown(public(model)),
-            base_model=model,
-        )
+        labels=labels,
+        positive_label=calibration.spam,
+        threshold=calibration.threshold,
+        calibrated=calibration.temperature != 1,
+        calibration=replace(calibration, fitted_on=messages).summary(in_markdown),
+        calibrated_on=messages,
+        copy_of="the bundled model" if model is None else in_markdown(public(model)),
+        base_model=model,
     )

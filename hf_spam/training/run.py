@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ..evaluation.baseline import ahead
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
+    from ..evaluation.metrics import Predictions
     from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
     from .calibration import Calibration
     from .recipes import Recipe
@@ -99,8 +99,7 @@ class Run:
     Attributes:
         model: the trained model in evaluation mode, calibrated if the recipe says so.
         metrics: metrics of each split.
-        predictions: inputs of the metrics of each split: `predictions` (N,), `references` (N,) and
-            `scores` (N, num_labels).
+        predictions: predictions of each split, from which the metrics are computed.
         trained_parameters: number of parameters that were trained, adapters included.
         baseline: metrics of the linear baseline on the same splits; only for runs that are saved.
     """
@@ -110,7 +109,7 @@ class Run:
     tokenizer: "PreTrainedTokenizerBase"
     history: History
     metrics: dict[str, Metrics]
-    predictions: dict[str, dict[str, "np.ndarray"]]
+    predictions: "dict[str, Predictions]"
     trained_parameters: int
     calibration: "Calibration | None" = None
     baseline: dict[str, Metrics] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from ..conversion.loading import HISTORY, save_classifier
 from ..data.names import IN_MEMORY
 from ..evaluation.plots import plot_values
 from ..files import public, versions, write_folder, write_json
-from ..hub.card import CardContent, TrainingContent, render_card
+from ..hub.card import render_card
 from ..hub.push import LOG, Uploader
 from ..hub.snapshots import QUEUE
 from ..modeling.configuration_spam_gpt import class_names, spam_index
@@ -137,35 +137,34 @@ def write_model(run: Run, folder: Path) -> None:
         write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
         write_json(folder / "metrics.json", run.metrics)
         plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
-        (folder / "README.md").write_text(render_card(card_content(run, plots)), encoding="utf-8")
+        (folder / "README.md").write_text(card_of(run, plots), encoding="utf-8")
     finally:
         config.temperature, config.threshold = before
 
 
-def card_content(run: Run, plots: Sequence[str] = ()) -> CardContent:
-    """Return the content of the card of a run, whose model is already calibrated."""
+def card_of(run: Run, plots: Sequence[str] = ()) -> str:
+    """Return the card of a run, whose model is already calibrated."""
     recipe, config, calibration = run.recipe, run.model.config, run.calibration
     names = class_names(config)
-    return CardContent(
+    return render_card(
         labels=names,
         positive_label=names[spam_index(names)] if len(names) == 2 else calibration and calibration.spam,
         threshold=config.threshold,
         calibrated=config.temperature != 1,
         calibration=calibration.summary(in_markdown) if calibration else (),
+        calibrated_on="the validation split",
         base_model=recipe.base,
-        training=TrainingContent(
-            recipe=asdict(recipe),
-            data=None if recipe.data.startswith(IN_MEMORY) else recipe.data,
-            metrics=run.metrics,
-            baseline=run.baseline,
-            verdicts=run.verdicts,
-            parameters=run.model.num_parameters(),
-            trained_parameters=run.trained_parameters,
-            examples_seen=run.history.examples_seen,
-            seconds=run.history.seconds,
-            trained_before=run.history.trained_before,
-            plots=plots,
-        ),
+        recipe=asdict(recipe),
+        data=None if recipe.data.startswith(IN_MEMORY) else recipe.data,
+        metrics=run.metrics,
+        baseline=run.baseline,
+        verdicts=run.verdicts,
+        parameters=run.model.num_parameters(),
+        trained_parameters=run.trained_parameters,
+        examples_seen=run.history.examples_seen,
+        seconds=run.history.seconds,
+        trained_before=run.history.trained_before,
+        plots=plots,
     )
 
 

@@ -6,7 +6,7 @@ from datasets import DatasetDict
 from small_reports import NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, messages, report_of, values_of
 
 from hf_spam import SpamClassifier, load_sms_spam
-from hf_spam.evaluation.baseline import ahead, baseline_answers, fit_baseline, measure_baseline
+from hf_spam.evaluation.baseline import ahead, fit_baseline, measure_baseline, predict_baseline
 from hf_spam.evaluation.eval_data import load_eval_data
 from hf_spam.evaluation.page import report_tables
 from hf_spam.evaluation.report import make_report
@@ -39,9 +39,9 @@ def test_scores_are_those_of_the_positive_class(names):
     """At either index: the scores exceed 0.5 exactly where the positive class is predicted."""
     positive = 0 if names[0] == "spam" else 1
     data = messages([(text, label if positive else 1 - label) for text, label in TRAIN], names)
-    answers = baseline_answers(fit_baseline(data), data)
-    assert np.array_equal(answers["predictions"] == positive, answers["scores"] > 0.5)
-    assert answers["predictions"].tolist() == data["label"][:]
+    given = predict_baseline(fit_baseline(data), data)
+    assert np.array_equal(given.predicted == positive, given.scores > 0.5)
+    assert given.predicted.tolist() == data["label"][:]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ from command_line import hf_spam
 
 from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.intervals import wilson
+from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments.breakdown import breakdown
 from hf_spam.experiments.crossval import _leave_source_out
 from hf_spam.terminal import FEW, groups_table
 
-NAMES = ["not spam", "spam"]
 SMALL = ["--recipe", "pocket", "--max-steps", "5", "--n-embd", "16", "--vocab-size", "300"]
 SMALL += ["--per-device-train-batch-size", "2"]
 
@@ -38,26 +39,19 @@ def sources(tmp_path_factory):
 
 
 def test_groups_measure_their_own_messages():
-    answers = {
-        "references": np.array([1, 1, 0, 0, 0]),
-        "predictions": np.array([1, 0, 0, 1, 0]),
-        "scores": np.array([0.9, 0.4, 0.1, 0.8, 0.2]),
-    }
+    table = probability_table(np.array([0.9, 0.4, 0.1, 0.8, 0.2]), positive=1)
+    answers = Predictions(("not spam", "spam"), np.array([1, 1, 0, 0, 0]), np.array([1, 0, 0, 1, 0]), table)
     notes = {"source": ["a"] * 5, "category": ["x", "y", "x", "y", ""], "language": [""] * 5}
-    found = {
-        (group["by"], group["name"]): group for group in breakdown(NAMES, {"model": answers, "baseline": None}, notes)
-    }
+    found = {(group["by"], group["name"]): group for group in breakdown({"model": answers, "baseline": None}, notes)}
     assert list(found) == [("category", "x"), ("category", "y")], "one source is no breakdown, and no language is known"
     x, y = found.values()
     assert (x["spam"], x["ham"], x["baseline"]) == (1, 1, None)
     assert x["model"]["recall"] == 1 and x["model"]["false_positive_rate"] == 0 and x["model"]["roc_auc"] == 1
     assert y["model"]["recall"] == 0 and y["model"]["false_positive_rate"] == 1
     assert y["model"]["recall_interval"] == wilson(0, 1)
-    only_ham = breakdown(
-        NAMES, {"model": answers, "baseline": answers}, notes | {"language": ["", "", "de", "de", "de"]}
-    )
+    only_ham = breakdown({"model": answers, "baseline": answers}, notes | {"language": ["", "", "de", "de", "de"]})
     assert only_ham[-1]["name"] == "de" and only_ham[-1]["model"]["recall"] is only_ham[-1]["model"]["roc_auc"] is None
-    assert breakdown(["a", "b", "c"], {"model": answers}, notes) == []
+    assert breakdown({"model": replace(answers, names=("a", "b", "c"))}, notes) == []
 
 
 def test_a_source_is_left_out_with_its_duplicates(sources):

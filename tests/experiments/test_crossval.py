@@ -1,6 +1,7 @@
 """Cross-validation tests every message once, with a model that has not seen it, and aggregates metrics correctly."""
 
 import json
+import signal
 import statistics
 
 import numpy as np
@@ -15,9 +16,10 @@ from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.sources import read_messages
 from hf_spam.data.splits import grouped_folds
 from hf_spam.evaluation.baseline import measure_baseline
-from hf_spam.evaluation.metrics import SpamMetrics
+from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
+from hf_spam.signals import Interrupted
 from hf_spam.terminal import format_metric
 
 SMALL = {"data": MESSAGES, "max_steps": 10, "n_embd": 16, "vocab_size": 300}
@@ -40,6 +42,34 @@ def test_each_run_matches_finetune_on_its_fold(results):
     alone = finetune("pocket", data=data, seed=6, **{name: SMALL[name] for name in list(SMALL)[1:]})
     assert results["runs"][3]["model"] == pytest.approx(alone.metrics["test"])
     assert results["runs"][3]["baseline"] == measure_baseline(data)["test"]
+
+
+def test_a_killed_cross_validation_goes_on(results, tmp_path, monkeypatch):
+    """The same command trains only the missing folds, and its result is that of an uninterrupted one."""
+    measured, measure_run = [], crossval.measure_run
+
+    def measure(recipe, data, seed):
+        measured.append(seed)
+        if len(measured) == 2:
+            raise Interrupted("interrupted", signal.SIGTERM)
+        return measure_run(recipe, data, seed)
+
+    monkeypatch.setattr(crossval, "measure_run", measure)
+    command = ("crossval", "--recipe", "pocket", *FLAGS, "--seed", 5, "--folds", 2, "--output-dir", tmp_path, "--json")
+    done = hf_spam(*command, "--repeats", 2)
+    assert done.code == 143 and "interrupted in run 2 of 4; run the same command again to resume" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["run-1.json"]
+    found = json.loads(hf_spam(*command, "--repeats", 2).out)
+    assert measured == [5, 5, 5, 6, 6]
+    for run, expected in zip(found["runs"], results["runs"], strict=True):
+        assert {**run, "seconds": 0} == {**expected, "seconds": 0}
+    assert {**found, "runs": []} == {**results, "runs": []}
+    assert found["runs"] == json.loads(hf_spam(*command, "--repeats", 2).out)["runs"] and len(measured) == 5
+    done = hf_spam(*command, "--max-steps", 3)
+    assert done.code == 1 and "different settings (max_steps): use another --output-dir" in done.err
+    (tmp_path / MESSAGES.name).write_text(MESSAGES.read_text() + "ham,one more\n")
+    done = hf_spam(*command, "--data", tmp_path / MESSAGES.name)
+    assert done.code == 1 and "different settings (messages)" in done.err
 
 
 @pytest.mark.slow
@@ -70,8 +100,9 @@ def test_mean_spread_and_pooled_metrics(results):
 def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
     """Neither the tested fold nor the training messages may be used to fit the temperature."""
     jobs = []
-    monkeypatch.setattr(crossval, "measure_runs", lambda recipe, found: jobs.extend(found) or iter(()))
-    monkeypatch.setattr(crossval, "summary", lambda runs, names: {})
+    monkeypatch.setattr(crossval, "measure_run", lambda recipe, *job: jobs.append(job) or {})
+    monkeypatch.setattr(crossval, "describe", str)
+    monkeypatch.setattr(crossval, "summary", lambda runs: {})
     cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, **SMALL)
     folds = grouped_folds(read_messages(MESSAGES), 2, seed=123)
     for (data, _), (train, test) in zip(jobs, folds, strict=True):
@@ -84,9 +115,9 @@ def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
 
 
 def run(scores, references):
-    answers = {"predictions": (scores > 0.5).astype(int), "references": references, "scores": scores}
-    metrics = SpamMetrics().compute(**answers)
-    return {"model": metrics, "baseline": None, "answers": {"model": answers, "baseline": None}}
+    table = probability_table(scores, positive=1)
+    given = Predictions(("not spam", "spam"), references, (scores > 0.5).astype(int), table)
+    return {"model": given.metrics(), "baseline": None, "answers": {"model": given, "baseline": None}}
 
 
 def test_pooling_resolves_a_low_false_positive_rate():

@@ -2,36 +2,31 @@
 
 import html
 import re
-from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_spam.hub.card import METRICS, PLACEHOLDER, SPAM_LABELS, CardContent, TrainingContent, render_card
+from hf_spam.hub.card import METRICS, PLACEHOLDER, SPAM_LABELS, render_card
 
 VALUES = dict(zip(METRICS, (0.91, 0.92, 0.93, 0.94, 0.85, 0.96, 0.0123456789), strict=True)) | {"unshown": 0.5}
 RECIPE = {"name": "book", "summary": "the book's settings", "data": "uci", "protocol": "book", "lora_r": None}
 RECIPE |= {"base": "openai-community/gpt2", "learning_rate": 5e-05}
-TRAINING = TrainingContent(
-    recipe=RECIPE,
-    data="uci",
-    metrics={"train": {**VALUES, "f1": 0.99}, "validation": {**VALUES, "f1": 0.95}, "test": VALUES},
-    parameters=1_234,
-    trained_parameters=18,
-    examples_seen=12_345,
-    seconds=67.8,
-)
+TRAINING = {
+    "data": "uci",
+    "metrics": {"train": {**VALUES, "f1": 0.99}, "validation": {**VALUES, "f1": 0.95}, "test": VALUES},
+    "parameters": 1_234,
+    "trained_parameters": 18,
+    "examples_seen": 12_345,
+    "seconds": 67.8,
+}
 
 
-def content(labels=SPAM_LABELS, *, recipe: dict | None = None, **training) -> CardContent:
-    """Return the content of a trained model's card."""
+def trained(labels=SPAM_LABELS, *, recipe: dict | None = None, **facts) -> str:
+    """Return the card of a trained model."""
     recipe = {**RECIPE, **(recipe or {})}
-    return CardContent(
-        labels=labels,
-        positive_label=labels[1] if len(labels) == 2 else None,
-        base_model=recipe["base"],
-        training=replace(TRAINING, recipe=recipe, **training),
-    )
+    positive = labels[1] if len(labels) == 2 else None
+    given = {"positive_label": positive, "base_model": recipe["base"], **TRAINING, **facts}
+    return render_card(labels=labels, recipe=recipe, **given)
 
 
 def table(card: ModelCard) -> dict[str, str]:
@@ -42,7 +37,7 @@ def table(card: ModelCard) -> dict[str, str]:
 
 def test_numbers_match_the_run():
     """The `model-index` holds the test split's metrics to the last digit, and the table all splits."""
-    card = ModelCard(render_card(content()), ignore_metadata_errors=False)
+    card = ModelCard(trained(), ignore_metadata_errors=False)
     results = {result.metric_type: result for result in card.data.eval_results}
     assert {name: result.metric_value for name, result in results.items()} == {name: VALUES[name] for name in METRICS}
     assert {(result.dataset_split, result.dataset_type) for result in results.values()} == {
@@ -55,24 +50,24 @@ def test_numbers_match_the_run():
 
 def test_a_checkpoint_shows_its_validation_split():
     """Results that were not measured are neither shown nor claimed."""
-    card = ModelCard(render_card(content(metrics={"validation": {**VALUES, "roc_auc": None}})))
+    card = ModelCard(trained(metrics={"validation": {**VALUES, "roc_auc": None}}))
     assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
     assert "roc_auc" not in {result.metric_type for result in card.data.eval_results}
     assert "| - |" in card.text and "plot" not in card.text
-    assert ModelCard(render_card(content(metrics={}))).data.eval_results is None
+    assert ModelCard(trained(metrics={})).data.eval_results is None
 
 
 def test_baseline_rows_are_below_the_rows_of_the_model():
     baseline = {"validation": {**VALUES, "f1": 0.9512}, "test": {**VALUES, "f1": 0.9301, "mcc": None}}
-    card = ModelCard(render_card(content(baseline=baseline, verdicts=["On test, the model is ahead."])))
+    card = ModelCard(trained(baseline=baseline, verdicts=["On test, the model is ahead."]))
     assert list(table(card)) == ["train", "validation", "validation, baseline", "test", "test, baseline"]
     assert "0.9301" in table(card)["test, baseline"] and "On test, the model is ahead." in card.text
     assert {result.metric_value for result in card.data.eval_results if result.metric_type == "f1"} == {0.94}
-    assert "baseline" not in render_card(content())
+    assert "baseline" not in trained()
 
 
 def test_the_books_run():
-    card = ModelCard(render_card(content(plots=["loss", "accuracy"])))
+    card = ModelCard(trained(plots=["loss", "accuracy"]))
     assert card.data.base_model == "openai-community/gpt2" and card.data.datasets == ["ucirvine/sms_spam"]
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
     for words in ("CC BY 4.0", "`openai-community/gpt2`", "| `learning_rate` | 5e-05 |", "transformers 5", "hf-spam 0"):
@@ -87,11 +82,11 @@ def test_local_paths_stay_private(tmp_path):
     (tmp_path / "my.csv").write_text("")
     data = str(tmp_path / "my.csv")
     recipe = {"data": data, "base": str(tmp_path), "tokenizer": "/gone/away/tokenizer"}
-    text = render_card(content(recipe=recipe, data=data))
+    text = trained(recipe=recipe, data=data)
     assert str(tmp_path) not in text and "/gone/away" not in text and "`my.csv`" in text
     assert ModelCard(text).data.base_model is None
-    assert "/gone/away" not in render_card(content(recipe={"base": "/gone/away/base"}))
-    own = ModelCard(render_card(content(data=None)))
+    assert "/gone/away" not in trained(recipe={"base": "/gone/away/base"})
+    own = ModelCard(trained(data=None))
     assert own.data.datasets is None and "some test messages" not in own.text
 
 
@@ -101,7 +96,7 @@ ODD = ["<b>b</b>", "A: x|y", "`tick`", "a -->", "\\ *_& &lt;", "plain [name]"]
 def test_labels_keep_their_names():
     """Markdown shows any label unchanged, and tables stay intact."""
     recipe = {"label_column": "x|y", "data": "rows|<b>.csv"}
-    text = ModelCard(render_card(content(ODD, recipe=recipe, data=recipe["data"]))).text
+    text = ModelCard(trained(ODD, recipe=recipe, data=recipe["data"])).text
     line = next(line for line in text.splitlines() if line.startswith("A GPT that classifies text messages"))
     shown = re.findall("<code>(.*?)</code>|`([^`]*)`", line.removesuffix(", fine-tuned with `hf_spam`."))
     assert [html.unescape(escaped) or plain for escaped, plain in shown] == ODD
@@ -113,6 +108,6 @@ def test_labels_keep_their_names():
 
 @pytest.mark.parametrize(("labels", "about_spam"), [(SPAM_LABELS, True), (["ham", "Spam"], True), (["a", "b"], False)])
 def test_the_example_suits_the_labels(labels, about_spam):
-    text = render_card(content(labels))
+    text = trained(labels)
     assert ("$1000" in text) == about_spam and ("call me back" in text) == (not about_spam)
     assert (f"F1 are for `{labels[1]}`" in text) == (labels != SPAM_LABELS)

@@ -46,6 +46,6 @@ def test_an_epoch_includes_them_and_measurements_do_not(data):
     run = finetune("pocket", data=data, **SETTINGS)
     plain = finetune("pocket", data=data, **SETTINGS | {"spliced_messages": 0})
     assert (run.history.steps_per_epoch, plain.history.steps_per_epoch) == (5, 4)
-    assert len(run.predictions["train"]["references"]) == 64
+    assert len(run.predictions["train"].labels) == 64
     assert run.history.splits == plain.history.splits
     assert run.history.train_losses != plain.history.train_losses

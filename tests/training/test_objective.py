@@ -63,7 +63,7 @@ def test_adjustment_favours_the_rare_class(data):
     scores = []
     for tau in (0.0, 0.5, 1.0):
         run = finetune("pocket", data=type(data)(train=few), logit_adjustment=tau, **settings)
-        scores.append(run.predictions["train"]["scores"][:, 1].mean())
+        scores.append(run.predictions["train"].scores.mean())
     assert scores[0] + 0.01 < scores[1] < scores[2] - 0.02
 
 
