@@ -123,7 +123,7 @@ MISTAKES = {
     "classify hi --model folder": ["No model in 'folder'", "config.json"],
     "classify hi --model ./gone": ["No model in './gone'", "no such folder"],
     "classify hi --model text.txt": ["No model in 'text.txt'", "file"],
-    "classify hi --model no/where": ["'no/where'"],
+    "classify hi --model no/where": ["no/where: no such file or folder; model not found on the Hub"],
     "import-weights folder out": ["No model in 'folder'"],
     "import-weights gone.pth out": ["gone.pth"],
     "import-weights folder model": ["model already exists and is not an empty folder"],

@@ -16,9 +16,16 @@ from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 from .book import read_book_file
 from .gpt2 import read_gpt2
-from .loading import broken_weights, errors_as, find_file, find_misfits, load_tokenizer, save_classifier, shortened
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # a tokenizer has one of them
+from .loading import (
+    TOKENIZER_FILES,
+    broken_weights,
+    errors_as,
+    find_file,
+    find_misfits,
+    load_tokenizer,
+    save_classifier,
+    shortened,
+)
 
 logger = logging.getLogger(__name__)
 

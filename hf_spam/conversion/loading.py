@@ -1,5 +1,7 @@
 """Load and check a SpamGPT from a local folder or the Hub, and save one.
 
+A model may also be a LoRA adapter that PEFT saved, which is merged into its base.
+
 Folders are not trusted: only `config.json`, the tokenizer and safetensors files are read, and no code is run. Names,
 shapes and types of all tensors are checked against the configuration before any memory is allocated, and every misfit
 is a one-line error.
@@ -9,25 +11,30 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import httpx2
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from ..data.tokenization import END_OF_TEXT
 from ..files import MANIFEST, is_path, read_manifest
+from ..hub_errors import HubError, explain
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import first_line, one_line
+from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, merge, read_adapter
 
 HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
 BUNDLED = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # one of them
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+SMALL_FILES = ["config.json", HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]
 WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Settings that would make the library download and run code, or convert the weights.
@@ -57,10 +64,10 @@ def model_type(source: str | os.PathLike) -> str:
 def load_config(
     source: str | os.PathLike, *, revision: str | None = None, config_class: type[Config] = SpamGPTConfig
 ) -> Config:
-    """Load the configuration of a model from a local folder or the Hub.
+    """Load the configuration of a model from a local folder or the Hub; for an adapter, that of its base.
 
     Raises:
-        OSError: There is no configuration.
+        OSError: There is no configuration, or the Hub cannot be reached.
         ValueError: The configuration belongs to another kind of model, or is not valid.
     """
     name, settings = repr(os.fspath(source)), _read_config(source, revision)
@@ -83,7 +90,7 @@ def load_classifier(
     """Load a classifier from a local folder or the Hub.
 
     Args:
-        source: A local folder, a Hub id, or "bundled".
+        source: A local folder, a Hub id, or "bundled"; a model, or an adapter for one.
         revision: Branch, tag or commit on the Hub.
         fresh_head: Whether to accept a base model without a classification head and give it a new one; "always"
             replaces an existing head too.
@@ -91,50 +98,55 @@ def load_classifier(
         kwargs: Passed on to `from_pretrained`.
 
     Raises:
-        OSError: There is no model at `source`.
+        OSError: There is no model at `source`, or the Hub cannot be reached.
         ValueError: The model is of another kind or damaged, or its weights do not fit its configuration.
     """
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
-    weights = open_tensors(source, revision=revision)
-    if weights and not any(key.startswith("gpt.") for key in weights):  # a base model
-        weights = {f"gpt.{key}": tensor for key, tensor in weights.items()}
+    if adapter := find_adapter(source, revision=revision):
+        weights = _merged_tensors(name, adapter, load_config(source, revision=revision))
+    else:
+        weights = _classifier_tensors(source, revision)
     head = [key for key in weights if key.startswith("out_head.")]
     if head and fresh_head == "always":
         logger.info("%s was trained for other labels: training starts with a new classification head.", name)
         weights = {key: tensor for key, tensor in weights.items() if key not in head}
     elif not head and not fresh_head:
         raise ValueError(f"{name} is a base model without a classification head: fine-tune it first (hf-spam train).")
-    if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=bool(fresh_head)):
-        raise ValueError(f"The weights of {name} do not fit its config.json: {shortened(misfits)}.")
-    with errors_as(f"{name} cannot be loaded"):
-        # No folder is passed, so the library cannot load anything else from it, such as adapters.
-        model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
-    if broken := broken_weights(model):
-        raise ValueError(f"{name} is damaged: {broken}.")
+    model = _build(name, config, weights, fresh_head=bool(fresh_head), **kwargs)
+    model.name_or_path = os.fspath(named_model(source))  # PEFT records it as the base of an adapter
     return model
 
 
 def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a local folder or the Hub, with a pad token and padding on the right.
 
-    A folder with only GPT-2's `vocab.json` and `merges.txt` is accepted too.
+    A folder with only GPT-2's `vocab.json` and `merges.txt` is accepted too. An adapter without a tokenizer has that of
+    its base.
 
     Raises:
+        OSError: There is no such folder or repository, or the Hub cannot be reached.
         ValueError: There is no usable tokenizer, or it does not fit the vocabulary of the SpamGPT next to it.
     """
-    name, folder = repr(os.fspath(source)), Path(named_model(source))
+    name, options = repr(os.fspath(source)), "name a folder that has a tokenizer with --tokenizer"
+    try:
+        folder = local_folder(source, revision=revision)
+    except HubError as error:
+        raise HubError(f"{error}; or {options}") from error
+    has_tokenizer = any((folder / file).is_file() for file in TOKENIZER_FILES)
+    if not has_tokenizer and (adapter := find_adapter(source, revision=revision)):
+        return load_tokenizer(adapter.base, revision=adapter.revision)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     try:
         if vocab.is_file() and merges.is_file() and not (folder / "tokenizer_config.json").is_file():
             tokenizer = GPT2Tokenizer(vocab=str(vocab), merges=str(merges))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(named_model(source), revision=revision, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:
             raise ValueError("its vocabulary is empty")
     except BaseException as error:  # a damaged file can raise anything, even a Rust panic
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        where = "the folder" if folder.is_dir() else "the local folder or Hub repository"
+        where = "the folder" if os.path.isdir(named_model(source)) else "the Hub repository"
         raise ValueError(
             f"No tokenizer in {where} {name} (tokenizer.json, or vocab.json and merges.txt): save one there, or pass "
             f"one to train or import-weights with --tokenizer. ({first_line(error)})"
@@ -170,11 +182,61 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase |
         tokenizer.save_pretrained(folder)
 
 
+def local_folder(source: str | os.PathLike, *, revision: str | None = None, files: Sequence[str] = SMALL_FILES) -> Path:
+    """Return the local folder of a source, or download files of a Hub repository to the cache and return their folder.
+
+    Without a connection, what is in the cache is used. A single request shows whether there is one, since functions
+    that retry would take a minute.
+
+    Raises:
+        OSError: There is no such folder or repository, or the Hub cannot be reached.
+    """
+    name, path = repr(os.fspath(source)), os.fspath(named_model(source))
+    if os.path.isdir(path):
+        return Path(path)
+    if os.path.isfile(path):
+        raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
+    if is_path(path):
+        raise OSError(f"No model in {name}: there is no such folder.")
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=list(files)))
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise HubError(explain(error, path).replace(": ", ": no such file or folder; ", 1)) from error
+
+
 def find_file(source: str | os.PathLike, name: str, *, revision: str | None = None) -> Path | None:
-    """Return a file next to a model, downloaded if necessary; `None` without such a file or a connection."""
-    quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
-    found = cached_file(os.fspath(named_model(source)), name, revision=revision, **dict.fromkeys(quiet, False))
-    return None if found is None else Path(found)
+    """Return one of `SMALL_FILES` next to a model; `None` without such a file or a connection."""
+    try:
+        path = local_folder(source, revision=revision) / name
+    except OSError:
+        return None
+    return path if path.is_file() else None
+
+
+def find_adapter(source: str | os.PathLike, *, revision: str | None = None) -> Adapter | None:
+    """Return the adapter at a source, or `None` if it holds a whole model or nothing.
+
+    Raises:
+        OSError: There is no such folder or repository, or the Hub cannot be reached.
+        ValueError: The adapter cannot be used, or its base is an adapter too.
+    """
+    with errors_as(f"{os.fspath(source)!r} cannot be loaded", OSError):
+        adapter = read_adapter(local_folder(source, revision=revision))
+    if adapter is None:
+        return None
+    try:
+        base = local_folder(adapter.base, revision=adapter.revision)
+    except OSError as error:
+        raise OSError(
+            f"{os.fspath(source)!r} is an adapter, and its base is not found. {error} If the base has moved, change "
+            f"base_model_name_or_path in {ADAPTER_CONFIG}."
+        ) from error
+    if (base / ADAPTER_CONFIG).is_file() and not (base / "config.json").is_file():
+        raise ValueError(
+            f"{os.fspath(source)!r} is an adapter for {adapter.base!r}, which is an adapter too: merge that one first "
+            "(PEFT's merge_and_unload), and save the result."
+        )
+    return adapter
 
 
 def history_file(source: str | os.PathLike) -> Path | None:
@@ -188,12 +250,10 @@ def open_tensors(source: str | os.PathLike, *, revision: str | None = None) -> d
     The files of a checkpoint are verified against its manifest.
 
     Raises:
+        OSError: There is no such folder or repository, or the Hub cannot be reached.
         ValueError: There are no safetensors files, or they are damaged.
     """
-    path = named_model(source)
-    if not os.path.isdir(path):
-        path = snapshot_download(os.fspath(path), revision=revision, allow_patterns=WEIGHT_FILES)
-    folder = Path(path)
+    folder = local_folder(source, revision=revision, files=WEIGHT_FILES)
     with errors_as(f"{os.fspath(source)!r} cannot be loaded"):
         if (folder / MANIFEST).exists():
             read_manifest(folder)
@@ -238,10 +298,12 @@ def broken_weights(model: PreTrainedModel) -> str:
 
 
 @contextmanager
-def errors_as(message: str) -> Iterator[None]:
-    """Turn any error into a one-line `ValueError`, since reading an untrusted file can raise anything."""
+def errors_as(message: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn any error but `others` into a one-line `ValueError`, since reading an untrusted file can raise anything."""
     try:
         yield
+    except others:
+        raise
     except Exception as error:
         raise ValueError(f"{message}: {one_line(error)}") from error
 
@@ -252,21 +314,53 @@ def shortened(names: Iterable[str]) -> str:
     return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
 
 
+def _classifier_tensors(source: str | os.PathLike, revision: str | None) -> dict[str, torch.Tensor]:
+    """Open the tensors of a classifier or of its network alone, by their names in a classifier."""
+    weights = open_tensors(source, revision=revision)
+    if any(key.startswith("gpt.") for key in weights):
+        return weights
+    return {f"gpt.{key}": tensor for key, tensor in weights.items()}  # a base model
+
+
+def _merged_tensors(name: str, adapter: Adapter, config: SpamGPTConfig) -> dict[str, torch.Tensor]:
+    """Return the tensors of an adapter's base with the adapter merged into them."""
+    weights = _classifier_tensors(adapter.base, adapter.revision)
+    model = _build(name, config, {**weights, **adapter.head}, fresh_head=False, dtype=torch.float32)
+    with errors_as(f"{name} cannot be loaded"):
+        return merge(model, adapter).state_dict()
+
+
+def _build(
+    name: str, config: SpamGPTConfig, weights: dict[str, torch.Tensor], *, fresh_head: bool, **kwargs: Any
+) -> SpamGPTForSequenceClassification:
+    """Check weights and build a classifier from them. Arguments as for `load_classifier`."""
+    if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=fresh_head):
+        raise ValueError(f"The weights of {name} do not fit its config.json: {shortened(misfits)}.")
+    with errors_as(f"{name} cannot be loaded"):
+        # No folder is passed, so the library cannot load anything else from it, such as adapters.
+        model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
+    if broken := broken_weights(model):
+        raise ValueError(f"{name} is damaged: {broken}.")
+    return model
+
+
 def _read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
-    """Read the `config.json` of a folder or repository."""
-    name, source = repr(os.fspath(source)), named_model(source)
-    if os.path.isfile(source):
-        raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
-    if is_path(os.fspath(source)) and not os.path.isdir(source):
-        raise OSError(f"No model in {name}: there is no such folder.")
+    """Read the `config.json` of a folder or repository; that of its base if it is an adapter without one."""
+    name, folder, labels = repr(os.fspath(source)), local_folder(source, revision=revision), 0
+    if not (folder / "config.json").is_file():
+        if (adapter := find_adapter(source, revision=revision)) is None:
+            raise OSError(f"No model in {name}: there is no config.json that names a model_type.")
+        folder, labels = (
+            local_folder(adapter.base, revision=adapter.revision),
+            len(adapter.head.get("out_head.bias", ())),
+        )
     try:
-        settings, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+        settings, _ = PreTrainedConfig.get_config_dict(folder)
     except (OSError, ValueError, RecursionError) as error:
-        where = "the folder" if os.path.isdir(source) else "the local folder or Hub repository"
-        raise OSError(f"No model in {where} {name}: {one_line(error)}") from error
+        raise OSError(f"No model in the folder {name}: {one_line(error)}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise OSError(f"No model in {name}: there is no config.json that names a model_type.")
-    return settings
+    return {**settings, "num_labels": labels} if labels else settings
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ The graph includes the model's padding, pooling, temperature and threshold.
 """
 
 import importlib
+import json
 import logging
 import os
 import shutil
@@ -27,7 +28,7 @@ from ..files import hash_file, public, versions, write_folder, write_json
 from ..modeling.configuration_spam_gpt import decide
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
-from .loading import HISTORY, find_file, history_file, load_classifier, load_config, load_tokenizer, named_model
+from .loading import HISTORY, history_file, load_classifier, load_config, load_tokenizer, local_folder, named_model
 from .parity import check_parity
 
 GRAPH = "model.onnx"
@@ -165,7 +166,7 @@ def export_onnx(
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     expected = predict_logits(model, tokenizer, texts, progress=progress)
-    weights = sorted(find_file(source, "config.json").parent.glob("*.safetensors"))
+    weights = sorted(local_folder(source).glob("*.safetensors"))
     report = {
         "precision": "int8" if int8 else "fp32",
         "data": public(source_name(data)),
@@ -174,7 +175,10 @@ def export_onnx(
     }
 
     def fill(folder: Path) -> None:
-        model.config.save_pretrained(folder)
+        settings = json.loads(model.config.to_json_string())
+        for name in ("auto_map", "custom_pipelines"):  # Python files, which an export does not have
+            settings.pop(name, None)
+        write_json(folder / "config.json", settings)
         tokenizer.save_pretrained(folder)
         if history := history_file(source):
             shutil.copyfile(history, folder / HISTORY)

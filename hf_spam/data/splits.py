@@ -84,7 +84,14 @@ def _folds(dataset: Dataset, k: int, seed: int, need: str) -> list[np.ndarray]:
         distinct = len(np.unique(groups[labels == label]))
         if 0 < distinct < k:  # a ClassLabel may have classes without messages
             remedy = "add some, or leave this label out" if len(set(labels)) > 2 else "add some"
-            counted = f"{name!r} has {distinct} (near-duplicates count as one)"
+            counted, total = f"{name!r} has {distinct}", int((labels == label).sum())
+            if distinct < total:
+                same = (
+                    "are of one group"
+                    if "group" in dataset.column_names
+                    else "differ in case, digits or punctuation only"
+                )
+                counted += f" ({total} messages, but those that {same} count as one)"
             raise DataError(f"{need} different messages of each label; {counted}: {remedy}")
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     return [fold for _, fold in splitter.split(labels, labels, groups)]

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from ..evaluation.baseline import BASELINE, fit_baseline, predict_baseline
 from ..evaluation.metrics import Predictions
 from ..evaluation.page import check_folder
 from ..files import write_file
-from ..signals import Interrupted, RunInterrupted
+from ..signals import RunInterrupted
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
@@ -97,10 +98,10 @@ def cross_validate(
         if run is None:
             try:
                 run = measure_run(recipe, data, seed)
-            except Interrupted as interruption:
+            except KeyboardInterrupt as interruption:
                 how = "run the same command again to resume" if output_dir else "nothing is saved without --output-dir"
                 message = f"interrupted in run {number} of {parts * repeats}; {how}"
-                raise RunInterrupted(message, interruption.number) from None
+                raise RunInterrupted(message, getattr(interruption, "number", signal.SIGINT)) from None
             if output_dir is not None and PartialState().is_main_process:
                 _write_run(Path(output_dir, file), run, identity)
         runs.append(run)

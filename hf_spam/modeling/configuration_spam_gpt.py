@@ -100,7 +100,10 @@ class SpamGPTConfig(PreTrainedConfig):
             self.id2label = {int(index): label for label, index in self.label2id.items()}
         elif self.id2label is None and kwargs.get("num_labels") in (None, 2):
             self.id2label = {0: "not spam", 1: "spam"}
-        super().__post_init__(**kwargs)  # generates labels if only their number is given
+        named = self.id2label and len(self.id2label)
+        super().__post_init__(**kwargs)  # generates labels if only their number is given, or does not fit
+        if named and named != self.num_labels:
+            self.temperature, self.threshold = 1.0, None  # fitted to a head for other labels
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
 

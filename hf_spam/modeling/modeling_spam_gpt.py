@@ -12,9 +12,9 @@ Shapes: B messages, T positions, C = n_embd, H = n_head, D = C / H. Masks (B, T)
 This file travels to the Hub as remote code, so it imports its sibling files and public libraries only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,7 @@ def eager_attention(
         scores = scores + attention_mask
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    context = weights @ value  # (B, H, T, T) @ (B, H, T, D) -> (B, H, T, D)
-    return context.transpose(1, 2).contiguous(), weights
+    return (weights @ value).transpose(1, 2).contiguous(), weights  # (B, H, T, T) @ (B, H, T, D) -> (B, T, H, D)
 
 
 class MultiHeadAttention(nn.Module):
@@ -86,8 +85,7 @@ class MultiHeadAttention(nn.Module):
 
         The score of a position is q·(W_key x + b_key) = (q W_key)·x + q·b_key. The last term is the same for all
         positions, so softmax ignores it. The weights w of a head sum to 1, so its context is
-        Σ w (W_value x + b_value) = W_value (Σ w x) + b_value. That multiplies each matrix with one vector per head,
-        not with T positions. It holds as long as `x` alone decides a score: with rotary embeddings it would not.
+        Σ w (W_value x + b_value) = W_value (Σ w x) + b_value. Rotary embeddings would make this untrue.
         """
         W_key, W_value = (linear.weight.view(-1, self.head_dim, x.shape[2]) for linear in (self.W_key, self.W_value))
         query = torch.einsum("bhtd,hdc->bthc", query, W_key)  # (B, 1, H, C): H queries of one head of width C
@@ -179,10 +177,7 @@ class SpamGPTPreTrainedModel(PreTrainedModel):
 
 
 class SpamGPTModel(SpamGPTPreTrainedModel):
-    """The bare GPT: token ids in, the hidden state of every position out.
-
-    Positions count real tokens, so a message has the same hidden states whether it is padded on the left or right.
-    """
+    """The bare GPT. It counts the positions of real tokens only, so pads on the left change no hidden state."""
 
     _auto_class = "AutoModel"
 
@@ -210,9 +205,6 @@ class SpamGPTModel(SpamGPTPreTrainedModel):
 
         Given `read_at` (B,), the last block computes only that position of each message, and the result is (B, 1, C).
         This requires "sdpa" or "eager" attention, and messages padded on the right.
-
-        Raises:
-            ValueError: neither or both of `input_ids` and `inputs_embeds`, or more than `n_positions` positions.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -239,8 +231,7 @@ class SpamGPTModel(SpamGPTPreTrainedModel):
 class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
     """A GPT that classifies a message from the hidden state of one position, or from their mean (`config.pooling`).
 
-    The model owns how a message is padded and read: the same message gets the same logits alone, in any batch, and
-    padded on either side. An empty message gets an answer, and a long one is cut to its first tokens.
+    The same message gets the same logits alone, in any batch, and padded on either side; an empty one gets them too.
     """
 
     _auto_class = "AutoModelForSequenceClassification"
@@ -252,6 +243,19 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         self.out_head = nn.Linear(config.n_embd, config.num_labels)
         self.post_init()
 
+    @property
+    def classifier(self) -> nn.Module:
+        """Other name of `out_head`: PEFT trains and saves a head that it finds under this one."""
+        return self.out_head
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__("out_head" if name == "classifier" else name, value)
+
+    def named_modules(self, memo: set | None = None, prefix: str = "", remove_duplicate: bool = True) -> Iterator:
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        if not remove_duplicate:  # PEFT asks for duplicates; a module without parameters adds only a name
+            yield f"{prefix}.classifier".lstrip("."), nn.Module()
+
     @can_return_tuple
     def forward(
         self,
@@ -261,12 +265,9 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
         labels: Tensor | None = None,
         **kwargs,
     ) -> SequenceClassifierOutput:
-        """Return the logits of each message, (B, num_labels), and the mean cross-entropy `loss` if `labels` are given.
+        """Return the logits of each message, (B, num_labels), and the mean cross-entropy `loss` given `labels` (B,).
 
-        Args:
-            input_ids, attention_mask, inputs_embeds: as for `lay_out`.
-            labels: class indices, (B,).
-            kwargs: as for `SpamGPTModel`. Hidden states and attentions refer to the laid-out messages.
+        The other arguments are as for `lay_out`; hidden states and attentions are those of the laid-out messages.
         """
         return self.read(*self.lay_out(input_ids, attention_mask, inputs_embeds), labels, **kwargs)
 
@@ -284,9 +285,6 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
 
         Returns:
             Ids (B, L) or embeddings (B, L, C), and how many tokens of each message are real (B,): 1 if it is empty.
-
-        Raises:
-            ValueError: neither or both of `input_ids` and `inputs_embeds`, or a mask of another shape.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -320,13 +318,11 @@ class SpamGPTForSequenceClassification(SpamGPTPreTrainedModel):
     def read(self, tokens: Tensor, lengths: Tensor, labels: Tensor | None = None, **kwargs) -> SequenceClassifierOutput:
         """Classify messages laid out by `lay_out`; return `loss` too when `labels` are given."""
         L = tokens.shape[1]
-        # The pads of `padded_length` are part of the message.
         ends = lengths if self.config.padded_length is None else torch.full_like(lengths, L)
         positions = {"first": torch.zeros_like(lengths), "last": ends - 1, "last_token": lengths - 1}
         position = positions.get(self.config.pooling)  # `None`: their mean is classified
         # The last block may skip all other positions, unless they are to be returned.
-        asked = ("output_hidden_states", "output_attentions")
-        seen = any(kwargs.get(name) or getattr(self.config, name) for name in asked)
+        seen = any(kwargs.get(k) or getattr(self.config, k) for k in ("output_hidden_states", "output_attentions"))
         supported = self.config._attn_implementation in ("sdpa", "eager") and "is_causal" not in kwargs
         reads_one = position is not None and supported and not seen
         outputs = self.gpt(

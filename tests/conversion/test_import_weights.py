@@ -673,7 +673,7 @@ def test_each_kind_of_damaged_gpt2_folder_is_refused_with_one_line(tmp_path: Pat
 @pytest.mark.parametrize("source", ["someone/no-such-model", "./no/such/file.pth", ""])
 def test_a_source_that_does_not_exist_is_named(tmp_path: Path, source: str) -> None:
     message = refused(source, tmp_path, OSError)
-    assert message.startswith("No model in ") and repr(source) in message and "\n" not in message
+    assert "no such" in message and source in message and "\n" not in message
 
 
 def test_an_existing_file_or_folder_is_not_overwritten(tmp_path: Path) -> None:

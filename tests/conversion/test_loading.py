@@ -10,13 +10,24 @@ import shutil
 import struct
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
 
 from hf_spam import SpamClassifier
-from hf_spam.conversion.loading import BUNDLED, load_classifier, load_tokenizer, save_classifier
+from hf_spam.conversion.loading import (
+    BUNDLED,
+    history_file,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    open_tensors,
+    save_classifier,
+)
 from hf_spam.files import write_folder
 
 
@@ -215,3 +226,19 @@ def test_saving_writes_the_same_files_as_save_pretrained(dtype, tmp_path):
     assert len({path.stat().st_mode for path in (tmp_path / "ours").iterdir()}) == 1
     loaded = load_classifier(tmp_path / "ours", dtype="auto").state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
+def test_without_a_connection_the_cache_or_the_cause_is_found_at_once(hub, tmp_path, monkeypatch):
+    """The client's retries, which take a minute, are for downloads; the first sentence is what is wrong."""
+    HfApi().create_repo("alice/spam")
+    HfApi().upload_folder(repo_id="alice/spam", folder_path=BUNDLED)
+    for load in (load_classifier, load_tokenizer):
+        load("alice/spam")
+    hub.stop()
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: pytest.fail("a retry")))
+    assert SpamClassifier.from_pretrained("alice/spam").predict("hi") == ["not spam"]
+    assert history_file("alice/spam") is None
+    for load in (load_classifier, load_tokenizer, load_config, open_tensors):
+        with pytest.raises(OSError, match=r"^alice/gone: no such file or folder; cannot reach the Hub at ") as caught:
+            load("alice/gone")
+        assert ("--tokenizer" in str(caught.value)) == (load is load_tokenizer)

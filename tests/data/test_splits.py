@@ -80,8 +80,8 @@ def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection,
 @pytest.mark.parametrize(
     ("protocol", "ham", "spam", "message"),
     [
-        ("full", 10, 9, "a 70/10/20 split needs 10 different messages of each label; 'spam' has 9 (near-dup"),
-        ("full", 9, 30, "a 70/10/20 split needs 10 different messages of each label; 'not spam' has 9 (near-dup"),
+        ("full", 10, 9, "a 70/10/20 split needs 10 different messages of each label; 'spam' has 9: add some"),
+        ("full", 9, 30, "a 70/10/20 split needs 10 different messages of each label; 'not spam' has 9: add some"),
         ("book", 30, 4, "the book's split needs 5 messages of each label; the rarest one has 4"),
     ],
 )
@@ -96,11 +96,23 @@ def test_too_few_messages_to_split_are_refused(protocol, ham, spam, message, tmp
 def test_a_rare_label_is_refused_by_its_name(tmp_path):
     lines = [f"{word(i)},{'rare' if i < 6 else ('home', 'work')[i % 2]}" for i in range(66)]
     (tmp_path / "a.csv").write_text("\n".join(["text,kind", *lines]))
-    needed = r"different messages of each label; 'rare' has 6 \(near-duplicates count as one\): add some, or leave"
+    needed = r"different messages of each label; 'rare' has 6: add some, or leave"
     with pytest.raises(DataError, match=f"a 70/10/20 split needs 10 {needed}"):
         load_sms_spam(tmp_path / "a.csv", label_column="kind")
     with pytest.raises(DataError, match=f"^7 folds need 7 {needed}"):
         grouped_folds(read_messages(tmp_path / "a.csv", label_column="kind"), 7)
+
+
+def test_near_duplicates_are_counted_in_the_error():
+    """Forty messages may be seven; with only the seven named, the count looks wrong."""
+    spam = [f"{'Win' if i % 2 else 'WIN'} £{i}{'!' * (i % 3)} {word(i % 7)}" for i in range(40)]
+    columns = {"text": [word(i) for i in range(20)] + spam, "label": [0] * 20 + [1] * 40}
+    dataset = Dataset.from_dict(columns, features=FEATURES)
+    alike = "40 messages, but those that differ in case, digits or punctuation only count as one"
+    with pytest.raises(DataError, match=rf"needs 10 different messages .*; 'spam' has 7 \({alike}\): add some$"):
+        full_split(dataset, 1)
+    with pytest.raises(DataError, match=r"'spam' has 4 \(40 messages, but those that are of one group count as one\)"):
+        full_split(dataset.add_column("group", [*range(20), *(i % 4 for i in range(40))]), 1)
 
 
 @pytest.mark.parametrize(("ham", "spam"), [(30, 5), (5, 30), (8, 8)])

@@ -7,6 +7,7 @@ they are not part of its wheel. Remote code is tested with the pipeline, export 
 import copy
 
 import accelerate
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -202,3 +203,56 @@ def test_trainer_accumulates_gradients_correctly(tmp_path):
     assert not torch.allclose(together.out_head.weight, build(initializer_range=0.1).out_head.weight, atol=1e-3)
     for (name, a), b in zip(together.named_parameters(), accumulated.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
+
+
+LORA = {"task_type": "SEQ_CLS", "target_modules": ["W_query", "W_value"], "r": 2}
+
+
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["out_head"]}, {"target_modules": "all-linear"}])
+@pytest.mark.parametrize("num_labels", [2, 3])
+def test_lora_with_peft(num_labels, settings, tmp_path):
+    """Protects PEFT adapters: they and the head are trained, saved and loaded, and merging keeps the answers.
+
+    PEFT looks for a head called `classifier`, as which `out_head` is known to it and to nothing else.
+    """
+    build().save_pretrained(tmp_path / "base")
+    new_labels = {} if num_labels == 2 else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+    model = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "base", **new_labels)
+    original, untrained = copy.deepcopy(model), answer(model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**{**LORA, **settings}))
+    close(answer(adapted), untrained)  # with adapters, key and value modules are called, which sums in another order
+    trained = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    heads = {name for name in trained if "lora_" not in name}
+    assert len(heads) == 2 and all(".out_head.modules_to_save." in name for name in heads) and len(trained) > 2
+    optimizer = torch.optim.SGD(trained.values(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        adapted(**PadRight(PAD)(random_messages())).loss.backward()
+        optimizer.step()
+    adapted.eval()
+    expected = answer(adapted)
+    assert not torch.allclose(expected, untrained, atol=1e-3)
+    adapted.save_pretrained(tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert {name for name in saved if "lora_" not in name} == {
+        "base_model.model.out_head.weight",
+        "base_model.model.out_head.bias",
+    }
+    auto = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", **new_labels).eval()
+    reloaded = peft.PeftModel.from_pretrained(copy.deepcopy(original), tmp_path / "adapter").eval()
+    assert torch.equal(answer(auto), expected) and torch.equal(answer(reloaded), expected)
+    merged = reloaded.merge_and_unload()
+    assert type(merged) is SpamGPTForSequenceClassification and list(merged.state_dict()) == list(original.state_dict())
+    close(answer(merged), expected)
+
+
+def test_the_name_that_peft_knows_the_head_by_adds_no_parameter(tmp_path):
+    """Protects parameter names, safetensors files and tied-weight checks from the alias of the head."""
+    model = build()
+    assert model.classifier is model.out_head and "classifier" not in dict(model.named_children())
+    for names in (model.state_dict(), *(dict(model.named_parameters(remove_duplicate=each)) for each in (True, False))):
+        assert [name for name in names if "head" in name or "class" in name] == ["out_head.weight", "out_head.bias"]
+    model.classifier = nn.Linear(WIDTH, 2)
+    model.save_pretrained(tmp_path)
+    loaded, info = SpamGPTForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()) and torch.equal(answer(loaded), answer(model))

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from small_data import MESSAGES
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model, pipeline
 
 from hf_spam import SpamClassifier, SpamPipeline, classify_text
+from hf_spam.conversion.import_weights import import_weights
+from hf_spam.conversion.loading import save_classifier
+from hf_spam.conversion.onnx import export_onnx
 from hf_spam.data.sources import read_messages
 from hf_spam.hub.push import push_folder
 
@@ -142,3 +145,54 @@ def test_remote_code_without_the_package(calibrated, probabilities, expected, hu
     # With the package installed, the code in the folder is not needed.
     ours = pipeline("spam-classification", model=str(tmp_path / "again"))
     assert type(ours) is SpamPipeline and ours(TEXTS) == expected
+
+
+TOKENIZE = """
+import json, sys
+sys.modules["hf_spam"] = None
+import transformers
+name, folder, settings = sys.argv[1:]
+tokenizer = getattr(transformers, name).from_pretrained(folder, **json.loads(settings))
+print("IDS", tokenizer(["win", ""], padding=True).input_ids, tokenizer.model_max_length)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """A folder of each kind that has a tokenizer: saved by training, imported, and exported."""
+    folder, classifier = tmp_path_factory.mktemp("folders"), SpamClassifier.from_pretrained()
+    save_classifier(classifier.model, classifier.tokenizer, folder / "trained")
+    GPT2Model(GPT2Config(vocab_size=4000, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder / "gpt2")
+    import_weights(folder / "gpt2", folder / "imported", n_head=1, tokenizer=classifier.tokenizer)
+    export_onnx("bundled", folder / "exported", data=MESSAGES)
+    return folder
+
+
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
+@pytest.mark.parametrize(
+    ("loader", "settings", "kinds"),
+    [
+        ("AutoTokenizer", "{}", ["exported"]),  # the others have code, for which the library asks first
+        ("AutoTokenizer", '{"trust_remote_code": false}', ["trained", "imported", "alice/spam", "exported"]),
+        ("PreTrainedTokenizerFast", "{}", ["trained", "imported", "alice/spam", "exported"]),
+    ],
+)
+def test_a_tokenizer_is_loaded_without_the_package_and_without_a_question(loader, settings, kinds, folders, hub):
+    """A question on standard input stops a program that nobody watches, here one whose input is an idle pipe."""
+    push_folder(folders / "trained", "alice/spam")
+    tokenizer = SpamClassifier.from_pretrained().tokenizer
+    expected = f"IDS {tokenizer(['win', ''], padding=True).input_ids} {tokenizer.model_max_length}"
+    environment = {**os.environ, "HF_HOME": str(folders / "home")}
+    for kind in kinds:
+        command = [sys.executable, "-c", TOKENIZE, loader, kind, settings]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(command, cwd=folders, env=environment, text=True, **pipes) as process:
+            out, err = process.stdout.read(), process.stderr.read()  # the input stays open
+        assert process.returncode == 0, err
+        assert "Do you wish to run" not in out + err and expected in out
+
+
+def test_an_export_does_not_name_code_that_it_lacks(folders):
+    settings = json.loads((folders / "exported/config.json").read_text())
+    assert "auto_map" not in settings and "custom_pipelines" not in settings and not list(folders.glob("exported/*.py"))
+    assert SpamClassifier.from_pretrained(folders / "exported").predict("hi") == ["not spam"]

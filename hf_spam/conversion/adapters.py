@@ -1,0 +1,88 @@
+"""Read a LoRA adapter that PEFT saved (Hu et al. 2021), and merge it into its base model.
+
+As with models, the folder is not trusted: only JSON and safetensors files are read, and no code is run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+HEAD = "base_model.model.out_head."
+# Settings that make PEFT import a module that the file names, or build a network of any size.
+UNSAFE_SETTINGS = ("megatron_config", "layer_replication")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter on disk.
+
+    Attributes:
+        folder: Its folder.
+        base: Folder or Hub id of the model it was trained for.
+        revision: Branch, tag or commit of the base on the Hub.
+        tensors: Its tensors by name.
+    """
+
+    folder: Path
+    base: str
+    revision: str | None
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def head(self) -> dict[str, torch.Tensor]:
+        """Tensors of the adapter's own classification head by their names in the model; empty without one."""
+        names = {name: f"out_head.{name.removeprefix(HEAD)}" for name in self.tensors if name.startswith(HEAD)}
+        return {names[name]: self.tensors[name] for name in names}
+
+
+def read_adapter(folder: Path) -> Adapter | None:
+    """Read the adapter in a folder; return `None` if there is none, or if it is next to a whole model.
+
+    Raises:
+        ValueError: It is not complete, not of a kind that can be merged, or does not name its base.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file() or any(folder.glob("model*.safetensors*")):
+        return None
+    try:
+        settings = dict(json.loads(path.read_text(encoding="utf-8")))
+        tensors = load_file(folder / ADAPTER_WEIGHTS)
+    except Exception as error:  # reading an untrusted file can raise anything
+        raise ValueError(f"the adapter cannot be read (an {ADAPTER_WEIGHTS} is needed): {error}") from error
+    base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if settings.get("peft_type") != "LORA":
+        kind = settings.get("peft_type")
+        raise ValueError(f"it is an adapter of type {kind!r}, not 'LORA': merge it with PEFT's merge_and_unload()")
+    ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
+    stored = max((len(tensor) for name, tensor in tensors.items() if ".lora_A." in name), default=0)
+    if any(not isinstance(rank, int) or rank > stored for rank in ranks):  # PEFT would allocate any size
+        raise ValueError(f"the rank in its {ADAPTER_CONFIG} is not that of its tensors, {stored}")
+    if unsafe := [name for name in UNSAFE_SETTINGS if settings.get(name)]:
+        raise ValueError(f"{ADAPTER_CONFIG} sets {unsafe[0]}, which is not supported")
+    if not isinstance(base, str) or not base or not isinstance(revision, str | None):
+        raise ValueError(f"set base_model_name_or_path in its {ADAPTER_CONFIG} to the folder or Hub id of the base")
+    return Adapter(folder, base, revision, tensors)
+
+
+def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
+    """Merge an adapter into its base; the model is changed in place.
+
+    Raises:
+        ValueError: PEFT is not installed, or the adapter does not fit the model.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError as error:
+        raise ValueError("an adapter needs peft, which is not installed: pip install hf-spam[lora]") from error
+    adapted = PeftModel.from_pretrained(model, adapter.folder)
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    if misfits := sorted(expected ^ adapter.tensors.keys()):
+        raise ValueError(f"the adapter does not fit its base {adapter.base!r}: {misfits[0]} is missing in one of them")
+    return adapted.merge_and_unload()

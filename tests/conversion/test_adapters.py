@@ -1,0 +1,149 @@
+"""An adapter that PEFT saved is loaded wherever a model is, with PEFT's answers, or refused with one line."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from command_line import hf_spam
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from hf_spam import SpamClassifier
+from hf_spam.conversion.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from hf_spam.conversion.loading import BUNDLED, load_classifier, load_tokenizer
+from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
+
+TEXTS = ["Free entry! Txt WIN to 10010", "Running late, start without me", ""]
+
+
+def save_adapter(folder: Path, base: Path | str = BUNDLED, **settings) -> torch.Tensor:
+    """Save an adapter with random weights and a random head; return its logits for `TEXTS`."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(base, **settings)
+    lora = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["W_query", "W_value"], r=2, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, lora).eval()
+    torch.nn.init.normal_(adapted.base_model.model.out_head.weight)
+    adapted.save_pretrained(folder)
+    batch = load_tokenizer(BUNDLED)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return adapted(**{name: tensor.long() for name, tensor in batch.items()}).logits
+
+
+@pytest.fixture
+def adapter(tmp_path) -> Path:
+    save_adapter(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def change(adapter: Path, **settings) -> None:
+    path = adapter / ADAPTER_CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+@pytest.mark.parametrize("num_labels", [2, 3])
+def test_an_adapter_has_the_answers_of_peft(num_labels, tmp_path):
+    """Also with its own number of labels, for which the calibration of the base does not hold."""
+    new_labels = {} if num_labels == 2 else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+    expected = save_adapter(tmp_path / "adapter", **new_labels)
+    classifier = SpamClassifier.from_pretrained(tmp_path / "adapter")  # the tokenizer is that of the base
+    torch.testing.assert_close(classifier.logits(TEXTS), expected, atol=1e-5, rtol=1e-5)
+    assert set(classifier.model.state_dict()) == set(load_classifier(BUNDLED).state_dict())
+    assert (classifier.model.config.threshold is None) == (num_labels == 3)
+    classifier.tokenizer.add_tokens("a token of mine")
+    classifier.tokenizer.save_pretrained(tmp_path / "adapter")
+    assert (
+        "a token of mine" in json.loads((tmp_path / "adapter/tokenizer.json").read_text())["added_tokens"][-1].values()
+    )
+    with pytest.raises(ValueError, match="does not fit its model"):  # so it was read
+        load_tokenizer(tmp_path / "adapter")
+
+
+def test_labels_are_named_by_a_config_next_to_the_adapter(tmp_path):
+    """PEFT saves none, but people may."""
+    save_adapter(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    assert list(load_classifier(tmp_path).config.id2label.values()) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    labels = {0: "ham", 1: "spam", 2: "scam"}
+    SpamGPTConfig.from_pretrained(BUNDLED, id2label=labels, label2id=None).save_pretrained(tmp_path)
+    assert load_classifier(tmp_path).config.id2label == labels
+
+
+def test_the_adapter_of_a_pretrained_network_needs_its_own_head(tmp_path):
+    load_classifier(BUNDLED).gpt.save_pretrained(tmp_path / "base")
+    expected = save_adapter(tmp_path / "adapter", tmp_path / "base")
+    shutil.copy(BUNDLED / "tokenizer.json", tmp_path / "adapter")
+    torch.testing.assert_close(SpamClassifier.from_pretrained(tmp_path / "adapter").logits(TEXTS), expected)
+    tensors = load_file(tmp_path / "adapter" / ADAPTER_WEIGHTS)
+    save_file(
+        {name: t for name, t in tensors.items() if "out_head" not in name},
+        tmp_path / "adapter/adapter_model.safetensors",
+    )
+    with pytest.raises(ValueError, match=r"out_head\.bias is missing"):
+        load_classifier(tmp_path / "adapter")
+
+
+def test_commands_take_an_adapter(adapter, tmp_path):
+    """They classify, score, evaluate, calibrate and export as with the merged model."""
+    load_classifier(adapter).save_pretrained(tmp_path / "merged")
+    load_tokenizer(adapter).save_pretrained(tmp_path / "merged")
+    data = tmp_path / "data.csv"
+    rows = [f"{'spam' if i % 2 else 'ham'},message {chr(97 + i % 26) * (1 + i // 26)}" for i in range(60)]
+    data.write_text("\n".join(["label,text", *rows]))
+    for command in (
+        "classify win --model {0} --json",
+        "evaluate {0} --data {data} --json",
+        "score {data} {0}.csv --model {0} --prefix p_",
+    ):
+        ours, theirs = (hf_spam(*command.format(tmp_path / name, data=data).split()) for name in ("adapter", "merged"))
+        assert ours.code == theirs.code == 0, ours.err
+        assert ours.out.replace("adapter", "merged") == theirs.out
+    assert (tmp_path / "adapter.csv").read_bytes() == (tmp_path / "merged.csv").read_bytes()
+    for command in ("export {0} {0}-onnx --onnx --data {data}", "calibrate {0}-calibrated --model {0} --data {data}"):
+        done = hf_spam(*command.format(adapter, data=data).split())
+        assert done.code == 0, done.err
+    for name in ("adapter-onnx", "adapter-calibrated"):
+        assert len(SpamClassifier.from_pretrained(tmp_path / name)(TEXTS)) == 3
+
+
+def unfit(adapter: Path) -> None:
+    tensors = load_file(adapter / ADAPTER_WEIGHTS)
+    save_file({name: tensor for name, tensor in tensors.items() if "W_value" not in name}, adapter / ADAPTER_WEIGHTS)
+
+
+FAULTS = {
+    "no base": (lambda a: change(a, base_model_name_or_path=None), "set base_model_name_or_path in its adapter_config"),
+    "a base that has moved": (
+        lambda a: change(a, base_model_name_or_path="./gone"),
+        "'./gone': there is no such folder",
+    ),
+    "a base that is an adapter": (
+        lambda a: change(a, base_model_name_or_path=str(a)),
+        "which is an adapter too: merge",
+    ),
+    "another kind": (lambda a: change(a, peft_type="IA3"), "an adapter of type 'IA3', not 'LORA': merge it with PEFT"),
+    "code": (lambda a: change(a, megatron_config={"a": 1}, megatron_core="antigravity"), "megatron_config"),
+    "a huge rank": (lambda a: change(a, r=10**9), "the rank in its adapter_config.json is not that of its tensors, 2"),
+    "no weights": (lambda a: (a / ADAPTER_WEIGHTS).unlink(), "an adapter_model.safetensors is needed"),
+    "no JSON": (lambda a: (a / ADAPTER_CONFIG).write_text("{"), "the adapter cannot be read"),
+    "too few tensors": (unfit, r"W_value.* is missing in one of them"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_adapter_that_cannot_be_used_is_refused_with_one_line(fault, adapter, tmp_path):
+    damage, message = FAULTS[fault]
+    damage(adapter)
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        SpamClassifier.from_pretrained(adapter)
+    assert "\n" not in str(caught.value) and str(adapter) in str(caught.value)
+    assert "antigravity" not in sys.modules
+
+
+def test_without_peft_the_line_says_how_to_install_it(adapter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    done = hf_spam("classify", "hi", "--model", adapter)
+    assert done.code == 1 and done.err.count("\n") == 1
+    assert "an adapter needs peft, which is not installed: pip install hf-spam[lora]" in done.err
