@@ -10,29 +10,40 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .formats import DELIMITERS, LABEL_COLUMNS, TEXT_COLUMNS, DataError, DataFile, Reading, label_key
 
 MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
 ROWS = 1024  # rows to look at, or to check at a time
-LINES = 10_000  # lines with characters beyond ASCII to look at
+LINES = 10_000  # lines with quotes, or with characters beyond ASCII, to look at
+UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+
+
+class Layout(NamedTuple):
+    """What the columns of a table are, by one delimiter."""
+
+    score: float
+    """How well the first rows fit; above 1.5 if it is a table."""
+    delimiter: str
+    header: bool
+    """Whether the first row gives the names."""
+    names: list[str]
+    """Names of the columns."""
+    text_at: int | None = None
+    """Position of the first text column, if there is one."""
+    label_at: int | None = None
+    """Position of the label column, if there is one."""
 
 
 @dataclass(frozen=True)
 class Dialect:
     """How a table is written."""
 
-    delimiter: str
+    layout: Layout
     line_end: str
     has_separator_line: bool
     """Whether the first line is Excel's `sep=;`."""
-    names: list[str]
-    """Names of the columns."""
-    header: bool
-    """Whether the first row gives the names."""
-    label_at: int | None
-    """Position of the label column, if there is one."""
     quotes: Literal["csv", "backslash", "text", "book"] = "csv"
     r"""How quotes are written in a quoted text: doubled (`csv`) or as `\"` (`backslash`). Or they are part of the text,
     as in the UCI collection (`text`), or read as `pandas.read_csv` does (`book`)."""
@@ -42,7 +53,7 @@ class Dialect:
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         return csv.reader(
             lines,
-            delimiter=self.delimiter,
+            delimiter=self.layout.delimiter,
             quoting=csv.QUOTE_NONE if self.quotes == "text" else csv.QUOTE_MINIMAL,
             doublequote=self.quotes != "backslash",
             escapechar="\\" if self.quotes == "backslash" else None,
@@ -51,21 +62,27 @@ class Dialect:
 
     def swallowed(self, text: str, is_label: Callable[[str], bool]) -> str | None:
         """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed."""
-        for line in text.splitlines()[1:] if self.label_at is not None else ():
-            cells = line.rstrip(f"{self.delimiter} ").split(self.delimiter)
-            if len(cells) < max(2, len(self.names)):
+        _, delimiter, _, names, text_at, label_at = self.layout
+        if text_at is None or label_at is None:
+            return None
+        before = label_at < text_at
+        at = label_at if before else label_at - len(names)
+        lines = text.splitlines()
+        for line in lines[1:] if before else lines[:-1]:
+            cells = line.rstrip(f"{delimiter} ").split(delimiter)
+            if len(cells) < max(2, len(names) if before else 1 - at):
                 continue
-            at = self.label_at if self.label_at == 0 else self.label_at - len(self.names)
-            beside = cells[1 if at == 0 else at - 1]
+            beside = cells[at + 1 if before else at - 1]
             if is_label(cells[at].strip('"')) and not (_kind(cells[at]) == "number" and beside[:1].isdigit()):  # 1,500
                 return line
         return None
 
     def note(self, suffix: str) -> str:
         """Describe what a user may not expect of the file, or return ""."""
-        name = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}.get(self.delimiter, repr(self.delimiter))
-        notes = [f"delimiter {name}"] if self.delimiter != DELIMITERS[suffix] else []
-        notes += [] if self.header else ["no header"]
+        delimiter = self.layout.delimiter
+        name = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}.get(delimiter, repr(delimiter))
+        notes = [f"delimiter {name}"] if delimiter != DELIMITERS[suffix] else []
+        notes += [] if self.layout.header else ["no header"]
         notes += {"text": ["quotes are part of the texts"], "backslash": [r"quotes written \""]}.get(self.quotes, [])
         return ", ".join(notes)
 
@@ -86,62 +103,52 @@ def find_dialect(file: DataFile, encoding: str, reading: Reading, book_quotes: b
     line_end = "\r" if "\r" in text and "\n" not in text else "\n"
     lines = text.split(line_end)
     separator = re.fullmatch(r'\ufeff?"?sep=(.)"?\s*', lines[0], re.IGNORECASE)
-    delimiters = {DELIMITERS[file.suffix]: None} | dict.fromkeys([*DELIMITERS.values(), ";", "|"])
-    found = [
-        _layout(lines[1:] if separator else lines, delimiter, reading)
-        for delimiter in ([separator[1]] if separator else delimiters)
-    ]
-    (_, _, header, names, label_at), delimiter = max(
-        zip(found, [separator[1]] if separator else delimiters, strict=True), key=lambda pair: pair[0][:2]
-    )
-    dialect = Dialect(delimiter, line_end, separator is not None, names, header, label_at)
-    if book_quotes and delimiter == "\t" and not header:
+    if separator:
+        found = [_layout(lines[1:], separator[1], reading)]
+    else:
+        delimiters = dict.fromkeys([DELIMITERS[file.suffix], *DELIMITERS.values(), ";", "|"])
+        found = [_layout(lines, delimiter, reading) for delimiter in delimiters]
+    dialect = Dialect(max(found, key=lambda layout: (layout.score, len(layout.names))), line_end, bool(separator))
+    if book_quotes and dialect.layout.delimiter == "\t" and not dialect.layout.header:
         return replace(dialect, quotes="book")
     return replace(dialect, quotes=_find_quotes(file, encoding, dialect, reading))
 
 
-def _layout(lines: list[str], delimiter: str, reading: Reading) -> tuple[float, int, bool, list[str], int | None]:
-    """Return how well a delimiter fits the first lines, the number of columns, and what the columns are.
-
-    Returns:
-        A score, the number of columns, whether there is a header, the names, and the position of the labels.
-    """
+def _layout(lines: list[str], delimiter: str, reading: Reading) -> Layout:
+    """Return what the columns are by one delimiter."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     clean = [line.rstrip("\r").replace("\r", " ") for line in lines[:ROWS]]
     rows = [row for row in csv.reader(clean, delimiter=delimiter) if row]
-    first, others = (rows[0], rows[1:]) if rows else ([], [])
-    as_wide = sum(len(row) >= len(first) for row in others) / max(1, len(others))
-    header, label_at = True, None
-    keys = [label_key(cell) for cell in first]
-    are_names = any(key in TEXT_COLUMNS for key in keys) and any(key in LABEL_COLUMNS for key in keys)
-    for at in (0, 1):
-        if (
-            header
-            and not are_names
-            and len(first) > at
-            and reading.is_label(first[at])
-            and (at == 0 or len(first) == 2)
-        ):
-            column = [row[at] for row in others if len(row) > at]
-            labels = [cell for cell in column if reading.is_label(cell)]
-            same_kind = not labels or any(_kind(cell) == _kind(first[at]) for cell in labels)
-            named = {column.strip().casefold() for column in (reading.text_column, reading.label_column) if column}
-            is_message = named.isdisjoint(cell.strip().casefold() for cell in first) and same_kind
-            if is_message and (at == 0 or 2 * len(labels) > len(others)):
-                header, label_at = False, at
-    if not header:
+    if not rows:
+        return Layout(0, delimiter, True, [])
+    first, others = rows[0], rows[1:]
+    if (label_at := _label_without_header(first, others, reading)) is not None:
         names = ["label", "text"] if label_at == 0 else ["text", "label"]
-        labels = sum(len(row) == 2 and reading.is_label(row[label_at]) for row in rows)
-        return (1 if len(first) == 2 else 0) + labels / len(rows), len(first), False, names, label_at
-    try:
-        texts_at, _ = reading.find("", first)
-    except DataError:
-        texts_at = []
-    try:
+        fitting = sum(len(row) == 2 and reading.is_label(row[label_at]) for row in rows) / len(rows)
+        return Layout((len(first) == 2) + fitting, delimiter, False, names, 1 - label_at, label_at)
+    text_at = label_at = None
+    with suppress(DataError):
+        text_at = reading.find("", first)[0][0]
+    with suppress(DataError):
         label_at = reading.find_label("", first)
-    except DataError:
-        label_at = None
-    return (2 * bool(texts_at) + (label_at is not None) + as_wide * bool(texts_at)), len(first), True, first, label_at
+    as_wide = sum(len(row) >= len(first) for row in others) / max(1, len(others))
+    score = (label_at is not None) + (0 if text_at is None else 2 + as_wide)
+    return Layout(score, delimiter, True, first, text_at, label_at)
+
+
+def _label_without_header(first: list[str], others: list[list[str]], reading: Reading) -> int | None:
+    """Return the position of the label in the first row if that is a message, and `None` if it is a header."""
+    named = {column.strip().casefold() for column in (reading.text_column, reading.label_column) if column}
+    keys = {label_key(cell) for cell in first}
+    if not (named.isdisjoint(keys) and (keys.isdisjoint(TEXT_COLUMNS) or keys.isdisjoint(LABEL_COLUMNS))):
+        return None
+    for at in (0, 1):
+        if len(first) > at and reading.is_label(first[at]) and (at == 0 or len(first) == 2):
+            labels = [row[at] for row in others if len(row) > at and reading.is_label(row[at])]
+            same_kind = not labels or any(_kind(label) == _kind(first[at]) for label in labels)
+            if same_kind and (at == 0 or 2 * len(labels) > len(others)):
+                return at
+    return None
 
 
 def _kind(cell: str) -> str:
@@ -155,26 +162,28 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
 
     Quotes are part of the text only if no quoted cell must have been written by a program that quotes like CSV.
     """
-    end = re.escape(dialect.delimiter)
+    _, delimiter, _, names, *_ = dialect.layout
+    end = re.escape(delimiter)
     start = re.compile(f'(?:^|{end})"')
-    whole = re.compile(f'(?:^|{end})"((?:[^"]|"")*)"(?:{end}|\\s*$)')
-    has_escaped = has_csv = False
+    whole = re.compile(f'(?:^|{end})"((?:[^"]|"")*)"(?={end}|\\s*$)')
+    has_csv = False
     lines = looked_at = wholes = parts = 0  # a whole cell in quotes, or a part of one
     with file.text(encoding, dialect.line_end) as text, suppress(UnicodeDecodeError):  # the reader names the bad byte
         for line in text:
             lines += 1
             if '"' not in line:
                 continue
-            has_escaped = has_escaped or '\\"' in line
             if looked_at < LINES and start.search(line):
                 looked_at += 1
                 cells = whole.findall(line)
-                has_csv = has_csv or any('""' in cell or dialect.delimiter in cell for cell in cells)
                 wholes, parts = wholes + bool(cells), parts + (not cells)
-    order = ["csv", *(["backslash"] if has_escaped else [])]
-    is_tsv = dialect.delimiter == "\t"
+                if any('""' in cell or delimiter in cell for cell in cells):
+                    has_csv = True
+                    break
+    order = ["csv", *(["backslash"] if _contains(file, encoding, '\\"') else [])]
+    is_tsv = delimiter == "\t"
     if (
-        len(dialect.names) > 1
+        len(names) > 1
         and not has_csv
         and (wholes or parts)
         and (2 * wholes < lines if is_tsv else parts > 1 and not wholes)
@@ -186,9 +195,20 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
     return next(fitting, "csv")
 
 
+def _contains(file: DataFile, encoding: str, text: str) -> bool:
+    """Return whether a file contains a text."""
+    wanted, rest = text.encode("utf-8" if encoding == "utf-8-sig" else encoding).removeprefix(codecs.BOM_UTF16), b""
+    with file.open() as blocks:
+        while block := blocks.read(2**20):
+            if wanted in rest + block:
+                return True
+            rest = block[-len(wanted) :]
+    return False
+
+
 def _fits(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> bool:
     """Return whether every row has as many cells as there are columns, and none seems to have swallowed others."""
-    width, lines = len(dialect.names), 0
+    width, lines = len(dialect.layout.names), 0
     with file.text(encoding, dialect.line_end) as text:
         if dialect.has_separator_line:
             next(text)
@@ -247,24 +267,21 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
 
 def _is_western(file: DataFile) -> bool:
     """Return whether the characters beyond ASCII look like Western European text in Windows-1252."""
-    unicode = western = 0
-    with file.open() as lines:
-        for line in lines:
+    lines = unicode = western = 0
+    with file.open() as text:
+        for line in text:
             if line.isascii():
                 continue
-            try:
-                line.decode("utf-8")
-                unicode += 1
-                continue
-            except UnicodeDecodeError:
-                text = line.decode("cp1252", errors="replace")
+            rest = UTF8.sub(b"", line)
+            unicode, western = unicode + len(UTF8.findall(line)), western + sum(byte > 127 for byte in rest)
             # A foreign alphabet gives words of accented letters; broken UTF-8 gives capitals within words.
-            if "\ufffd" in text or re.search("[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ][À-ÖØ-Þ]|[\x80-\x9f]", text):
+            decoded = rest.decode("cp1252", errors="replace")
+            if "\ufffd" in decoded or re.search("[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ][À-ÖØ-Þ]", decoded):
                 return False
-            western += 1
-            if western == LINES:
+            lines += 1
+            if lines == LINES:
                 break
-    return western > unicode
+    return western > 10 * unicode
 
 
 def bad_byte(file: DataFile, encoding: str, error: UnicodeDecodeError, line: int) -> DataError:
@@ -279,4 +296,4 @@ def is_table(file: DataFile, encoding: str, reading: Reading) -> bool:
     """Return whether the first lines of a plain text file are the rows of a table with labels."""
     lines = file.head().decode(encoding, errors="replace").splitlines()
     layouts = [_layout(lines[: max(1, len(lines) - 1)], delimiter, reading) for delimiter in ("\t", ",", ";", "|")]
-    return any(score > 1.5 and columns > 1 for score, columns, *_ in layouts)
+    return any(layout.score > 1.5 and len(layout.names) > 1 for layout in layouts)

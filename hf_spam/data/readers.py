@@ -53,11 +53,11 @@ class DelimitedReader(TextReader):
     def __init__(self, file: DataFile, reading: Reading, encoding: str, book_quotes: bool = False):
         super().__init__(file, reading, encoding)
         self.dialect = find_dialect(file, encoding, reading, book_quotes)
-        names = self.dialect.names
+        names, header = self.dialect.layout.names, self.dialect.layout.header
         if not names:
             raise DataError(f"{self.name}: the file is empty")
-        where = self.name if not self.dialect.header else f"{self.name}, line {1 + self.dialect.has_separator_line}"
-        self.texts_at, self.label_at = reading.find(f"{where} (the header)" if self.dialect.header else where, names)
+        where = self.name if not header else f"{self.name}, line {1 + self.dialect.has_separator_line}"
+        self.texts_at, self.label_at = reading.find(f"{where} (the header)" if header else where, names)
         self._know_columns(names, self.texts_at, self.label_at)
         self.rest_is_text = bool(rest_of_text(names, self.texts_at))
         self.width = len(names) - len(rest_of_text(names, [max(self.texts_at[-1], self.label_at or 0)]))
@@ -67,7 +67,7 @@ class DelimitedReader(TextReader):
 
     def cells(self, window: Window) -> tuple[list[str | None], list[str], dict[int, str | None]]:
         faults: dict[int, str | None] = {}
-        rows, width = window.rows, len(self.dialect.names)
+        rows, width = window.rows, len(self.dialect.layout.names)
         if set(map(len, rows)) - {width} or (self.width < width and not self.rest_is_text):
             for i, row in enumerate(rows):
                 if not row or (width > 1 and len(row) == 1 and not row[0].strip()):
@@ -79,7 +79,7 @@ class DelimitedReader(TextReader):
         labels = [] if self.label_at is None else [row[self.label_at] for row in rows]
         texts_at = self.texts_at
         if self.rest_is_text:
-            texts = [rejoined(row[texts_at[0] :], self.dialect.delimiter) for row in rows]
+            texts = [rejoined(row[texts_at[0] :], self.dialect.layout.delimiter) for row in rows]
         elif len(texts_at) > 1:
             texts = [joined([row[at] for at in texts_at]) for row in rows]
         else:
@@ -92,11 +92,11 @@ class DelimitedReader(TextReader):
         return texts, labels, faults
 
     def table(self, window: Window) -> pa.Table:
-        names, rows = self.dialect.names, window.rows
+        names, rows = self.dialect.layout.names, window.rows
         if set(map(len, rows)) - {len(names)}:
             last = len(names) - 1
             rows = [
-                [*row[:last], *([""] * (last - len(row))), rejoined(row[last:] or [""], self.dialect.delimiter)]
+                [*row[:last], *([""] * (last - len(row))), rejoined(row[last:] or [""], self.dialect.layout.delimiter)]
                 for row in rows
             ]
         columns = list(zip(*rows, strict=True)) if rows else [[]] * len(names)
@@ -104,13 +104,13 @@ class DelimitedReader(TextReader):
 
     def _width_fault(self, row: list[str]) -> str | None:
         """Return what is wrong with the number of cells. Cells without a named column must be empty, or more text."""
-        named = self.width or len(self.dialect.names)
+        named = self.width or len(self.dialect.layout.names)
         if len(row) >= named and (self.rest_is_text or not any(row[named:])):
             return None
-        found = f"expected {named} cells, found {len(row)}: {short(self.dialect.delimiter.join(row))}"
+        found = f"expected {named} cells, found {len(row)}: {short(self.dialect.layout.delimiter.join(row))}"
         if len(row) < named or self.dialect.quotes in ("text", "book"):
             return found
-        return f"{found}; put a text that contains {self.dialect.delimiter!r} in double quotes"
+        return f"{found}; put a text that contains {self.dialect.layout.delimiter!r} in double quotes"
 
     def windows(self, size: int) -> Iterator[Window]:
         dialect, line = self.dialect, 1
@@ -122,7 +122,7 @@ class DelimitedReader(TextReader):
                 next(lines)
             reader, skipped = dialect.rows(lines), int(dialect.has_separator_line)
             try:
-                for row in reader if dialect.header else ():
+                for row in reader if dialect.layout.header else ():
                     if row:  # the header; lines before it are empty
                         break
                 line, first = reader.line_num + 1 + skipped, True

@@ -14,11 +14,13 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 import httpx2
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
 
 from ..text import first_line, printable, short
 from .duplicates import duplicate_groups
@@ -236,11 +238,7 @@ def _open_one(source: Source, protocol: str, reading: Reading) -> dict[str, list
         names = [MARKETING] if source == MARKETING else [kind for kind in names if kind != MARKETING]
         files["all"] = [DataFile.find(EMBEDDED / f"{kind}.tsv", name=f"{name}, {kind}.tsv") for kind in names]
     elif isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
-        try:
-            splits = load_dataset(name)
-        except (OSError, ValueError, RuntimeError, DatasetsError, httpx2.HTTPError) as error:
-            reason = f"no such file, and not loaded from the Hub ({first_line(error)})"
-            raise DataError(f"{name}: {reason}; check the id, the network and your login, or use 'sample'") from error
+        splits = _load_from_hub(name)
         return _split_readers(name, splits, reading)
     elif source == "uci":
         files["all"] = [DataFile.find(uci_file(), name=name)]
@@ -261,6 +259,26 @@ def _open_one(source: Source, protocol: str, reading: Reading) -> dict[str, list
     for reader in chain(*parts.values()):
         reader.source = name
     return parts
+
+
+def _load_from_hub(name: str) -> DatasetDict:
+    """Return a dataset of the Hub, or its copy in the cache if there is no connection."""
+    unreachable, offline = None, datasets.config.HF_HUB_OFFLINE
+    try:
+        HfApi().dataset_info(name)  # a single request, since `load_dataset` would retry for 23 s
+    except httpx2.TransportError as error:
+        unreachable, datasets.config.HF_HUB_OFFLINE = error, True
+    except (OSError, ValueError, httpx2.HTTPError):
+        pass  # `load_dataset` says what is wrong
+    try:
+        return load_dataset(name)
+    except (OSError, ValueError, RuntimeError, DatasetsError, httpx2.HTTPError) as error:
+        reason = f"not loaded from the Hub ({first_line(error)})"
+        reason = f"cannot reach the Hub ({first_line(unreachable)})" if unreachable else reason
+        advice = "check the id, the network and your login, or use 'sample'"
+        raise DataError(f"{name}: no such file, and {reason}; {advice}") from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
 
 
 def _split_readers(name: str, splits: Mapping[str, Any], reading: Reading) -> dict[str, list[Reader]]:

@@ -19,7 +19,7 @@ from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
-from hf_spam.signals import Interrupted
+from hf_spam.signals import RunInterrupted
 from hf_spam.terminal import format_metric
 
 SMALL = {"data": MESSAGES, "max_steps": 10, "n_embd": 16, "vocab_size": 300}
@@ -51,7 +51,7 @@ def test_a_killed_cross_validation_goes_on(results, tmp_path, monkeypatch):
     def measure(recipe, data, seed):
         measured.append(seed)
         if len(measured) == 2:
-            raise Interrupted("interrupted", signal.SIGTERM)
+            raise RunInterrupted("interrupted", signal.SIGTERM)
         return measure_run(recipe, data, seed)
 
     monkeypatch.setattr(crossval, "measure_run", measure)
