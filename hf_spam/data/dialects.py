@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from .formats import DELIMITERS, LABEL_COLUMNS, TEXT_COLUMNS, DataError, DataFile, Reading, label_key
+from .formats import DELIMITERS, JSON_LINES, LABEL_COLUMNS, TEXT_COLUMNS, DataError, DataFile, Reading, label_key
 
 MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
 ROWS = 1024  # rows to look at, or to check at a time
@@ -34,6 +34,8 @@ class Layout(NamedTuple):
     """Position of the first text column, if there is one."""
     label_at: int | None = None
     """Position of the label column, if there is one."""
+    labels: frozenset[str] = frozenset()
+    """Labels in the first rows, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Dialect:
 
     def swallowed(self, text: str, is_label: Callable[[str], bool]) -> str | None:
         """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed."""
-        _, delimiter, _, names, text_at, label_at = self.layout
+        _, delimiter, _, names, text_at, label_at, labels = self.layout
         if text_at is None or label_at is None:
             return None
         before = label_at < text_at
@@ -73,7 +75,9 @@ class Dialect:
             if len(cells) < max(2, len(names) if before else 1 - at):
                 continue
             beside = cells[at + 1 if before else at - 1]
-            if is_label(cells[at].strip('"')) and not (_kind(cells[at]) == "number" and beside[:1].isdigit()):  # 1,500
+            label = cells[at].strip('"')
+            known = is_label(label) or label_key(label) in labels
+            if known and not (_kind(label) == "number" and beside[:1].isdigit()):  # 1,500
                 return line
         return None
 
@@ -132,8 +136,10 @@ def _layout(lines: list[str], delimiter: str, reading: Reading) -> Layout:
     with suppress(DataError):
         label_at = reading.find_label("", first)
     as_wide = sum(len(row) >= len(first) for row in others) / max(1, len(others))
+    labels = set() if label_at is None else {label_key(row[label_at]) for row in others if len(row) > label_at}
+    labels = frozenset(labels if len(labels) <= max(2, len(others) // 10) else ())
     score = (label_at is not None) + (0 if text_at is None else 2 + as_wide)
-    return Layout(score, delimiter, True, first, text_at, label_at)
+    return Layout(score, delimiter, True, first, text_at, label_at, labels)
 
 
 def _label_without_header(first: list[str], others: list[list[str]], reading: Reading) -> int | None:
@@ -258,30 +264,32 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
             return "utf-8-sig"
         except UnicodeDecodeError:
             pass
-    if re.match(rb'"?v1"?,"?v2\b', head):
-        return "latin-1"  # as everyone reads Kaggle's copy of the UCI collection
-    if not head.startswith(codecs.BOM_UTF8) and _is_western(file):
-        return "cp1252"
+    if not head.startswith(codecs.BOM_UTF8) and file.suffix not in JSON_LINES:  # JSON is always Unicode
+        unicode, other, is_western = _beyond_ascii(file)
+        if is_western and other > 10 * unicode:
+            return "cp1252"
+        if re.match(rb'"?v1"?,"?v2\b', head) and other > unicode:
+            return "latin-1"  # as everyone reads Kaggle's copy of the UCI collection
     return "utf-8-sig"  # the reader names the bad byte
 
 
-def _is_western(file: DataFile) -> bool:
-    """Return whether the characters beyond ASCII look like Western European text in Windows-1252."""
-    lines = unicode = western = 0
+def _beyond_ascii(file: DataFile) -> tuple[int, int, bool]:
+    """Return the number of UTF-8 sequences and of other bytes, and whether these look Western European in cp1252."""
+    lines = unicode = other = 0
+    is_western = True
     with file.open() as text:
         for line in text:
             if line.isascii():
                 continue
             rest = UTF8.sub(b"", line)
-            unicode, western = unicode + len(UTF8.findall(line)), western + sum(byte > 127 for byte in rest)
+            unicode, other = unicode + len(UTF8.findall(line)), other + sum(byte > 127 for byte in rest)
             # A foreign alphabet gives words of accented letters; broken UTF-8 gives capitals within words.
             decoded = rest.decode("cp1252", errors="replace")
-            if "\ufffd" in decoded or re.search("[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ][À-ÖØ-Þ]", decoded):
-                return False
+            is_western = is_western and not re.search("\ufffd|[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ][À-ÖØ-Þ]", decoded)
             lines += 1
             if lines == LINES:
                 break
-    return western > 10 * unicode
+    return unicode, other, is_western
 
 
 def bad_byte(file: DataFile, encoding: str, error: UnicodeDecodeError, line: int) -> DataError:
