@@ -251,8 +251,9 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
     head = file.head()
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    if b"\0" in head[:4] and len(head) >= 4:
-        return "utf-16-le" if head[1] == 0 else "utf-16-be"
+    first, second = head[::2].count(0), head[1::2].count(0)  # half of the bytes are zero in UTF-16, in most languages
+    if 4 * abs(first - second) > len(head) > 3 and min(first, second) == 0:
+        return "utf-16-le" if second else "utf-16-be"
     decoder = codecs.getincrementaldecoder("utf-8")()
     if isinstance(file.path, int):  # a pipe
         return "utf-8-sig"
