@@ -274,7 +274,7 @@ def test_a_label_map_is_remembered_by_the_model(tmp_path, caplog):
     mine = write(tmp_path / "mine.csv", MANY, ("kind", "Body"), ("legit", "smishing"))
     flags = ["--label-map", "legit=ham,smishing=spam", "--label-column", "kind", "--text-column", "body"]
     done = train("--data", mine, *flags, "--output-dir", tmp_path / "out")
-    assert "smishing 30 (spam), legit 60 (ham); from column kind, texts from Body" in caplog.text
+    assert "smishing (spam) 30, legit (ham) 60; from column kind, texts from Body" in caplog.text
     train("--data", plain, "--output-dir", tmp_path / "same")
     assert fingerprints(tmp_path / "out") == fingerprints(tmp_path / "same")
     report = hf_spam("evaluate", tmp_path / "out", "--data", mine, "--json")

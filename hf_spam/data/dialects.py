@@ -172,7 +172,7 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
     end = re.escape(delimiter)
     start = re.compile(f'(?:^|{end})"')
     whole = re.compile(f'(?:^|{end})"((?:[^"]|"")*)"(?={end}|\\s*$)')
-    has_csv = False
+    has_csv = needless = False
     lines = looked_at = wholes = parts = 0  # a whole cell in quotes, or a part of one
     with file.text(encoding, dialect.line_end) as text, suppress(UnicodeDecodeError):  # the reader names the bad byte
         for line in text:
@@ -183,6 +183,8 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
                 looked_at += 1
                 cells = whole.findall(line)
                 wholes, parts = wholes + bool(cells), parts + (not cells)
+                # Excel quotes texts with commas even in a TSV
+                needless = needless or any("," not in cell for cell in cells)
                 if any('""' in cell or delimiter in cell for cell in cells):
                     has_csv = True
                     break
@@ -194,7 +196,7 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
         and (wholes or parts)
         and (2 * wholes < lines if is_tsv else parts > 1 and not wholes)
     ):
-        order.insert(0 if is_tsv and wholes else len(order), "text")
+        order.insert(0 if is_tsv and needless else len(order), "text")
     if len(order) == 1:
         return "csv"
     fitting = (quotes for quotes in order if _fits(file, encoding, replace(dialect, quotes=quotes), reading))

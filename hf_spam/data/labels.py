@@ -163,9 +163,8 @@ class Labels:
                 if count := seen.counts[source]:
                     what = "left out" if key not in ids else names[ids[key]]
                     what = "ham" if what == LABEL_NAMES[0] else what
-                    shown.append(
-                        f"{'/'.join(seen.spellings)} {count:,}" + ("" if key == label_key(what) else f" ({what})")
-                    )
+                    plain = key == label_key(what) or (what == "ham" and key in ("not spam", "not_spam"))
+                    shown.append(f"{'/'.join(seen.spellings)}{'' if plain else f' ({what})'} {count:,}")
             labels = ", ".join(shown if len(shown) <= 12 else [*shown[:12], "..."])
             total = sum(seen.counts[source] for seen in self.seen.values())
             details = "; ".join(filter(None, [labels, *notes]))
