@@ -79,6 +79,11 @@ READ = {
     "Excel's sep line, semicolon": ("a.csv", ("sep=;\r\n" + table([("label", "text"), *WORDS], ";", "\r\n")).encode()),
     "tabs in a .csv": ("a.csv", table([("label", "text"), *WORDS], "\t").encode()),
     "Excel's Unicode text": ("a.csv", table([("label", "text"), *WORDS], "\t", "\r\n").encode("utf-16")),
+    "UTF-16 without a mark": ("a.csv", PLAIN.encode("utf-16-le")),
+    "Windows-1252": ("a.csv", PLAIN.encode("cp1252")),
+    "no header, the text first": ("a.csv", table([(text, label) for label, text in WORDS], "|").encode()),
+    "a table in a .txt": ("a.txt", table(WORDS, "\t").encode()),
+    "an array": ("a.json", json.dumps([{"text": text, "label": label} for label, text in WORDS]).encode()),
     "backslashes": ("a.csv", table([("label", "text"), *WORDS], escapechar="\\", doublequote=False).encode()),
     "Kaggle": ("spam.csv", table([KAGGLE, *CUT]).encode("latin-1")),
     "Kaggle, saved by pandas": ("spam.csv", table([RESAVED, *CUT]).encode()),
@@ -113,7 +118,9 @@ def test_common_files_need_no_flag(case, tmp_path, answers):
     path = tmp_path / READ[case][0]
     path.write_bytes(READ[case][1])
     assert read(path) == MESSAGES
-    output = tmp_path / f"out{'.csv' if '.csv' in path.name or path.suffix == '.zip' else path.suffix}"
+    output = (
+        tmp_path / f"out{ {'.json': '.jsonl', '.jsonl': '.jsonl', '.parquet': '.parquet'}.get(path.suffix, '.csv') }"
+    )
     done = hf_spam("score", path, output, "--prefix", "pred_")
     assert done.code == 0, done.err
     found = pd.read_parquet(output) if output.suffix == ".parquet" else None

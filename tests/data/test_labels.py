@@ -318,3 +318,38 @@ def test_control_characters_in_labels_do_not_reach_the_terminal(tmp_path, caplog
     (tmp_path / "m.csv").write_text("body,kind\n" + "".join(f"text {i},{name}\n" for i, name in enumerate(names)))
     assert label_names(read_messages(tmp_path / "m.csv", **COLUMNS)) == names
     assert "a\ufffd[2J 1, b 1" in caplog.text and "\x1b" not in caplog.text
+
+
+# The label map
+
+
+@pytest.mark.parametrize(
+    ("label_map", "message"),
+    [
+        ("legit", "label map: 'legit' is not OLD=NEW; write, for example, legit=ham,smishing=spam"),
+        ("legit=", "label map: 'legit=' is not OLD=NEW; write, for example, legit=ham,smishing=spam"),
+        ("0=spam,0=ham", "label map: '0' cannot mean both 'spam' and 'not spam'"),
+    ],
+)
+def test_a_label_map_that_cannot_be_read_is_refused(label_map, message, tmp_path):
+    write(tmp_path / "a.csv", [("a", "one"), ("b", "two")])
+    with pytest.raises(DataError) as caught:
+        read_messages(tmp_path / "a.csv", label_map=label_map, **COLUMNS)
+    assert str(caught.value) == message
+
+
+def test_a_label_map_may_name_classes_of_ones_own(tmp_path):
+    """Labels that mean the same are one class; those that are not mapped keep their name."""
+    write(tmp_path / "a.csv", [("job", "one"), ("Task", "two"), ("HOME", "three"), ("home", "four"), ("x=y", "five")])
+    found = read_messages(tmp_path / "a.csv", label_map={"job": "work", "task": "work", "x=y": "home"}, **COLUMNS)
+    assert named(found) == [("work", "one"), ("work", "two"), ("HOME", "three"), ("HOME", "four"), ("HOME", "five")]
+
+
+def test_unknown_labels_are_left_out_and_counted(tmp_path, caplog):
+    """With `skip_bad_rows`, their number and the place of the first are logged."""
+    caplog.set_level(logging.INFO, logger="hf_spam")
+    write(tmp_path / "a.csv", [("ham", "one"), ("maybe", "two"), ("spam", "three"), ("Maybe", "four")])
+    found = read_messages(tmp_path / "a.csv", skip_bad_rows=True, text_column="body", remembered=(None, "kind"))
+    assert named(found) == [("not spam", "one"), ("spam", "three")]
+    assert "ham 1, maybe/Maybe (left out) 2, spam 1" in caplog.text
+    assert "Left out 2 rows labelled 'maybe', the first at" in caplog.text and "a.csv, line 3" in caplog.text
