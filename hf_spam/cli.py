@@ -69,6 +69,7 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
     hub_settings = [setting for setting in given if setting.startswith("hub_")]
     if hub_settings and not given.get("push_to_hub"):
         raise click.UsageError(f"--{hub_settings[0].replace('_', '-')} needs --push-to-hub.")
+    options.reachable(ctx, None, given.get("base", RECIPES[name].base))
     from .evaluation.baseline import BASELINE
     from .training.finetune import finetune
 
@@ -119,6 +120,7 @@ def crossval(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> N
     the data have them. No model is saved. With --output-dir, the same command goes on after an interruption.
     """
     given = options.given_settings(ctx, settings)
+    options.reachable(ctx, None, given.get("base", RECIPES[name].base))
     from .experiments.crossval import cross_validate
 
     show_log()
@@ -157,7 +159,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 
 
 @cli.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, callback=options.reachable)
 @click.option("--data", required=True, help="Sample, uci, a file or a Hub dataset id; or several, with commas between.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as in training]")
 @click.option("--seed", type=int, help="Seed for the splits.  [default: as in training]")
@@ -306,7 +308,7 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
 
 
 @cli.command("import-weights")
-@click.argument("source")
+@click.argument("source", callback=options.reachable)
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @click.option("--n-head", type=int, help="Attention heads of a book file.  [default: found in SOURCE, or n_embd / 64]")
 @click.option(
@@ -344,7 +346,7 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", callback=options.reachable)
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
 @click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, at most half the size.")

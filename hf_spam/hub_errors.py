@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json import JSONDecodeError
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
-from huggingface_hub import constants, get_token
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
     HFValidationError,
     LocalTokenNotFoundError,
@@ -34,6 +35,23 @@ def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
         yield
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, repo_id, repo_type)) from error
+
+
+def check_reachable(name: str) -> None:
+    """Raise a `HubError` if a model is neither a file or folder nor in the cache, and the Hub cannot be reached.
+
+    Commands call it before they import torch, which takes seconds. Anything else that is wrong is left to them.
+    """
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) or Path(name).exists():
+        return
+    if Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}").exists():
+        return
+    try:
+        HfApi().model_info(name)  # a single request; functions that load files would try many times
+    except httpx2.TransportError as error:
+        raise HubError(explain(error, name).replace(": ", ": no such file or folder; ", 1)) from error
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError):
+        return
 
 
 def explain(error: Exception, repo_id: str, repo_type: str = "model") -> str:

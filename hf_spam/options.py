@@ -15,7 +15,20 @@ CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_op
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-model_option = click.option("--model", help="Model: a folder, a Hub id, or bundled.  [default: bundled]")
+
+
+def reachable(ctx: click.Context, param: click.Parameter | None, model: str | None) -> str | None:
+    """Return the model that was named, or fail at once if it can only be on the Hub and that cannot be reached."""
+    from .hub_errors import check_reachable
+
+    if model is not None:
+        check_reachable(model)
+    return model
+
+
+model_option = click.option(
+    "--model", callback=reachable, help="Model: a folder, a Hub id, or bundled.  [default: bundled]"
+)
 recipe_option = click.option(
     "--recipe",
     "name",

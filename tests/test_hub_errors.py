@@ -5,6 +5,8 @@ The real client raises them over real sockets, with both upload protocols; its n
 
 import os
 import re
+import subprocess
+import sys
 
 import httpx2
 import pytest
@@ -188,3 +190,31 @@ def test_other_errors_keep_their_message():
     assert explain(OSError(28, "No space left on device"), REPO) == f"{REPO}: [Errno 28] No space left on device"
     assert explain(ValueError("what\nwhere"), REPO) == f"{REPO}: what"
     assert explain(ValueError(), REPO) == f"{REPO}: ValueError"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "classify hi --model owner/name",
+        "evaluate owner/name --data sample",
+        "export owner/name out --onnx",
+        "import-weights owner/name out",
+        "train --recipe book",
+        "crossval --data sample",
+    ],
+)
+def test_a_model_on_an_unreachable_hub_fails_before_torch_is_imported(command, hub, tmp_path):
+    """It used to take a minute of retries, and the cause came last."""
+    hub.stop()
+    code = f"""import sys
+from hf_spam.cli import main
+sys.argv = {["hf-spam", *command.split()]}
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "AssertionError" not in done.stderr, done.stderr
+    assert "no such file or folder; cannot reach the Hub" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
