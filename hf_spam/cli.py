@@ -258,7 +258,7 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
     scored = score_file(classifier, source, output, overwrite=overwrite, progress=progress, **settings)
     if as_json:
         click.echo(json.dumps(asdict(scored)))
-    rate = (scored.rows - scored.resumed_rows) / scored.seconds
+    rate = (scored.rows + scored.left_out - scored.resumed_rows) / scored.seconds
     labels = ", ".join(f"{count:,} {label}" for label, count in scored.labels.items())
     labels += f", {scored.missing:,} without text" if scored.missing else ""
     if scored.left_out:

@@ -5,6 +5,7 @@ To read another kind of table, extend `find_dialect`.
 
 import codecs
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -17,11 +18,13 @@ from .formats import DELIMITERS, JSON_LINES, LABEL_COLUMNS, TEXT_COLUMNS, DataEr
 MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
 ROWS = 1024  # rows to look at, or to check at a time
 LINES = 10_000  # lines with quotes, or with characters beyond ASCII, to look at
+# In cp1252, another alphabet gives words of accented letters, and other encodings give capitals or signs within words.
+NOT_WESTERN = re.compile("\ufffd|[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ](?:[À-ÖØ-ÞŠŒŽŸ]|[¹³¾¿±º„”€ˆ†‡•˜][a-zß-öø-ÿ])")
 UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
 class Layout(NamedTuple):
-    """What the columns of a table are, by one delimiter."""
+    """The columns of a table, if this is its delimiter."""
 
     score: float
     """How well the first rows fit; above 1.5 if it is a table."""
@@ -76,8 +79,9 @@ class Dialect:
                 continue
             beside = cells[at + 1 if before else at - 1]
             label = cells[at].strip('"')
-            known = is_label(label) or label_key(label) in labels
-            if known and not (_kind(label) == "number" and beside[:1].isdigit()):  # 1,500
+            same_kind = not labels or _kind(label) in map(_kind, labels)
+            known = label_key(label) in labels or (is_label(label) and same_kind)
+            if known and not (_kind(label) == "number" and beside.strip()[:1].isdigit()):  # 1,500
                 return line
         return None
 
@@ -103,19 +107,35 @@ def find_dialect(file: DataFile, encoding: str, reading: Reading, book_quotes: b
         book_quotes: Whether to interpret quotes in a TSV without a header, as the book does with the defaults of
             `pandas.read_csv`. In the UCI collection this merges a few messages.
     """
-    text = file.head().decode(encoding, errors="replace")
-    line_end = "\r" if "\r" in text and "\n" not in text else "\n"
-    lines = text.split(line_end)
-    separator = re.fullmatch(r'\ufeff?"?sep=(.)"?\s*', lines[0], re.IGNORECASE)
-    if separator:
-        found = [_layout(lines[1:], separator[1], reading)]
-    else:
-        delimiters = dict.fromkeys([DELIMITERS[file.suffix], *DELIMITERS.values(), ";", "|"])
-        found = [_layout(lines, delimiter, reading) for delimiter in delimiters]
-    dialect = Dialect(max(found, key=lambda layout: (layout.score, len(layout.names))), line_end, bool(separator))
+    dialect = _dialect_of_head(file, encoding, reading)
     if book_quotes and dialect.layout.delimiter == "\t" and not dialect.layout.header:
         return replace(dialect, quotes="book")
     return replace(dialect, quotes=_find_quotes(file, encoding, dialect, reading))
+
+
+def is_table(file: DataFile, encoding: str, reading: Reading) -> bool:
+    """Return whether the first lines of a plain text file are the rows of a table with labels."""
+    dialect = _dialect_of_head(file, encoding, reading)
+    layout, first = dialect.layout, file.head().decode(encoding, errors="replace").split(dialect.line_end)[0]
+    is_prose = layout.delimiter != "\t" and f"{layout.delimiter} " in first  # such as "Ham, eggs and cheese"
+    return dialect.has_separator_line or (layout.score > 1.5 and len(layout.names) > 1 and not is_prose)
+
+
+def find_line_end(file: DataFile, encoding: str) -> str:
+    """Return what ends the lines of a file: CR if there is no LF in its first bytes, else LF."""
+    text = file.head().decode(encoding, errors="replace")
+    return "\r" if "\r" in text and "\n" not in text else "\n"
+
+
+def _dialect_of_head(file: DataFile, encoding: str, reading: Reading) -> Dialect:
+    line_end = find_line_end(file, encoding)
+    lines = file.head().decode(encoding, errors="replace").split(line_end)
+    separator = re.fullmatch(r'\ufeff?"?sep=(.)"?\s*', lines[0], re.IGNORECASE)
+    if separator:
+        return Dialect(_layout(lines[1:], separator[1], reading), line_end, has_separator_line=True)
+    delimiters = dict.fromkeys([DELIMITERS[file.suffix], *DELIMITERS.values(), ";", "|"])
+    found = [_layout(lines, delimiter, reading) for delimiter in delimiters]
+    return Dialect(max(found, key=lambda layout: (layout.score, len(layout.names))), line_end, False)
 
 
 def _layout(lines: list[str], delimiter: str, reading: Reading) -> Layout:
@@ -166,28 +186,26 @@ def _kind(cell: str) -> str:
 def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> str:
     """Return what quotes mean: what gives every row of the file as many cells as there are columns.
 
-    Quotes are part of the text only if no quoted cell must have been written by a program that quotes like CSV.
+    Quotes can be part of the text only if no cell shows that a program quoted it: one with a delimiter or a doubled
+    quote.
     """
     _, delimiter, _, names, *_ = dialect.layout
     end = re.escape(delimiter)
     start = re.compile(f'(?:^|{end})"')
     whole = re.compile(f'(?:^|{end})"((?:[^"]|"")*)"(?={end}|\\s*$)')
     has_csv = needless = False
-    lines = looked_at = wholes = parts = 0  # a whole cell in quotes, or a part of one
+    lines = wholes = parts = 0  # all lines, those with a whole cell in quotes, and those with a part of one
     with file.text(encoding, dialect.line_end) as text, suppress(UnicodeDecodeError):  # the reader names the bad byte
         for line in text:
             lines += 1
-            if '"' not in line:
-                continue
-            if looked_at < LINES and start.search(line):
-                looked_at += 1
+            if '"' in line and start.search(line):
                 cells = whole.findall(line)
                 wholes, parts = wholes + bool(cells), parts + (not cells)
                 # Excel quotes texts with commas even in a TSV
                 needless = needless or any("," not in cell for cell in cells)
-                if any('""' in cell or delimiter in cell for cell in cells):
-                    has_csv = True
-                    break
+                has_csv = any('""' in cell or delimiter in cell for cell in cells)
+            if has_csv or wholes + parts == LINES:
+                break
     order = ["csv", *(["backslash"] if _contains(file, encoding, '\\"') else [])]
     is_tsv = delimiter == "\t"
     if (
@@ -245,20 +263,22 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
     """
     if named is not None:
         try:
-            return "utf-8-sig" if codecs.lookup(named).name == "utf-8" else codecs.lookup(named).name
+            io.TextIOWrapper(io.BytesIO(), named)  # refuses encodings that are not of text
         except LookupError:
-            raise DataError(
-                f"--encoding {named}: unknown; use, for example, utf-8, utf-16, cp1252 or latin-1"
-            ) from None
+            known = "use, for example, utf-8, utf-16, cp1252 or latin-1"
+            raise DataError(f"--encoding {named}: unknown; {known}") from None
+        return "utf-8-sig" if codecs.lookup(named).name == "utf-8" else codecs.lookup(named).name
+    if isinstance(file.path, int):  # a pipe, which can only be read once
+        return "utf-8-sig"
     head = file.head()
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     first, second = head[::2].count(0), head[1::2].count(0)  # half of the bytes are zero in UTF-16, in most languages
-    if 4 * abs(first - second) > len(head) > 3 and min(first, second) == 0:
+    if 4 * abs(first - second) > len(head) > 3 and min(first, second) == 0 and not head.startswith(codecs.BOM_UTF8):
         return "utf-16-le" if second else "utf-16-be"
     decoder = codecs.getincrementaldecoder("utf-8")()
-    if isinstance(file.path, int):  # a pipe
-        return "utf-8-sig"
     with file.open() as blocks:
         try:
             while block := blocks.read(2**20):
@@ -286,9 +306,8 @@ def _beyond_ascii(file: DataFile) -> tuple[int, int, bool]:
                 continue
             rest = UTF8.sub(b"", line)
             unicode, other = unicode + len(UTF8.findall(line)), other + sum(byte > 127 for byte in rest)
-            # A foreign alphabet gives words of accented letters; broken UTF-8 gives capitals within words.
             decoded = rest.decode("cp1252", errors="replace")
-            is_western = is_western and not re.search("\ufffd|[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ][À-ÖØ-Þ]", decoded)
+            is_western = is_western and not NOT_WESTERN.search(decoded)
             lines += 1
             if lines == LINES:
                 break
@@ -301,10 +320,3 @@ def bad_byte(file: DataFile, encoding: str, error: UnicodeDecodeError, line: int
     name = "UTF-8" if encoding == "utf-8-sig" else encoding
     byte = f"byte {error.object[error.start]:#04x}"
     return DataError(f"{file.name}, line {line}: not {name} ({byte}); name the encoding, for example --encoding cp1252")
-
-
-def is_table(file: DataFile, encoding: str, reading: Reading) -> bool:
-    """Return whether the first lines of a plain text file are the rows of a table with labels."""
-    lines = file.head().decode(encoding, errors="replace").splitlines()
-    layouts = [_layout(lines[: max(1, len(lines) - 1)], delimiter, reading) for delimiter in ("\t", ",", ";", "|")]
-    return any(layout.score > 1.5 and len(layout.names) > 1 for layout in layouts)

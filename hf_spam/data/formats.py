@@ -22,7 +22,7 @@ from ..text import first_line, short
 # If a file has several of these columns, the first name in the list wins.
 TEXT_COLUMNS = ("text", "message", "sms", "v2", "messages", "content", "body", "sentence")
 LABEL_COLUMNS = ("label", "category", "class", "v1", "labels", "target", "is_spam", "spam")
-HAM_WORDS, SPAM_WORDS = ("ham", "not spam", "not_spam", "0", "0.0", "false"), ("spam", "1", "1.0", "true")
+HAM_WORDS, SPAM_WORDS = ("ham", "not spam", "not_spam", "0", "false"), ("spam", "1", "true")
 LABELS = dict.fromkeys(HAM_WORDS, 0) | dict.fromkeys(SPAM_WORDS, 1)
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # that the extension stands for; a file may use another
@@ -36,6 +36,10 @@ HEAD_BYTES = 2**16
 
 class DataError(ValueError):
     """Unusable data. The message is one line: the file, the place in it, the value, and what to do."""
+
+
+class MissingColumn(DataError):
+    """There is no text column or no label column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +81,18 @@ class Reading:
         """
         for name in self.added:
             if name in names:
-                raise DataError(f"{where}: column {name!r} already exists; --prefix pred_ writes 'pred_{name}' instead")
+                raise DataError(
+                    f"{where}: column {name!r} already exists; write another one with --prefix, such as new_"
+                )
         label = self.find_label(where, names) if self.labelled else None
-        text, (remembered, _) = self.text_column, self.remembered
-        if text is None and remembered is not None and _positions(names, remembered.split(",")[0]):
-            text = remembered
+        text = _named_or_remembered(names, self.text_column, self.remembered[0])
         if text is None or _positions(names, text):
             return [_find(where, names, "text", text, TEXT_COLUMNS)], label
         return [_find(where, names, "text", part, TEXT_COLUMNS) for part in text.split(",")], label
 
     def find_label(self, where: str, names: Sequence[str]) -> int:
         """Return the position of the label column."""
-        label, (_, remembered) = self.label_column, self.remembered
-        if label is None and remembered is not None and _positions(names, remembered):
-            label = remembered
+        label = _named_or_remembered(names, self.label_column, self.remembered[1])
         return _find(where, names, "label", label, LABEL_COLUMNS)
 
     def is_label(self, cell: str) -> bool:
@@ -99,10 +101,11 @@ class Reading:
 
 
 def label_key(value: object) -> str:
-    """Return what labels have in common that differ only in case and white space; "" for a missing one."""
+    """Return what labels have in common that differ only in case, white space or ".0"; "" for a missing one."""
     if value is None or value != value:  # NaN does not equal itself
         return ""
     key = " ".join(str(value).split()).casefold()
+    key = re.sub(r"^(-?\d+)\.0+$", r"\1", key)  # a column with a missing number has 0.0 and 1.0
     return "" if key in ("nan", "null", "<na>") else key
 
 
@@ -130,6 +133,12 @@ def parse_label_map(label_map: str | Mapping[str, str] | None) -> dict[str, str]
     return meanings
 
 
+def _named_or_remembered(names: Sequence[str], named: str | None, remembered: str | None) -> str | None:
+    if named is None and remembered is not None and all(_positions(names, part) for part in remembered.split(",")):
+        return remembered
+    return named
+
+
 def _positions(names: Sequence[str], wanted: str) -> list[int]:
     exact = [i for i, name in enumerate(names) if name == wanted]
     return exact or [i for i, name in enumerate(names) if name.strip().casefold() == wanted.strip().casefold()]
@@ -143,8 +152,10 @@ def _find(where: str, names: Sequence[str], kind: str, wanted: str | None, known
         if found:
             return found[0]
     looked_for = f"called {', '.join(known)}" if wanted is None else repr(wanted)
-    found = f"found: {short(list(names))}; name it with --{kind}-column"
-    raise DataError(f"{where}: there is no {kind} column {looked_for}; {found}")
+    advice = f"name it with --{kind}-column"
+    if len(names) == 1:
+        advice += "; if that is a message, add a header line"
+    raise MissingColumn(f"{where}: there is no {kind} column {looked_for}; found: {short(list(names))}; {advice}")
 
 
 @dataclass(frozen=True)
@@ -181,7 +192,8 @@ class DataFile:
         members = [m for m in files if PurePosixPath(m).name == UCI_MEMBER]
         members = members or [m for m in files if suffix_of(m) != PLAIN_TEXT] or files  # not a readme.txt beside it
         if len(members) != 1:
-            raise DataError(f"{name}: the zip must hold one data file; found {len(members)}: {short(members)}")
+            found = f"found {len(members)}: {short(members)}; unpack it and name one of them"
+            raise DataError(f"{name}: the zip must hold one data file; {found}")
         return replace(file, name=f"{name}/{members[0]}", suffix=suffix_of(members[0]), member=members[0])
 
     @contextmanager
@@ -230,11 +242,11 @@ def suffix_of(name: str) -> str:
     The UCI file counts as a TSV.
     """
     path = PurePosixPath(name.replace(os.sep, "/"))
-    if path.suffix.lower() == COMPRESSED:
-        path = path.with_suffix("")
+    is_compressed = path.suffix.lower() == COMPRESSED
+    path = path.with_suffix("") if is_compressed else path
     if path.name == UCI_MEMBER:
         return ".tsv"
-    return path.suffix.lower() if path.suffix.lower() in SUFFIXES else ""
+    return suffix if (suffix := path.suffix.lower()) in SUFFIXES and not (is_compressed and suffix == ".zip") else ""
 
 
 def is_hub_id(name: str) -> bool:

@@ -146,8 +146,10 @@ class Labels:
         for key, seen in self.seen.items():
             if key not in ids:
                 known = "ham, spam, 0, 1, true, false" if names == LABEL_NAMES else printable(", ".join(names))
-                label = label_in_map(seen.value)
-                advice = f"say what it means with --label-map {label}=ham or {label}=spam"
+                label = " ".join(str(seen.value).split())
+                quoted = label if re.fullmatch(r"[\w.+-]+", label) else shlex.quote(label)
+                advice = f"say what it means with --label-map {quoted}=ham or {quoted}=spam"
+                advice = "rename it, since a label map cannot hold commas" if "," in label else advice
                 if not classes and not declared:
                     advice += ", or keep labels of your own with --label-column"
                 fault = f"unknown label {short(seen.value)}; known: {known}"
@@ -171,16 +173,14 @@ class Labels:
             logger.info("%s: %s messages: %s", source or "the data", f"{total:,}", printable(details))
         if by_default and len(names) == 2 and "spam" not in map(str.lower, names):
             logger.info("The positive label is %s (change it with --positive-label)", printable(names[1]))
+        if unused := self.reading.meanings.keys() - self.seen.keys():
+            logger.warning(
+                "The label map has labels that are not in the data: %s", printable(", ".join(sorted(unused)))
+            )
         for key in self.seen.keys() - ids.keys():
             seen = self.seen[key]
             label = printable(short(seen.value))
             logger.warning("Left out %d rows labelled %s, the first at %s", seen.counts.total(), label, seen.place)
-
-
-def label_in_map(value: Any) -> str:
-    """Return a label as it can be typed in a label map."""
-    text = " ".join(str(value).split())
-    return text if re.fullmatch(r"[\w.+-]+", text) else shlex.quote(text)
 
 
 def order_classes(where: str, names: list[str], positive_label: str | None) -> list[str]:

@@ -8,16 +8,17 @@ keep their schema. (`datasets` would drop empty lines of a CSV, pad short rows, 
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 
 from ..text import first_line, short
-from .dialects import bad_byte, find_dialect, find_encoding, is_table
-from .formats import JSON_LINES, PLAIN_TEXT, TEXT_COLUMNS, DataError, DataFile, Reading
+from .dialects import bad_byte, find_dialect, find_encoding, find_line_end, is_table
+from .formats import JSON_LINES, PLAIN_TEXT, TEXT_COLUMNS, DataError, DataFile, MissingColumn, Reading
 from .tables import ParquetReader
-from .windows import Reader, Window, joined, rejoined, rest_of_text
+from .windows import Reader, Window, joined, named_columns, rejoined, rest_of_text
 
 
 class TextReader(Reader):
@@ -31,20 +32,20 @@ class TextReader(Reader):
         return "" if self.encoding == "utf-8-sig" else f"encoding {self.encoding}"
 
     def windows(self, size: int) -> Iterator[Window]:
-        number, first = 1, True
-        with self.file.text(self.encoding) as text:
+        number, line_end = 1, find_line_end(self.file, self.encoding)
+        with self.file.text(self.encoding, line_end) as text:
             while True:
                 rows: list[str] = []
                 try:
                     rows.extend(islice(text, size))
                 except UnicodeDecodeError as error:
                     raise bad_byte(self.file, self.encoding, error, number + len(rows)) from None
-                if rows or first:
+                if rows or number == 1:
                     lines = [line.removesuffix("\n").removesuffix("\r") for line in rows]
                     yield Window(lines, range(number, number + len(rows)))
                 if len(rows) < size:
                     return
-                number, first = number + len(rows), False
+                number += len(rows)
 
 
 class DelimitedReader(TextReader):
@@ -60,7 +61,7 @@ class DelimitedReader(TextReader):
         self.texts_at, self.label_at = reading.find(f"{where} (the header)" if header else where, names)
         self._know_columns(names, self.texts_at, self.label_at)
         self.rest_is_text = bool(rest_of_text(names, self.texts_at))
-        self.width = len(names) - len(rest_of_text(names, [max(self.texts_at[-1], self.label_at or 0)]))
+        self.width = max(len(named_columns(names)), *self.texts_at, self.label_at or 0)
 
     def note(self) -> str:
         return ", ".join(filter(None, [super().note(), self.dialect.note(self.file.suffix)]))
@@ -104,13 +105,14 @@ class DelimitedReader(TextReader):
 
     def _width_fault(self, row: list[str]) -> str | None:
         """Return what is wrong with the number of cells. Cells without a named column must be empty, or more text."""
-        named = self.width or len(self.dialect.layout.names)
-        if len(row) >= named and (self.rest_is_text or not any(row[named:])):
+        if len(row) >= self.width and (self.rest_is_text or not any(row[self.width :])):
             return None
-        found = f"expected {named} cells, found {len(row)}: {short(self.dialect.layout.delimiter.join(row))}"
-        if len(row) < named or self.dialect.quotes in ("text", "book"):
+        layout, cells = self.dialect.layout, "cells" if self.width > 1 else "cell"
+        found = f"expected {self.width} {cells}, found {len(row)}: {short(layout.delimiter.join(row))}"
+        if len(row) < self.width or self.dialect.quotes in ("text", "book"):
             return found
-        return f"{found}; put a text that contains {self.dialect.layout.delimiter!r} in double quotes"
+        found += f"; put a text that contains {layout.delimiter!r} in double quotes"
+        return found if layout.header else f"{found}, or add a line that names the columns"
 
     def windows(self, size: int) -> Iterator[Window]:
         dialect, line = self.dialect, 1
@@ -178,17 +180,23 @@ class JsonReader(TextReader):
         super().__init__(file, reading, encoding)
         self.is_array = file.head().decode(encoding, errors="replace").lstrip()[:1] == "["
         self.unit = "item" if self.is_array else "line"
-        window = next(self.windows(1))
-        values = _decode(window.rows[0]) if window.rows else None
-        if isinstance(values, dict):  # keys may be absent from other lines
-            self._know_columns(list(values), *reading.find(self.place(window, 0), list(values)))
+        for window in self.windows(1):
+            if window.rows and window.rows[0].strip():
+                values = _decode(window.rows[0])
+                if isinstance(values, dict):  # all objects have the columns of the first one, or none
+                    self._know_columns(list(values), *reading.find(self.place(window, 0), list(values)))
+                    self.reading = replace(reading, remembered=self.columns)
+                break
 
     def windows(self, size: int) -> Iterator[Window]:
         if not self.is_array:
             yield from super().windows(size)
             return
-        with self.file.text(self.encoding) as text:  # an array cannot be read in windows
-            values = _decode(text.read())
+        try:
+            with self.file.text(self.encoding) as text:  # an array cannot be read in windows
+                values = _decode(text.read())
+        except UnicodeDecodeError as error:
+            raise bad_byte(self.file, self.encoding, error, 1) from None
         if values is None:
             raise DataError(f"{self.name}: a broken JSON array; write JSON lines, one object per line")
         lines = [json.dumps(value, ensure_ascii=False) for value in values]
@@ -210,17 +218,19 @@ class JsonReader(TextReader):
             if names != (names := tuple(values)):
                 try:
                     positions = self.reading.find(self.place(window, i), names)
-                except DataError:
-                    if not self.columns[0] or not set(names).isdisjoint(self.reading.added):
+                except MissingColumn:
+                    if not self.columns[0]:
                         raise
                     positions = None
             if positions is None:
-                texts[i], labels[i] = (values.get(name) for name in self.columns)
+                text, label = self.columns
+                texts[i], labels[i] = joined([values.get(name) for name in text.split(",")]), values.get(label)
             else:
                 cells, (texts_at, label_at) = tuple(values.values()), positions
                 texts[i] = cells[texts_at[0]] if len(texts_at) == 1 else joined([cells[at] for at in texts_at])
-                if isinstance(texts[i], str) and (rest := rest_of_text(names, texts_at)):
-                    texts[i] = rejoined([texts[i], *(cells[at] for at in rest)])
+                pieces = [texts[i], *(cells[at] for at in rest_of_text(names, texts_at))]
+                if all(isinstance(piece, str | None) for piece in pieces):
+                    texts[i] = rejoined(pieces)
                 labels[i] = None if label_at is None else cells[label_at]
         return texts, labels if self.reading.labelled else [], faults
 
@@ -233,14 +243,14 @@ class LinesReader(TextReader):
 
     def __init__(self, file: DataFile, reading: Reading, encoding: str):
         super().__init__(file, reading, encoding)
-        self.column = reading.text_column or TEXT_COLUMNS[0]
-        reading.find(self.name, [self.column])
+        self.columns = (reading.text_column or TEXT_COLUMNS[0], None)
+        reading.find(self.name, [self.columns[0]])
 
     def cells(self, window: Window) -> tuple[list[str], list[Any], dict[int, str | None]]:
         return window.rows, [], {}
 
     def table(self, window: Window) -> pa.Table:
-        return pa.table({self.column: pa.array(window.rows, pa.string())})
+        return pa.table({self.columns[0]: pa.array(window.rows, pa.string())})
 
 
 def open_file(file: DataFile, reading: Reading, book_quotes: bool = False) -> Reader:

@@ -82,13 +82,14 @@ def format_rows(
         return _delimited([*header, *records], DELIMITERS[suffix]).encode()
     lines = _json_lines(name, rows) if isinstance(rows, pa.Table) else rows
     # Insert the new keys before the closing brace, and leave everything else unchanged.
-    label_key, score_key = map(json.dumps, added)
+    label_name, score_name = map(json.dumps, added)
     quoted = {label: json.dumps(label) for label in set(labels)}
-    return "".join(
-        f"{line.strip()[:-1].rstrip()}, {label_key}: {quoted[label]}, "
-        f"{score_key}: {'null' if score is None else str(score)}}}\n"
-        for line, label, score in zip(lines, labels, scores, strict=True)
-    ).encode()
+    added = [
+        f"{label_name}: {quoted[label]}, {score_name}: {'null' if score is None else str(score)}}}\n"
+        for label, score in zip(labels, scores, strict=True)
+    ]
+    bodies = (line.strip()[:-1].rstrip() for line in lines)
+    return "".join(body + ("" if body == "{" else ", ") + end for body, end in zip(bodies, added, strict=True)).encode()
 
 
 def merge_pieces(pieces: Iterable[BinaryIO], suffix: str, path: Path) -> None:

@@ -18,6 +18,7 @@ import datasets
 import httpx2
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
@@ -53,6 +54,7 @@ def load_sms_spam(
     classes: Sequence[str] | None = None,
     encoding: str | None = None,
     skip_bad_rows: bool = False,
+    remembered: tuple[str | None, str | None] = (None, None),
 ) -> DatasetDict:
     """Read labelled messages and split them 70/10/20.
 
@@ -81,6 +83,7 @@ def load_sms_spam(
         encoding: Encoding of text files; `None` for UTF-8, UTF-16 or Windows-1252, whichever fits.
         skip_bad_rows: Whether to leave out rows that cannot be read, that have no text, or that have no label or an
             unknown one. Their number and the first three are logged.
+        remembered: Text and label columns of a model's training data, used if they exist and no others are named.
 
     Returns:
         Splits "train", "validation" and "test" with columns `text` (string) and `label` (`ClassLabel`; 0 "not spam"
@@ -97,6 +100,7 @@ def load_sms_spam(
         label_map=label_map,
         encoding=encoding,
         skip_bad_rows=skip_bad_rows,
+        remembered=remembered,
     )
     parts = _labelled(source_name(source), _open(source, protocol, reading), reading, classes, positive_label)
     if all(split in parts for split in SPLITS) and protocol == "full":
@@ -221,15 +225,10 @@ def _open(source: Sources, protocol: str, reading: Reading) -> dict[str, list[Re
 
 def _open_one(source: Source, protocol: str, reading: Reading) -> dict[str, list[Reader]]:
     name = source_name([source])
-    if isinstance(source, pd.DataFrame):
-        source = Dataset.from_pandas(source, preserve_index=False)
     if isinstance(source, dict):
         return _split_readers(name, source, reading)
-    if isinstance(source, Dataset | IterableDataset):
-        return {"all": [DatasetReader(name, source, reading)]}
     if not isinstance(source, str | os.PathLike):
-        known = "a path, a Hub dataset id, or a Dataset, DatasetDict or DataFrame"
-        raise DataError(f"{name} is not a source of messages; pass {known}")
+        return {"all": [DatasetReader(name, _as_dataset(name, source), reading)]}
     if not name:
         raise DataError("the data source is an empty string")
     files: dict[str, list[DataFile]] = {}
@@ -285,7 +284,7 @@ def _split_readers(name: str, splits: Mapping[str, Any], reading: Reading) -> di
     """Return a reader of each split, under its usual name."""
     readers: dict[str, list[Reader]] = {}
     for split, data in splits.items():
-        data = Dataset.from_pandas(data, preserve_index=False) if isinstance(data, pd.DataFrame) else data
+        data = _as_dataset(name, data)
         usual = SPLIT_NAMES.get(str(split).lower(), str(split).lower() if str(split).lower() in SPLITS else str(split))
         reader = DatasetReader(split if name == "the data" else f"{name}, {split}", data, reading)
         reader.source = name
@@ -293,13 +292,29 @@ def _split_readers(name: str, splits: Mapping[str, Any], reading: Reading) -> di
     return readers
 
 
+def _as_dataset(name: str, data: Any) -> Dataset | IterableDataset:
+    """Return data that is a `Dataset` or `DataFrame` as a dataset."""
+    if isinstance(data, Dataset | IterableDataset):
+        return data
+    if not isinstance(data, pd.DataFrame):
+        known = "a path, a Hub dataset id, or a Dataset, DatasetDict or DataFrame"
+        raise DataError(f"a {type(data).__name__} is not a source of messages; pass {known}")
+    try:
+        return Dataset.from_pandas(data, preserve_index=False)
+    except pa.ArrowException as error:
+        advice = "give each column one type, for example with frame.astype({'label': str})"
+        raise DataError(f"{name}: {first_line(error)}; {advice}") from None
+
+
 def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
     """Return the files of each split in a folder: train.csv, or parts such as data/train-00000-of-00002.parquet."""
     found: dict[str, list[Path]] = {}
     for path in sorted([*folder.iterdir(), *(folder / "data").glob("*")]):
-        stem = re.match("[a-z]+", path.name.lower())
-        split = SPLIT_NAMES.get(stem[0], stem[0]) if stem else ""
+        match = re.fullmatch(r"([a-z]+)(-\d+-of-\d+)?(\..+)", path.name.lower())
+        split = SPLIT_NAMES.get(match[1], match[1]) if match else ""
         if split in SPLITS and suffix_of(path.name) and path.is_file():
+            if split in found and not match[2]:
+                raise DataError(f"{folder}: several files for {split}, such as {path.name}; remove all but one")
             found.setdefault(split, []).append(path)
     if not found:
         raise DataError(f"{folder}: is a folder without files called train, validation or test; name a file in it")
@@ -367,8 +382,8 @@ def _messages(readers: Sequence[Reader], labels: Labels) -> dict[str, list[Any]]
             columns["text"] += messages.texts
             columns["label"] += labels.add(reader, messages)
             left_out += messages.left_out
-            for name in ("category", "language"):
-                columns[name] += reader.notes(messages.window, name)
+            for name, values in reader.notes(messages.window, ("category", "language")).items():
+                columns[name] += values
         if left_out:
             logger.warning("%s: left out %d rows: %s", reader.name, len(left_out), "; ".join(left_out[:3]))
         count = len(columns["text"]) - first_row

@@ -91,7 +91,7 @@ class Reader:
             good = all(map(str.strip, texts)) and all(map(label_key, set(labels) if hashable else labels))
         if not good:
             for i, text in enumerate(texts):
-                if i not in faults and (fault := _fault(text, labels[i] if labelled else "-", labelled)):
+                if i not in faults and (fault := _fault(text, labels[i] if labelled else None, labelled)):
                     faults[i] = fault
         if labelled and self.has_surrogates:  # which Arrow cannot hold
             for i, (label, text) in enumerate(zip(labels, texts, strict=True)):
@@ -108,26 +108,24 @@ class Reader:
         return Messages(window, texts, labels, left_out)
 
     def cells(self, window: Window) -> tuple[list[Any], list[Any], dict[int, str | None]]:
-        """Return the raw texts and labels of a window, and the fault of each row without; `None` for an empty line."""
+        """Return the raw texts and labels of a window, and what is wrong with rows; `None` for an empty line."""
         raise NotImplementedError
 
     def table(self, window: Window) -> list[str] | pa.Table:
         """Return all columns of a window of `Messages` unchanged, as a table or raw JSON lines."""
         raise NotImplementedError
 
-    def notes(self, window: Window, column: str) -> list[str]:
-        """Return a column that describes the messages of a window, such as "category"; "" where there is none.
+    def notes(self, window: Window, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return columns that describe the messages of a window, such as "category"; "" where there is none.
 
         A column that holds the texts or the labels is none, and neither are columns of JSON lines.
         """
-        table = self.table(window)
-        names = [name.strip().lower() for name in table.column_names] if isinstance(table, pa.Table) else []
-        if column not in names:
-            return [""] * len(window)
-        texts_at, label_at = self.reading.find(self.name, table.column_names)
-        if names.index(column) in (*texts_at, label_at):
-            return [""] * len(window)
-        return ["" if value is None else str(value) for value in table.column(names.index(column)).to_pylist()]
+        table, found = self.table(window), {name: [""] * len(window) for name in names}
+        for name in table.column_names if isinstance(table, pa.Table) else ():
+            key = name.strip().lower()
+            if key in found and name not in (*self.columns[0].split(","), self.columns[1]):
+                found[key] = ["" if value is None else str(value) for value in table.column(name).to_pylist()]
+        return found
 
     def place(self, window: Window, i: int) -> str:
         """Return the place of the i-th row of a window, for errors."""
@@ -165,9 +163,16 @@ def rest_of_text(names: Sequence[str], texts_at: list[int]) -> list[int]:
     Kaggle's copy of the UCI collection splits some texts at commas, into columns after the text that have no name, or
     pandas' "Unnamed: 2".
     """
-    rest = list(range(texts_at[-1] + 1, len(names)))
-    unnamed = all(re.fullmatch(r"\s*(Unnamed: \d+)?", names[at]) for at in rest)
-    return rest if len(texts_at) == 1 and unnamed else []
+    first = len(named_columns(names))
+    return list(range(first, len(names))) if texts_at == [first - 1] else []
+
+
+def named_columns(names: Sequence[str]) -> Sequence[str]:
+    """Return the columns without those at the end that have no name."""
+    count = len(names)
+    while count and re.fullmatch(r"\s*(Unnamed: \d+)?", names[count - 1]):
+        count -= 1
+    return names[:count]
 
 
 def rejoined(pieces: Sequence[str | None], delimiter: str = ",") -> str | None:
@@ -178,6 +183,12 @@ def rejoined(pieces: Sequence[str | None], delimiter: str = ",") -> str | None:
     return kept[0] if len(kept) == 1 else delimiter.join("" if piece is None else str(piece) for piece in kept)
 
 
-def joined(pieces: Sequence[str | None]) -> str | None:
-    """Return the texts of several columns as one, with line breaks between; `None` if all are missing or empty."""
+def joined(pieces: Sequence[Any]) -> Any:
+    """Return the texts of several columns as one, with line breaks between; `None` if all are missing or empty.
+
+    A piece that is not a string is returned as it is, for the error about it.
+    """
+    for piece in pieces:
+        if piece is not None and not isinstance(piece, str):
+            return piece
     return "\n".join(piece for piece in pieces if piece and not piece.isspace()) or None

@@ -166,6 +166,9 @@ def load_eval_data(
     own_reading = recipe.as_trained(reading) if recipe else reading
     known = recipe.reading if recipe else {}
     remembered = (known.get("text_column"), known.get("label_column"))
+    if not reading.get("label_map") and "label_map" in known:
+        reading["label_map"] = known["label_map"]
+        logger.info("Labels are read with the model's label map: %s", known["label_map"])
     own = recipe.split_as_trained(data, **own_reading) if recipe else None
     if protocol is not None or seed is not None:
         protocol = protocol or (own and recipe.protocol) or "full"
@@ -174,7 +177,8 @@ def load_eval_data(
         protocol_and_seed = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
         sets, splits = own, protocol_and_seed if recipe.protocol else ONE_SET
     elif protocol is not None:
-        sets = load_sms_spam(data, protocol=protocol, seed=seed, **(own_reading if own else reading))
+        how = own_reading if own else {**reading, "remembered": remembered}
+        sets = load_sms_spam(data, protocol=protocol, seed=seed, **how)
         splits = f"protocol {protocol}, seed {seed}"
     else:
         sets = read_sets(data, **reading, remembered=remembered)

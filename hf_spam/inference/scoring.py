@@ -65,7 +65,7 @@ class ScoredFile:
     labels: dict[str, int]
     """Number of rows with each label."""
     missing: int
-    """Number of rows with neither, because their text is missing or empty."""
+    """Number of rows without a label and a score, because their text is missing or empty."""
     left_out: int
     """Number of rows left out, which could not be read (`skip_bad_rows`)."""
     first_left_out: list[str]
@@ -175,13 +175,16 @@ def score_stream(
         DataError: The input cannot be read, or cannot be written as JSON. Earlier windows have been written.
         OSError: A file cannot be read or written, or the Hub does not answer.
     """
-    rows = 0
+    rows, left_out, first_left_out = 0, 0, []
     with _open(source, _reading(prefix, reading), split, spool=False) as (reader, _), one_thread():
         for number, window in enumerate(reader.windows(window_size)):
             summary, piece = _score_window(classifier, reader, window, ".jsonl", first=number == 0)
             file.write(piece)
             file.flush()
             rows += sum(summary["labels"].values()) + summary["missing"]
+            left_out, first_left_out = left_out + summary["left_out"], first_left_out + summary["first_left_out"]
+    if left_out:
+        logger.warning("%s: left out %d rows: %s", reader.name, left_out, "; ".join(first_left_out[:3]))
     return rows
 
 
@@ -220,7 +223,7 @@ def _open(
     name = os.fspath(source)
     if name == STANDARD and not spool:
         file = DataFile(sys.stdin.fileno(), "standard input", PLAIN_TEXT)
-        yield LinesReader(file, reading, reading.encoding or "utf-8-sig"), STANDARD
+        yield LinesReader(file, reading, find_encoding(file, reading.encoding)), STANDARD
     elif name == STANDARD:
         with tempfile.NamedTemporaryFile(prefix="hf-spam-", suffix=PLAIN_TEXT) as file:
             shutil.copyfileobj(sys.stdin.buffer, file)

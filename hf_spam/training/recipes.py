@@ -385,6 +385,8 @@ def checked(settings: type, values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if name == "label_map" and isinstance(value, Mapping):
+            if any("," in f"{label}{meaning}" for label, meaning in value.items()):
+                raise ValueError("label_map: a label with a comma cannot be mapped; rename it in the data.")
             value = ",".join(f"{label}={meaning}" for label, meaning in value.items())
         if type(value) is int and types[name] in (float, float | None):
             value = float(value)

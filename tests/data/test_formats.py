@@ -179,6 +179,8 @@ SKIP = "; --skip-bad-rows leaves such rows out"
 MAP = "known: ham, spam, 0, 1, true, false; say what it means with --label-map {0}=ham or {0}=spam, or keep labels of "
 MAP += f"your own with --label-column{SKIP}"
 NAME, NAME_TEXT = "name it with --label-column", "name it with --text-column"
+ONE, UNPACK = "; if that is a message, add a header line", "unpack it and name one of them"
+HEADER = f"put a text that contains ',' in double quotes, or add a line that names the columns{SKIP}"
 COMMA = f"put a text that contains ',' in double quotes{SKIP}"
 NO_LABEL = "there is no label column called label, category, class, v1, labels, target, is_spam, spam; found:"
 NO_TEXT = "there is no text column called text, message, sms, v2, messages, content, body, sentence; found:"
@@ -208,7 +210,7 @@ BAD_FILES = [
     ("a.json", b'[{"label": 1, "text": "a"}, 1]', f", item 2: not a JSON object: '1'; {JSON}"),
     ("a.jsonl", b"[" * 100_000, ": a broken JSON array; write JSON lines, one object per line"),
     # Columns
-    ("a.tsv", b"x" * 99, f", line 1 (the header): {NO_LABEL} ['{'x' * 55}...; {NAME}"),
+    ("a.tsv", b"x" * 99, f", line 1 (the header): {NO_LABEL} ['{'x' * 55}...; {NAME}{ONE}"),
     (
         "a.csv",
         b"kind;text\nham;a\n",
@@ -219,9 +221,9 @@ BAD_FILES = [
         b"label,words\nham,a\n",
         f", line 1 (the header): {NO_TEXT} ['label', 'words']; name it with --text-column",
     ),
-    ("a.csv", b"ham,a,en\nham,b,en\n", f", line 1: expected 2 cells, found 3: 'ham,a,en'; {COMMA}"),
+    ("a.csv", b"ham,a,en\nham,b,en\n", f", line 1: expected 2 cells, found 3: 'ham,a,en'; {HEADER}"),
     ("a.csv", b"0,1\nham,a\nspam,b\n", f", line 1 (the header): {NO_LABEL} ['0', '1']; {NAME}"),
-    ("a.parquet", parquet({"x": [1]}), f": {NO_LABEL} ['x']; {NAME}"),
+    ("a.parquet", parquet({"x": [1]}), f": {NO_LABEL} ['x']; {NAME}{ONE}"),
     ("a.csv", b"label,text,Text,text\nham,a,b,c\n", f", line 1 (the header): {TWICE}"),
     # Labels and texts
     ("a.tsv", b"ham\ta\neggs\tb\n", f", line 2: unknown label 'eggs'; {MAP.format('eggs')}"),
@@ -256,7 +258,11 @@ BAD_FILES = [
     ("a.txt", b"one\ntwo\n", ": plain text has no labels; write a label, a tab and a text on each line"),
     ("a.zip", b"PK", ": broken zip (File is not a zip file)"),
     ("a.csv.gz", b"ham,a\n", ": cannot be read (Not a gzipped file (b'ha'))"),
-    ("a.zip", zipped({"a.csv": b"", "b.tsv": b""}), ": the zip must hold one data file; found 2: ['a.csv', 'b.tsv']"),
+    (
+        "a.zip",
+        zipped({"a.csv": b"", "b.tsv": b""}),
+        f": the zip must hold one data file; found 2: ['a.csv', 'b.tsv']; {UNPACK}",
+    ),
     (
         "a.zip",
         zipped({"in/b.tsv": b"ham\ta\neggs\ta"}),

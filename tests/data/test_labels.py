@@ -42,7 +42,7 @@ def write(path, rows) -> None:
 
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-names = st.text(characters, max_size=6).map(str.strip).filter(bool)
+names = st.text(characters, max_size=6).map(str.strip).filter(label_key)
 
 
 @quick

@@ -454,7 +454,7 @@ def test_the_summary_of_a_run(tmp_path):
 def test_an_existing_column_is_not_overwritten(tmp_path):
     source = write_csv(tmp_path / "in.csv", [["ham", "hello"]], ("label", "SMS"))
     code, _, err = hf_spam("score", source, tmp_path / "out.csv")
-    assert code == 1 and "column 'label' already exists; --prefix pred_ writes 'pred_label' instead" in err
+    assert code == 1 and "column 'label' already exists; write another one with --prefix" in err
     code, _, _ = hf_spam("score", source, tmp_path / "out.csv", "--prefix", "pred_")
     assert code == 0 and read_csv(tmp_path / "out.csv")[0] == ["label", "SMS", "pred_label", "pred_score"]
 
