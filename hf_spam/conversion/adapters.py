@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-HEAD = "base_model.model.out_head."
+PREFIX = "base_model.model."
 # Settings that make PEFT import a module that the file names, or build a network of any size.
 UNSAFE_SETTINGS = ("megatron_config", "layer_replication")
 
@@ -38,8 +38,8 @@ class Adapter:
     @property
     def head(self) -> dict[str, torch.Tensor]:
         """Tensors of the adapter's own classification head by their names in the model; empty without one."""
-        names = {name: f"out_head.{name.removeprefix(HEAD)}" for name in self.tensors if name.startswith(HEAD)}
-        return {names[name]: self.tensors[name] for name in names}
+        head = {name: tensor for name, tensor in self.tensors.items() if name.startswith(f"{PREFIX}out_head.")}
+        return {name.removeprefix(PREFIX): tensor for name, tensor in head.items()}
 
 
 def read_adapter(folder: Path) -> Adapter | None:
@@ -57,8 +57,7 @@ def read_adapter(folder: Path) -> Adapter | None:
     except Exception as error:  # reading an untrusted file can raise anything
         raise ValueError(f"the adapter cannot be read (an {ADAPTER_WEIGHTS} is needed): {error}") from error
     base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    if settings.get("peft_type") != "LORA":
-        kind = settings.get("peft_type")
+    if (kind := settings.get("peft_type")) != "LORA":
         raise ValueError(f"it is an adapter of type {kind!r}, not 'LORA': merge it with PEFT's merge_and_unload()")
     ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
     stored = max((len(tensor) for name, tensor in tensors.items() if ".lora_A." in name), default=0)

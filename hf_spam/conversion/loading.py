@@ -103,7 +103,10 @@ def load_classifier(
     """
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
     if adapter := find_adapter(source, revision=revision):
-        weights = _merged_tensors(name, adapter, load_config(source, revision=revision))
+        weights = _classifier_tensors(adapter.base, adapter.revision) | adapter.head
+        base = _build(name, load_config(source, revision=revision), weights, dtype=torch.float32)
+        with errors_as(f"{name} cannot be loaded"):
+            weights = merge(base, adapter).state_dict()
     else:
         weights = _classifier_tensors(source, revision)
     head = [key for key in weights if key.startswith("out_head.")]
@@ -322,16 +325,8 @@ def _classifier_tensors(source: str | os.PathLike, revision: str | None) -> dict
     return {f"gpt.{key}": tensor for key, tensor in weights.items()}  # a base model
 
 
-def _merged_tensors(name: str, adapter: Adapter, config: SpamGPTConfig) -> dict[str, torch.Tensor]:
-    """Return the tensors of an adapter's base with the adapter merged into them."""
-    weights = _classifier_tensors(adapter.base, adapter.revision)
-    model = _build(name, config, {**weights, **adapter.head}, fresh_head=False, dtype=torch.float32)
-    with errors_as(f"{name} cannot be loaded"):
-        return merge(model, adapter).state_dict()
-
-
 def _build(
-    name: str, config: SpamGPTConfig, weights: dict[str, torch.Tensor], *, fresh_head: bool, **kwargs: Any
+    name: str, config: SpamGPTConfig, weights: dict[str, torch.Tensor], *, fresh_head: bool = False, **kwargs: Any
 ) -> SpamGPTForSequenceClassification:
     """Check weights and build a classifier from them. Arguments as for `load_classifier`."""
     if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=fresh_head):
@@ -346,21 +341,17 @@ def _build(
 
 def _read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
     """Read the `config.json` of a folder or repository; that of its base if it is an adapter without one."""
-    name, folder, labels = repr(os.fspath(source)), local_folder(source, revision=revision), 0
-    if not (folder / "config.json").is_file():
-        if (adapter := find_adapter(source, revision=revision)) is None:
-            raise OSError(f"No model in {name}: there is no config.json that names a model_type.")
-        folder, labels = (
-            local_folder(adapter.base, revision=adapter.revision),
-            len(adapter.head.get("out_head.bias", ())),
-        )
+    name, folder, labels = repr(os.fspath(source)), local_folder(source, revision=revision), {}
+    if not (folder / "config.json").is_file() and (adapter := find_adapter(source, revision=revision)):
+        folder = local_folder(adapter.base, revision=adapter.revision)
+        labels = {"num_labels": len(bias)} if (bias := adapter.head.get("out_head.bias")) is not None else {}
     try:
         settings, _ = PreTrainedConfig.get_config_dict(folder)
     except (OSError, ValueError, RecursionError) as error:
         raise OSError(f"No model in the folder {name}: {one_line(error)}") from error
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise OSError(f"No model in {name}: there is no config.json that names a model_type.")
-    return {**settings, "num_labels": labels} if labels else settings
+    return settings | labels
 
 
 def _weight_files(folder: Path) -> list[Path]:

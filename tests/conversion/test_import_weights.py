@@ -317,9 +317,9 @@ FORMS = {
     "state_dict": (lambda model: {"state_dict": prefixed(model, "model.")}, "", "only 'state_dict'"),
     "model": (lambda model: checkpoint(model, "model", ema=model.state_dict()), "", "only 'model'"),
     "one dict": (lambda model: checkpoint(model, "my weights"), "", "only 'my weights'"),
-    "LoRA": (lambda model: add_lora(model).state_dict(), "--lora-alpha 1.5", "Merged 13 LoRA layers"),
-    "untrained LoRA": (untrained_lora, "", "Merged 13 LoRA layers"),
-    "compiled LoRA": (lambda model: prefixed(add_lora(model), "_orig_mod."), "--lora-alpha 1.5", "Merged 13"),
+    "LoRA": (lambda model: add_lora(model).state_dict(), "--lora-alpha 1.5", "Merging 13 LoRA layers"),
+    "untrained LoRA": (untrained_lora, "", "Merging 13 LoRA layers"),
+    "compiled LoRA": (lambda model: prefixed(add_lora(model), "_orig_mod."), "--lora-alpha 1.5", "Merging 13"),
     "qkv": (fused, "", ""),
     "qkv in a checkpoint": (lambda model: {"model": fused(model), "epoch": 1}, "", "only 'model'"),
     "float16": (lambda model: half(model, torch.float16), "", ""),
@@ -363,27 +363,33 @@ def test_a_classifier_trained_without_padding(tmp_path: Path, caplog: pytest.Log
 # Settings in the file, a `config.json` next to it, and what is read and said.
 SETTINGS = {"emb_dim": 128, "n_layers": 2, "n_heads": 4, "context_length": 130, "drop_rate": 0.1, "qkv_bias": True}
 HINTS = {
-    "none": ({}, None, 120, 2, "padded length 120 (the book's data), 2 heads (n_embd / 64, as in every GPT-2)"),
+    "none": ({}, None, 120, 2, "--padded-length 120 (the book's data), --n-head 2 (n_embd / 64, as in every GPT-2)"),
     "in a checkpoint": (
         {"BASE_CONFIG": SETTINGS, "max_length": 60},
         None,
         60,
         4,
-        "length 60 (the checkpoint's settings)",
+        "--padded-length 60 (the checkpoint's settings), --n-head 4 (the",
     ),
-    "beside": ({}, SETTINGS | {"max_length": 50}, 50, 4, "padded length 50 (config.json), 4 heads (config.json)"),
+    "beside": ({}, SETTINGS | {"max_length": 50}, 50, 4, "--padded-length 50 (config.json), --n-head 4 (config.json)"),
     "both": (
         {"n_heads": 8},
         SETTINGS,
         120,
         8,
-        "padded length 120 (the book's data), 8 heads (the checkpoint's settings)",
+        "--padded-length 120 (the book's data), --n-head 8 (the checkpoint's settings)",
     ),
-    "of another model": ({}, SETTINGS | {"n_layers": 12}, 120, 2, "2 heads (n_embd / 64"),
-    "of no model": ({}, {"max_length": 50, "n_heads": 4}, 120, 2, "2 heads (n_embd / 64"),
-    "no number": ({}, SETTINGS | {"n_heads": "4", "max_length": True}, 120, 2, "2 heads (n_embd / 64"),
-    "impossible": ({"n_heads": 5, "max_length": 131}, None, 120, 2, "padded length 120 (the book's data), 2 heads"),
-    "not JSON": ({}, b"{", 120, 2, "2 heads (n_embd / 64"),
+    "of another model": ({}, SETTINGS | {"n_layers": 12}, 120, 2, "--n-head 2 (n_embd / 64"),
+    "of no model": ({}, {"max_length": 50, "n_heads": 4}, 120, 2, "--n-head 2 (n_embd / 64"),
+    "no number": ({}, SETTINGS | {"n_heads": "4", "max_length": True}, 120, 2, "--n-head 2 (n_embd / 64"),
+    "impossible": (
+        {"n_heads": 5, "max_length": 131},
+        None,
+        120,
+        2,
+        "--padded-length 120 (the book's data), --n-head 2",
+    ),
+    "not JSON": ({}, b"{", 120, 2, "--n-head 2 (n_embd / 64"),
 }
 
 
@@ -400,15 +406,13 @@ def test_what_no_shape_reveals_is_found_or_assumed_and_said(
     config = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "out").config
     assert (config.padded_length, config.n_head, config.pad_token_id) == (padded_length, n_head, 59)
     (line,) = (message for message in caplog.messages if message.startswith("Assumed"))
-    assert said in line and line.endswith(
-        "pad token 59 (the last id). Options of import-weights: --padded-length, --n-head, --pad-token-id."
-    )
+    assert said in line and line.endswith(", --pad-token-id 59 (the last id).")
     # An option always wins, and is not said.
     caplog.clear()
     with caplog.at_level(logging.INFO, "hf_spam"):
         config = import_weights(source, tmp_path / "third", padded_length=90, n_head=1).config
     assert (config.padded_length, config.n_head) == (90, 1)
-    assert caplog.messages[-1] == "Assumed pad token 59 (the last id). Options of import-weights: --pad-token-id."
+    assert caplog.messages[-1] == "Assumed --pad-token-id 59 (the last id)."
 
 
 def test_a_small_position_table_and_a_tokenizer_are_hints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -420,7 +424,7 @@ def test_a_small_position_table_and_a_tokenizer_are_hints(tmp_path: Path, caplog
         for options, pad in (({}, 5), ({"tokenizer": tokenizer}, 1), ({"tokenizer": tokenizer, "pad_token_id": 7}, 7)):
             config = import_weights(source, tmp_path / f"out{pad}", n_head=4, **options).config
             assert (config.padded_length, config.pad_token_id) == (64, pad)
-    assert "padded length 64 (all positions), pad token 1 (the tokenizer's)" in caplog.text
+    assert "--padded-length 64 (all positions), --pad-token-id 1 (the tokenizer's)" in caplog.text
 
 
 # Checkpoints that do not fit
