@@ -383,7 +383,7 @@ def quoting(case: Case, rng: random.Random) -> str | None:
         case.set_texts(lambda text: text.replace("\\", "/"))
         if not any('"' in row.text for row in case.rows):
             row = rng.choice(case.rows)
-            row.text, row.also, row.cells = 'say "hi", then', [], {k: "" for k in row.cells}
+            row.text, row.also, row.cells = 'say "hi", then', [], {key: "" for key in row.cells if key != "text"}
     elif how == "none":
         for row in case.some_plain():
             row.text = rng.choice(['"begins', 'lone " quote', '"two" words', '"all"', 'ends"', '"a" and "b"', '"'])
@@ -514,6 +514,8 @@ def encoding(case: Case, rng: random.Random) -> str | None:
         if not row.bad and not row.also and not row.may_go and row.change is str and "rest 0" not in row.cells:
             row.text = special.replace(case.delimiter, "") if case.quoting == "none" else special
     case.set_texts(lambda text: text.encode(case.encoding, "replace").decode(case.encoding))
+    if name == "latin-1":  # whose control characters are letters in cp1252
+        case.set_texts(lambda text: re.sub("[\x80-\x9f]", "?", text))
     if not case.bom:
         if rng.random() < 0.5:
             case.reading["encoding"] = case.encoding

@@ -36,6 +36,10 @@ def table(rows: list, delimiter: str = ",", end: str = "\n", **how: Any) -> str:
     return out.getvalue()
 
 
+def plain(*how: str, **options: Any) -> str:
+    return table([("label", "text"), *WORDS], *how, **options)
+
+
 def labelled(ham: Any, spam: Any, header: tuple[str, str] = ("label", "text")) -> bytes:
     """Return a CSV with other words for the labels; several words for one label are used in turn."""
     ham, spam = [one if isinstance(one, list) else [one] for one in (ham, spam)]
@@ -44,58 +48,38 @@ def labelled(ham: Any, spam: Any, header: tuple[str, str] = ("label", "text")) -
 
 
 def zipped(name: str, content: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
+    with zipfile.ZipFile(out := io.BytesIO(), "w") as archive:
         archive.writestr(name, content)
     return out.getvalue()
 
 
-def parquet(columns: dict[str, Any]) -> bytes:
-    out = io.BytesIO()
-    pd.DataFrame(columns).to_parquet(out)
-    return out.getvalue()
-
-
-def json_lines(rows: list[dict]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-PLAIN = table([("label", "text"), *WORDS])
+PLAIN = plain()
 CUT = [(label, *text.split(","), *[""] * (2 - text.count(","))) for label, text in WORDS]  # at commas, as in Kaggle's
 KAGGLE, RESAVED = ["v1", "v2", "", ""], ["v1", "v2", "Unnamed: 2", "Unnamed: 3"]
-NULLS = [[cell or None for cell in row] for row in CUT]
-UCI = [
-    "label\tmessage",
-    'ham\t"Oh well" she said',
-    'spam\t"WIN now, txt CLAIM',
-    "ham\the is 6'2\" tall",
-    'ham\tCall me "later',
-]
+NULLS = pd.DataFrame([[cell or None for cell in row] for row in CUT], columns=RESAVED)
+NAMES = [("labels", "text"), ("v1", "v2"), ("Category", "Message"), ("Label", "Text")]
 
 # Read without a flag
 READ = {
-    "semicolons, BOM, CRLF": ("a.csv", table([("label", "text"), *WORDS], ";", "\r\n").encode("utf-8-sig")),
+    "semicolons, BOM, CRLF": ("a.csv", plain(";", "\r\n").encode("utf-8-sig")),
     "Excel's sep line": ("a.csv", f"sep=,\r\n{PLAIN}".encode("utf-8-sig")),
-    "Excel's sep line, semicolon": ("a.csv", ("sep=;\r\n" + table([("label", "text"), *WORDS], ";", "\r\n")).encode()),
-    "tabs in a .csv": ("a.csv", table([("label", "text"), *WORDS], "\t").encode()),
-    "Excel's Unicode text": ("a.csv", table([("label", "text"), *WORDS], "\t", "\r\n").encode("utf-16")),
+    "Excel's sep line, semicolon": ("a.csv", ("sep=;\r\n" + plain(";", "\r\n")).encode()),
+    "tabs in a .csv": ("a.csv", plain("\t").encode()),
+    "Excel's Unicode text": ("a.csv", plain("\t", "\r\n").encode("utf-16")),
     "UTF-16 without a mark": ("a.csv", PLAIN.encode("utf-16-le")),
     "Windows-1252": ("a.csv", PLAIN.encode("cp1252")),
     "no header, the text first": ("a.csv", table([(text, label) for label, text in WORDS], "|").encode()),
     "a table in a .txt": ("a.txt", table(WORDS, "\t").encode()),
     "an array": ("a.json", json.dumps([{"text": text, "label": label} for label, text in WORDS]).encode()),
-    "backslashes": ("a.csv", table([("label", "text"), *WORDS], escapechar="\\", doublequote=False).encode()),
+    "backslashes": ("a.csv", plain(escapechar="\\", doublequote=False).encode()),
     "Kaggle": ("spam.csv", table([KAGGLE, *CUT]).encode("latin-1")),
     "Kaggle, saved by pandas": ("spam.csv", table([RESAVED, *CUT]).encode()),
-    "Kaggle, in Parquet": ("spam.parquet", parquet(dict(zip(RESAVED, zip(*NULLS, strict=True), strict=True)))),
-    "Kaggle, in JSON": ("a.jsonl", json_lines([dict(zip(RESAVED, row, strict=True)) for row in NULLS])),
+    "Kaggle, in Parquet": ("spam.parquet", NULLS.to_parquet()),
+    "Kaggle, in JSON": ("a.jsonl", NULLS.to_json(orient="records", lines=True).encode()),
     "extra empty cells": ("a.csv", PLAIN.replace("\n", ",,\n").encode()),
     "gz": ("a.csv.gz", gzip.compress(PLAIN.encode())),
     "zip": ("a.zip", zipped("spam.csv", table([KAGGLE, *CUT]).encode("latin-1"))),
-    "labels": ("a.csv", table([("labels", "text"), *WORDS]).encode()),
-    "v2": ("a.csv", table([("v1", "v2"), *WORDS]).encode()),
-    "Message": ("a.csv", table([("Category", "Message"), *WORDS]).encode()),
-    "Text": ("a.csv", table([("Label", "Text"), *WORDS]).encode()),
+    **{text: ("a.csv", table([(label, text), *WORDS]).encode()) for label, text in NAMES},
     "case of labels": ("a.csv", labelled(["Ham", "ham", "HAM "], ["Spam", "spam"])),
 }
 
@@ -118,20 +102,17 @@ def test_common_files_need_no_flag(case, tmp_path, answers):
     path = tmp_path / READ[case][0]
     path.write_bytes(READ[case][1])
     assert read(path) == MESSAGES
-    output = (
-        tmp_path / f"out{ {'.json': '.jsonl', '.jsonl': '.jsonl', '.parquet': '.parquet'}.get(path.suffix, '.csv') }"
-    )
+    output = tmp_path / ("out.jsonl" if path.suffix in (".json", ".jsonl", ".parquet") else "out.csv")
     done = hf_spam("score", path, output, "--prefix", "pred_")
     assert done.code == 0, done.err
-    found = pd.read_parquet(output) if output.suffix == ".parquet" else None
-    found = pd.read_json(output, lines=True) if output.suffix == ".jsonl" else found
-    found = pd.read_csv(output) if found is None else found
+    found = pd.read_csv(output) if output.suffix == ".csv" else pd.read_json(output, lines=True)
     assert found["pred_label"].to_list() == [answers[text] for _, text in MESSAGES]
 
 
 def test_a_header_above_the_uci_file_does_not_give_its_quotes_a_meaning(tmp_path):
-    (tmp_path / "a.tsv").write_text("\n".join(UCI))
-    assert [text for _, text in read(tmp_path / "a.tsv")] == [line.split("\t")[1] for line in UCI[1:]]
+    texts = ['"Oh well" she said', '"WIN now, txt CLAIM', "he is 6'2\" tall", 'Call me "later']
+    (tmp_path / "a.tsv").write_text("\n".join(["label\tmessage", *(f"ham\t{text}" for text in texts)]))
+    assert [text for _, text in read(tmp_path / "a.tsv", allow_single_label=True)] == texts
 
 
 # A file, the words of the error, and the flags that the error names
@@ -139,7 +120,7 @@ BODY = ("kind", "words")
 ENRON = [("ID", "Subject", "Message", "Spam/Ham"), *((i, f"S{i}", text, word) for i, (word, text) in enumerate(WORDS))]
 GREEK = PLAIN.replace("WIN", "Νίκη").replace("£", "").encode("iso8859-7")
 CYRILLIC = PLAIN.replace("WIN", "Привет").replace("£", "").encode("cp1251")
-NULL_TEXTS = json_lines([{"label": word, "text": text} for word, text in [*WORDS, ("ham", None), ("ham", " ")]])
+NULL_TEXTS = pd.DataFrame([*WORDS, ("ham", None), ("ham", " ")], columns=["label", "text"])
 SKIP = "--skip-bad-rows"
 REFUSED = {
     "legit": ("a.csv", labelled("legit", "spam"), "'legit'", "--label-map legit=ham"),
@@ -153,7 +134,7 @@ REFUSED = {
     "Greek": ("a.csv", GREEK, "line 2", "--encoding iso8859-7"),
     "cp1251": ("a.csv", CYRILLIC, "line 2", "--encoding cp1251"),
     "empty texts": ("a.csv", (PLAIN + "ham,\nham,  \n").encode(), "line 7", SKIP),
-    "null texts": ("a.jsonl", NULL_TEXTS, "line 6", SKIP),
+    "null texts": ("a.jsonl", NULL_TEXTS.to_json(orient="records", lines=True).encode(), "line 6", SKIP),
     "no labels": ("a.csv", (PLAIN + "nan,hi\n,hi\n").encode(), "line 7", SKIP),
     "short rows": ("a.csv", (PLAIN + "ham\nspam\n").encode(), "line 7", SKIP),
     "unknown labels": ("a.csv", (PLAIN + "hamm,hi\n?,hi\n").encode(), "line 7", SKIP),
@@ -182,7 +163,7 @@ def test_the_remedy_in_an_error_works(case, tmp_path, caplog):
 
 GREEK_MESSAGES = [(label, text.replace("WIN", "Νίκη").replace("£", "")) for label, text in MESSAGES]
 OWN = [({HAM: "work", SPAM: "home"}[label], text) for label, text in MESSAGES]
-INVERTED = parquet({"label": [int(label == HAM) for label, _ in MESSAGES], "text": [text for _, text in MESSAGES]})
+INVERTED = pd.DataFrame([(int(label == HAM), text) for label, text in MESSAGES], columns=["label", "text"]).to_parquet()
 MIXED = labelled(["legit", "Legit"], ["spam", "smishing"])
 FLAGGED = {
     "Greek": ("a.csv", GREEK, {"encoding": "iso8859-7"}, GREEK_MESSAGES),
@@ -224,7 +205,7 @@ SCORED = {
     "cp1251": ("a.txt", "привет\nhello\n".encode("cp1251"), "--encoding cp1251", ["привет", "hello"]),
     "UTF-16": ("a.txt", "price €500\nhello\n".encode("utf-16"), "", ["price €500", "hello"]),
     "null in JSON": ("a.jsonl", b'{"text": "hello"}\n{"text": null}\n', "", ["hello", None]),
-    "null in Parquet": ("a.parquet", parquet({"text": ["hello", None, "you"]}), "", ["hello", None, "you"]),
+    "null in Parquet": ("a.parquet", pd.DataFrame({"text": ["you", None]}).to_parquet(), "", ["you", None]),
     "empty": ("inbox.csv", INBOX, "", ["hello there", "", "   ", "WIN cash now"]),
     "broken": ("a.jsonl", b'{"text": "hello"}\n{"text"\n', SKIP, ["hello"]),
 }
@@ -235,26 +216,23 @@ def test_score_has_the_flags_of_training(case, tmp_path):
     """Without the flag an error names it. A row without a text has neither label nor score."""
     name, content, flags, rows = SCORED[case]
     (tmp_path / name).write_bytes(content)
-    score = ["score", tmp_path / name, "-"]
+    score = ["score", tmp_path / name, tmp_path / "out.jsonl"]
     if flags:
         refused = hf_spam(*score)
         assert refused.code == 1 and flags.split()[0] in refused.err and "iconv" not in refused.err, refused
     done = hf_spam(*score, *flags.split())
-    found = [json.loads(line) for line in done.out.splitlines()]
-    assert done.code == 0 and [row["text"] for row in found] == rows, done
-    assert [row["score"] is None and row["label"] is None for row in found] == [not (row or "").strip() for row in rows]
-    score_file = hf_spam("score", tmp_path / name, tmp_path / "out.jsonl", *flags.split())
-    missing = sum(not (row or "").strip() for row in rows)
-    assert (f"{missing} without text" in score_file.err) == bool(missing), score_file.err
-    assert ("Left out 1 rows: line 2" in score_file.err) == (flags == SKIP), score_file.err
+    assert done.code == 0, done
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    missing = [not (text or "").strip() for text in rows]
+    assert [row["text"] for row in found] == rows
+    assert [row["score"] is None and row["label"] is None for row in found] == missing
+    assert (f"{sum(missing)} without text" in done.err) == any(missing), done.err
+    assert ("Left out 1 rows: line 2" in done.err) == (flags == SKIP), done.err
 
 
 # Training, on messages enough for a split
 
-MANY = [
-    (int(i % 3 == 0), f"{chr(97 + i % 9) * 4} {chr(97 + i // 9) * 5} {'win' if i % 3 == 0 else 'see'}")
-    for i in range(90)
-]
+MANY = [(int(i % 3 == 0), f"{chr(97 + i % 9) * 4} {chr(97 + i // 9) * 5}") for i in range(90)]
 RUN = {**SMALL, "max_steps": 1, "warmup_steps": 0}
 FLAGS = [word for name, value in RUN.items() for word in (f"--{name.replace('_', '-')}", value)]
 
@@ -263,10 +241,6 @@ def write(path: Path, rows: list, header: tuple = ("label", "text"), words: tupl
     path.parent.mkdir(exist_ok=True)
     path.write_text(table([header, *((words[label], text) for label, text in rows)]))
     return path
-
-
-def fingerprints(folder: Path) -> dict:
-    return json.loads((folder / "history.json").read_text())["splits"]
 
 
 def train(*arguments: object) -> Result:
@@ -283,7 +257,8 @@ def test_a_label_map_is_remembered_by_the_model(tmp_path, caplog):
     done = train("--data", mine, *flags, "--output-dir", tmp_path / "out")
     assert "smishing (spam) 30, legit (ham) 60; from column kind, texts from Body" in caplog.text
     train("--data", plain, "--output-dir", tmp_path / "same")
-    assert fingerprints(tmp_path / "out") == fingerprints(tmp_path / "same")
+    ours, theirs = (json.loads((tmp_path / name / "history.json").read_text()) for name in ("out", "same"))
+    assert ours["splits"] == theirs["splits"]
     report = hf_spam("evaluate", tmp_path / "out", "--data", mine, "--json")
     assert report.code == 0 and list(json.loads(report.out)["sets"]) == ["train", "validation", "test"], report.err
     scored = hf_spam("score", mine, tmp_path / "out.csv", "--model", tmp_path / "out")
@@ -309,7 +284,6 @@ def test_a_folder_with_the_books_three_files(tmp_path):
 
 FRAME = pd.DataFrame(MANY, columns=["label", "text"])
 STRINGS = FRAME.assign(label=FRAME["label"].map({0: "ham", 1: "spam"}))
-
 OTHER_FORMS = {
     "DataFrame": FRAME.rename(columns=str.title),
     "Dataset": Dataset.from_pandas(STRINGS),
@@ -321,7 +295,7 @@ OTHER_FORMS = {
 @pytest.mark.parametrize("form", OTHER_FORMS)
 def test_finetune_takes_what_the_reader_of_files_takes(form, tmp_path):
     """The same messages give the same splits, whatever they come in."""
-    plain = str(write(tmp_path / "a.csv", MANY))
-    plain = DatasetDict(train=Dataset.from_pandas(FRAME)) if form == "DatasetDict" else plain
+    file = str(write(tmp_path / "a.csv", MANY))
+    plain = DatasetDict(train=Dataset.from_pandas(FRAME)) if form == "DatasetDict" else file
     found = finetune("pocket", data=OTHER_FORMS[form], **RUN).history.splits
     assert found == finetune("pocket", data=plain, **RUN).history.splits and found["train"]["messages"] > 60
