@@ -351,7 +351,9 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 @click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
 @click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, at most half the size.")
 @click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source, as for evaluate.")
-@options.reading_options
+@options.text_column
+@options.encoding
+@options.skip_bad_rows
 @options.as_json
 def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
     """Export a model to ONNX.

@@ -41,12 +41,13 @@ recipe_option = click.option(
 private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
 text_column = click.option(
     "--text-column",
-    help="Column of the texts; several, separated by commas, are joined.  [default: the model's own, or text, message, "
-    "sms, v2 and others]",
+    help="Column of the texts; several, separated by commas, are joined.  [default: that of the model's training data, "
+    "or text, message, sms, v2 and others]",
 )
 label_column = click.option(
     "--label-column",
-    help="Column of the labels.  [default: the model's own, or label, category, class, v1 and others]",
+    help="Column of the labels.  [default: that of the model's training data, or label, category, class, v1 and "
+    "others]",
 )
 label_map = click.option("--label-map", help="Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham.")
 encoding = click.option("--encoding", help="Encoding of text files, such as cp1252.  [default: whichever fits]")

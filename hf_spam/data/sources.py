@@ -65,8 +65,8 @@ def load_sms_spam(
     Args:
         source: "sample" (the messages embedded in the package, without marketing), "marketing" (the embedded marketing
             messages, labelled "not spam"), "uci" (the SMS Spam Collection, downloaded once), the path of a .tsv, .csv,
-            .txt, .jsonl, .json (JSON lines) or .parquet file, also in a .zip or .gz, a folder with files called train,
-            validation and test, or a Hub dataset id "owner/name". Or data in memory: a `Dataset`, `DatasetDict` or
+            .txt, .jsonl, .json or .parquet file, also in a .zip or .gz, a folder with files called train, validation
+            and test, or a Hub dataset id "owner/name". Or data in memory: a `Dataset`, `DatasetDict` or
             `DataFrame`. Several, in a list or separated by commas ("uci,sample"), are read as one.
         protocol: "full" keeps every message, stratifies by label and keeps duplicates (see `duplicate_key`) in one
             split; the train, validation and test splits of a source that has them are used as they are. "book" samples

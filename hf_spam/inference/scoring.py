@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,9 +98,8 @@ def score_file(
 
     Args:
         classifier: The classifier.
-        source: A .csv, .tsv, .jsonl or .json (JSON lines), .parquet or .txt file (a table, or one message per line),
-            also in a .zip or .gz, "-" for standard input (one message per line), or a Hub dataset id "owner/name",
-            which is streamed.
+        source: A .csv, .tsv, .jsonl, .json, .parquet or .txt file (a table, or a message per line), also in a .zip or
+            .gz, "-" for the lines of standard input, or a Hub dataset id "owner/name", which is streamed.
         output: A .jsonl or .parquet file, or a .csv or .tsv file if all input values are strings. JSON lines can only
             be written as JSON lines.
         split: Split of a Hub dataset; `None` for "train".
@@ -132,8 +132,7 @@ def score_file(
             "the version": [versions()["hf-spam"], versions()["torch"]],
         }
         parts = Parts(output, run, window_size)
-        result, resumed = parts.finished(), 0
-        if result:
+        if result := parts.finished():
             resumed = result["rows"]
         else:
             parts.begin(lambda: _check_input(reader, parts), overwrite=overwrite)
@@ -385,14 +384,11 @@ def _score_window(
     table = reader.table(messages.window)
     if first:
         check_output(reader.name, table, suffix, has_types=reader.has_types)
-    texts = [text for text in messages.texts if text and not text.isspace()]
-    answers = iter(classifier(texts) if texts else [])
-    labels: list[str | None] = []
-    scores: list[np.float32 | None] = []
-    for text in messages.texts:
-        answer = next(answers) if text and not text.isspace() else {"label": None, "score": None}
-        labels.append(answer["label"])
-        scores.append(None if answer["score"] is None else np.float32(answer["score"]))
+    answered = [bool(text and not text.isspace()) for text in messages.texts]
+    answers = iter(classifier(list(compress(messages.texts, answered))) if any(answered) else [])
+    rows = [next(answers) if has_text else {"label": None, "score": None} for has_text in answered]
+    labels = [row["label"] for row in rows]
+    scores = [None if row["score"] is None else np.float32(row["score"]) for row in rows]
     name = f"{reader.place(window, 0)} and after" if len(window) else reader.name
     summary = {
         "read": len(window),
