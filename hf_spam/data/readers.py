@@ -228,7 +228,7 @@ class JsonReader(TextReader):
             else:
                 cells, (texts_at, label_at) = tuple(values.values()), positions
                 texts[i] = cells[texts_at[0]] if len(texts_at) == 1 else joined([cells[at] for at in texts_at])
-                pieces = [texts[i], *(cells[at] for at in rest_of_text(names, texts_at))]
+                pieces = [texts[i], *(cells[at] for at in rest_of_text(names, texts_at) if names[at].strip())]
                 if all(isinstance(piece, str | None) for piece in pieces):
                     texts[i] = rejoined(pieces)
                 labels[i] = None if label_at is None else cells[label_at]
