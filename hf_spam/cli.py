@@ -70,6 +70,7 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
     if hub_settings and not given.get("push_to_hub"):
         raise click.UsageError(f"--{hub_settings[0].replace('_', '-')} needs --push-to-hub.")
     options.reachable(ctx, None, given.get("base", RECIPES[name].base))
+    options.reachable_data(ctx, None, given.get("data", RECIPES[name].data))
     from .evaluation.baseline import BASELINE
     from .training.finetune import finetune
 
@@ -121,6 +122,7 @@ def crossval(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> N
     """
     given = options.given_settings(ctx, settings)
     options.reachable(ctx, None, given.get("base", RECIPES[name].base))
+    options.reachable_data(ctx, None, given.get("data", RECIPES[name].data))
     from .experiments.crossval import cross_validate
 
     show_log()
@@ -160,7 +162,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 
 @cli.command()
 @click.argument("model", required=False, callback=options.reachable)
-@click.option("--data", required=True, help="Sample, uci, a file or a Hub dataset id; or several, with commas between.")
+@options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as in training]")
 @click.option("--seed", type=int, help="Seed for the splits.  [default: as in training]")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
@@ -221,7 +223,7 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("source", metavar="IN")
+@click.argument("source", metavar="IN", callback=options.reachable_data)
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
 @options.model_option
 @options.text_column
@@ -373,7 +375,7 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
 @cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @options.model_option
-@click.option("--data", required=True, help="Messages the model was not trained on: a source, as for evaluate.")
+@options.data_option("Messages the model was not trained on: a source, as for evaluate.")
 @click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
 @options.reading_options
 @options.as_json

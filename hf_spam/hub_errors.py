@@ -37,19 +37,19 @@ def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
         raise HubError(explain(error, repo_id, repo_type)) from error
 
 
-def check_reachable(name: str) -> None:
-    """Raise a `HubError` if a model is neither a file or folder nor in the cache, and the Hub cannot be reached.
+def check_reachable(name: str, repo_type: str = "model") -> None:
+    """Raise a `HubError` if a name is neither a file or folder nor in the cache, and the Hub cannot be reached.
 
     Commands call it before they import torch, which takes seconds. Anything else that is wrong is left to them.
     """
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) or Path(name).exists():
         return
-    if Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}").exists():
+    if Path(constants.HF_HUB_CACHE, f"{repo_type}s--{name.replace('/', '--')}").exists():
         return
     try:
-        HfApi().model_info(name)  # a single request; functions that load files would try many times
+        HfApi().repo_info(name, repo_type=repo_type)  # a single request; functions that load files would try many times
     except httpx2.TransportError as error:
-        raise HubError(explain(error, name).replace(": ", ": no such file or folder; ", 1)) from error
+        raise HubError(explain(error, name, repo_type).replace(": ", ": no such file or folder; ", 1)) from error
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError):
         return
 

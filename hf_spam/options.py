@@ -26,6 +26,23 @@ def reachable(ctx: click.Context, param: click.Parameter | None, model: str | No
     return model
 
 
+def reachable_data(ctx: click.Context, param: click.Parameter | None, data: str) -> str:
+    """Return the sources of messages that were named, or fail at once as `reachable` does."""
+    from .data.formats import suffix_of
+    from .data.names import sources_of
+    from .hub_errors import check_reachable
+
+    for source in sources_of(data):
+        if not suffix_of(source):
+            check_reachable(source, "dataset")
+    return data
+
+
+def data_option(help: str) -> Callable[[Callable], Callable]:
+    """Return the required option --data with a help text."""
+    return click.option("--data", required=True, callback=reachable_data, help=help)
+
+
 model_option = click.option(
     "--model", callback=reachable, help="Model: a folder, a Hub id, or bundled.  [default: bundled]"
 )

@@ -201,9 +201,12 @@ def test_other_errors_keep_their_message():
         "import-weights owner/name out",
         "train --recipe book",
         "crossval --data sample",
+        "evaluate --data owner/name",
+        "score owner/name out.csv",
+        "train --recipe pocket --data sample,owner/name",
     ],
 )
-def test_a_model_on_an_unreachable_hub_fails_before_torch_is_imported(command, hub, tmp_path):
+def test_a_name_on_an_unreachable_hub_fails_before_torch_is_imported(command, hub, tmp_path):
     """It used to take a minute of retries, and the cause came last."""
     hub.stop()
     code = f"""import sys

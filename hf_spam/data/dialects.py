@@ -217,8 +217,13 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
         order.insert(0 if is_tsv and needless else len(order), "text")
     if len(order) == 1:
         return "csv"
-    fitting = (quotes for quotes in order if _fits(file, encoding, replace(dialect, quotes=quotes), reading))
-    return next(fitting, "csv")
+
+    def fits(quotes: str, **how: bool) -> bool:
+        return _fits(file, encoding, replace(dialect, quotes=quotes), reading, **how)
+
+    if not is_tsv and "text" in order and fits("csv", may_swallow=True):
+        order.remove("text")  # outside the UCI collection, quotes that can be those of CSV are
+    return next(filter(fits, order), "csv")
 
 
 def _contains(file: DataFile, encoding: str, text: str) -> bool:
@@ -232,7 +237,7 @@ def _contains(file: DataFile, encoding: str, text: str) -> bool:
     return False
 
 
-def _fits(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> bool:
+def _fits(file: DataFile, encoding: str, dialect: Dialect, reading: Reading, may_swallow: bool = False) -> bool:
     """Return whether every row has as many cells as there are columns, and none seems to have swallowed others."""
     width, lines = len(dialect.layout.names), 0
     with file.text(encoding, dialect.line_end) as text:
@@ -244,7 +249,7 @@ def _fits(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> 
                 wrong = (row for row in rows if len(row) != width) if set(map(len, rows)) - {0, width} else ()
                 if any(row and (len(row) < width or any(row[width:])) for row in wrong):
                     return False
-                one_line_each, lines = reader.line_num - lines == len(rows), reader.line_num
+                one_line_each, lines = reader.line_num - lines == len(rows) or may_swallow, reader.line_num
                 cells = () if one_line_each else (cell for row in rows for cell in row if dialect.line_end in cell)
                 if any(dialect.swallowed(cell, reading.is_label) for cell in cells):
                     return False
