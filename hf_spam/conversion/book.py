@@ -111,7 +111,7 @@ def _load(path: Path) -> object:
     except Exception as error:  # the unpickler can raise nearly anything
         try:
             classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except Exception:
+        except Exception:  # not a file of `torch.save` at all, which the error below says
             classes = []
         if not classes:
             raise ValueError(f"{path} is not a torch.save file that loads without running code.") from error

@@ -7,13 +7,14 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
-from .formats import DELIMITERS, JSON_LINES, LABEL_COLUMNS, TEXT_COLUMNS, DataError, DataFile, Reading, label_key
+from .formats import DELIMITERS, JSON_LINES, DataError, DataFile
+from .reading import LABEL_COLUMNS, TEXT_COLUMNS, Reading, label_key
 
 MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
 ROWS = 1024  # rows to look at, or to check at a time
@@ -27,7 +28,7 @@ class Layout(NamedTuple):
     """The columns of a table, if this is its delimiter."""
 
     score: float
-    """How well the first rows fit; above 1.5 if it is a table."""
+    """How well the delimiter fits the first rows, from 0 to 4; a table scores above 1.5."""
     delimiter: str
     header: bool
     """Whether the first row gives the names."""
@@ -43,15 +44,15 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a table is written."""
+    """Format of a table: delimiter, columns, line ends and quotes."""
 
     layout: Layout
     line_end: str
     has_separator_line: bool
     """Whether the first line is Excel's `sep=;`."""
     quotes: Literal["csv", "backslash", "text", "book"] = "csv"
-    r"""How quotes are written in a quoted text: doubled (`csv`) or as `\"` (`backslash`). Or they are part of the text,
-    as in the UCI collection (`text`), or read as `pandas.read_csv` does (`book`)."""
+    r"""Convention for quotes: "csv" doubles a quote within a quoted text, "backslash" writes it as `\"`, "text" treats
+    quotes as part of the text (as in the UCI collection), and "book" parses them as `pandas.read_csv` does."""
 
     def rows(self, lines: Iterable[str]) -> Iterator[list[str]]:
         """Yield the rows of a table, with its header; the iterator's `line_num` counts lines."""
@@ -65,8 +66,13 @@ class Dialect:
             strict=self.quotes != "book",
         )
 
-    def swallowed(self, text: str, is_label: Callable[[str], bool]) -> str | None:
-        """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed."""
+    def swallowed(self, text: str, known: Collection[str]) -> str | None:
+        """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed.
+
+        Args:
+            text: The text.
+            known: `Reading.known_labels`.
+        """
         _, delimiter, _, names, text_at, label_at, labels = self.layout
         if text_at is None or label_at is None:
             return None
@@ -77,11 +83,11 @@ class Dialect:
             cells = line.rstrip(f"{delimiter} ").split(delimiter)
             if len(cells) < max(2, len(names) if before else 1 - at):
                 continue
+            label = cells[at].strip('" ').casefold()  # faster than `label_key`
+            if label not in labels and (label not in known or (labels and _kind(label) not in map(_kind, labels))):
+                continue
             beside = cells[at + 1 if before else at - 1]
-            label = cells[at].strip('"')
-            same_kind = not labels or _kind(label) in map(_kind, labels)
-            known = label_key(label) in labels or (is_label(label) and same_kind)
-            if known and not (_kind(label) == "number" and beside.strip()[:1].isdigit()):  # 1,500
+            if not (_kind(label) == "number" and beside.strip()[:1].isdigit()):  # 1,500
                 return line
         return None
 
@@ -251,7 +257,7 @@ def _fits(file: DataFile, encoding: str, dialect: Dialect, reading: Reading, may
                     return False
                 one_line_each, lines = reader.line_num - lines == len(rows) or may_swallow, reader.line_num
                 cells = () if one_line_each else (cell for row in rows for cell in row if dialect.line_end in cell)
-                if any(dialect.swallowed(cell, reading.is_label) for cell in cells):
+                if any(dialect.swallowed(cell, reading.known_labels) for cell in cells):
                     return False
         except (csv.Error, UnicodeDecodeError):
             return False

@@ -1,4 +1,4 @@
-"""Find data files, and say how to read them: columns, meaning of labels, encoding, and what to do with bad rows."""
+"""Find data files and open them: paths, extensions, and what is compressed or in a zip."""
 
 import gzip
 import io
@@ -7,10 +7,9 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -18,12 +17,6 @@ import pyarrow as pa
 
 from ..files import stamp
 from ..text import first_line, short
-
-# If a file has several of these columns, the first name in the list wins.
-TEXT_COLUMNS = ("text", "message", "sms", "v2", "messages", "content", "body", "sentence")
-LABEL_COLUMNS = ("label", "category", "class", "v1", "labels", "target", "is_spam", "spam")
-HAM_WORDS, SPAM_WORDS = ("ham", "not spam", "not_spam", "0", "false"), ("spam", "1", "true")
-LABELS = dict.fromkeys(HAM_WORDS, 0) | dict.fromkeys(SPAM_WORDS, 1)
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # that the extension stands for; a file may use another
 JSON_LINES = (".jsonl", ".json")
@@ -36,126 +29,6 @@ HEAD_BYTES = 2**16
 
 class DataError(ValueError):
     """Unusable data. The message is one line: the file, the place in it, the value, and what to do."""
-
-
-class MissingColumn(DataError):
-    """There is no text column or no label column."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How to read a source. The first five settings are those of `load_sms_spam`.
-
-    Args:
-        text_column: Text column, or several separated by commas, whose texts are joined.
-        label_column: Label column.
-        label_map: Meaning of labels.
-        encoding: Encoding of text files; `None` to detect it.
-        skip_bad_rows: Whether to leave out rows that cannot be read.
-        labelled: Whether to read labels. Without labels, texts may be missing or empty.
-        added: Names of columns that the caller will add.
-        remembered: Text and label columns that a model was trained on: used if they exist and no others are named.
-    """
-
-    text_column: str | None = None
-    label_column: str | None = None
-    label_map: str | Mapping[str, str] | None = None
-    encoding: str | None = None
-    skip_bad_rows: bool = False
-    labelled: bool = True
-    added: tuple[str, ...] = ()
-    remembered: tuple[str | None, str | None] = (None, None)
-
-    @cached_property
-    def meanings(self) -> dict[str, str]:
-        """What the labels of `label_map` mean, by label in lower case."""
-        return parse_label_map(self.label_map)
-
-    def find(self, where: str, names: Sequence[str]) -> tuple[list[int], int | None]:
-        """Return the positions of the text columns, and of the label column (`None` if labels are not read).
-
-        An exact match takes precedence over one that differs in case or surrounding white space.
-
-        Raises:
-            DataError: A column is missing or ambiguous, or a name in `added` is taken.
-        """
-        for name in self.added:
-            if name in names:
-                raise DataError(
-                    f"{where}: column {name!r} already exists; write another one with --prefix, such as new_"
-                )
-        label = self.find_label(where, names) if self.labelled else None
-        text = _named_or_remembered(names, self.text_column, self.remembered[0])
-        if text is None or _positions(names, text):
-            return [_find(where, names, "text", text, TEXT_COLUMNS)], label
-        return [_find(where, names, "text", part, TEXT_COLUMNS) for part in text.split(",")], label
-
-    def find_label(self, where: str, names: Sequence[str]) -> int:
-        """Return the position of the label column."""
-        label = _named_or_remembered(names, self.label_column, self.remembered[1])
-        return _find(where, names, "label", label, LABEL_COLUMNS)
-
-    def is_label(self, cell: str) -> bool:
-        """Return whether a cell says ham or spam, by itself or by the label map."""
-        return (key := label_key(cell)) in LABELS or key in self.meanings
-
-
-def label_key(value: object) -> str:
-    """Return what labels have in common that differ only in case, white space or ".0"; "" for a missing one."""
-    if value is None or value != value:  # NaN does not equal itself
-        return ""
-    key = " ".join(str(value).split()).casefold()
-    key = re.sub(r"^(-?\d+)\.0+$", r"\1", key)  # a column with a missing number has 0.0 and 1.0
-    return "" if key in ("nan", "null", "<na>") else key
-
-
-def parse_label_map(label_map: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Return the meaning of each label, by label in lower case: "not spam", "spam", or the name of another class.
-
-    Raises:
-        DataError: An entry is not OLD=NEW, or two entries contradict each other.
-    """
-    if isinstance(label_map, str):
-        entries = [entry.rpartition("=") for entry in label_map.split(",")]
-        label_map = [(old, new) for old, _, new in entries]
-    else:
-        label_map = list((label_map or {}).items())
-    meanings: dict[str, str] = {}
-    for old, new in label_map:
-        key, meaning = label_key(old), " ".join(str(new).split())
-        if not key or not meaning:
-            entry = short(f"{old}={new}" if old else str(new))
-            raise DataError(f"label map: {entry} is not OLD=NEW; write, for example, legit=ham,smishing=spam")
-        if (known := LABELS.get(meaning.casefold())) is not None:
-            meaning = ("not spam", "spam")[known]
-        if meanings.setdefault(key, meaning) != meaning:
-            raise DataError(f"label map: {short(key)} cannot mean both {meanings[key]!r} and {meaning!r}")
-    return meanings
-
-
-def _named_or_remembered(names: Sequence[str], named: str | None, remembered: str | None) -> str | None:
-    if named is None and remembered is not None and all(_positions(names, part) for part in remembered.split(",")):
-        return remembered
-    return named
-
-
-def _positions(names: Sequence[str], wanted: str) -> list[int]:
-    exact = [i for i, name in enumerate(names) if name == wanted]
-    return exact or [i for i, name in enumerate(names) if name.strip().casefold() == wanted.strip().casefold()]
-
-
-def _find(where: str, names: Sequence[str], kind: str, wanted: str | None, known: Sequence[str]) -> int:
-    for name in known if wanted is None else (wanted,):
-        found = _positions(names, name)
-        if len(found) > 1:
-            raise DataError(f"{where}: several columns are called {name!r}; rename all but one of {short(list(names))}")
-        if found:
-            return found[0]
-    looked_for = f"called {', '.join(known)}" if wanted is None else repr(wanted)
-    advice = f"name it with --{kind}-column"
-    if len(names) == 1:
-        advice += "; if that is a message, add a header line"
-    raise MissingColumn(f"{where}: there is no {kind} column {looked_for}; found: {short(list(names))}; {advice}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from ..text import printable, short
-from .formats import LABELS, DataError, Reading, label_key
+from .formats import DataError
+from .reading import LABELS, Reading, label_key
 from .windows import SKIP, Messages, Reader
 
 logger = logging.getLogger(__name__)
@@ -41,15 +42,15 @@ def label_names(messages: Dataset) -> list[str]:
 
 
 @dataclass
-class Seen:
-    """A label of a source, whatever its case."""
+class FoundLabel:
+    """A label found in the data; spellings that differ only in case count as one label."""
 
     place: str
-    """Where it occurs first."""
+    """Place of the first occurrence."""
     value: Any
-    """As it is there."""
+    """Raw value of the first occurrence."""
     spellings: list[str]
-    """Its spellings; the first one names the class."""
+    """All spellings; the first one names the class."""
     counts: Counter[str] = field(default_factory=Counter)
     """Number of messages by source."""
 
@@ -63,7 +64,7 @@ class Labels:
 
     def __init__(self, reading: Reading):
         self.reading = reading
-        self.seen: dict[str, Seen] = {}
+        self.found: dict[str, FoundLabel] = {}
         self.notes: dict[str, list[str]] = {}
         self._keys: dict[tuple[type, Any], str] = {}
 
@@ -76,13 +77,13 @@ class Labels:
             if (key := self._keys.get(cached)) is None:
                 key = self._keys[cached] = label_key(value)
                 spelling = str(value).strip()
-                seen = self.seen.setdefault(key, Seen(reader.place(messages.window, i), value, []))
+                seen = self.found.setdefault(key, FoundLabel(reader.place(messages.window, i), value, []))
                 if spelling not in seen.spellings:
                     seen.spellings.append(spelling)
             counts[key] += 1
             keys.append(key)
         for key, count in counts.items():
-            self.seen[key].counts[reader.source] += count
+            self.found[key].counts[reader.source] += count
         text, label = reader.columns
         columns = f"from column {label}, texts from {text}" if label else ""
         self.notes.setdefault(reader.source, [columns, reader.note()])
@@ -90,13 +91,13 @@ class Labels:
 
     def meaning(self, key: str) -> str:
         """Return what a label means by the label map, or its name."""
-        return self.reading.meanings.get(key, self.seen[key].spellings[0])
+        return self.reading.meanings.get(key, self.found[key].spellings[0])
 
     def ids(self, names: Sequence[str]) -> dict[str, int]:
         """Return the index of the class of each label that has one."""
         known = {label_key(name): i for i, name in reversed(list(enumerate(names)))}
         words = LABELS if list(names) == LABEL_NAMES else {}
-        meanings = {key: label_key(self.meaning(key)) for key in self.seen}
+        meanings = {key: label_key(self.meaning(key)) for key in self.found}
         indices = {key: known.get(meaning, words.get(meaning)) for key, meaning in meanings.items()}
         return {key: index for key, index in indices.items() if index is not None}
 
@@ -117,11 +118,11 @@ class Labels:
         Raises:
             DataError: A label is unknown, or the column does not hold labels.
         """
-        named, total = self.reading.label_column, sum(seen.counts.total() for seen in self.seen.values())
+        named, total = self.reading.label_column, sum(seen.counts.total() for seen in self.found.values())
         declared = reader.class_names
         if declared is not None:
             declared = list(dict.fromkeys(self.reading.meanings.get(label_key(name), name) for name in declared))
-        meanings = {key: self.meaning(key) for key in self.seen}
+        meanings = {key: self.meaning(key) for key in self.found}
         if classes is not None and {*map(label_key, meanings.values())} <= {*map(label_key, classes)}:
             return list(classes)
         if all(label_key(label) in LABELS for label in (*meanings.values(), *(declared or ()))):
@@ -131,7 +132,7 @@ class Labels:
             found = f"{len(meanings):,} different labels in {total:,} messages"
             raise DataError(f"{source}: {found}, so {named or 'this'} is not a label column; see --label-column")
         if own and declared is None:
-            for seen in self.seen.values():
+            for seen in self.found.values():
                 if not isinstance(seen.value, str | int | float):
                     fault = f"a label must be a string, a number or a boolean, not {short(seen.value)}"
                     raise DataError(f"{seen.place}: {fault}")
@@ -143,7 +144,7 @@ class Labels:
         ids = self.ids(names)
         if self.reading.skip_bad_rows and ids:
             return order_classes(source, names, positive_label)
-        for key, seen in self.seen.items():
+        for key, seen in self.found.items():
             if key not in ids:
                 known = "ham, spam, 0, 1, true, false" if names == LABEL_NAMES else printable(", ".join(names))
                 label = " ".join(str(seen.value).split())
@@ -161,24 +162,24 @@ class Labels:
         ids = self.ids(names)
         for source, notes in self.notes.items():
             shown = []
-            for key, seen in self.seen.items():
+            for key, seen in self.found.items():
                 if count := seen.counts[source]:
                     what = "left out" if key not in ids else names[ids[key]]
                     what = "ham" if what == LABEL_NAMES[0] else what
                     plain = key == label_key(what) or (what == "ham" and key in ("not spam", "not_spam"))
                     shown.append(f"{'/'.join(seen.spellings)}{'' if plain else f' ({what})'} {count:,}")
             labels = ", ".join(shown if len(shown) <= 12 else [*shown[:12], "..."])
-            total = sum(seen.counts[source] for seen in self.seen.values())
+            total = sum(seen.counts[source] for seen in self.found.values())
             details = "; ".join(filter(None, [labels, *notes]))
             logger.info("%s: %s messages: %s", source or "the data", f"{total:,}", printable(details))
         if by_default and len(names) == 2 and "spam" not in map(str.lower, names):
             logger.info("The positive label is %s (change it with --positive-label)", printable(names[1]))
-        if unused := self.reading.meanings.keys() - self.seen.keys():
+        if unused := self.reading.meanings.keys() - self.found.keys():
             logger.warning(
                 "The label map has labels that are not in the data: %s", printable(", ".join(sorted(unused)))
             )
-        for key in self.seen.keys() - ids.keys():
-            seen = self.seen[key]
+        for key in self.found.keys() - ids.keys():
+            seen = self.found[key]
             label = printable(short(seen.value))
             logger.warning("Left out %d rows labelled %s, the first at %s", seen.counts.total(), label, seen.place)
 

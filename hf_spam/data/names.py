@@ -7,7 +7,7 @@ from typing import Any
 Source = str | os.PathLike | Any
 """A source of messages, see `load_sms_spam`: a name, a path, or a `Dataset`, `DatasetDict` or `DataFrame`."""
 IN_MEMORY = "a "
-"""How names of data in memory begin."""
+"""Prefix of the names of data in memory."""
 Sources = Source | Sequence[Source]
 
 

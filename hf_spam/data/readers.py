@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from ..text import first_line, short
 from .dialects import bad_byte, find_dialect, find_encoding, find_line_end, is_table
-from .formats import JSON_LINES, PLAIN_TEXT, TEXT_COLUMNS, DataError, DataFile, MissingColumn, Reading
+from .formats import JSON_LINES, PLAIN_TEXT, DataError, DataFile
+from .reading import TEXT_COLUMNS, MissingColumn, Reading
 from .tables import ParquetReader
 from .windows import Reader, Window, joined, named_columns, rejoined, rest_of_text
 
@@ -88,7 +89,7 @@ class DelimitedReader(TextReader):
         if not isinstance(window.numbers, range) and self.dialect.quotes in ("csv", "backslash"):
             end = self.dialect.line_end
             for i in [i for i, text in enumerate(texts) if text and end in text]:
-                if line := self.dialect.swallowed(texts[i], self.reading.is_label):
+                if line := self.dialect.swallowed(texts[i], self.reading.known_labels):
                     faults[i] = f"the quoted text seems to hold another row, {short(line)}: is a quote missing"
         return texts, labels, faults
 

@@ -14,21 +14,21 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 import httpx2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi
 
+from ..hub_errors import HubError, check_reachable
 from ..text import first_line, printable, short
 from .duplicates import duplicate_groups
-from .formats import DataError, DataFile, Reading, is_hub_id, suffix_of
+from .formats import DataError, DataFile, is_hub_id, suffix_of
 from .labels import Labels, annotated_features_of
 from .names import Source, Sources, source_name, sources_of
 from .readers import open_file
+from .reading import Reading
 from .splits import SPLITS, book_split, full_split
 from .tables import DatasetReader
 from .tokenization import replace_lone_surrogates
@@ -36,7 +36,7 @@ from .uci import uci_file
 from .windows import Reader
 
 logger = logging.getLogger(__name__)
-WINDOW_ROWS = 4096
+WINDOW_ROWS = 256  # of thousands, the garbage collector would scan the rows again and again
 SPLIT_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "testing": "test"}
 EMBEDDED = Path(__file__).with_name("messages")
 MARKETING, TWINS = "marketing", "twins"  # files of the embedded messages that are treated in their own way
@@ -261,23 +261,14 @@ def _open_one(source: Source, protocol: str, reading: Reading) -> dict[str, list
 
 
 def _load_from_hub(name: str) -> DatasetDict:
-    """Return a dataset of the Hub, or its copy in the cache if there is no connection."""
-    unreachable, offline = None, datasets.config.HF_HUB_OFFLINE
     try:
-        HfApi().dataset_info(name)  # a single request, since `load_dataset` would retry for 23 s
-    except httpx2.TransportError as error:
-        unreachable, datasets.config.HF_HUB_OFFLINE = error, True
-    except (OSError, ValueError, httpx2.HTTPError):
-        pass  # `load_dataset` says what is wrong
-    try:
+        check_reachable(name, "dataset")  # `load_dataset` would retry for 23 s
         return load_dataset(name)
+    except HubError as error:
+        raise DataError(str(error)) from error
     except (OSError, ValueError, RuntimeError, DatasetsError, httpx2.HTTPError) as error:
-        reason = f"not loaded from the Hub ({first_line(error)})"
-        reason = f"cannot reach the Hub ({first_line(unreachable)})" if unreachable else reason
-        advice = "check the id, the network and your login, or use 'sample'"
-        raise DataError(f"{name}: no such file, and {reason}; {advice}") from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
+        reason = f"no such file, and not loaded from the Hub ({first_line(error)})"
+        raise DataError(f"{name}: {reason}; check the id, the network and your login, or use 'sample'") from error
 
 
 def _split_readers(name: str, splits: Mapping[str, Any], reading: Reading) -> dict[str, list[Reader]]:
@@ -337,11 +328,11 @@ def _labelled(
     names = labels.choose_classes(name, next(iter(readers.values()))[0], classes, positive_label)
     ids = labels.ids(names)
     if len(found := set(ids.values())) == 1 and not allow_single_label:
-        shown = printable(", ".join(label for seen in labels.seen.values() for label in seen.spellings))
+        shown = printable(", ".join(label for seen in labels.found.values() for label in seen.spellings))
         advice = "at least two classes are needed; --label-map says what labels mean, for example 0=spam,1=ham"
         raise DataError(f"{name}: every message is {names[found.pop()]!r} (labels: {shown}); {advice}")
     labels.log(names, classes is None and positive_label is None)
-    if unknown := labels.seen.keys() - ids.keys():  # with `skip_bad_rows`
+    if unknown := labels.found.keys() - ids.keys():  # with `skip_bad_rows`
         for part in parts.values():
             kept = [i for i, label in enumerate(part["label"]) if label not in unknown]
             part |= {column: [values[i] for i in kept] for column, values in part.items()}

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..text import first_line
-from .formats import DataError, DataFile, Reading
+from .formats import DataError, DataFile
+from .reading import Reading
 from .windows import Reader, Window, joined, rejoined, rest_of_text
 
 

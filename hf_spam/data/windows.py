@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..text import short
-from .formats import DataError, DataFile, Reading, label_key
+from .formats import DataError, DataFile
+from .reading import Reading, label_key
 
 SKIP = "--skip-bad-rows leaves such rows out"
 

@@ -66,7 +66,7 @@ class TrainedRecipe:
     """The result of `fingerprints`, or with `protocol=None` one fingerprint for each source. Empty if unknown: an old
     model, or one trained on several data sets."""
     reading: dict[str, str | bool] = field(default_factory=dict)
-    """How they were read: the settings of `Reading`."""
+    """Options of `Reading` with which they were read."""
     trained_before: bool = False
     """Whether training started from a classifier trained on other, or unknown, messages."""
 

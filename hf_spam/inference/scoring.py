@@ -39,8 +39,9 @@ from tqdm.auto import tqdm
 
 from ..conversion.loading import history_file
 from ..data.dialects import find_encoding
-from ..data.formats import PLAIN_TEXT, DataError, DataFile, Reading, is_hub_id, suffix_of
+from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id, suffix_of
 from ..data.readers import LinesReader, open_file
+from ..data.reading import Reading
 from ..data.rows import OUTPUTS, check_output, format_rows
 from ..data.tables import DatasetReader
 from ..data.windows import Reader, Window

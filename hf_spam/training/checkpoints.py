@@ -204,7 +204,10 @@ def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints in an output directory, `checkpoint-{step}`, of which `save_total_limit` are kept (None: all)."""
+    """The checkpoints in an output directory, in folders `checkpoint-{step}`.
+
+    At most `save_total_limit` of them are kept (None: all).
+    """
 
     output_dir: Path
     save_total_limit: int | None = None

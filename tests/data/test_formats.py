@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_spam.data.dialects import MAX_CELL_CHARACTERS
-from hf_spam.data.formats import DataError, DataFile, Reading
+from hf_spam.data.formats import DataError, DataFile
 from hf_spam.data.labels import LABEL_NAMES, annotated_features_of
 from hf_spam.data.readers import open_file
+from hf_spam.data.reading import Reading
 from hf_spam.data.sources import load_sms_spam, read_messages
 
 quick = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from small_runs import FOREIGN
 
 from hf_spam.data import sources
-from hf_spam.data.formats import LABELS, DataError, label_key
+from hf_spam.data.formats import DataError
 from hf_spam.data.labels import FEATURES, LABEL_NAMES, check_classes, features_of, label_names
+from hf_spam.data.reading import LABELS, label_key
 from hf_spam.data.sources import check_splits, load_sms_spam, read_messages, read_sets
 
 quick = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], database=None)
