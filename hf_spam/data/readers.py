@@ -153,13 +153,7 @@ class DelimitedReader(TextReader):
 
 
 class LineNumbers(Sequence[int]):
-    """The line on which each of some rows starts, counted when it is asked for.
-
-    Args:
-        rows: The rows.
-        first: Line of the first one.
-        line_end: What ends a line.
-    """
+    """The line on which each of some rows starts, counted when it is asked for; `first` is that of the first row."""
 
     def __init__(self, rows: list[list[str]], first: int, line_end: str):
         self.rows, self.first, self.line_end = rows, first, line_end
