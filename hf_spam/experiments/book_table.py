@@ -140,7 +140,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     """Run an experiment, from its last checkpoint if there is one, and write its result."""
     from accelerate import PartialState
 
-    from ..evaluation.intervals import wilson
+    from ..evaluation.intervals import proportions
     from ..training.checkpoints import Checkpoints
     from ..training.finetune import finetune
 
@@ -151,8 +151,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
         message = f"interrupted in {recipe.name}; run the same command again to resume"
         raise RunInterrupted(message, interruption.number) from None
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
-    messages = len(run.predictions["test"].labels)
-    interval = wilson(round(accuracies["test"] * messages), messages)
+    interval = proportions(run.predictions["test"])["accuracy"]
     result = {
         "settings": settings_of(recipe),
         "test_messages": run.history.splits.get("test"),

@@ -56,11 +56,8 @@ def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> in
 class PrefixedMessages(Dataset):
     """Messages represented by the hidden states that enter the first trained block.
 
-    Args:
-        states: hidden states of all messages, one after the other, (positions, C).
-        starts: first row of each message, followed by the number of rows.
-        lengths: number of real tokens of each message.
-        labels: class index of each message.
+    `states` holds those of all messages, one after the other, (positions, C), and `starts` the first row of each
+    message, followed by the number of rows. `lengths` counts the real tokens of each message.
     """
 
     def __init__(self, states: torch.Tensor, starts: Sequence[int], lengths: Sequence[int], labels: Sequence[int]):
