@@ -71,9 +71,7 @@ class Dialect:
     def swallowed(self, text: str, known: Collection[str]) -> str | None:
         """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed.
 
-        Args:
-            text: The text.
-            known: `Reading.known_labels`.
+        Such a row has one of the `known` labels, or one of those in the first rows.
         """
         _, delimiter, _, names, text_at, label_at, labels = self.layout
         if text_at is None or label_at is None:
@@ -106,14 +104,8 @@ class Dialect:
 def find_dialect(file: DataFile, encoding: str, reading: Reading, book_quotes: bool = False) -> Dialect:
     """Find out how a table is written, from its first rows and, if it has quotes, from all of it.
 
-    A table without a header has two columns. One of them holds labels.
-
-    Args:
-        file: The file.
-        encoding: Its encoding.
-        reading: Columns and labels to look for.
-        book_quotes: Whether to interpret quotes in a TSV without a header, as the book does with the defaults of
-            `pandas.read_csv`. In the UCI collection this merges a few messages.
+    A table without a header has two columns, one of them with labels. With `book_quotes`, quotes in such a TSV mean
+    what they mean in `pandas.read_csv`, as in the book; in the UCI collection this merges a few messages.
     """
     dialect = _dialect_of_head(file, encoding, reading)
     if book_quotes and dialect.layout.delimiter == "\t" and not dialect.layout.header:

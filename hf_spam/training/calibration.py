@@ -116,12 +116,7 @@ def fit_calibration(
 
     The temperature minimizes the log loss (Guo et al. 2017, *On Calibration of Modern Neural Networks*). If every
     message is classified correctly, the loss has no minimum and the temperature stays at 1. The threshold is found by
-    `lowest_threshold`.
-
-    Args:
-        logits: of the uncalibrated model, (N, num_labels).
-        labels: class indices, (N,).
-        names, fitted_on, temperature_scaling, target_fpr: as in `Calibration` and `Recipe`.
+    `lowest_threshold`. `logits` are those of the uncalibrated model, (N, num_labels), and `labels` class indices, (N,).
 
     Raises:
         ValueError: the messages are all of one class, or none is spam and a threshold is wanted.

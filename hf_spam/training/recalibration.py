@@ -43,8 +43,6 @@ def calibrated_copy(
 
     The weights stay the same. Metrics and card of the original are not copied; the copy gets a card of its own.
 
-    The calibration is returned, and written to `calibration.json`. After an error nothing is written.
-
     Args:
         model: folder or Hub id; None: the bundled model.
         output_dir: folder to create.
