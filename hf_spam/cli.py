@@ -377,6 +377,7 @@ def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: A
 @options.model_option
 @options.data_option("Messages the model was not trained on: a source, as for evaluate.")
 @click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
+@click.option("--confidence", type=float, help="Confidence that new messages keep to it too.  [default: not promised]")
 @options.reading_options
 @options.as_json
 def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
