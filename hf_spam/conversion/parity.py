@@ -1,6 +1,7 @@
 """Compare the answers of an export in every runtime with those of its model."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -90,7 +91,7 @@ def _compare_awkward(
     """Find awkward messages that are `not_answered`, or `answered_differently`."""
     names, found = list(AWKWARD), runtime.probabilities(folder, list(AWKWARD.values()))
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".left-") as temporary:
-        left = Path(shutil.copytree(folder, Path(temporary, folder.name), copy_function=_link))
+        left = Path(shutil.copytree(folder, Path(temporary, "left"), copy_function=os.link))
         settings = json.loads((left / "tokenizer_config.json").read_text(encoding="utf-8"))
         (left / "tokenizer_config.json").unlink()
         (left / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}), "utf-8")
@@ -98,9 +99,5 @@ def _compare_awkward(
     expected, names = np.concatenate([expected[:8], awkward]), [LEFT_PADDED] * len(expected[:8]) + names
     unanswered = np.isnan(batch).any(-1)
     differs = ~unanswered & (np.abs(batch - expected).max(-1) > AWKWARD_TOLERANCE[runtime.precision])
-    pick = lambda which: list(dict.fromkeys(name for name, hit in zip(names, which, strict=True) if hit))  # noqa: E731
-    return {"not_answered": pick(unanswered), "answered_differently": pick(differs)}
-
-
-def _link(source: str, target: str) -> None:
-    Path(target).symlink_to(Path(source).absolute())
+    found = {"not_answered": unanswered, "answered_differently": differs}
+    return {what: list(dict.fromkeys(np.array(names)[which].tolist())) for what, which in found.items()}

@@ -10,6 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from ..data.batching import predict_logits
+from ..modeling.configuration_spam_gpt import class_names
+from .loading import load_tokenizer
+from .onnx import GRAPHS, OnnxModel
+
 Format = Literal["gpt2", "onnx"]
 Precision = Literal["fp32", "int8"]
 BATCH_SIZE = 32
@@ -45,9 +50,7 @@ def _run_pipeline(folder: Path, texts: Sequence[str]) -> np.ndarray:
     from transformers import pipeline
 
     classify = pipeline("text-classification", model=str(folder), device="cpu")
-    labels = [
-        label for _, label in sorted((int(index), label) for index, label in classify.model.config.id2label.items())
-    ]
+    labels = class_names(classify.model.config)
 
     def answer(batch: Sequence[str]) -> list[list[float]]:
         options = {"top_k": None, "function_to_apply": "softmax", "truncation": True, "batch_size": BATCH_SIZE}
@@ -60,10 +63,6 @@ def _run_pipeline(folder: Path, texts: Sequence[str]) -> np.ndarray:
 
 def _run_onnx(folder: Path, texts: Sequence[str], *, precision: Precision) -> np.ndarray:
     """Run a graph with ONNX Runtime, and the tokenizer with tokenizers."""
-    from ..data.batching import predict_logits
-    from .loading import load_tokenizer
-    from .onnx import GRAPHS, OnnxModel
-
     model = OnnxModel(folder / GRAPHS[precision])
     return predict_logits(model, load_tokenizer(folder), texts).softmax(-1).numpy()
 
@@ -71,7 +70,7 @@ def _run_onnx(folder: Path, texts: Sequence[str], *, precision: Precision) -> np
 def in_batches(
     answer: Callable[[Sequence[str]], Sequence[Sequence[float]]], texts: Sequence[str], num_labels: int
 ) -> np.ndarray:
-    """Answer texts in batches of similar length; where a batch fails, one by one, with NaN for those that fail alone."""
+    """Answer texts in batches of similar length; where a batch fails, one by one, with NaN for those that fail."""
     found = np.full((len(texts), num_labels), np.nan, np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     pending = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]

@@ -11,8 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, local_folder
-from ..conversion.onnx import PACKAGES as ONNX_PACKAGES
-from ..conversion.onnx import require, write_onnx
+from ..conversion.onnx import PACKAGES, require, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
 from ..data.names import Sources, source_name
@@ -57,7 +56,7 @@ def export_model(
     Raises:
         FileExistsError: `output_dir` exists.
         OSError: `source` does not exist, or `output_dir` cannot be written.
-        ValueError: There is no SpamGPT classifier at `source`, it cannot be exported exactly, a package is missing, or a
+        ValueError: There is no SpamGPT classifier at `source`, it has no exact export, a package is missing, or a
             runtime does not agree. Nothing is written.
     """
     from ..data.sources import read_texts  # loads pandas
@@ -65,7 +64,7 @@ def export_model(
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
         raise FileExistsError(f"{output_dir} already exists; choose another folder.")
-    for package in ONNX_PACKAGES if format == "onnx" else ():
+    for package in PACKAGES if format == "onnx" else ():
         require(package)
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
