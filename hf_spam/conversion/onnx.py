@@ -119,7 +119,7 @@ def require(package: str) -> None:
         raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
 
 
-def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
+def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, end_token_id: int | None = None) -> None:
     """Write a classifier's graphs and its `config.json`.
 
     The graphs take `input_ids` and `attention_mask` in int64, (B, T) with any T, padded anywhere, and return `logits`
@@ -128,6 +128,8 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
     Args:
         model: A classifier in fp32, in evaluation mode, with "sdpa" attention.
         folder: The folder to write to.
+        end_token_id: The token with which the tokenizer ends every text, if there is one. The graph puts it back where
+            a program has cut it off a long text, as Transformers.js does.
 
     Raises:
         OSError: A file cannot be written.
@@ -136,7 +138,7 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
 
     (folder / "onnx").mkdir()
     with _quiet():
-        graph = _trace(model)
+        graph = _trace(_Padded(model, end_token_id))
     external = {}
     for precision, name in GRAPHS.items():
         if precision == "int8":
@@ -168,21 +170,24 @@ def _write_config(model: SpamGPTForSequenceClassification, folder: Path, externa
 class _Padded(nn.Module):
     """Classifier of messages with one more pad, since a traced graph cannot treat T = 0 as a special case."""
 
-    def __init__(self, model: SpamGPTForSequenceClassification):
+    def __init__(self, model: SpamGPTForSequenceClassification, end_token_id: int | None):
         super().__init__()
-        self.model = model
+        self.model, self.end_token_id = model, end_token_id
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         pad = attention_mask.new_zeros(attention_mask.shape[0], 1)
         ids, mask = (torch.cat([tensor, pad], dim=1) for tensor in (input_ids, attention_mask))
+        if self.end_token_id is not None:
+            is_last = mask.bool() & (mask.cumsum(1) == self.model.config.max_tokens)
+            ids = torch.where(is_last, self.end_token_id, ids)
         return self.model(input_ids=ids, attention_mask=mask).logits
 
 
-def _trace(model: SpamGPTForSequenceClassification) -> "ModelProto":
-    """Trace the model's `forward` into a graph."""
+def _trace(module: _Padded) -> "ModelProto":
+    """Trace the module's `forward` into a graph."""
     batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     program = torch.onnx.export(
-        _Padded(model),
+        module,
         kwargs=batch,
         input_names=list(batch),
         output_names=["logits"],

@@ -14,6 +14,7 @@ from ..conversion.loading import HISTORY, history_file, load_classifier, load_to
 from ..conversion.onnx import PACKAGES, require, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
+from ..conversion.transformers_js import adapt_tokenizer
 from ..data.names import Sources, source_name
 from ..files import files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
@@ -90,8 +91,10 @@ def export_model(
 
             write_gpt2(model, folder)
         else:
-            write_onnx(model, folder)
+            write_onnx(model, folder, end_token(tokenizer))
         save_tokenizer(tokenizer, folder, model.config.max_tokens)
+        if format == "onnx" and (folder / "tokenizer.json").is_file():
+            adapt_tokenizer(folder / "tokenizer.json")
         if history := history_file(source):
             shutil.copyfile(history, folder / HISTORY)
         try:
@@ -121,6 +124,12 @@ def fold(model: SpamGPTForSequenceClassification) -> None:
     margin = config.temperature * math.log(config.threshold / (1 - config.threshold))
     model.out_head.bias[spam_index(class_names(config))] -= margin
     config.threshold = None
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token with which a tokenizer ends every text, or `None`."""
+    ids = tokenizer("")["input_ids"]
+    return int(ids[-1]) if ids else None
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
