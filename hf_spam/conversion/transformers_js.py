@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -108,26 +109,34 @@ def run_in_page(script: str, folders: dict[str, Path], files: dict[str, bytes]) 
     Raises:
         ValueError: The function fails.
     """
+    from selenium.common import WebDriverException
+
     library = find_library()
     folders = {"library": library, "onnxruntime-web": _package("onnxruntime-web", library), **folders}
     page = f"""<!doctype html><title>Transformers.js</title>
 <script type="importmap">{json.dumps({"imports": {LIBRARY: "/library/dist/transformers.min.js"}})}</script>"""
-    with _serve(folders, {"page.html": page.encode(), **files}) as url, open_chromium() as browser:
-        browser.set_script_timeout(MAX_SECONDS)
-        browser.get(f"{url}/page.html")
-        answer = browser.execute_async_script(_IN_PAGE % script)
-    if "error" in answer:
-        raise ValueError(f"Transformers.js in Chromium failed: {one_line(answer['error'])}")
+    try:
+        with _serve(folders, {"page.html": page.encode(), **files}) as url, open_chromium() as browser:
+            browser.get(f"{url}/page.html")
+            browser.execute_script(_START % script)
+            end = time.monotonic() + MAX_SECONDS
+            while not (answer := browser.execute_script("return window.answer")) and time.monotonic() < end:
+                time.sleep(0.1)
+    except WebDriverException as error:  # Chromium does not start, or has crashed
+        answer = {"error": error.msg or type(error).__name__}
+    if not answer or "error" in answer:
+        reason = one_line(ValueError(answer["error"])) if answer else f"no answer in {MAX_SECONDS} seconds"
+        raise ValueError(f"Transformers.js in Chromium failed: {reason}")
     return answer["found"]
 
 
-_IN_PAGE = """
-const done = arguments[arguments.length - 1];
+# Selenium could wait for an answer too, but only for 2 minutes.
+_START = """
 (async () => {
   const { env } = await import("@huggingface/transformers");
   env.backends.onnx.wasm.wasmPaths = "/onnxruntime-web/dist/";  // by default, they come from a CDN
   return await (async () => { %s })();
-})().then((found) => done({ found }), (error) => done({ error: String(error) }));
+})().then((found) => (window.answer = { found }), (error) => (window.answer = { error: String(error) }));
 """
 _CLASSIFY = """
 const library = await import("@huggingface/transformers");
@@ -244,5 +253,5 @@ def _version_of(program: str) -> str:
 
 def _error_in(output: str) -> str:
     """Return the line of Node.js's output that says what is wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return one_line(next((line for line in lines if "Error:" in line), lines[-1] if lines else "no message"))
+    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it stopped without a message"]
+    return one_line(ValueError(next((line for line in lines if "Error:" in line), lines[-1])))
