@@ -244,7 +244,7 @@ def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, An
 
     from hf_spam import import_weights
     from hf_spam.conversion.loading import BUNDLED, load_tokenizer
-        from hf_spam.data.sources import read_messages
+    from hf_spam.data.sources import read_messages
     from hf_spam.data.tokenization import encode
     from hf_spam.hub.export import export_model
 
