@@ -22,7 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
-from .loading import EXPORTED_SETTINGS, graph_folder, load_config, named_model
+from .loading import EXPORTED_SETTINGS, load_config, local_folder, named_model, read_config
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,24 +42,27 @@ class OnnxModel:
     It runs on the CPU, and on as many threads as torch.
 
     Args:
-        source: A folder that `write_onnx` wrote, whose fp32 graph is run, or the path of one of its graphs.
+        source: A folder that `write_onnx` wrote or the Hub id of one, whose fp32 graph is run; or the path of a graph.
+        revision: Branch, tag or commit on the Hub.
 
     Attributes:
         config: The model's configuration.
         device: The CPU; inputs must be there.
 
     Raises:
-        OSError: There is no model in the folder.
+        OSError: There is no such model, or the Hub cannot be reached.
         ValueError: ONNX Runtime is not installed, or cannot load the graph.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, source: str | os.PathLike):
-        path = Path(source).absolute()
-        self._path = path if path.suffix == ".onnx" else path / GRAPHS["fp32"]
+    def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
         require("onnxruntime")
-        self.config = load_config(graph_folder(self._path))
+        self.config = load_config(source, revision=revision)
+        path = Path(source)
+        if path.suffix != ".onnx":
+            path = local_folder(source, revision=revision, files=[f"{GRAPHS['fp32']}*"]) / GRAPHS["fp32"]
+        self._path = path.absolute()
         self._start_session()
 
     def _start_session(self) -> None:
@@ -98,10 +101,16 @@ class OnnxModel:
         }
 
 
-def is_onnx(source: str | os.PathLike) -> bool:
-    """Return whether a source is a local folder with an exported classifier, or one of its graphs."""
+def is_onnx(source: str | os.PathLike, *, revision: str | None = None) -> bool:
+    """Return whether a source is an exported classifier: a folder, the path of a graph, or a Hub id.
+
+    Raises:
+        OSError: There is no such source, or the Hub cannot be reached.
+    """
     path = Path(named_model(source))
-    return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
+    if path.suffix == ".onnx" or path.is_dir():
+        return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
+    return EXPORTED_SETTINGS in read_config(source, revision)
 
 
 def require(package: str) -> None:

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from command_line import hf_spam
+from huggingface_hub import HfApi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -157,6 +158,16 @@ def test_commands_accept_a_folder_and_a_graph_as_a_model(folder, precision, tmp_
     assert done.code == 0 and "p_label" in (tmp_path / "out.csv").read_text()
     done = hf_spam("calibrate", tmp_path / "out", "--data", MESSAGES, "--model", model)
     assert done.code == 1 and "is an ONNX export: calibrate the model it was made from" in done.err
+
+
+@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
+def test_an_export_is_loaded_from_the_hub(folder, hub):
+    api = HfApi()
+    api.create_repo("alice/spam-onnx")
+    api.upload_folder(repo_id="alice/spam-onnx", folder_path=folder)
+    classify = SpamClassifier.from_pretrained("alice/spam-onnx")
+    assert isinstance(classify.model, OnnxModel)
+    assert classify(TEXTS) == SpamClassifier.from_pretrained(folder)(TEXTS)
 
 
 def test_it_can_be_pickled_and_uses_as_many_threads_as_torch(folder):
