@@ -127,8 +127,8 @@ MISTAKES = {
     "import-weights folder out": ["No model in 'folder'"],
     "import-weights gone.pth out": ["gone.pth"],
     "import-weights folder model": ["model already exists and is not an empty folder"],
-    "export bundled out": ["Missing option '--onnx'", USAGE],
-    "export bundled folder --onnx": ["folder already exists"],
+    "export bundled out": ["Missing option '--format'", USAGE],
+    "export bundled folder --format onnx": ["folder already exists"],
     "push folder me/spam": ["folder", "config.json or model.safetensors is missing"],
     "push model": ["owner/name", "--resume"],
     # Output and checkpoints

@@ -59,7 +59,7 @@ def model_type(source: str | os.PathLike) -> str:
     Raises:
         OSError: There is no such file.
     """
-    return _read_config(source, None)["model_type"]
+    return read_config(source, None)["model_type"]
 
 
 def load_config(
@@ -71,7 +71,7 @@ def load_config(
         OSError: There is no configuration, or the Hub cannot be reached.
         ValueError: The configuration belongs to another kind of model, or is not valid.
     """
-    name, settings = repr(os.fspath(source)), _read_config(source, revision)
+    name, settings = repr(os.fspath(source)), read_config(source, revision)
     if config_class is SpamGPTConfig and isinstance(settings.get(EXPORTED_SETTINGS), dict):
         settings = {"model_type": None} | settings[EXPORTED_SETTINGS]
     if settings["model_type"] != config_class.model_type:
@@ -349,7 +349,7 @@ def _build(
     return model
 
 
-def _read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
+def read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
     """Read the `config.json` of a folder or repository; that of its base if it is an adapter without one."""
     name, folder, labels = repr(os.fspath(source)), local_folder(source, revision=revision), {}
     if not (folder / "config.json").is_file() and (adapter := find_adapter(source, revision=revision)):

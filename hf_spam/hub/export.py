@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, local_folder
-from ..conversion.onnx import PACKAGES, require, write_onnx
+from ..conversion.onnx import PACKAGES, is_onnx, require, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
 from ..conversion.transformers_js import adapt_tokenizer
@@ -65,8 +66,11 @@ def export_model(
     output_dir = Path(output_dir).absolute()
     if output_dir.exists():
         raise FileExistsError(f"{output_dir} already exists; choose another folder.")
-    for package in PACKAGES if format == "onnx" else ():
+    packages = PACKAGES if format == "onnx" else ()
+    for package in packages:
         require(package)
+    if is_onnx(source):
+        raise ValueError(f"{str(source)!r} is an export: export the model it was made from.")
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     texts = read_texts(data, **reading)
@@ -102,7 +106,7 @@ def export_model(
         except ValueError as error:
             raise ValueError(f"The export was not written: {error}") from error
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
-        certificate.update(**results, files=files, versions=versions())
+        certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
         write_json(folder / CERTIFICATE, certificate)
 
     write_folder(output_dir, fill)
