@@ -58,7 +58,8 @@ class SpamClassifier:
         the path of its `onnx/model_quantized.onnx`.
 
         Args:
-            model: A folder, a Hub id, or the path of an ONNX graph. `None` and "bundled" load the model that comes with the package.
+            model: A folder, a Hub id, or the path of an ONNX graph. `None` and "bundled" load the model that comes with
+                the package.
             revision: A branch, tag or commit on the Hub.
             dtype: The precision to compute in. bfloat16 is faster on processors that support it.
             device: The device to compute on. `None`: the accelerator if there is one, else the CPU.
