@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
 from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, require, write_onnx
@@ -22,6 +23,11 @@ from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 
 CERTIFICATE = "parity.json"
+# Packages that `handler.py` imports. Older versions of tokenizers cannot read the files of today's.
+REQUIREMENTS = {
+    "gpt2": ("numpy", "tokenizers>=0.20", "torch", "transformers>=4.45"),
+    "onnx": ("numpy", "onnxruntime>=1.17", "tokenizers>=0.20"),
+}
 LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters needs minutes for all messages of a source
 
 
@@ -92,6 +98,8 @@ def export_model(
         else:
             write_onnx(model, folder)
         save_tokenizer(saved_tokenizer, folder, model.config.max_tokens)
+        if handler:
+            add_handler(folder, format)
         if history := history_file(source):
             shutil.copyfile(history, folder / HISTORY)
         try:
@@ -131,3 +139,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens:
     if (folder / "tokenizer.json").is_file():
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(path, settings)
+
+
+def add_handler(folder: Path, format: Format) -> None:
+    """Add the `handler.py` that Inference Endpoints call, and a list of the packages that it needs."""
+    shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
+    (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS[format]), encoding="utf-8")
