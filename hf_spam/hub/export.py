@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
 from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, local_folder
-from ..conversion.onnx import PACKAGES, require, write_onnx
+from ..conversion.onnx import PACKAGES, is_onnx, require, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
 from ..data.names import Sources, source_name
-from ..files import files_in, hash_file, public, versions, write_folder, write_json
+from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -69,8 +69,9 @@ def export_model(
     from ..data.sources import read_texts  # loads pandas
 
     output_dir = Path(output_dir).absolute()
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} already exists; choose another folder.")
+    check_new(output_dir)
+    if is_onnx(source):
+        raise ValueError(f"{os.fspath(source)!r} is an ONNX export; export the model that it was made from.")
     for package in PACKAGES if format == "onnx" else ():
         require(package)
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
