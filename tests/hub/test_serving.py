@@ -1,7 +1,7 @@
-"""Exports fit the servers of docs/serving.md, which tests cannot run: their files obey what each server reads.
+"""Exports fit the servers of docs/serving.md, which tests cannot run: their files are what each server reads.
 
-The rules are those of the servers' source code in November 2026 (text-embeddings-inference 1.9, vLLM 0.18, Triton's
-ONNX Runtime backend).
+The rules are from the source code of text-embeddings-inference (router/src/lib.rs, backends/ort/src/lib.rs) and vLLM
+(vllm/model_executor/models/gpt2.py), and from Triton's documentation.
 """
 
 import json
