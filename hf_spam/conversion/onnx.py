@@ -166,6 +166,9 @@ def _write_config(model: SpamGPTForSequenceClassification, folder: Path, externa
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURE],
         "max_position_embeddings": model.config.max_tokens,
+        # Text Embeddings Inference needs these two, and none of them under another name as well.
+        "hidden_size": model.config.n_embd,
+        "num_hidden_layers": model.config.n_layer,
     }
     settings |= {name: own[name] for name in ("id2label", "label2id", "pad_token_id", "vocab_size")}
     if any(external.values()):
