@@ -25,7 +25,7 @@ from small_data import MESSAGES
 from small_runs import result
 
 from hf_spam import files, load_sms_spam
-from hf_spam.hub import push, snapshots
+from hf_spam.hub import push, repository, snapshots
 from hf_spam.hub.push import LOG, Uploader
 from hf_spam.hub.snapshots import QUEUE, Queue
 
@@ -58,8 +58,8 @@ def alone(train, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(push, "MIN_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(push, "MAX_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(repository, "MIN_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(repository, "MAX_WAIT_SECONDS", 0.1)
 
 
 @pytest.fixture
