@@ -350,26 +350,29 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 @cli.command()
 @click.argument("model", callback=options.reachable)
 @click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
-@click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, at most half the size.")
+@click.option("--format", type=click.Choice(["gpt2", "onnx"]), required=True, help="Format of the weights.")
+@click.option("--fold-threshold", is_flag=True, help="Shift the scores so that the largest obeys the threshold.")
+@click.option("--handler", is_flag=True, help="Add a handler.py for Inference Endpoints.")
 @click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source, as for evaluate.")
 @options.text_column
 @options.encoding
 @options.skip_bad_rows
 @options.as_json
-def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
-    """Export a model to ONNX.
+def export(model: str, output_dir: str, as_json: bool, **settings: Any) -> None:
+    """Export a model for other programs.
 
-    MODEL is a folder, a Hub id, or bundled. OUT is a new folder, which --model accepts as well.
+    MODEL is a folder, a Hub id, or bundled. OUT is a new folder: with --format gpt2 a stock GPT-2 classifier of
+    transformers, which vLLM runs too; with --format onnx graphs in fp32 and int8, for ONNX Runtime, Transformers.js,
+    optimum and Text Embeddings Inference. --model accepts the latter as well.
 
-    The model and its export classify the messages of --data. If more than one label in a thousand differs, nothing is
-    written.
+    Every runtime that is installed classifies the messages of --data. If more than one label in a thousand differs from
+    the model's, nothing is written. The result is in OUT/parity.json.
     """
-    from .conversion.onnx import export_onnx
+    from .hub.export import export_model
 
     show_log()
-    report = export_onnx(model, output_dir, progress=sys.stderr.isatty(), **settings)
-    finish(as_json, report, terminal.agreement_table(report), f"The export is in {output_dir}")
+    certificate = export_model(model, output_dir, progress=sys.stderr.isatty(), **settings)
+    finish(as_json, certificate, *terminal.agreement_parts(certificate), f"The export is in {output_dir}")
 
 
 @cli.command()

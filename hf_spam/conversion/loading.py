@@ -40,6 +40,7 @@ WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.sa
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Settings that would make the library download and run code, or convert the weights.
 UNSAFE_SETTINGS = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
+EXPORTED_SETTINGS = "spam_gpt"  # entry of an ONNX export's config.json that holds a `SpamGPTConfig`
 MAX_CLASSES = 10_000  # `num_labels` is a single number in the file, but every class gets a name in memory
 MAX_WEIGHT = 1e9  # trained weights stay far below it; a flipped exponent bit goes far beyond
 
@@ -72,6 +73,8 @@ def load_config(
         ValueError: The configuration belongs to another kind of model, or is not valid.
     """
     name, settings = repr(os.fspath(source)), _read_config(source, revision)
+    if config_class is SpamGPTConfig and isinstance(settings.get(EXPORTED_SETTINGS), dict):
+        settings = {"model_type": None} | settings[EXPORTED_SETTINGS]
     if settings["model_type"] != config_class.model_type:
         raise ValueError(f"{name} holds a model of type {settings['model_type']!r}, not {config_class.model_type!r}.")
     with errors_as(f"The config.json of {name} is not valid"):
@@ -198,6 +201,8 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
     name, path = repr(os.fspath(source)), os.fspath(named_model(source))
     if os.path.isdir(path):
         return Path(path)
+    if os.path.isfile(path) and path.endswith(".onnx"):
+        return graph_folder(Path(path))
     if os.path.isfile(path):
         raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
     if is_path(path):
@@ -206,6 +211,11 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(files)))
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, path).replace(": ", ": no such file or folder; ", 1)) from error
+
+
+def graph_folder(graph: Path) -> Path:
+    """Return the folder of an export that an ONNX file belongs to: the one around it, or around its folder `onnx`."""
+    return graph.parent.parent if graph.absolute().parent.name == "onnx" else graph.parent
 
 
 def find_file(source: str | os.PathLike, name: str, *, revision: str | None = None) -> Path | None:

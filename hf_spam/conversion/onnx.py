@@ -1,51 +1,51 @@
-"""Export a classifier as an ONNX graph in fp32 or int8, and run the graph with ONNX Runtime.
+"""Write a classifier as ONNX graphs in fp32 and int8, and run one with ONNX Runtime.
 
-The graph includes the model's padding, pooling, temperature and threshold.
+The folder has the layout of the Hugging Face Hub, which Transformers.js, optimum and Text Embeddings Inference load. A
+graph contains the model's padding, pooling and temperature.
 """
 
 import importlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..data.batching import batch_tokens_for, predict_logits, text_batches
-from ..data.names import Sources, source_name
-from ..files import hash_file, public, versions, write_folder, write_json
-from ..modeling.configuration_spam_gpt import decide
+from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
-from .loading import HISTORY, history_file, load_classifier, load_config, load_tokenizer, local_folder, named_model
-from .parity import check_parity
+from .loading import EXPORTED_SETTINGS, graph_folder, load_config, named_model
 
-GRAPH = "model.onnx"
-REPORT = "export.json"
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-OPSET = 23  # the first with attention as a single operator
-MAX_MESSAGES = 1000  # to compare on: a large model needs minutes for all messages of a source
-MAX_INLINE_BYTES = 2**28  # larger weights get their own file: storing them in the graph copies them in memory
+OPSET, IR_VERSION = 20, 9  # read by ONNX Runtime from 1.17; 20 is the first opset with GELU
+MAX_INLINE_BYTES = 2**28  # larger weights get their own file: a graph is limited to 2 GiB
+# Operators with weights in int8: which input they are, and the axis along which each slice has its own scale. The head
+# is a Gemm, and stays in float.
+QUANTIZED = {"Gather": (0, 0), "MatMul": (1, 1)}
+TINY = 1e-12  # the scale of weights that are all zero
+# Transformers.js has a list of model types, without `spam_gpt`. For this one, it passes just what our graphs take.
+MODEL_TYPE, ARCHITECTURE = "distilbert", "DistilBertForSequenceClassification"
 
 
 class OnnxModel:
     """Exported classifier that is called like a `SpamGPTForSequenceClassification`.
 
-    It runs on the CPU, in the precision of the export, and on as many threads as torch.
+    It runs on the CPU, and on as many threads as torch.
 
     Args:
-        folder: A folder that `export_onnx` wrote.
+        source: A folder that `write_onnx` wrote, whose fp32 graph is run, or the path of one of its graphs.
 
     Attributes:
         config: The model's configuration.
@@ -58,10 +58,11 @@ class OnnxModel:
 
     device = torch.device("cpu")
 
-    def __init__(self, folder: str | os.PathLike):
-        self._folder = Path(folder).absolute()
+    def __init__(self, source: str | os.PathLike):
+        path = Path(source).absolute()
+        self._path = path if path.suffix == ".onnx" else path / GRAPHS["fp32"]
         require("onnxruntime")
-        self.config = load_config(folder)
+        self.config = load_config(graph_folder(self._path))
         self._start_session()
 
     def _start_session(self) -> None:
@@ -71,15 +72,13 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads = torch.get_num_threads()
         options.log_severity_level = 4  # do not log errors, which are raised as well
-        path, providers = self._folder / GRAPH, ["CPUExecutionProvider"]
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+            self._session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
-            name = repr(str(self._folder))
-            raise ValueError(f"{name} cannot be loaded: its {GRAPH} is damaged ({one_line(error)})") from error
+            raise ValueError(f"{str(self._path)!r} cannot be loaded: it is damaged ({one_line(error)})") from error
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
-        """Return the `logits` (B, num_labels) of messages (B, T), T at least 1, padded on either side."""
+        """Return the `logits` (B, num_labels) of messages (B, T), padded on either side."""
         if self._threads != torch.get_num_threads():  # a session's number of threads cannot be changed
             self._start_session()
         batch = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
@@ -87,8 +86,8 @@ class OnnxModel:
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def __reduce__(self) -> tuple[type["OnnxModel"], tuple[Path]]:
-        """Pickle only the folder, from which another process loads the graph."""
-        return OnnxModel, (self._folder,)
+        """Pickle only the path, from which another process loads the graph."""
+        return OnnxModel, (self._path,)
 
     def eval(self) -> "OnnxModel":
         """Return the model itself, which has no training mode."""
@@ -98,13 +97,14 @@ class OnnxModel:
         """Return the bytes of the graph's files, (size,) in uint8, which identify the model."""
         return {
             path.name: torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-            for path in sorted(self._folder.glob(f"{GRAPH}*"))
+            for path in sorted(self._path.parent.glob(f"{self._path.name}*"))
         }
 
 
 def is_onnx(source: str | os.PathLike) -> bool:
-    """Return whether a local folder holds an exported classifier."""
-    return Path(named_model(source), GRAPH).is_file()
+    """Return whether a source is a local folder with an exported classifier, or one of its graphs."""
+    path = Path(named_model(source))
+    return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
 
 
 def require(package: str) -> None:
@@ -119,145 +119,122 @@ def require(package: str) -> None:
         raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
 
 
-def export_onnx(
-    source: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    *,
-    int8: bool = False,
-    data: Sources = "sample",
-    progress: bool = False,
-    **reading: Any,
-) -> dict[str, Any]:
-    """Export a classifier as an ONNX graph, and check that both give the same labels.
+def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
+    """Write a classifier's graphs and its `config.json`.
 
-    The graph takes `input_ids` and `attention_mask` in int64, (B, T) with B and T at least 1, padded on either side. It
-    returns `logits` (B, num_labels) in float32, divided by the model's temperature, and `label` (B,) in int64, by the
-    model's threshold. `SpamClassifier.from_pretrained` loads the folder.
+    The graphs take `input_ids` and `attention_mask` in int64, (B, T) with any T, padded anywhere, and return `logits`
+    (B, num_labels) in float32, divided by the model's temperature. The second one stores its large weights in int8.
 
     Args:
-        source: The folder or Hub id of the classifier.
-        output_dir: The folder to create.
-        int8: Whether to quantize weights and activations to 8 bits.
-        data: Source of the messages to compare on, as for `load_sms_spam`; of more than 1,000 messages, 1,000 are used,
-            evenly spaced. With `int8`, activation ranges are measured on them too.
-        progress: Whether to show progress bars.
-        **reading: How to read `data`, as for `load_sms_spam`; its labels are not read.
-
-    Returns:
-        The report, which is also written to `export.json`: the result of `check_parity`, the `precision`, the name of
-        the `data`, the size and sha256 of the `weights`, and the `versions` of the packages.
+        model: A classifier in fp32, in evaluation mode, with "sdpa" attention.
+        folder: The folder to write to.
 
     Raises:
-        FileExistsError: `output_dir` exists.
-        OSError: `source` does not exist, or `output_dir` cannot be written.
-        ValueError: There is no SpamGPT classifier at `source`, a package is missing, or more than one label in a
-            thousand differs. Nothing is written.
+        OSError: A file cannot be written.
     """
-    from ..data.sources import read_texts  # loads pandas
+    import onnx
 
-    for package in PACKAGES:
-        require(package)
-    output_dir = Path(output_dir).absolute()
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} already exists; choose another folder.")
-    texts = read_texts(data, **reading)
-    count = min(len(texts), MAX_MESSAGES)
-    texts = [texts[i * len(texts) // count] for i in range(count)]  # not the first: a source may be sorted
-    model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
-    tokenizer = load_tokenizer(source)
-    expected = predict_logits(model, tokenizer, texts, progress=progress)
-    weights = sorted(local_folder(source).glob("*.safetensors"))
-    report = {
-        "precision": "int8" if int8 else "fp32",
-        "data": public(source_name(data)),
-        "weights": {path.name: hash_file(path) for path in weights},
-        "versions": versions() | {name: version(name) for name in PACKAGES},
+    (folder / "onnx").mkdir()
+    with _quiet():
+        graph = _trace(model)
+    external = {}
+    for precision, name in GRAPHS.items():
+        if precision == "int8":
+            _quantize(graph)
+        path, data = folder / name, f"{Path(name).name}_data"
+        external[path.name] = graph.ByteSize() > MAX_INLINE_BYTES
+        onnx.save(graph, path, save_as_external_data=external[path.name], location=data, convert_attribute=False)
+        if external[path.name]:
+            onnx.load_external_data_for_model(graph, str(path.parent))
+    _write_config(model, folder, external)
+
+
+def _write_config(model: SpamGPTForSequenceClassification, folder: Path, external: dict[str, bool]) -> None:
+    """Write the settings that other programs read, and the model's own ones in an entry for this package."""
+    own = json.loads(model.config.to_json_string())
+    for name in ("auto_map", "custom_pipelines"):  # Python files, which an export does not have
+        own.pop(name, None)
+    settings: dict[str, Any] = {
+        "model_type": MODEL_TYPE,
+        "architectures": [ARCHITECTURE],
+        "max_position_embeddings": model.config.max_tokens,
     }
-
-    def fill(folder: Path) -> None:
-        settings = json.loads(model.config.to_json_string())
-        for name in ("auto_map", "custom_pipelines"):  # Python files, which an export does not have
-            settings.pop(name, None)
-        write_json(folder / "config.json", settings)
-        tokenizer.save_pretrained(folder)
-        if history := history_file(source):
-            shutil.copyfile(history, folder / HISTORY)
-        with _quiet():
-            if int8:
-                batches = text_batches(model.config, tokenizer, texts, batch_tokens_for(model.config, model.device))
-                _write_int8_graph(model, folder / GRAPH, (batch for _, batch in batches))
-            else:
-                _write_graph(model, folder / GRAPH)
-        logits = predict_logits(OnnxModel(folder), tokenizer, texts, progress=progress)
-        try:
-            report.update(check_parity(model.config, expected, logits))
-        except ValueError as error:
-            raise ValueError(f"The {report['precision']} export was not written: {error}") from error
-        write_json(folder / REPORT, report)
-
-    write_folder(output_dir, fill)
-    return report
+    settings |= {name: own[name] for name in ("id2label", "label2id", "pad_token_id", "vocab_size")}
+    if any(external.values()):
+        settings["transformers.js_config"] = {"use_external_data_format": external}
+    write_json(folder / "config.json", {**settings, EXPORTED_SETTINGS: own})
 
 
-class _LabelledModel(nn.Module):
-    """Classifier that also returns the class chosen by its threshold, for programs that run the bare graph."""
+class _Padded(nn.Module):
+    """Classifier of messages with one more pad, since a traced graph cannot treat T = 0 as a special case."""
 
     def __init__(self, model: SpamGPTForSequenceClassification):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits, decide(self.model.config, logits.softmax(-1))
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        pad = attention_mask.new_zeros(attention_mask.shape[0], 1)
+        ids, mask = (torch.cat([tensor, pad], dim=1) for tensor in (input_ids, attention_mask))
+        return self.model(input_ids=ids, attention_mask=mask).logits
 
 
-def _write_graph(model: SpamGPTForSequenceClassification, path: Path) -> None:
-    """Trace the model's `forward` into a graph; large weights go into a second file next to it."""
+def _trace(model: SpamGPTForSequenceClassification) -> "ModelProto":
+    """Trace the model's `forward` into a graph."""
     batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     program = torch.onnx.export(
-        _LabelledModel(model),
+        _Padded(model),
         kwargs=batch,
         input_names=list(batch),
-        output_names=["logits", "label"],
+        output_names=["logits"],
         dynamic_shapes={name: {0: "batch", 1: "tokens"} for name in batch},
         opset_version=OPSET,
         verbose=False,
     )
-    program.save(path, external_data=4 * model.num_parameters() > MAX_INLINE_BYTES)
+    graph = program.model_proto
+    graph.ir_version = IR_VERSION
+    return graph
 
 
-def _write_int8_graph(
-    model: SpamGPTForSequenceClassification, path: Path, batches: Iterator[dict[str, torch.Tensor]]
-) -> None:
-    """Write a graph whose matrix products, except in the head, multiply 8-bit integers.
+def _quantize(graph: "ModelProto") -> None:
+    """Store large matrices in int8 with a scale per output, and restore floats where they are used, in place.
 
-    Weights have one scale per output. Activations have one fixed range per product, measured once on `batches`: the
-    usual dynamic ranges would make the answer for a message depend on the others in its batch. Only 7 bits of the
-    weights are used, because processors without VNNI add two products in 16 bits.
+    Activations stay in float: rounding them costs accuracy, and ranges of a whole batch would make the answer for a
+    message depend on the others in it.
     """
-    from onnxruntime.quantization import QuantType, quantize_static
+    from onnx import TensorProto, helper, numpy_helper
 
-    inputs = ({name: tensor.numpy() for name, tensor in batch.items()} for batch in batches)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fp32 = Path(folder, GRAPH)
-        _write_graph(model, fp32)
-        quantize_static(
-            fp32,
-            path,
-            SimpleNamespace(get_next=partial(next, inputs, None)),
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=fp32.with_name(f"{GRAPH}.data").exists(),
-            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
-        )
+    initializers, nodes = graph.graph.initializer, []
+    tensors = {tensor.name: tensor for tensor in initializers if len(tensor.dims) == 2}
+    for node in graph.graph.node:
+        place, axis = QUANTIZED.get(node.op_type, (0, 0))
+        name, out = node.input[place] if node.op_type in QUANTIZED else "", node.output[0]
+        if name not in tensors:
+            nodes.append(node)
+            continue
+        weights = numpy_helper.to_array(tensors[name])
+        scale = np.maximum(np.abs(weights).max(1 - axis, keepdims=True) / 127, TINY).astype(np.float32)
+        int8, scales = f"{name}_int8", f"{name}_scale"
+        initializers.remove(tensors.pop(name))
+        initializers.append(numpy_helper.from_array(np.rint(weights / scale).astype(np.int8), int8))
+        if node.op_type == "MatMul":
+            initializers.append(numpy_helper.from_array(scale.reshape(-1), scales))
+            nodes += [helper.make_node("DequantizeLinear", [int8, scales], [name], axis=axis), node]
+            continue
+        initializers.append(numpy_helper.from_array(scale, scales))
+        rows, ids = (f"{out}_int8", f"{out}_float", f"{out}_scale"), node.input[1]
+        nodes += [
+            helper.make_node("Gather", [int8, ids], [rows[0]]),
+            helper.make_node("Cast", [rows[0]], [rows[1]], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [scales, ids], [rows[2]]),
+            helper.make_node("Mul", [rows[1], rows[2]], [out]),
+        ]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings about the internals of the exporter and the quantizer."""
+    """Silence warnings about the internals of the exporter."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
