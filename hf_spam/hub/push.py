@@ -27,12 +27,12 @@ import httpx2
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, close_session, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
-from tenacity import RetryCallState, sleep_using_event, stop_when_event_set
+from tenacity import RetryCallState, sleep_using_event, stop_after_delay, stop_when_event_set
 
-from ..files import MANIFEST, files_in, read_manifest
+from ..files import MANIFEST, files_in, is_path, read_manifest
 from ..hub_errors import explain, explained, is_transient
 from ..signals import RunInterrupted
-from .repository import commit_snapshot, prepare_repository, retrying
+from .repository import commit_files, commit_snapshot, prepare_repository, retrying
 from .snapshots import MAIN, QUEUE, STATE_BRANCH, Kind, Queue, Snapshot, Strategy, published
 
 logger = logging.getLogger(__name__)
@@ -332,6 +332,45 @@ def push_folder(
         uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
     if uploader.left:
         raise TimeoutError(f"The upload to {repo_id} did not finish.")
+
+
+def push_space(
+    model: str | os.PathLike, repo_id: str, *, private: bool = False, revision: str = MAIN, timeout: float = 600.0
+) -> str:
+    """Push the demo page of a model as a static Space, in one commit, and return its URL.
+
+    If nothing has changed, no commit is made. An existing README is merged with the new one, see `merge_card`.
+
+    Args:
+        model: Folder or Hub id of a model, or "bundled".
+        repo_id, private, revision: As for `prepare_repository`.
+        timeout: Seconds during which failed requests are tried again.
+
+    Raises:
+        HubError: The Space could not be pushed.
+        OSError, ValueError: As for `build_space`.
+    """
+    from .space import build_space  # loads torch
+
+    def note(state: RetryCallState) -> None:
+        message = explain(state.outcome.exception(), repo_id, "space")
+        logger.info("Not pushed yet. %s. Trying again ...", message)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "space")
+        named = os.fspath(model)
+        build_space(model, folder, model_id=None if named == "bundled" or is_path(named) else named)
+        files = {name: folder / name for name in files_in(folder)}
+        with explained(repo_id, "space"):
+            return retrying(note, stop=stop_after_delay(timeout))(_send_space, repo_id, files, private, revision)
+
+
+def _send_space(repo_id: str, files: dict[str, Path], private: bool, revision: str) -> str:
+    api = HfApi()
+    repo_id = prepare_repository(api, repo_id, revision, repo_type="space", private=private)
+    tip = api.space_info(repo_id, revision=revision).sha
+    about = {"title": "Demo", "tip": tip, "repo_type": "space", "revision": revision}
+    return str(commit_files(api, repo_id, files, **about).repo_url)
 
 
 def _resume(folder: Path, repo_id: str | None, timeout: float) -> None:
