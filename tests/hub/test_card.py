@@ -5,18 +5,28 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from command_line import hf_spam
 from huggingface_hub import ModelCard
+from small_data import MESSAGES
+from tiny_models import build
 
-from hf_spam.conversion.loading import BUNDLED
+from hf_spam import SpamClassifier
+from hf_spam.conversion.loading import BUNDLED, CARD, save_classifier
+from hf_spam.data.sources import read_messages
+from hf_spam.data.tokenization import train_tokenizer
+from hf_spam.files import files_in
 from hf_spam.hub.card import (
     HUB_METRICS,
     METRICS,
     PLACEHOLDER,
+    SPAM_EXAMPLE,
     SPAM_LABELS,
     inherited,
     render_card,
     render_export_card,
 )
+from hf_spam.hub.export import export_model
 
 VALUES = dict(zip(METRICS, (0.91, 0.92, 0.93, 0.94, 0.85, 0.96, 0.0123456789), strict=True)) | {"unshown": 0.5}
 RECIPE = {"name": "book", "summary": "the book's settings", "data": "uci", "protocol": "book", "lora_r": None}
@@ -209,6 +219,33 @@ def test_exports_of_the_bundled_model_and_of_a_folder(tmp_path):
     own = exported("gpt2", source=str(tmp_path), labels=ODD, positive_label=None, threshold=None)
     assert str(tmp_path) not in own.content and f"`{tmp_path.name}`" in own.text and own.data.base_model is None
     assert "spam-detection" not in own.data.tags
+
+
+@pytest.mark.parametrize("format", ["gpt2", "onnx"])
+def test_an_export_is_used_from_the_hub_as_its_card_says(hub, format, tmp_path, monkeypatch):
+    """Every file arrives; the Python code runs, and gives the scores of the original."""
+    texts = read_messages(MESSAGES)["text"][:50]
+    (tmp_path / "few.csv").write_text("label,text\nspam,Win a prize\nham,see you\n")
+    model = build(vocab_size=300, pad_token_id=1, eos_token_id=0, pooling="last_token", threshold=0.9)
+    tokenizer = train_tokenizer(texts, 300)
+    save_classifier(model, tokenizer, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\nlanguage: [en]\n---\n")
+    out = tmp_path / "out"
+    export_model(str(tmp_path / "model"), out, format=format, data=str(tmp_path / "few.csv"))
+    assert hf_spam("push", out, "alice/export").code == 0
+    assert {*hub.files("alice/export")} == {*files_in(out), ".gitattributes"}
+    assert all(hub.read("alice/export", name) == (out / name).read_bytes() for name in files_in(out) if name != CARD)
+    card = ModelCard(hub.read("alice/export", CARD).decode(), ignore_metadata_errors=False)
+    assert (card.data.license, card.data.language) == ("mit", ["en"])
+    (code,) = re.findall("```python\n(.*?)```", card.text, re.DOTALL)
+    assert '"alice/export"' in code
+    shown: list = []
+    exec(code, {"print": shown.append})
+    (scores,) = SpamClassifier(model, tokenizer).predict_proba([SPAM_EXAMPLE])
+    if format == "gpt2":
+        assert shown[0][0]["score"] == pytest.approx(scores.max(), abs=1e-5)
+    else:
+        assert torch.tensor(shown[0]).softmax(-1)[0].tolist() == pytest.approx(scores.tolist(), abs=1e-5)
 
 
 def test_the_bundled_model_has_the_metadata_of_its_card():
