@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..conversion.gpt2 import write_gpt2
 from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, require, write_onnx
 from ..conversion.parity import compare_runtimes
@@ -95,13 +96,12 @@ def export_model(
     }
 
     def fill(folder: Path) -> None:
+        saved_tokenizer = tokenizer
         if format == "gpt2":
-            from ..conversion.gpt2 import write_gpt2
-
-            write_gpt2(model, folder)
+            saved_tokenizer = write_gpt2(model, folder, tokenizer)
         else:
             write_onnx(model, folder)
-        save_tokenizer(tokenizer, folder, model.config.max_tokens)
+        save_tokenizer(saved_tokenizer, folder, model.config.max_tokens)
         if history := history_file(source):
             shutil.copyfile(history, folder / HISTORY)
         try:
