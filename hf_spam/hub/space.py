@@ -21,11 +21,12 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from ..conversion.loading import load_classifier, load_tokenizer, named_model
+from ..conversion.loading import CARD, find_file, load_classifier, load_tokenizer, named_model
 from ..conversion.onnx import is_onnx
 from ..files import check_empty, public, write_file, write_folder
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .card import inherited
 
 FOLDER = Path(__file__).parent
 PAGE, NETWORK = FOLDER / "demo.html", FOLDER / "spam_gpt.js"
@@ -87,7 +88,7 @@ def build_space(source: str | os.PathLike, folder: str | os.PathLike, *, model_i
         "colorTo": "yellow",
         "sdk": "static",
         "pinned": False,
-        **({"license": license} if (license := _license(source)) else {}),
+        **{key: value for key, value in inherited(find_file(source, CARD)).items() if key.startswith("license")},
         **({"models": [model_id]} if model_id else {}),
         "short_description": "A small GPT that finds spam, inside the page",  # at most 60 characters
     }
@@ -320,17 +321,3 @@ def _with_hashes(page: str) -> str:
         digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
         page = page.replace(f"@{element.upper()}S@", " ".join(f"'sha256-{digest}'" for digest in digests))
     return page
-
-
-def _license(source: str | os.PathLike) -> str | None:
-    """Return the licence in the card next to a local model; that of the bundled model is MIT."""
-    if named_model(source) != source:
-        return "mit"
-    card = Path(source, "README.md")
-    if not card.is_file() or not (match := re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL)):
-        return None
-    try:
-        about = yaml.safe_load(match[1])
-    except yaml.YAMLError:
-        return None
-    return about.get("license") if isinstance(about, dict) else None
