@@ -6,9 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from accelerate import Accelerator
@@ -75,7 +74,7 @@ class Saver:
     checkpoints: Checkpoints
     save_steps: int | None = None
     uploader: Uploader | None = None
-    card_metadata: Mapping[str, Any] = MappingProxyType({})
+    card_metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def is_due(self, step: int) -> bool:
         """Return whether to write a checkpoint after a step: at multiples of `save_steps`, but not at 0."""

@@ -234,9 +234,10 @@ def test_an_export_is_used_from_the_hub_as_its_card_says(hub, format, tmp_path, 
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\nlanguage: [en]\n---\n")
     out = tmp_path / "out"
     export_model(str(tmp_path / "model"), out, format=format, data=str(tmp_path / "few.csv"))
+    names = files_in(out)
     assert hf_spam("push", out, "alice/export").code == 0
-    assert {*hub.files("alice/export")} == {*files_in(out), ".gitattributes"}
-    assert all(hub.read("alice/export", name) == (out / name).read_bytes() for name in files_in(out) if name != CARD)
+    assert {*hub.files("alice/export")} == {*names, ".gitattributes"}
+    assert all(hub.read("alice/export", name) == (out / name).read_bytes() for name in names if name != CARD)
     card = ModelCard(hub.read("alice/export", CARD).decode(), ignore_metadata_errors=False)
     assert (card.data.license, card.data.language) == ("mit", ["en"])
     (code,) = re.findall("```python\n(.*?)```", card.text, re.DOTALL)
