@@ -484,7 +484,6 @@ def test_the_demo_becomes_a_static_space(hub, monkeypatch):
         (["bundled", "bob/demo", "--timeout", 0], "bob/demo: the token has no write access"),
         (["bundled", "alice/de--mo"], "alice/de--mo: not a valid space name"),
         (["bundled", "--space"], "--space needs REPO"),
-        (["nowhere/at/all", "alice/demo"], "there is no such folder"),
     ],
 )
 def test_a_space_that_cannot_be_pushed(hub, arguments, words, monkeypatch):
