@@ -154,7 +154,7 @@ def render_export_card(
 
 def inherited(card: Path | None) -> dict[str, Any]:
     """Return the metadata in the card of a model that a copy of it keeps, see `INHERITED`."""
-    metadata, _ = split_card(card.read_text(encoding="utf-8", errors="replace") if card else "")
+    metadata, _ = split_card(card.read_text(encoding="utf-8", errors="replace")) if card else ({}, "")
     return {key: metadata[key] for key in INHERITED if key in metadata}
 
 
