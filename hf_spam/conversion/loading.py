@@ -38,11 +38,12 @@ from ..text import first_line, one_line
 from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, merge, read_adapter
 from .gpt2 import convert_settings, convert_tensors
 
+CARD = "README.md"
 HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
 BUNDLED = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # one of them
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-SMALL_FILES = ["config.json", HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]
+SMALL_FILES = ["config.json", CARD, HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]
 WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Settings that would make the library download and run code, or convert the weights.

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
-from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, local_folder
+from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, is_onnx, require, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
@@ -23,6 +23,7 @@ from ..files import check_new, files_in, hash_file, public, versions, write_fold
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .card import inherited, render_export_card
 
 CERTIFICATE = "parity.json"
 # Packages that `handler.py` imports. Older versions of tokenizers cannot read the files of today's.
@@ -85,6 +86,15 @@ def export_model(
     classifier = SpamClassifier(model, tokenizer)
     logits = classifier.logits(texts, progress=progress)
     labels = decide(model.config, logits.softmax(-1)).numpy()
+    names, threshold = class_names(model.config), model.config.threshold
+    about = {
+        "labels": names,
+        "positive_label": None if threshold is None else names[spam_index(names)],
+        "threshold": threshold,
+        "calibrated": model.config.temperature != 1,
+        "max_tokens": model.config.max_tokens,
+        "handler": handler,
+    }
     if fold_threshold:
         fold(model)
     weights = {path.name: hash_file(path)["sha256"] for path in sorted(local_folder(source).glob("*.safetensors"))}
@@ -115,6 +125,9 @@ def export_model(
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
         certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
         write_json(folder / CERTIFICATE, certificate)
+        metadata = inherited(find_file(source, CARD))
+        card = render_export_card(certificate, source=os.fspath(source), metadata=metadata, **about)
+        (folder / CARD).write_text(card, encoding="utf-8")
 
     write_folder(output_dir, fill)
     return certificate
