@@ -21,7 +21,7 @@ from ..conversion.transformers_js import adapt_tokenizer
 from ..data.names import Sources, source_name
 from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .card import inherited, render_export_card
 
@@ -86,15 +86,7 @@ def export_model(
     classifier = SpamClassifier(model, tokenizer)
     logits = classifier.logits(texts, progress=progress)
     labels = decide(model.config, logits.softmax(-1)).numpy()
-    names, threshold = class_names(model.config), model.config.threshold
-    about = {
-        "labels": names,
-        "positive_label": None if threshold is None else names[spam_index(names)],
-        "threshold": threshold,
-        "calibrated": model.config.temperature != 1,
-        "max_tokens": model.config.max_tokens,
-        "handler": handler,
-    }
+    about = {**describe(model.config), "handler": handler}  # before the threshold is folded
     if fold_threshold:
         fold(model)
     weights = {path.name: hash_file(path)["sha256"] for path in sorted(local_folder(source).glob("*.safetensors"))}
@@ -106,14 +98,7 @@ def export_model(
     }
 
     def fill(folder: Path) -> None:
-        saved_tokenizer = tokenizer
-        if format == "gpt2":
-            saved_tokenizer = write_gpt2(model, folder, tokenizer)
-        else:
-            write_onnx(model, folder, end_token(tokenizer))
-        save_tokenizer(saved_tokenizer, folder, model.config.max_tokens)
-        if format == "onnx" and (folder / "tokenizer.json").is_file():
-            adapt_tokenizer(folder / "tokenizer.json")
+        write_files(model, tokenizer, folder, format)
         if handler:
             add_handler(folder, format)
         if history := history_file(source):
@@ -131,6 +116,31 @@ def export_model(
 
     write_folder(output_dir, fill)
     return certificate
+
+
+def describe(config: SpamGPTConfig) -> dict[str, Any]:
+    """Return what a card says about a model's answers."""
+    names, threshold = class_names(config), config.threshold
+    return {
+        "labels": names,
+        "positive_label": None if threshold is None else names[spam_index(names)],
+        "threshold": threshold,
+        "calibrated": config.temperature != 1,
+        "max_tokens": config.max_tokens,
+    }
+
+
+def write_files(
+    model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format
+) -> None:
+    """Write the weights, configuration and tokenizer of an export."""
+    if format == "gpt2":
+        tokenizer = write_gpt2(model, folder, tokenizer)
+    else:
+        write_onnx(model, folder, end_token(tokenizer))
+    save_tokenizer(tokenizer, folder, model.config.max_tokens)
+    if format == "onnx" and (folder / "tokenizer.json").is_file():
+        adapt_tokenizer(folder / "tokenizer.json")
 
 
 @torch.no_grad()
