@@ -214,7 +214,8 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
     if os.path.isdir(path):
         return Path(path)
     if os.path.isfile(path) and path.endswith(".onnx"):
-        return graph_folder(Path(path))
+        folder = Path(path).absolute().parent
+        return folder.parent if folder.name == "onnx" else folder
     if os.path.isfile(path):
         raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
     if is_path(path):
@@ -223,11 +224,6 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(files)))
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, path).replace(": ", ": no such file or folder; ", 1)) from error
-
-
-def graph_folder(graph: Path) -> Path:
-    """Return the folder of an export that an ONNX file belongs to: the one around it, or around its folder `onnx`."""
-    return graph.parent.parent if graph.absolute().parent.name == "onnx" else graph.parent
 
 
 def find_file(source: str | os.PathLike, name: str, *, revision: str | None = None) -> Path | None:
