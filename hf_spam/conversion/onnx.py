@@ -153,6 +153,7 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, end_token_
         external[path.name] = graph.ByteSize() > MAX_INLINE_BYTES
         onnx.save(graph, path, save_as_external_data=external[path.name], location=data, convert_attribute=False)
         if external[path.name]:
+            path.with_name(data).chmod(path.stat().st_mode)  # it is created for its owner only
             onnx.load_external_data_for_model(graph, str(path.parent))
     _write_config(model, folder, external)
 
