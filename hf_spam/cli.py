@@ -269,18 +269,26 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path())
 @click.argument("repo_id", metavar="REPO", required=False)
+@click.option("--space", is_flag=True, help="Push a page that runs MODEL in the browser, as a static Space.")
 @click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run or push.")
 @options.private
 @click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
-def push(folder: Path, repo_id: str | None, **settings: Any) -> None:
-    """Push the model in FOLDER to the repository REPO."""
-    from .hub.push import push_folder
+def push(model: str, repo_id: str | None, space: bool, resume: bool, **settings: Any) -> None:
+    """Push a model or an export to the repository REPO.
+
+    MODEL is the folder of a model, a checkpoint or an export. With --space it may also be a Hub id, or bundled.
+    """
+    from .hub.push import push_folder, push_space
 
     show_log()
-    push_folder(folder, repo_id, **settings)
+    if not space:
+        return push_folder(Path(model), repo_id, resume=resume, **settings)
+    if resume or repo_id is None:
+        raise click.UsageError("--space needs REPO, and cannot be used with --resume.")
+    terminal.show(f"The page is at {push_space(model, repo_id, **settings)}")
 
 
 @cli.group()
@@ -350,26 +358,29 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 @cli.command()
 @click.argument("model", callback=options.reachable)
 @click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--onnx", is_flag=True, required=True, help="Export to ONNX, for ONNX Runtime.")
-@click.option("--int8", is_flag=True, help="Store the weights in 8 bits: faster, at most half the size.")
+@click.option("--format", type=click.Choice(["gpt2", "onnx"]), required=True, help="Format of the weights.")
+@click.option("--fold-threshold", is_flag=True, help="Shift the scores so that the largest obeys the threshold.")
+@click.option("--handler", is_flag=True, help="Add a handler.py for Inference Endpoints.")
 @click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source, as for evaluate.")
 @options.text_column
 @options.encoding
 @options.skip_bad_rows
 @options.as_json
-def export(model: str, output_dir: str, onnx: bool, as_json: bool, **settings: Any) -> None:
-    """Export a model to ONNX.
+def export(model: str, output_dir: str, as_json: bool, **settings: Any) -> None:
+    """Export a model for other programs.
 
-    MODEL is a folder, a Hub id, or bundled. OUT is a new folder, which --model accepts as well.
+    MODEL is a folder, a Hub id, or bundled. OUT is a new folder: with --format gpt2 a stock GPT-2 classifier of
+    transformers, which vLLM runs too; with --format onnx graphs in fp32 and int8, for ONNX Runtime, Transformers.js,
+    optimum and Text Embeddings Inference. --model accepts the latter as well.
 
-    The model and its export classify the messages of --data. If more than one label in a thousand differs, nothing is
-    written.
+    Every runtime that is installed classifies the messages of --data. If more than one label in a thousand differs from
+    the model's, nothing is written. The result is in OUT/parity.json.
     """
-    from .conversion.onnx import export_onnx
+    from .hub.export import export_model
 
     show_log()
-    report = export_onnx(model, output_dir, progress=sys.stderr.isatty(), **settings)
-    finish(as_json, report, terminal.agreement_table(report), f"The export is in {output_dir}")
+    certificate = export_model(model, output_dir, progress=sys.stderr.isatty(), **settings)
+    finish(as_json, certificate, *terminal.agreement_parts(certificate), f"The export is in {output_dir}")
 
 
 @cli.command()

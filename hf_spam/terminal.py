@@ -79,15 +79,25 @@ def answers_table(texts: Sequence[str], answers: Sequence[dict[str, Any]]) -> Ta
     )
 
 
-def agreement_table(report: dict[str, Any]) -> Table:
-    """Return a table that compares a model with its export (see `export_onnx`)."""
-    rows = [
-        ["messages", str(report["messages"])],
-        ["different labels", str(report["labels_differ"])],
-        ["largest score difference", f"{report['largest_score_difference']:.6f}"],
-        ["mean score difference", f"{report['mean_score_difference']:.6f}"],
-    ]
-    return make_table(["agreement", report["precision"]], rows)
+def agreement_parts(certificate: dict[str, Any]) -> Iterator[Table | str]:
+    """Yield a table of the runtimes in which an export was compared with its model (see `export_model`), and notes."""
+    yield make_table(
+        ["runtime", "version", "precision", "labels that differ", "largest score difference"],
+        (
+            [
+                *(one[name] for name in ("runtime", "version", "precision")),
+                f"{one['labels_differ']} of {certificate['messages']:,}",
+                f"{one['largest_score_difference']:.1e}",
+            ]
+            for one in certificate["runtimes"]
+        ),
+    )
+    for one in certificate["runtimes"]:
+        for what in ("not_answered", "answered_differently"):
+            if one[what]:
+                yield f"{one['runtime']} ({one['precision']}), {what.replace('_', ' ')}: {', '.join(one[what])}"
+    for runtime, reason in certificate["not_run"].items():
+        yield f"{runtime} was not run: it {reason}"
 
 
 def recipes_table(recipes: Sequence[Recipe]) -> Table:

@@ -1,67 +1,68 @@
-"""Export a classifier as an ONNX graph in fp32 or int8, and run the graph with ONNX Runtime.
+"""Write a classifier as ONNX graphs in fp32 and int8, and run one with ONNX Runtime.
 
-The graph includes the model's padding, pooling, temperature and threshold.
+The folder has the layout of the Hugging Face Hub, which Transformers.js, optimum and Text Embeddings Inference load. A
+graph contains the model's padding, pooling and temperature.
 """
 
 import importlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..data.batching import batch_tokens_for, predict_logits, text_batches
-from ..data.names import Sources, source_name
-from ..files import hash_file, public, versions, write_folder, write_json
-from ..modeling.configuration_spam_gpt import decide
+from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
-from .loading import HISTORY, history_file, load_classifier, load_config, load_tokenizer, local_folder, named_model
-from .parity import check_parity
+from .loading import EXPORTED_SETTINGS, load_config, local_folder, named_model, read_config
 
-GRAPH = "model.onnx"
-REPORT = "export.json"
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-OPSET = 23  # the first with attention as a single operator
-MAX_MESSAGES = 1000  # to compare on: a large model needs minutes for all messages of a source
-MAX_INLINE_BYTES = 2**28  # larger weights get their own file: storing them in the graph copies them in memory
+OPSET, IR_VERSION = 20, 9  # read by ONNX Runtime from 1.17; 20 is the first opset with GELU
+MAX_INLINE_BYTES = 2**28  # larger weights get their own file: a graph is limited to 2 GiB
+TINY = 1e-12  # the scale of weights that are all zero
+# Transformers.js has a list of model types, without `spam_gpt`. For this one, it passes just what our graphs take.
+MODEL_TYPE, ARCHITECTURE = "distilbert", "DistilBertForSequenceClassification"
 
 
 class OnnxModel:
     """Exported classifier that is called like a `SpamGPTForSequenceClassification`.
 
-    It runs on the CPU, in the precision of the export, and on as many threads as torch.
+    It runs on the CPU, and on as many threads as torch.
 
     Args:
-        folder: A folder that `export_onnx` wrote.
+        source: A folder that `write_onnx` wrote or the Hub id of one, whose fp32 graph is run; or the path of a graph.
+        revision: Branch, tag or commit on the Hub.
 
     Attributes:
         config: The model's configuration.
         device: The CPU; inputs must be there.
 
     Raises:
-        OSError: There is no model in the folder.
+        OSError: There is no such model, or the Hub cannot be reached.
         ValueError: ONNX Runtime is not installed, or cannot load the graph.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, folder: str | os.PathLike):
-        self._folder = Path(folder).absolute()
+    def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
         require("onnxruntime")
-        self.config = load_config(folder)
+        self.config = load_config(source, revision=revision)
+        path = Path(source)
+        if path.suffix != ".onnx":
+            path = local_folder(source, revision=revision, files=[f"{GRAPHS['fp32']}*"]) / GRAPHS["fp32"]
+        self._path = path.absolute()
         self._start_session()
 
     def _start_session(self) -> None:
@@ -71,15 +72,13 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads = torch.get_num_threads()
         options.log_severity_level = 4  # do not log errors, which are raised as well
-        path, providers = self._folder / GRAPH, ["CPUExecutionProvider"]
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
+            self._session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
-            name = repr(str(self._folder))
-            raise ValueError(f"{name} cannot be loaded: its {GRAPH} is damaged ({one_line(error)})") from error
+            raise ValueError(f"{str(self._path)!r} cannot be loaded: it is damaged ({one_line(error)})") from error
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
-        """Return the `logits` (B, num_labels) of messages (B, T), T at least 1, padded on either side."""
+        """Return the `logits` (B, num_labels) of messages (B, T), padded on either side."""
         if self._threads != torch.get_num_threads():  # a session's number of threads cannot be changed
             self._start_session()
         batch = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
@@ -87,8 +86,8 @@ class OnnxModel:
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def __reduce__(self) -> tuple[type["OnnxModel"], tuple[Path]]:
-        """Pickle only the folder, from which another process loads the graph."""
-        return OnnxModel, (self._folder,)
+        """Pickle only the path, from which another process loads the graph."""
+        return OnnxModel, (self._path,)
 
     def eval(self) -> "OnnxModel":
         """Return the model itself, which has no training mode."""
@@ -98,13 +97,20 @@ class OnnxModel:
         """Return the bytes of the graph's files, (size,) in uint8, which identify the model."""
         return {
             path.name: torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-            for path in sorted(self._folder.glob(f"{GRAPH}*"))
+            for path in sorted(self._path.parent.glob(f"{self._path.name}*"))
         }
 
 
-def is_onnx(source: str | os.PathLike) -> bool:
-    """Return whether a local folder holds an exported classifier."""
-    return Path(named_model(source), GRAPH).is_file()
+def is_onnx(source: str | os.PathLike, *, revision: str | None = None) -> bool:
+    """Return whether a source is an exported classifier: a folder, the path of a graph, or a Hub id.
+
+    Raises:
+        OSError: There is no such source, or the Hub cannot be reached.
+    """
+    path = Path(named_model(source))
+    if path.suffix == ".onnx" or path.is_dir():
+        return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
+    return EXPORTED_SETTINGS in read_config(source, revision)
 
 
 def require(package: str) -> None:
@@ -119,145 +125,134 @@ def require(package: str) -> None:
         raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
 
 
-def export_onnx(
-    source: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    *,
-    int8: bool = False,
-    data: Sources = "sample",
-    progress: bool = False,
-    **reading: Any,
-) -> dict[str, Any]:
-    """Export a classifier as an ONNX graph, and check that both give the same labels.
+def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, end_token_id: int | None = None) -> None:
+    """Write a classifier's graphs and its `config.json`.
 
-    The graph takes `input_ids` and `attention_mask` in int64, (B, T) with B and T at least 1, padded on either side. It
-    returns `logits` (B, num_labels) in float32, divided by the model's temperature, and `label` (B,) in int64, by the
-    model's threshold. `SpamClassifier.from_pretrained` loads the folder.
+    The graphs take `input_ids` and `attention_mask` in int64, (B, T) with any T, padded anywhere, and return `logits`
+    (B, num_labels) in float32, divided by the model's temperature. The second one stores its large weights in int8.
 
     Args:
-        source: The folder or Hub id of the classifier.
-        output_dir: The folder to create.
-        int8: Whether to quantize weights and activations to 8 bits.
-        data: Source of the messages to compare on, as for `load_sms_spam`; of more than 1,000 messages, 1,000 are used,
-            evenly spaced. With `int8`, activation ranges are measured on them too.
-        progress: Whether to show progress bars.
-        **reading: How to read `data`, as for `load_sms_spam`; its labels are not read.
-
-    Returns:
-        The report, which is also written to `export.json`: the result of `check_parity`, the `precision`, the name of
-        the `data`, the size and sha256 of the `weights`, and the `versions` of the packages.
+        model: A classifier in fp32, in evaluation mode, with "sdpa" attention.
+        folder: The folder to write to.
+        end_token_id: The token with which the tokenizer ends every text, if there is one. The graph puts it back where
+            a program has cut it off a long text, as Transformers.js does.
 
     Raises:
-        FileExistsError: `output_dir` exists.
-        OSError: `source` does not exist, or `output_dir` cannot be written.
-        ValueError: There is no SpamGPT classifier at `source`, a package is missing, or more than one label in a
-            thousand differs. Nothing is written.
+        OSError: A file cannot be written.
     """
-    from ..data.sources import read_texts  # loads pandas
+    import onnx
 
-    for package in PACKAGES:
-        require(package)
-    output_dir = Path(output_dir).absolute()
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} already exists; choose another folder.")
-    texts = read_texts(data, **reading)
-    count = min(len(texts), MAX_MESSAGES)
-    texts = [texts[i * len(texts) // count] for i in range(count)]  # not the first: a source may be sorted
-    model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
-    tokenizer = load_tokenizer(source)
-    expected = predict_logits(model, tokenizer, texts, progress=progress)
-    weights = sorted(local_folder(source).glob("*.safetensors"))
-    report = {
-        "precision": "int8" if int8 else "fp32",
-        "data": public(source_name(data)),
-        "weights": {path.name: hash_file(path) for path in weights},
-        "versions": versions() | {name: version(name) for name in PACKAGES},
+    (folder / "onnx").mkdir()
+    with _quiet():
+        graph = _trace(_Padded(model, end_token_id))
+    external = {}
+    for precision, name in GRAPHS.items():
+        if precision == "int8":
+            _quantize(graph)
+        path, data = folder / name, f"{Path(name).name}_data"
+        external[path.name] = graph.ByteSize() > MAX_INLINE_BYTES
+        onnx.save(graph, path, save_as_external_data=external[path.name], location=data, convert_attribute=False)
+        if external[path.name]:
+            path.with_name(data).chmod(path.stat().st_mode)  # it is created for its owner only
+            onnx.load_external_data_for_model(graph, str(path.parent))
+    _write_config(model, folder, external)
+
+
+def _write_config(model: SpamGPTForSequenceClassification, folder: Path, external: dict[str, bool]) -> None:
+    """Write the settings that other programs read, and the model's own ones in an entry for this package."""
+    own = json.loads(model.config.to_json_string())
+    for name in ("auto_map", "custom_pipelines"):  # Python files, which an export does not have
+        own.pop(name, None)
+    settings: dict[str, Any] = {
+        "model_type": MODEL_TYPE,
+        "architectures": [ARCHITECTURE],
+        "max_position_embeddings": model.config.max_tokens,
+        # Text Embeddings Inference needs these two, and none of them under another name as well.
+        "hidden_size": model.config.n_embd,
+        "num_hidden_layers": model.config.n_layer,
     }
-
-    def fill(folder: Path) -> None:
-        settings = json.loads(model.config.to_json_string())
-        for name in ("auto_map", "custom_pipelines"):  # Python files, which an export does not have
-            settings.pop(name, None)
-        write_json(folder / "config.json", settings)
-        tokenizer.save_pretrained(folder)
-        if history := history_file(source):
-            shutil.copyfile(history, folder / HISTORY)
-        with _quiet():
-            if int8:
-                batches = text_batches(model.config, tokenizer, texts, batch_tokens_for(model.config, model.device))
-                _write_int8_graph(model, folder / GRAPH, (batch for _, batch in batches))
-            else:
-                _write_graph(model, folder / GRAPH)
-        logits = predict_logits(OnnxModel(folder), tokenizer, texts, progress=progress)
-        try:
-            report.update(check_parity(model.config, expected, logits))
-        except ValueError as error:
-            raise ValueError(f"The {report['precision']} export was not written: {error}") from error
-        write_json(folder / REPORT, report)
-
-    write_folder(output_dir, fill)
-    return report
+    settings |= {name: own[name] for name in ("id2label", "label2id", "pad_token_id", "vocab_size")}
+    if any(external.values()):
+        settings["transformers.js_config"] = {"use_external_data_format": external}
+    write_json(folder / "config.json", {**settings, EXPORTED_SETTINGS: own})
 
 
-class _LabelledModel(nn.Module):
-    """Classifier that also returns the class chosen by its threshold, for programs that run the bare graph."""
+class _Padded(nn.Module):
+    """Classifier of messages with one more pad, since a traced graph cannot treat T = 0 as a special case."""
 
-    def __init__(self, model: SpamGPTForSequenceClassification):
+    def __init__(self, model: SpamGPTForSequenceClassification, end_token_id: int | None):
         super().__init__()
-        self.model = model
+        self.model, self.end_token_id = model, end_token_id
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits, decide(self.model.config, logits.softmax(-1))
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        pad = attention_mask.new_zeros(attention_mask.shape[0], 1)
+        ids, mask = (torch.cat([tensor, pad], dim=1) for tensor in (input_ids, attention_mask))
+        if self.end_token_id is not None:
+            is_last = mask.bool() & (mask.cumsum(1) == self.model.config.max_tokens)
+            ids = torch.where(is_last, self.end_token_id, ids)
+        return self.model(input_ids=ids, attention_mask=mask).logits
 
 
-def _write_graph(model: SpamGPTForSequenceClassification, path: Path) -> None:
-    """Trace the model's `forward` into a graph; large weights go into a second file next to it."""
+def _trace(module: _Padded) -> "ModelProto":
+    """Trace the module's `forward` into a graph."""
     batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     program = torch.onnx.export(
-        _LabelledModel(model),
+        module,
         kwargs=batch,
         input_names=list(batch),
-        output_names=["logits", "label"],
+        output_names=["logits"],
         dynamic_shapes={name: {0: "batch", 1: "tokens"} for name in batch},
         opset_version=OPSET,
         verbose=False,
     )
-    program.save(path, external_data=4 * model.num_parameters() > MAX_INLINE_BYTES)
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]  # paths of this machine
+    del graph.value_info[:]
+    return model
 
 
-def _write_int8_graph(
-    model: SpamGPTForSequenceClassification, path: Path, batches: Iterator[dict[str, torch.Tensor]]
-) -> None:
-    """Write a graph whose matrix products, except in the head, multiply 8-bit integers.
+def _quantize(model: "ModelProto") -> None:
+    """Store embeddings and the weights of products in int8, and restore floats where they are used, in place.
 
-    Weights have one scale per output. Activations have one fixed range per product, measured once on `batches`: the
-    usual dynamic ranges would make the answer for a message depend on the others in its batch. Only 7 bits of the
-    weights are used, because processors without VNNI add two products in 16 bits.
+    Embeddings of tokens have a scale per token, other weights one per output. Position embeddings, norms and the head
+    are small, and stay in float: rounding position embeddings changes the answers most. So do activations: ranges of a
+    whole batch would make the answer for a message depend on the others in it. `Cast` and `Mul` take the place of
+    `DequantizeLinear`, for which some runtimes round the activations after all.
     """
-    from onnxruntime.quantization import QuantType, quantize_static
+    from onnx import TensorProto, helper, numpy_helper
 
-    inputs = ({name: tensor.numpy() for name, tensor in batch.items()} for batch in batches)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fp32 = Path(folder, GRAPH)
-        _write_graph(model, fp32)
-        quantize_static(
-            fp32,
-            path,
-            SimpleNamespace(get_next=partial(next, inputs, None)),
-            op_types_to_quantize=["MatMul"],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=fp32.with_name(f"{GRAPH}.data").exists(),
-            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
-        )
+    initializers, nodes = model.graph.initializer, []
+    tensors = {tensor.name: tensor for tensor in initializers if len(tensor.dims) == 2 and "pos_emb" not in tensor.name}
+    for node in model.graph.node:
+        place = {"Gather": 0, "MatMul": 1}.get(node.op_type)  # the input that holds the weights; the head is a Gemm
+        name = None if place is None else node.input[place]
+        if name not in tensors:
+            nodes.append(node)
+            continue
+        weights, is_embedding, out = numpy_helper.to_array(tensors[name]), place == 0, node.output[0]
+        scale = np.maximum(np.abs(weights).max(int(is_embedding), keepdims=True) / 127, TINY).astype(np.float32)
+        initializers.remove(tensors.pop(name))
+        parts = {"int8": np.rint(weights / scale).astype(np.int8), "scale": scale}
+        initializers.extend(numpy_helper.from_array(part, f"{name}_{kind}") for kind, part in parts.items())
+        restored = out if is_embedding else name
+        int8, floats, scale = (f"{restored}_{kind}" for kind in ("int8", "float", "scale"))
+        if is_embedding:  # only the rows that are used
+            for kind in parts:
+                nodes.append(helper.make_node("Gather", [f"{name}_{kind}", node.input[1]], [f"{restored}_{kind}"]))
+        nodes.append(helper.make_node("Cast", [int8], [floats], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [floats, scale], [restored]))
+        if not is_embedding:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings about the internals of the exporter and the quantizer."""
+    """Silence warnings about the internals of the exporter."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

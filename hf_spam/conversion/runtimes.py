@@ -1,0 +1,117 @@
+"""Run an exported folder in every runtime that is installed, as its users do."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..data.batching import predict_logits
+from ..modeling.configuration_spam_gpt import class_names
+from . import transformers_js
+from .loading import load_tokenizer
+from .onnx import GRAPHS, OnnxModel
+
+Format = Literal["gpt2", "onnx"]
+Precision = Literal["fp32", "int8"]
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A program that runs one format of export in one precision.
+
+    Attributes:
+        name: Its name.
+        format, precision: What it runs.
+        missing: Returns why it cannot run here, in words that end with a remedy, or `None` if it can.
+        version: Returns its version.
+        probabilities: Takes the folder of an export and texts, and returns the probability of each class,
+            (N, num_labels) in float32; a row of NaN for a text that makes the runtime fail.
+    """
+
+    name: str
+    format: Format
+    precision: Precision
+    missing: Callable[[], str | None]
+    version: Callable[[], str]
+    probabilities: Callable[[Path, Sequence[str]], np.ndarray]
+
+
+def _missing_package(name: str, install: str) -> str | None:
+    return None if importlib.util.find_spec(name) else f"needs {name}: pip install {install}"
+
+
+def _run_pipeline(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """Run the stock pipeline of transformers."""
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=str(folder), device="cpu")
+    labels = class_names(classify.model.config)
+
+    def answer(batch: Sequence[str]) -> list[list[float]]:
+        options = {"top_k": None, "function_to_apply": "softmax", "truncation": True, "batch_size": BATCH_SIZE}
+        answers = classify(list(batch), **options)
+        scores = [{one["label"]: one["score"] for one in found} for found in answers]
+        return [[score[label] for label in labels] for score in scores]
+
+    return in_batches(answer, texts, len(labels))
+
+
+def _run_onnx(folder: Path, texts: Sequence[str], *, precision: Precision) -> np.ndarray:
+    """Run a graph with ONNX Runtime, and the tokenizer with tokenizers."""
+    model = OnnxModel(folder / GRAPHS[precision])
+    return predict_logits(model, load_tokenizer(folder), texts).softmax(-1).numpy()
+
+
+def in_batches(
+    answer: Callable[[Sequence[str]], Sequence[Sequence[float]]], texts: Sequence[str], num_labels: int
+) -> np.ndarray:
+    """Answer texts in batches of similar length; where a batch fails, one by one, with NaN for those that fail."""
+    found = np.full((len(texts), num_labels), np.nan, np.float32)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    pending = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+    while pending:
+        chosen = pending.pop()
+        try:
+            found[chosen] = answer([texts[i] for i in chosen])
+        except Exception:  # a runtime may raise anything
+            pending += [[i] for i in chosen] if len(chosen) > 1 else []
+    return found
+
+
+def _both(
+    name: str,
+    missing: Callable[[], str | None],
+    version: Callable[[], str],
+    run: Callable[..., np.ndarray],
+) -> list[Runtime]:
+    """Return the entries of a runtime of ONNX graphs, one for each precision."""
+    return [Runtime(name, "onnx", kind, missing, version, partial(run, precision=kind)) for kind in get_args(Precision)]
+
+
+RUNTIMES = [
+    Runtime("transformers", "gpt2", "fp32", lambda: None, partial(version, "transformers"), _run_pipeline),
+    *_both(
+        "ONNX Runtime",
+        partial(_missing_package, "onnxruntime", "hf-spam[onnx]"),
+        partial(version, "onnxruntime"),
+        _run_onnx,
+    ),
+    *_both(
+        "Transformers.js in Node.js",
+        transformers_js.missing_in_node,
+        transformers_js.version_in_node,
+        transformers_js.run_in_node,
+    ),
+    *_both(
+        "Transformers.js in Chromium",
+        transformers_js.missing_in_chromium,
+        transformers_js.version_in_chromium,
+        transformers_js.run_in_chromium,
+    ),
+]

@@ -1,0 +1,182 @@
+"""Export a classifier for programs that do not know this package, and certify that all of them answer alike."""
+
+import json
+import math
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..conversion import endpoint_handler
+from ..conversion.gpt2 import write_gpt2
+from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
+from ..conversion.onnx import PACKAGES, is_onnx, require, write_onnx
+from ..conversion.parity import compare_runtimes
+from ..conversion.runtimes import Format
+from ..conversion.transformers_js import adapt_tokenizer
+from ..data.names import Sources, source_name
+from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
+from ..inference.classifier import SpamClassifier
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .card import inherited, render_export_card
+
+CERTIFICATE = "parity.json"
+# Packages that `handler.py` imports. Older versions of tokenizers cannot read the files of today's.
+REQUIREMENTS = {
+    "gpt2": ("numpy", "tokenizers>=0.20", "torch", "transformers>=4.45"),
+    "onnx": ("numpy", "onnxruntime>=1.17", "tokenizers>=0.20"),
+}
+LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters needs minutes for all messages of a source
+
+
+def export_model(
+    source: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    format: Format,
+    fold_threshold: bool = False,
+    handler: bool = False,
+    data: Sources = "sample",
+    progress: bool = False,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Export a classifier, and check that every runtime gives the same answers as the model.
+
+    Args:
+        source: The folder or Hub id of the classifier.
+        output_dir: The folder to create.
+        format: "gpt2" for a stock `GPT2ForSequenceClassification`, or "onnx" for ONNX graphs in fp32 and int8.
+        fold_threshold: Whether to shift the logits by the model's threshold, so that programs that pick the most likely
+            class decide like the model. Scores are then no longer probabilities.
+        handler: Whether to add a `handler.py` for Inference Endpoints.
+        data: Source of the messages to compare on, as for `load_sms_spam`. For a model of more than 16 million
+            parameters, 1,000 of them are used, evenly spaced.
+        progress: Whether to show progress bars.
+        **reading: How to read `data`, as for `load_sms_spam`; its labels are not read.
+
+    Returns:
+        The certificate, which is also written to `parity.json`: the `model` and the `data`, the result of
+        `compare_runtimes`, the size and sha256 of the `files`, and the `versions` of the packages.
+
+    Raises:
+        FileExistsError: `output_dir` exists.
+        OSError: `source` does not exist, or `output_dir` cannot be written.
+        ValueError: There is no SpamGPT classifier at `source`, it has no exact export, a package is missing, or a
+            runtime does not agree. Nothing is written.
+    """
+    from ..data.sources import read_texts  # loads pandas
+
+    output_dir = Path(output_dir).absolute()
+    check_new(output_dir)
+    if is_onnx(source):
+        raise ValueError(f"{os.fspath(source)!r} is an ONNX export; export the model that it was made from.")
+    packages = PACKAGES if format == "onnx" else ()
+    for package in packages:
+        require(package)
+    model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
+    tokenizer = load_tokenizer(source)
+    texts = read_texts(data, **reading)
+    count = len(texts) if model.num_parameters() <= LARGE else min(len(texts), FEWER_MESSAGES)
+    texts = [texts[i * len(texts) // count] for i in range(count)]  # not the first: a source may be sorted
+    classifier = SpamClassifier(model, tokenizer)
+    logits = classifier.logits(texts, progress=progress)
+    labels = decide(model.config, logits.softmax(-1)).numpy()
+    about = {**describe(model.config), "handler": handler}  # before the threshold is folded
+    if fold_threshold:
+        fold(model)
+    weights = {path.name: hash_file(path)["sha256"] for path in sorted(local_folder(source).glob("*.safetensors"))}
+    certificate: dict[str, Any] = {
+        "model": {"name": public(os.fspath(source)), "weights": weights},
+        "format": format,
+        "folded_threshold": fold_threshold,
+        "data": public(source_name(data)),
+    }
+
+    def fill(folder: Path) -> None:
+        write_files(model, tokenizer, folder, format)
+        if handler:
+            add_handler(folder, format)
+        if history := history_file(source):
+            shutil.copyfile(history, folder / HISTORY)
+        try:
+            results = compare_runtimes(folder, format, model.config, classifier.predict_proba, texts, labels)
+        except ValueError as error:
+            raise ValueError(f"The export was not written: {error}") from error
+        files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
+        certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
+        write_json(folder / CERTIFICATE, certificate)
+        metadata = inherited(find_file(source, CARD))
+        card = render_export_card(certificate, source=os.fspath(source), metadata=metadata, **about)
+        (folder / CARD).write_text(card, encoding="utf-8")
+
+    write_folder(output_dir, fill)
+    return certificate
+
+
+def describe(config: SpamGPTConfig) -> dict[str, Any]:
+    """Return what a card says about a model's answers."""
+    names, threshold = class_names(config), config.threshold
+    return {
+        "labels": names,
+        "positive_label": None if threshold is None else names[spam_index(names)],
+        "threshold": threshold,
+        "calibrated": config.temperature != 1,
+        "max_tokens": config.max_tokens,
+    }
+
+
+def write_files(
+    model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format
+) -> None:
+    """Write the weights, configuration and tokenizer of an export."""
+    if format == "gpt2":
+        tokenizer = write_gpt2(model, folder, tokenizer)
+    else:
+        write_onnx(model, folder, end_token(tokenizer))
+    save_tokenizer(tokenizer, folder, model.config.max_tokens)
+    if format == "onnx" and (folder / "tokenizer.json").is_file():
+        adapt_tokenizer(folder / "tokenizer.json")
+
+
+@torch.no_grad()
+def fold(model: SpamGPTForSequenceClassification) -> None:
+    """Shift the bias of the head so that the most likely of two classes is the one that the threshold decides.
+
+    Raises:
+        ValueError: The model has no threshold, one of 1, or not two classes.
+    """
+    config = model.config
+    if config.threshold is None or config.num_labels != 2 or config.threshold >= 1:
+        found = f"{config.num_labels} classes" if config.num_labels != 2 else f"the threshold {config.threshold}"
+        raise ValueError(f"--fold-threshold needs two classes and a threshold below 1; the model has {found}.")
+    # spam wins where its logit, divided by the temperature, exceeds the other by this much
+    margin = config.temperature * math.log(config.threshold / (1 - config.threshold))
+    model.out_head.bias[spam_index(class_names(config))] -= margin
+    config.threshold = None
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token with which a tokenizer ends every text, or `None`."""
+    ids = tokenizer("")["input_ids"]
+    return int(ids[-1]) if ids else None
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
+    """Save a tokenizer so that older versions of transformers, and other programs, read it and cut long messages."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": max_tokens}
+    if (folder / "tokenizer.json").is_file():
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(path, settings)
+
+
+def add_handler(folder: Path, format: Format) -> None:
+    """Add the `handler.py` that Inference Endpoints call, and a list of the packages that it needs."""
+    shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
+    (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS[format]), encoding="utf-8")
