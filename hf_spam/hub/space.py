@@ -40,13 +40,16 @@ COMMON_REGEX = re.compile(
     re.VERBOSE,
 )
 EXAMPLES = (
-    "Free entry! Txt WIN to 10010 to claim your prize of £2000 now",
-    "Running late, start without me. Back around 8",
-    "Your parcel is held: pay the customs fee of 1.99 at http://post-redelivery.example within 24 h",
-    "Your code is 481 923. We will never ask you for it.",
-    "Mum, I dropped my phone, this is my new number. Can you send 400 today? I will pay you back",
-    "บัญชีของคุณถูกระงับ กดลิงก์เพื่อยืนยันตัวตนทันที http://bank-verify.example",
-)
+    ("prize", "Free entry! Txt WIN to 10010 to claim your prize of £2000 now"),
+    ("friend", "Running late, start without me. Back around 8"),
+    ("parcel", "Your parcel is held: pay the customs fee of 1.99 at http://post-redelivery.example within 24 h"),
+    ("code", "Your code is 481 923. We will never ask you for it."),
+    ("“Mum”", "Hi mum, I dropped my phone, this is my new number. Can you send 400 today? I will pay you back"),
+    ("bank", "Su cuenta ha sido bloqueada por seguridad. Verifique sus datos hoy en http://banco-seguro.example"),
+    ("hidden letters", "Frее еntry! Сlаіm yоur prіzе оf £2000 nоw"),  # some letters are Cyrillic
+    ("several", "\n".join(["Are we still on for Friday?", "URGENT! You have won a 1 week FREE membership, call 09061",
+                           "Dentist: your appointment is on Tuesday at 15:10", "Earn 500 a day from home, msg us"])),
+)  # fmt: skip
 
 
 def write_demo(source: str | os.PathLike, path: str | os.PathLike) -> None:

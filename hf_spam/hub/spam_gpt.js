@@ -146,9 +146,10 @@ class LayerNorm {
     const y = new Float32Array(x.length);
     for (let start = 0; start < x.length; start += C) {
       let mean = 0, variance = 0;
-      for (let c = 0; c < C; c++) mean += x[start + c] / C;
-      for (let c = 0; c < C; c++) variance += (x[start + c] - mean) ** 2 / C;
-      const scale = 1 / Math.sqrt(variance + this.epsilon);
+      for (let c = 0; c < C; c++) mean += x[start + c];
+      mean /= C;
+      for (let c = 0; c < C; c++) variance += (x[start + c] - mean) * (x[start + c] - mean);
+      const scale = 1 / Math.sqrt(variance / C + this.epsilon);
       for (let c = 0; c < C; c++) y[start + c] = (x[start + c] - mean) * scale * this.weight[c] + this.bias[c];
     }
     return y;
@@ -211,7 +212,7 @@ class FeedForward {
 }
 
 function GELU(x) {
-  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)));
 }
 
 class TransformerBlock {
@@ -347,8 +348,9 @@ async function unpack(layout, base64) {
     if (type === "rows") {
       // Whole numbers of 16 bits, first the upper 8 bits of all, then the lower, times a scale for each row.
       const scales = read(Float32Array, shape[0]), upper = read(Int8Array, size), lower = read(Uint8Array, size);
-      const width = size / shape[0];
-      data = Float32Array.from(upper, (high, i) => (high * 256 + lower[i]) * scales[Math.floor(i / width)]);
+      data = new Float32Array(size);
+      for (let row = 0, i = 0; row < shape[0]; row++)
+        for (; i < ((row + 1) * size) / shape[0]; i++) data[i] = (upper[i] * 256 + lower[i]) * scales[row];
     } else data = read({ float32: Float32Array, int32: Int32Array }[type], size);
     tensors[name] = { shape, data };
   }
