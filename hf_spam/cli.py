@@ -384,6 +384,21 @@ def export(model: str, output_dir: str, as_json: bool, **settings: Any) -> None:
 
 
 @cli.command()
+@click.argument("output", metavar="OUT.html", type=click.Path())
+@options.model_option
+def demo(output: str, model: str | None) -> None:
+    """Write a page that runs a model in the browser.
+
+    OUT.html is one file with the model inside. It needs no installation and no connection: open it from the disk, or
+    put it on any web server. It shows the label and score of messages, and the words that made them.
+    """
+    from .hub.space import write_demo
+
+    write_demo(model or "bundled", output)
+    terminal.show(f"The page is {output}: open it in a browser.")
+
+
+@cli.command()
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @options.model_option
 @options.data_option("Messages the model was not trained on: a source, as for evaluate.")

@@ -30,8 +30,11 @@ from .card import inherited
 
 FOLDER = Path(__file__).parent
 PAGE, NETWORK = FOLDER / "demo.html", FOLDER / "spam_gpt.js"
-EXTRA_BYTES = 900_000  # in base64, beyond 8 bits a weight; the rest of a page takes less than 100 kB
-TOKEN_SHARES = (0.075, 0.15, 0.375)  # of the vocabulary: tokens with 2 bits more, with 1, with none; the rest has 1 less
+EXTRA_BYTES = 920_000  # in base64, beyond 8 bits a weight; the rest of a page takes less than 80 kB
+# Bits beyond those of the other weights. A message uses few tokens, mostly frequent ones, which have low ids: so many
+# get 2 bits more, 1 more and none, as shares of the vocabulary; the others get 1 less. Measured on the bundled model.
+TOKEN_SHARES = (0.03, 0.15, 0.25)
+MORE_BITS = {"pos_emb": 3, "W_value": 2, "W_query": 1, "W_key": 1}
 MAX_PARAMETERS = 200_000_000  # a browser refuses strings of half a gigabyte
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 # Syntax with the same meaning in Oniguruma, which the tokenizers library uses, and in JavaScript.
@@ -41,13 +44,16 @@ COMMON_REGEX = re.compile(
     re.VERBOSE,
 )
 EXAMPLES = (
-    "Free entry! Txt WIN to 10010 to claim your prize of £2000 now",
-    "Running late, start without me. Back around 8",
-    "Your parcel is held: pay the customs fee of 1.99 at http://post-redelivery.example within 24 h",
-    "Your code is 481 923. We will never ask you for it.",
-    "Mum, I dropped my phone, this is my new number. Can you send 400 today? I will pay you back",
-    "บัญชีของคุณถูกระงับ กดลิงก์เพื่อยืนยันตัวตนทันที http://bank-verify.example",
-)
+    ("prize", "Free entry! Txt WIN to 10010 to claim your prize of £2000 now"),
+    ("friend", "Running late, start without me. Back around 8"),
+    ("parcel", "Your parcel is held: pay the customs fee of 1.99 at http://post-redelivery.example within 24 h"),
+    ("code", "Your code is 481 923. We will never ask you for it."),
+    ("“Mum”", "Hi mum, I dropped my phone, this is my new number. Can you send 400 today? I will pay you back"),
+    ("bank", "Su cuenta ha sido bloqueada por seguridad. Verifique sus datos hoy en http://banco-seguro.example"),
+    ("hidden letters", "Frее еntry! Сlаіm yоur prіzе оf £2000 nоw"),  # some letters are Cyrillic
+    ("several", "\n".join(["Are we still on for Friday?", "URGENT! You have won a 1 week FREE membership, call 09061",
+                           "Dentist: your appointment is on Tuesday at 15:10", "Earn 500 a day from home, msg us"])),
+)  # fmt: skip
 
 
 def write_demo(source: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -155,7 +161,7 @@ def pack(model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizer
 def quantize_rows(values: np.ndarray, bits: np.ndarray | int) -> bytes:
     """Return a matrix as a scale for each row, in float32, and integers of 16 bits: all upper bytes, then all lower.
 
-    Only the upper `bits` bits of a row are used. The others are 0, and vanish in compression: with 8 bits, this is int8.
+    Only the upper `bits` bits of a row are used. The others are 0 and vanish in compression: 8 bits are int8.
     """
     step = 2.0 ** (16 - np.broadcast_to(bits, len(values))[:, None])
     top = 2**15 - step  # a symmetric range
@@ -189,15 +195,11 @@ def _compress(merges: np.ndarray, state: dict[str, np.ndarray]) -> str:
 
 
 def _bits(name: str, values: np.ndarray, bits: int) -> np.ndarray | int:
-    """Return how many bits of a matrix to keep where `bits` are kept on average.
-
-    Measured on the bundled model, so that an average bit changes the scores as little as possible: more for the few
-    weights that every message uses, among them the embeddings of frequent tokens, which have low ids.
-    """
+    """Return how many bits to keep of each row of a matrix, or of all rows, where `bits` are kept of most weights."""
     if "tok_emb" in name:
         extra = 2 - np.digitize(np.arange(len(values)) / len(values), TOKEN_SHARES)
     else:
-        extra = 3 if "pos_emb" in name else 0 if ".ff." in name else 1
+        extra = next((more for part, more in MORE_BITS.items() if part in name), 0)
     return np.minimum(bits + extra, 16)
 
 

@@ -9,7 +9,7 @@
 
 // ---- Tokenizer: normalize, split into words, and merge the bytes of each word (byte-level BPE, as in GPT-2) ----
 
-/** GPT-2's pattern for words. \s is written out, since JavaScript and the tokenizers library disagree on U+0085 and U+FEFF. */
+/** GPT-2's pattern for words, without \s: JavaScript and the tokenizers library disagree on U+0085 and U+FEFF. */
 const WORD = new RegExp(
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\p{White_Space}\\p{L}\\p{N}]+" +
     "|\\p{White_Space}+(?!\\P{White_Space})|\\p{White_Space}+",
@@ -19,13 +19,14 @@ const WORD = new RegExp(
 /** Characters newer than the Unicode version of the tokenizers library, which normalizes nothing in them. */
 const NOT_NORMALIZED = new RegExp(
   "([" +
-    "\\u07fd\\u0897-\\u089f\\u08ca-\\u08d3\\u09fe\\u0c3c\\u0d3b\\u0d3c\\u0eba\\u1715\\u1abf-\\u1add\\u1ae0-\\u1aeb" +
-    "\\u1df6-\\u1dfa\\u32ff\\ua7f1-\\ua7f4\\ua82c\\uab69\\u{10781}-\\u{107ba}\\u{10d24}-\\u{10d27}\\u{10d69}-\\u{10d6d}" +
-    "\\u{10eab}\\u{10eac}\\u{10efa}-\\u{10eff}\\u{10f46}-\\u{10f50}\\u{10f82}-\\u{10f85}\\u{11070}\\u{1133b}" +
-    "\\u{113ce}-\\u{113d0}\\u{1145e}\\u{11839}\\u{1183a}\\u{1193d}\\u{1193e}\\u{11943}\\u{119e0}\\u{11a34}\\u{11a47}" +
-    "\\u{11a99}\\u{11d42}\\u{11d44}\\u{11d45}\\u{11d97}\\u{11f41}\\u{11f42}\\u{1612f}\\u{16ff0}\\u{16ff1}" +
-    "\\u{1ccd6}-\\u{1ccf9}\\u{1e030}-\\u{1e08f}\\u{1e130}-\\u{1e136}\\u{1e2ae}\\u{1e2ec}-\\u{1e2ef}\\u{1e4ec}-\\u{1e4ef}" +
-    "\\u{1e5ee}\\u{1e5ef}\\u{1e6e3}-\\u{1e6f5}\\u{1f16c}\\u{1fbf0}-\\u{1fbf9}" +
+    "\\u07fd\\u0897-\\u089f\\u08ca-\\u08d3\\u09fe\\u0c3c\\u0d3b\\u0d3c\\u0eba\\u1715\\u1abf-\\u1add" +
+    "\\u1ae0-\\u1aeb\\u1df6-\\u1dfa\\u32ff\\ua7f1-\\ua7f4\\ua82c\\uab69\\u{10781}-\\u{107ba}\\u{10d24}-\\u{10d27}" +
+    "\\u{10d69}-\\u{10d6d}\\u{10eab}\\u{10eac}\\u{10efa}-\\u{10eff}\\u{10f46}-\\u{10f50}\\u{10f82}-\\u{10f85}" +
+    "\\u{11070}\\u{1133b}\\u{113ce}-\\u{113d0}\\u{1145e}\\u{11839}\\u{1183a}\\u{1193d}\\u{1193e}\\u{11943}" +
+    "\\u{119e0}\\u{11a34}\\u{11a47}\\u{11a99}\\u{11d42}\\u{11d44}\\u{11d45}\\u{11d97}\\u{11f41}\\u{11f42}" +
+    "\\u{1612f}\\u{16ff0}\\u{16ff1}\\u{1ccd6}-\\u{1ccf9}\\u{1e030}-\\u{1e08f}\\u{1e130}-\\u{1e136}\\u{1e2ae}" +
+    "\\u{1e2ec}-\\u{1e2ef}\\u{1e4ec}-\\u{1e4ef}\\u{1e5ee}\\u{1e5ef}\\u{1e6e3}-\\u{1e6f5}\\u{1f16c}" +
+    "\\u{1fbf0}-\\u{1fbf9}" +
     "]+)",
   "u",
 );
@@ -40,11 +41,12 @@ class Tokenizer {
     Object.assign(this, { byte_ids, prefix, suffix, merges });
     this.specials = new Map(specials);
     const names = [...this.specials.keys()].sort((a, b) => b.length - a.length); // the longest that matches
-    this.special = new RegExp(`(${names.map((name) => name.replace(/[^\p{L}\p{N}]/gu, "\\$&")).join("|")})`, "");
+    this.special = new RegExp(`(${names.map((name) => name.replace(/[^\p{L}\p{N}]/gu, "\\$&")).join("|")})`);
     this.normalizers = normalizers.map(({ form, regex, string, content }) => {
-      if (form) return (text) => text.split(NOT_NORMALIZED).map((part, i) => (i % 2 ? part : part.normalize(form))).join("");
       const pattern = regex === undefined ? string : new RegExp(regex, "gu");
-      return (text) => text.replaceAll(pattern, () => content);
+      if (!form) return (text) => text.replaceAll(pattern, () => content);
+      // Parts with odd numbers are the characters at which the text was split.
+      return (text) => text.split(NOT_NORMALIZED).map((part, i) => (i % 2 ? part : part.normalize(form))).join("");
     });
     this.ranks = new Map(); // pair of ids -> its row in `merges`
     this.stride = 1 + Math.max(...byte_ids, merges.reduce((highest, id) => Math.max(highest, id), 0));
@@ -58,8 +60,8 @@ class Tokenizer {
     const ids = [];
     const parts = this.specials.size ? text.split(this.special) : [text];
     parts.forEach((part, i) => {
-      if (i % 2) ids.push(this.specials.get(part));
-      else for (const [word] of this.normalize(part).matchAll(WORD)) for (const id of this.encodeWord(word)) ids.push(id);
+      if (i % 2) return ids.push(this.specials.get(part));
+      for (const [word] of this.normalize(part).matchAll(WORD)) for (const id of this.encodeWord(word)) ids.push(id);
     });
     const room = max_tokens - this.prefix.length - this.suffix.length;
     return [...this.prefix, ...ids.slice(0, room), ...this.suffix];
@@ -74,7 +76,10 @@ class Tokenizer {
     let ids = Array.from(new TextEncoder().encode(word), (byte) => this.byte_ids[byte]);
     for (;;) {
       let best = Infinity;
-      for (let i = 0; i + 1 < ids.length; i++) best = Math.min(best, this.ranks.get(ids[i] * this.stride + ids[i + 1]) ?? Infinity);
+      for (let i = 0; i + 1 < ids.length; i++) {
+        const rank = this.ranks.get(ids[i] * this.stride + ids[i + 1]);
+        if (rank < best) best = rank; // false for a pair without a rank
+      }
       if (best === Infinity) return ids;
       const [left, right, both] = this.merges.slice(3 * best, 3 * best + 3);
       const merged = [];
@@ -146,9 +151,10 @@ class LayerNorm {
     const y = new Float32Array(x.length);
     for (let start = 0; start < x.length; start += C) {
       let mean = 0, variance = 0;
-      for (let c = 0; c < C; c++) mean += x[start + c] / C;
-      for (let c = 0; c < C; c++) variance += (x[start + c] - mean) ** 2 / C;
-      const scale = 1 / Math.sqrt(variance + this.epsilon);
+      for (let c = 0; c < C; c++) mean += x[start + c];
+      mean /= C;
+      for (let c = 0; c < C; c++) variance += (x[start + c] - mean) * (x[start + c] - mean);
+      const scale = 1 / Math.sqrt(variance / C + this.epsilon);
       for (let c = 0; c < C; c++) y[start + c] = (x[start + c] - mean) * scale * this.weight[c] + this.bias[c];
     }
     return y;
@@ -211,7 +217,7 @@ class FeedForward {
 }
 
 function GELU(x) {
-  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)));
 }
 
 class TransformerBlock {
@@ -234,7 +240,8 @@ class TransformerBlock {
 
 class SpamGPTModel {
   constructor(weights, config) {
-    Object.assign(this, { tok_emb: weights.tok_emb.weight.data, pos_emb: weights.pos_emb.weight.data }); // (vocab_size, C), (n_positions, C)
+    this.tok_emb = weights.tok_emb.weight.data; // (vocab_size, C)
+    this.pos_emb = weights.pos_emb.weight.data; // (n_positions, C)
     this.n_embd = weights.tok_emb.weight.shape[1];
     this.trf_blocks = Object.values(weights.trf_blocks).map((block) => new TransformerBlock(block, config));
     this.final_norm = new LayerNorm(weights.final_norm, config.layer_norm_epsilon);
@@ -310,9 +317,11 @@ class SpamGPT {
   }
 }
 
+const UNSPACED = ["Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]; // scripts without spaces
+
 /** Return the words of a text as [start, end]: between spaces, or as the browser finds them where none are written. */
 function findWords(text) {
-  const unspaced = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}]/u;
+  const unspaced = new RegExp(`[${UNSPACED.map((script) => `\\p{Script=${script}}`).join("")}]`, "u");
   const words = [];
   for (const { 0: word, index } of text.matchAll(/\S+/gu)) {
     const parts = unspaced.test(word) && globalThis.Intl?.Segmenter
@@ -347,8 +356,9 @@ async function unpack(layout, base64) {
     if (type === "rows") {
       // Whole numbers of 16 bits, first the upper 8 bits of all, then the lower, times a scale for each row.
       const scales = read(Float32Array, shape[0]), upper = read(Int8Array, size), lower = read(Uint8Array, size);
-      const width = size / shape[0];
-      data = Float32Array.from(upper, (high, i) => (high * 256 + lower[i]) * scales[Math.floor(i / width)]);
+      data = new Float32Array(size);
+      for (let row = 0, i = 0; row < shape[0]; row++)
+        for (; i < ((row + 1) * size) / shape[0]; i++) data[i] = (upper[i] * 256 + lower[i]) * scales[row];
     } else data = read({ float32: Float32Array, int32: Int32Array }[type], size);
     tensors[name] = { shape, data };
   }
