@@ -62,7 +62,7 @@ def commit_files(
 ) -> CommitInfo:
     """Commit files on top of the commit `tip`, and nothing if they are there already.
 
-    A card gets the id of the repository, and with `merges` it is merged with the one on the Hub.
+    With `merges`, the card gets the id of the repository and is merged with the one on the Hub.
     """
     operations = []  # created for each attempt, because the client marks them as sent
     for name, content in files.items():

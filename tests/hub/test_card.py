@@ -130,7 +130,7 @@ def test_labels_keep_their_names():
 
 @pytest.mark.parametrize(("labels", "about_spam"), [(SPAM_LABELS, True), (["ham", "Spam"], True), (["a", "b"], False)])
 def test_the_example_suits_the_labels(labels, about_spam):
-    text = trained(labels)
+    text = ModelCard(trained(labels)).text
     assert ("$1000" in text) == about_spam and ("call me back" in text) == (not about_spam)
     assert (f"F1 are for `{labels[1]}`" in text) == (labels != SPAM_LABELS)
 

@@ -148,7 +148,7 @@ FAULTS = {
 @both_transports
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failed_request_is_retried_without_duplicates(hub, fault, out, alone, monkeypatch):
-    monkeypatch.setattr(push, "MAX_RETRY_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(repository, "MAX_RETRY_AFTER_SECONDS", 0.1)
     method, path, what = FAULTS[fault]
     if "hang" in what:
         for name in ("SILENCE_SECONDS", "PREFLIGHT_SILENCE_SECONDS"):  # without an answer, a request is retried
