@@ -95,7 +95,7 @@ def export_model(
 
             write_gpt2(model, folder)
         else:
-            write_onnx(model, folder, end_token(tokenizer))
+            write_onnx(model, folder, end_token_id=end_token(tokenizer))
         save_tokenizer(tokenizer, folder, model.config.max_tokens)
         if format == "onnx" and (folder / "tokenizer.json").is_file():
             adapt_tokenizer(folder / "tokenizer.json")
