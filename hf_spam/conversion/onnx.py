@@ -125,7 +125,7 @@ def require(package: str) -> None:
         raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
 
 
-def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, end_token_id: int | None = None) -> None:
+def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, *, end_token_id: int | None = None) -> None:
     """Write a classifier's graphs and its `config.json`.
 
     The graphs take `input_ids` and `attention_mask` in int64, (B, T) with any T, padded anywhere, and return `logits`

@@ -137,7 +137,7 @@ def write_files(
     if format == "gpt2":
         tokenizer = write_gpt2(model, folder, tokenizer)
     else:
-        write_onnx(model, folder, end_token(tokenizer))
+        write_onnx(model, folder, end_token_id=end_token(tokenizer))
     save_tokenizer(tokenizer, folder, model.config.max_tokens)
     if format == "onnx" and (folder / "tokenizer.json").is_file():
         adapt_tokenizer(folder / "tokenizer.json")

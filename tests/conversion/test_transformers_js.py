@@ -107,7 +107,7 @@ def test_an_adapted_tokenizer_gives_the_same_tokens_in_python(tmp_path):
 def test_the_graph_restores_the_end_of_a_long_text(side, tmp_path):
     """Transformers.js cuts the tokens of a long text after its tokenizer has added the last one."""
     end, model = 3, build(pooling="last_token", padded_length=None)
-    write_onnx(model, tmp_path, end)
+    write_onnx(model, tmp_path, end_token_id=end)
     whole = [[*message[:15], end] for message in MESSAGES]
     cut = [message[:16] if len(message) > 15 else [*message, end] for message in MESSAGES]
     assert cut[-1][-1] != end and cut[:-1] == whole[:-1]

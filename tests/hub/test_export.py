@@ -118,11 +118,11 @@ def test_what_cannot_be_folded_is_one_clear_line(settings, found, tmp_path, mess
 
 
 def test_an_export_with_other_answers_is_not_written(tmp_path, messages, monkeypatch):
-    def write_biased(model, folder, write=onnx_module.write_onnx):
+    def write_biased(model, folder, *, write=onnx_module.write_onnx, **options):
         biased = load_classifier("bundled", attn_implementation="sdpa").eval()
         with torch.no_grad():
             biased.out_head.bias[0] += 100
-        write(biased, folder)
+        write(biased, folder, **options)
 
     monkeypatch.setattr("hf_spam.hub.export.write_onnx", write_biased)
     message = r"^The export was not written: in ONNX Runtime \(fp32\), 1 of 3 messages get a different label, "
