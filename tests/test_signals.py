@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import hf_spam
+from command_line import flags_of, hf_spam
 from processes import finetune_on
 from small_runs import SMALL, at_call, first_messages, full_for, result
 
@@ -164,8 +164,7 @@ def command(data, tmp_path) -> list[str]:
     data["train"].to_csv(tmp_path / "few.csv", index=False)
     flags = {"data": tmp_path / "few.csv", "protocol": "book", "output-dir": tmp_path / "out", "n-embd": 16}
     flags |= {"n-head": 2, "vocab-size": 300, "eval-freq": 4, "max-steps": 8}
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    return ["train", "--recipe", "pocket", *words]
+    return ["train", "--recipe", "pocket", *flags_of(flags)]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

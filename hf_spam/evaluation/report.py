@@ -95,7 +95,9 @@ def make_report(
         "threshold": threshold,
         "sets": measured,
         "duplicates": {
-            name: {other: _count_duplicates(*which) for other, which in others.items()}
+            name: {
+                other: {"exact": int(exact.sum()), "near": int(near.sum())} for other, (exact, near) in others.items()
+            }
             for name, others in found.items()
         },
         "details": {"set": detailed, **_details(shown, duplicates.get(detailed), threshold)},
@@ -177,10 +179,6 @@ def _find_duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dict
         found[name] = {other: find_duplicates(texts, others) for other, others in earlier.items()}
         earlier[name] = texts
     return found
-
-
-def _count_duplicates(exact: np.ndarray, near: np.ndarray) -> dict[str, int]:
-    return {"exact": int(exact.sum()), "near": int(near.sum())}
 
 
 def _details(given: Predictions, duplicates: Duplicates | None, threshold: float | None) -> dict[str, Any]:

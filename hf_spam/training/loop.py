@@ -81,12 +81,7 @@ class TrainingLoop:
         self.splits = fingerprints(data)
 
     def run(self) -> Run:
-        """Train to the end.
-
-        Raises:
-            RunInterrupted: a signal ended the run; a checkpoint was written if there is a saver.
-            ValueError: training diverged.
-        """
+        """Train to the end. A signal raises `RunInterrupted`, after a checkpoint if there is a saver."""
         recipe, progress, history = self.recipe, self.state.progress, self.state.progress.history
         history.steps_per_epoch = self.steps_per_epoch
         self._start_clock()

@@ -1,6 +1,5 @@
 """Results by source, category and language: every group's numbers are those of its own messages."""
 
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import hf_spam
+from small_data import delimited
 
 from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.intervals import wilson
@@ -21,8 +21,7 @@ SMALL += ["--per-device-train-batch-size", "2"]
 
 
 def write(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("label", "category", "text")) -> Path:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
+    path.write_bytes(delimited([header, *rows]))
     return path
 
 

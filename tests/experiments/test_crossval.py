@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from command_line import hf_spam
+from command_line import flags_of, hf_spam
 from datasets import DatasetDict
 from processes import run_processes
 from small_data import MESSAGES
@@ -23,7 +23,7 @@ from hf_spam.signals import RunInterrupted
 from hf_spam.terminal import format_metric
 
 SMALL = {"data": MESSAGES, "max_steps": 10, "n_embd": 16, "vocab_size": 300}
-FLAGS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+FLAGS = flags_of(SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +27,7 @@ from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_hub import both_transports
+from small_data import delimited
 
 from hf_spam import SpamClassifier
 from hf_spam.cli import main
@@ -53,8 +53,7 @@ def messages(count: int) -> list[str]:
 
 
 def write_csv(path: Path, rows: list[list[str]], header: tuple[str, ...] = ("text",)) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([header, *rows])
+    path.write_bytes(delimited([header, *rows], quoting=csv.QUOTE_ALL))
     return path
 
 
@@ -192,21 +191,6 @@ def test_an_empty_input_gives_an_empty_output_with_two_more_columns(tmp_path, su
     else:
         delimiter = "\t" if suffix == ".tsv" else ","
         assert output.read_text() == ("" if suffix == ".jsonl" else delimiter.join(["text", "label", "score"]) + "\n")
-
-
-def test_files_for_training_can_be_scored(tmp_path):
-    """The UCI file without a header, Kaggle's Latin-1 copy and a zip need no column names."""
-    texts = ['He said "ok", then', "WIN £100"]
-    uci = f"ham\t{texts[0]}\nspam\t{texts[1]}\n".encode()
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
-        archive.writestr("SMSSpamCollection", uci)
-    (tmp_path / "SMSSpamCollection").write_bytes(uci)
-    (tmp_path / "spam.csv").write_bytes(b'v1,v2,,\nham,"He said ""ok""", then,\nspam,WIN \xa3100,,\n')
-    for name in ("in.zip", "SMSSpamCollection", "spam.csv"):
-        score_file(CLASSIFIER, tmp_path / name, tmp_path / f"{name}.out.csv", prefix="pred_")
-        header, *found = read_csv(tmp_path / f"{name}.out.csv")
-        assert header[-2:] == ["pred_label", "pred_score"] and [row[0] for row in found] == ["ham", "spam"]
-        assert same_answers([(row[-2], row[-1]) for row in found], texts), name
 
 
 @both_transports
