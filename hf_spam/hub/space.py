@@ -39,8 +39,8 @@ MAX_PARAMETERS = 200_000_000  # a browser refuses strings of half a gigabyte
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 # Syntax with the same meaning in Oniguruma, which the tokenizers library uses, and in JavaScript.
 COMMON_REGEX = re.compile(
-    r"(?: \(\?(?:[:=!]|<[=!]) | [()|] | \\[^\w\s] | \[\^?(?:[^\[\]\\&^-](?:-[^\[\]\\&^-])?)+\] | [^\\\[\]{}()|*+?.^$]"
-    r"| (?<![*+?}])[*+?] | (?<![*+?}])\{\d+(?:,\d*)?\} )+",
+    r"(?: \((?!\?) | \(\?(?:[:=!]|<[=!]) | [)|] | \\[^\w\s] | \[\^?(?:[^\[\]\\&^-](?:-[^\[\]\\&^-])?)+\]"
+    r"| [^\\\[\]{}()|*+?.^$] | (?<![*+?}])[*+?] | (?<![*+?}])\{\d+(?:,\d*)?\} )+",
     re.VERBOSE,
 )
 EXAMPLES = (
