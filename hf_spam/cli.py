@@ -403,6 +403,7 @@ def demo(output: str, model: str | None) -> None:
 @options.model_option
 @options.data_option("Messages the model was not trained on: a source, as for evaluate.")
 @click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
+@click.option("--confidence", type=float, help="Confidence that new messages keep to it too.  [default: not promised]")
 @options.reading_options
 @options.as_json
 def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:

@@ -16,6 +16,11 @@ class Result(NamedTuple):
     err: str
 
 
+def flags_of(settings: dict[str, object]) -> list[str]:
+    """Return settings as arguments of the command line."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def hf_spam(*arguments: object, stdin: str | bytes = "") -> Result:
     """Run the command line, and return its exit code and what it prints."""
     argv = ["hf-spam", *map(str, arguments)]

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from command_line import hf_spam
-from small_data import MESSAGES
+from small_data import MESSAGES, delimited
 from small_reports import values_of
 from small_runs import FOREIGN
 from transformers import pipeline
@@ -39,14 +39,13 @@ def metrics_of(report: dict) -> dict:
 def source(tmp_path_factory):
     """240 messages with foreign scripts, combining marks and line breaks."""
     path = tmp_path_factory.mktemp("own") / "mine.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "kind", "body"])
-        for i in range(240):
-            label = LABELS[min(2, i % 4)]
-            words = WORDS[label]
-            text = f"{words[i % 4]} {words[i // 4 % 4]} {chr(97 + i % 26) * (1 + i // 26)} {FOREIGN[i % len(FOREIGN)]}"
-            writer.writerow([i, label, text])
+    table: list[tuple] = [("id", "kind", "body")]
+    for i in range(240):
+        label = LABELS[min(2, i % 4)]
+        words = WORDS[label]
+        text = f"{words[i % 4]} {words[i // 4 % 4]} {chr(97 + i % 26) * (1 + i // 26)} {FOREIGN[i % len(FOREIGN)]}"
+        table.append((i, label, text))
+    path.write_bytes(delimited(table))
     return path
 
 
@@ -97,8 +96,7 @@ def test_all_classification_paths_use_the_labels(trained, source, tmp_path):
     assert [(one["label"], pytest.approx(one["score"], abs=1e-5)) for one in stock(texts)] == [
         (answer["label"], answer["score"]) for answer in answers
     ]
-    with (tmp_path / "in.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["body", "n"], *([text, i] for i, text in enumerate(texts))])
+    (tmp_path / "in.csv").write_bytes(delimited([("body", "n"), *((text, i) for i, text in enumerate(texts))]))
     for name in ("out.csv", "out.jsonl"):
         run("score", tmp_path / "in.csv", tmp_path / name, "--model", trained, "--text-column", "body")
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
@@ -143,8 +141,7 @@ def test_threshold_applies_to_the_positive_label(spam, other, named, tmp_path):
         (f"{WORDS[LABELS[i % 2]][i // 2 % 4]} {chr(97 + i % 26) * (1 + i // 26)}", (spam, other)[i % 2])
         for i in range(160)
     ]
-    with (tmp_path / "mine.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("body", "kind"), *rows])
+    (tmp_path / "mine.csv").write_bytes(delimited([("body", "kind"), *rows]))
     flags = ["--data", tmp_path / "mine.csv", *COLUMNS, *named, "--max-steps", "20", "--target-fpr", "0.2"]
     run("train", *SMALL, *flags, "--temperature-scaling", "--output-dir", tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "metrics.json").read_text())

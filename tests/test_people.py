@@ -187,11 +187,11 @@ def test_flags_give_the_true_messages(case, tmp_path):
 
 
 def test_two_columns_make_a_text(tmp_path):
-    """An empty one of the two adds nothing; a row in which both are empty has no text."""
-    rows = [("Subject", "Message", "Category"), ("WIN big", "txt CLAIM", "spam"), ("", "see you", "ham")]
+    """An empty or blank one of the two adds nothing; a row in which both are has no text."""
+    rows = [("Subject", "Message", "Category"), ("WIN big", "txt CLAIM", "spam"), (" ", "see you", "ham")]
     (tmp_path / "a.csv").write_text(table([*rows, ("late", "", "ham")]))
     texts = [text for _, text in read(tmp_path / "a.csv", text_column="Subject,Message")]
-    assert [text.split() for text in texts] == [["WIN", "big", "txt", "CLAIM"], ["see", "you"], ["late"]]
+    assert texts == ["WIN big\ntxt CLAIM", "see you", "late"]
     done = hf_spam("score", tmp_path / "a.csv", tmp_path / "out.csv", "--text-column", "subject,message")
     assert done.code == 0 and pd.read_csv(tmp_path / "out.csv")["Subject"].to_list()[0] == "WIN big", done.err
     (tmp_path / "a.csv").write_text(table([*rows, ("", " ", "ham")]))

@@ -56,14 +56,8 @@ class BPEDropout:
     """Encode texts with BPE, skipping merges at random so that the model sees a word in many segmentations.
 
     Provilkov et al. 2020, *BPE-Dropout*. The `tokenizers` library has it too, but without a seed. Each occurrence of a
-    word gets one of `VARIANTS` cached segmentations, which is several times faster than segmenting it again.
-
-    Args:
-        tokenizer: A byte-level BPE tokenizer, such as GPT-2's or one from `train_tokenizer`.
-        p: Probability of skipping a merge, in [0, 1].
-
-    Raises:
-        ValueError: The tokenizer is not a BPE tokenizer.
+    word gets one of `VARIANTS` cached segmentations, which is several times faster than segmenting it again. `p` is the
+    probability of skipping a merge.
     """
 
     VARIANTS = 16

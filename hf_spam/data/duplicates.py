@@ -9,11 +9,7 @@ import numpy as np
 
 
 def find_duplicates(texts: Sequence[str], others: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Find the texts that duplicate one of `others`, such as the training messages.
-
-    Returns:
-        Two boolean arrays (N,): the exact duplicates, and the exact and near-duplicates (see `duplicate_key`).
-    """
+    """Return which texts duplicate one of `others`, (N,) bool: exactly, and also nearly (see `duplicate_key`)."""
     exact, near = set(others), set(map(duplicate_key, others))
     return (
         np.array([text in exact for text in texts], dtype=bool),

@@ -56,11 +56,7 @@ class FoundLabel:
 
 
 class Labels:
-    """Collect the labels of a source, and map them to classes.
-
-    Args:
-        reading: How the source is read; its label map says what labels mean.
-    """
+    """Collect the labels of a source, and map them to classes."""
 
     def __init__(self, reading: Reading):
         self.reading = reading
@@ -108,12 +104,7 @@ class Labels:
 
         If all labels mean ham or spam, these are `LABEL_NAMES`. Other labels become classes in the order of the
         column's `ClassLabel`, or sorted (numerically if all are whole numbers) if the user named the label column.
-
-        Args:
-            source: Name of the source.
-            reader: Reader of the first split, which knows the label column.
-            classes: Classes of a model, which must include all labels; `None` for any classes.
-            positive_label: Class of two to put last.
+        The `reader` of any split knows that column. `classes` are those of a model, and must include all labels.
 
         Raises:
             DataError: A label is unknown, or the column does not hold labels.

@@ -7,9 +7,9 @@ keep their schema. (`datasets` would drop empty lines of a CSV, pad short rows, 
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -132,13 +132,15 @@ class DelimitedReader(TextReader):
                 while True:
                     last, rows = rows[-1] if rows else last, []
                     rows.extend(islice(reader, size))
+                    start, line = line, reader.line_num + 1 + skipped
                     if rows or first:
-                        yield Window(rows, self._numbers(rows, line, reader.line_num + 1 + skipped))
+                        one_line_each = line - start == len(rows)
+                        yield Window(rows, range(start, line) if one_line_each else self._lines(rows, start)[:-1])
                     if len(rows) < size:
                         break
-                    line, first = reader.line_num + 1 + skipped, False
+                    first = False
             except csv.Error as error:
-                line = LineNumbers([*rows, []], line, dialect.line_end)[-1]  # start of the row after these
+                line = self._lines(rows, line)[-1]
                 fault = f"broken quotes or a stray line break ({first_line(error).split(' - ')[0]})"
                 advice = "close every quote, and double the quotes within a quoted text"
                 raise DataError(f"{self.name}, line {line}: {fault}; {advice}") from None
@@ -147,29 +149,10 @@ class DelimitedReader(TextReader):
         if dialect.quotes == "book" and (rows[-1] if rows else last):
             raise DataError(f"{self.name}: a quote is never closed; under protocol 'full' quotes are part of the text")
 
-    def _numbers(self, rows: list[list[str]], line: int, end: int) -> Sequence[int]:
-        """Return the line on which each row starts; the first starts on `line`, and the one after them on `end`."""
-        return range(line, end) if end - line == len(rows) else LineNumbers(rows, line, self.dialect.line_end)
-
-
-class LineNumbers(Sequence[int]):
-    """The line on which each of some rows starts, counted when it is asked for.
-
-    Args:
-        rows: The rows.
-        first: Line of the first one.
-        line_end: What ends a line.
-    """
-
-    def __init__(self, rows: list[list[str]], first: int, line_end: str):
-        self.rows, self.first, self.line_end = rows, first, line_end
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> int:
-        before = self.rows[: range(len(self.rows))[i]]
-        return self.first + len(before) + sum(cell.count(self.line_end) for row in before for cell in row)
+    def _lines(self, rows: list[list[str]], first: int) -> list[int]:
+        """Return the line on which each row starts, and the line after them; the first row starts on line `first`."""
+        end = self.dialect.line_end
+        return list(accumulate((1 + "".join(row).count(end) for row in rows), initial=first))
 
 
 class JsonReader(TextReader):

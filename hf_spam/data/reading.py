@@ -21,18 +21,7 @@ class MissingColumn(DataError):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Options for reading a source. The first five are those of `load_sms_spam`.
-
-    Args:
-        text_column: Text column, or several separated by commas, whose texts are joined.
-        label_column: Label column.
-        label_map: Meaning of labels.
-        encoding: Encoding of text files; `None` to detect it.
-        skip_bad_rows: Whether to leave out rows that cannot be read.
-        labelled: Whether to read labels. Without labels, texts may be missing or empty.
-        added: Names of columns that the caller will add.
-        remembered: Text and label columns that a model was trained on: used if they exist and no others are named.
-    """
+    """Options for reading a source. The first five, and `remembered`, are those of `load_sms_spam`."""
 
     text_column: str | None = None
     label_column: str | None = None
@@ -40,7 +29,9 @@ class Reading:
     encoding: str | None = None
     skip_bad_rows: bool = False
     labelled: bool = True
+    """Whether to read labels. Without labels, texts may be missing or empty."""
     added: tuple[str, ...] = ()
+    """Names of columns that the caller will add."""
     remembered: tuple[str | None, str | None] = (None, None)
 
     @cached_property

@@ -20,13 +20,9 @@ Rows = list[str] | pa.Table  # raw JSON lines, or a table
 
 
 def check_output(name: str, rows: Rows, suffix: str, *, has_types: bool) -> None:
-    """Raise a `DataError` if an output format cannot hold rows unchanged.
+    """Raise a `DataError`, which calls the rows `name`, if an output format cannot hold them unchanged.
 
-    Args:
-        name: Name of the rows in errors.
-        rows: The rows.
-        suffix: Output format, one of `OUTPUTS`.
-        has_types: Whether values may have types other than string.
+    `suffix` is one of `OUTPUTS`; `has_types` says whether values may have types other than string.
     """
     if not isinstance(rows, pa.Table):
         if suffix not in JSON_LINES:
@@ -55,18 +51,9 @@ def format_rows(
 ) -> bytes:
     """Return rows with their labels and scores as a piece of an output file, for `merge_pieces`.
 
-    Scores are written with as many digits as float32 needs.
-
-    Args:
-        name: Name of the rows in errors.
-        rows: The rows.
-        added: Names of the two new columns.
-        labels, scores: Label and score of each row; `None` for a row without, which an empty cell or null stands for.
-        suffix: Output format, one of `OUTPUTS`.
-        first: Whether this is the first piece, which starts with the header.
-
-    Raises:
-        DataError: A value is NaN or infinite, which JSON cannot hold.
+    Labels and scores are written to two new columns, called `added`: scores with as many digits as float32 needs, and
+    `None` as an empty cell or null. The `first` piece starts with the header. A `DataError`, which calls the rows
+    `name`, is raised for values that the format cannot hold, such as NaN in JSON.
     """
     if suffix == ".parquet":
         table = rows.append_column(added[0], pa.array(labels, pa.string()))

@@ -151,13 +151,9 @@ def read_messages(
 
 
 def read_texts(source: Sources, **reading: Any) -> list[str]:
-    """Read only the texts of a source, which needs no labels. Empty texts are left out.
+    """Read only the texts of a source, which needs no labels, such as a .txt file with a message on each line.
 
-    Args:
-        source, **reading: As for `load_sms_spam`; a .txt file with a message on each line is read too.
-
-    Raises:
-        DataError: The source cannot be found, fetched or read, or has no texts.
+    Empty texts are left out. Arguments and errors are those of `load_sms_spam`.
     """
     readers = _open(source, "full", Reading(**reading, labelled=False))
     texts: list[str] = []
@@ -173,14 +169,8 @@ def read_texts(source: Sources, **reading: Any) -> list[str]:
 def read_sets(source: Sources, *, classes: Sequence[str] | None = None, **reading: Any) -> DatasetDict:
     """Read all messages of a source as test sets, which may have a single label, without splitting or balancing.
 
-    Args:
-        source, classes, **reading: As for `load_sms_spam`.
-
-    Returns:
-        The splits of a source that has them, or one set named after the source. Columns are those of `load_sms_spam`.
-
-    Raises:
-        DataError: The source cannot be found, fetched or read.
+    Returns the splits of a source that has them, or one set named after the source. Arguments, columns and errors are
+    those of `load_sms_spam`.
     """
     how = Reading(**reading)
     parts = _labelled(source_name(source), _open(source, "full", how), how, classes, allow_single_label=True)

@@ -18,13 +18,8 @@ SPLITS = ("train", "validation", "test")
 def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tuple[Dataset, Dataset]]:
     """Split a dataset into k pairs of train and test sets for cross-validation.
 
-    The folds are stratified by label, and duplicates (see `duplicate_key`) are in the same fold. Every message is in
-    exactly one of the k test sets.
-
-    Args:
-        dataset: The messages. If there is a column `group`, messages of the same group are in the same fold instead.
-        k: Number of folds.
-        seed: Seed for shuffling.
+    The folds are stratified by label, and duplicates (see `duplicate_key`) are in the same fold, or messages of the
+    same group if there is a column `group`. Every message is in exactly one of the k test sets.
 
     Raises:
         DataError: k is below 2, or a label has fewer than k different messages.
@@ -35,12 +30,7 @@ def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tup
 
 
 def digest(messages: Dataset, *columns: Sequence[Any]) -> str:
-    """Return the sha256 of messages, their labels and the class names, in order.
-
-    Args:
-        messages: Messages with columns `text` and `label` (a `ClassLabel`).
-        columns: Further columns to include, such as token ids.
-    """
+    """Return the sha256 of messages, their labels and class names, and further columns such as token ids, in order."""
     sha256 = hashlib.sha256(f"{messages.features['label'].names}\n".encode("utf-8", "surrogatepass"))
     for row in zip(messages["text"][:], messages["label"][:], *columns, strict=True):
         sha256.update(f"{row}\n".encode("utf-8", "surrogatepass"))

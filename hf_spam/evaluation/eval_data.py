@@ -184,18 +184,12 @@ def load_eval_data(
         sets = read_sets(data, **reading, remembered=remembered)
         splits = ONE_SET if len(sets) == 1 else "those of the dataset"
 
-    if train_data is not None:
-        train = recipe.split_as_trained(train_data, **own_reading) if recipe else None
+    trained = own if train_data is None else recipe and recipe.split_as_trained(train_data, **own_reading)
+    if trained:
+        train, trained_on = trained["train"], PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
+    elif train_data is not None:
+        train = read_messages(train_data, allow_single_label=True, **reading, remembered=remembered)
         trained_on = "those of --train-data"
-        if train:
-            trained_on = PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
-        train = (
-            train["train"]
-            if train
-            else read_messages(train_data, allow_single_label=True, **reading, remembered=remembered)
-        )
-    elif own:
-        train, trained_on = own["train"], PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
     elif "train" in sets:
         train, trained_on = sets["train"], "the split train (the model's own training data is not known)"
     else:

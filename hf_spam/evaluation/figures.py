@@ -73,8 +73,7 @@ def _draw_curves(report: Report, display: type, title: str, x: str, y: str) -> R
             plot_chance_level=given is report.model,
             chance_level_kw={"color": FAINT, "linestyle": ":", "label": "chance"},
         )
-    _finish(figure, axes, title, x, y)
-    return ReportFigure(_to_svg(figure), f"{y} against {x.lower()} for every threshold.")
+    return _finished(figure, axes, title, x, y, f"{y} against {x.lower()} for every threshold.")
 
 
 def _draw_calibration(report: Report) -> ReportFigure:
@@ -86,9 +85,9 @@ def _draw_calibration(report: Report) -> ReportFigure:
     figure, axes = _new_axes()
     axes.plot([0, 1], [0, 1], color=FAINT, linestyle=":", label="perfect calibration")
     axes.errorbar(means, value, bars, color=MODEL, fmt="o", capsize=4, label="model, 95 % intervals")
-    _finish(figure, axes, "Calibration curve", f"Mean score (probability of {spam})", f"Fraction of {spam}")
-    caption = f"{BINS} bins of equal width. Below the dotted line the scores are too high, above it too low."
-    return ReportFigure(_to_svg(figure), caption)
+    text = f"{BINS} bins of equal width. Below the dotted line the scores are too high, above it too low."
+    x, y = f"Mean score (probability of {spam})", f"Fraction of {spam}"
+    return _finished(figure, axes, "Calibration curve", x, y, text)
 
 
 def _draw_scores(given: Predictions) -> ReportFigure:
@@ -105,8 +104,8 @@ def _draw_scores(given: Predictions) -> ReportFigure:
     axes.hist(scores[~chosen], edges, histtype="step", color=INK, linewidth=1.5, label=names[1])
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
-    _finish(figure, axes, "Scores", x, "Messages (log scale)")
-    return ReportFigure(_to_svg(figure), "Scores of all messages. The further apart the two groups, the fewer errors.")
+    text = "Scores of all messages. The further apart the two groups, the fewer errors."
+    return _finished(figure, axes, "Scores", x, "Messages (log scale)", text)
 
 
 def _class_label(given: Predictions, index: int) -> str:
@@ -121,16 +120,12 @@ def _new_axes() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _finish(figure: Figure, axes: Axes, title: str, x: str, y: str) -> None:
-    """Set title and axis labels, and move the legend below the plot."""
+def _finished(figure: Figure, axes: Axes, title: str, x: str, y: str, text: str) -> ReportFigure:
+    """Set title and axis labels, move the legend below the plot, and return it in the colours of the page."""
     axes.set(title=title, xlabel=x, ylabel=y, aspect="auto")
     if (legend := axes.get_legend()) is not None:  # drawn by scikit-learn
         legend.remove()
     figure.legend(loc="outside lower center", ncols=3)
-
-
-def _to_svg(figure: Figure) -> str:
-    """Return a figure as inline SVG in the colours of the page."""
     file = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # missing in Matplotlib's font, not in the browser's
@@ -139,4 +134,4 @@ def _to_svg(figure: Figure) -> str:
     svg = file.getvalue()
     for placeholder, colour in COLOURS.items():
         svg = svg.replace(placeholder, colour)
-    return svg[svg.index("<svg") :]  # without the XML declaration, which HTML does not allow
+    return ReportFigure(svg[svg.index("<svg") :], text)  # without the XML declaration, which HTML does not allow

@@ -1,7 +1,7 @@
 """95 % confidence intervals of the metrics: Wilson for proportions, a bootstrap over messages for the rest."""
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from .metrics import BINS, LOW_RATE, Predictions, message_losses, score_bins
 
@@ -22,6 +22,25 @@ def wilson(count: int, total: int) -> Interval | None:
         return None
     low, high = binomtest(int(count), int(total)).proportion_ci(LEVEL, method="wilson")
     return float(low), float(high)
+
+
+def allowed_false_alarms(ham: int, rate: float, confidence: float) -> int | None:
+    """Return how many of `ham` messages a threshold may call spam to keep a promise about new ones.
+
+    The promise: with this confidence over draws of the messages, the threshold's false-positive rate on new messages
+    like them is at most `rate`. It holds for any model and any distribution of scores (the umbrella algorithm of Tong,
+    Feng and Li 2018, *Neyman-Pearson classification algorithms and NP receiver operating characteristics*).
+
+    Returns:
+        The largest such number; `None` if even 0 is too many, because there are fewer messages than `ham_needed`.
+    """
+    allowed = int(binom.ppf(1 - confidence, ham, rate)) - 1
+    return allowed if allowed >= 0 else None
+
+
+def ham_needed(rate: float, confidence: float) -> int:
+    """Return the smallest number of ham messages for which `allowed_false_alarms` is not `None`."""
+    return int(np.log(1 - confidence) // np.log1p(-rate)) + 1
 
 
 def proportions(given: Predictions) -> dict[str, Interval | None]:

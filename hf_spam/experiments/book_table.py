@@ -3,7 +3,6 @@
 Imports heavy libraries late, so that the command line can list the published figures at once.
 """
 
-import functools
 import json
 import logging
 import os
@@ -91,19 +90,16 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     finished = {
         recipe.name: read_result(Path(output_dir, recipe.name, RESULT), settings_of(recipe)) for recipe in recipes
     }
-    loading_problem = functools.cache(_loading_problem)  # cached: without a network, every attempt takes a minute
     for recipe in recipes:
         number = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None
         result, problem = finished[recipe.name], None
         if result is None:
             title = recipe.name if number is None else f"{recipe.name}, row {number}"
             logger.info("Running %s ...", title)
-            problem = loading_problem(recipe.base, None if recipe.vocab_size else recipe.tokenizer or recipe.base)
             try:
-                result = None if problem else _run(recipe, Path(output_dir, recipe.name))
+                result = _run(recipe, Path(output_dir, recipe.name))
             except (OSError, ValueError) as error:
                 problem = str(error)
-            if problem:
                 logger.info("Not run: %s. %s", title, problem)
         yield {
             "recipe": recipe.name,
@@ -122,27 +118,14 @@ def _recipe_name(row: str) -> str:
     return names.get(row, row)
 
 
-def _loading_problem(base: str, tokenizer: str | None) -> str | None:
-    """Return why the weights or the tokenizer cannot be loaded, or `None` if they can."""
-    from ..conversion.loading import load_tokenizer, model_type
-
-    try:
-        if tokenizer is not None:
-            load_tokenizer(tokenizer)
-        if base != "random" and not Path(base).is_file():
-            model_type(base)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None
-
-
 def _run(recipe: Recipe, folder: Path) -> Row:
     """Run an experiment, from its last checkpoint if there is one, and write its result."""
     from accelerate import PartialState
 
-    from ..evaluation.intervals import wilson
+    from ..evaluation.intervals import proportions
     from ..training.checkpoints import Checkpoints
     from ..training.finetune import finetune
+    from ..training.saving import remove_if_empty
 
     saving = {"save_steps": recipe.eval_freq, "save_total_limit": 1, "resume_from_checkpoint": "auto"}
     try:
@@ -150,9 +133,10 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     except RunInterrupted as interruption:
         message = f"interrupted in {recipe.name}; run the same command again to resume"
         raise RunInterrupted(message, interruption.number) from None
+    finally:
+        remove_if_empty(folder.parent)  # nothing could be run as yet
     accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
-    messages = len(run.predictions["test"].labels)
-    interval = wilson(round(accuracies["test"] * messages), messages)
+    interval = proportions(run.predictions["test"])["accuracy"]
     result = {
         "settings": settings_of(recipe),
         "test_messages": run.history.splits.get("test"),

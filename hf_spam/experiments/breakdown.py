@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.intervals import wilson
+from ..evaluation.intervals import proportions
 from ..evaluation.metrics import Predictions
 
 NOTES = ("source", "category", "language")
@@ -39,8 +39,6 @@ def breakdown(answers: Mapping[str, Predictions | None], notes: Mapping[str, Seq
 
 
 def _measure(given: Predictions) -> dict[str, Any]:
-    spam, called, metrics = given.is_spam, given.predicted_spam, given.metrics()
-    return {name: metrics[name] if name != "recall" or spam.any() else None for name in SHOWN} | {
-        "recall_interval": wilson((spam & called).sum(), spam.sum()),
-        "false_positive_rate_interval": wilson((~spam & called).sum(), (~spam).sum()),
-    }
+    metrics, intervals = given.metrics(), proportions(given)
+    shown = {name: metrics[name] if name != "recall" or given.is_spam.any() else None for name in SHOWN}
+    return shown | {f"{name}_interval": intervals[name] for name in ("recall", "false_positive_rate")}

@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import signal
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
@@ -186,27 +186,23 @@ def summary(runs: list[Run]) -> dict[str, Any]:
         `spread`, the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers
         together. `groups`: the answers by source, category and language, see `breakdown`.
     """
-    kinds = ("model", "baseline")
-    answers = {kind: _pooled([run["answers"][kind] for run in runs]) for kind in kinds}
+    answers = {kind: _pooled([run["answers"][kind] for run in runs]) for kind in ("model", "baseline")}
     notes = {name: [value for run in runs for value in run.get("notes", {}).get(name, ())] for name in NOTES}
     return {
         "runs": [{name: value for name, value in run.items() if name not in ("answers", "notes")} for run in runs],
-        "mean": {kind: _aggregate(runs, kind, statistics.fmean) for kind in kinds},
-        "spread": {kind: _aggregate(runs, kind, _standard_deviation) for kind in kinds},
+        "mean": {kind: _aggregate(runs, kind, "mean") for kind in answers},
+        "spread": {kind: _aggregate(runs, kind, "std") for kind in answers},
         "pooled": {kind: answer and answer.metrics() for kind, answer in answers.items()},
         "groups": breakdown(answers, notes) if all(notes.values()) else [],
     }
 
 
-def _aggregate(runs: list[Run], kind: str, function: Callable[[list[float]], float | None]) -> Metrics | None:
+def _aggregate(runs: list[Run], kind: str, function: str) -> Metrics | None:
+    """Aggregate each metric over the runs; `None` where a run has no value."""
     if any(run[kind] is None for run in runs):
         return None
-    columns = {metric: [run[kind][metric] for run in runs] for metric in runs[0][kind]}
-    return {metric: None if None in values else function(values) for metric, values in columns.items()}
-
-
-def _standard_deviation(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+    values = pd.DataFrame([run[kind] for run in runs], dtype=float).agg(function, skipna=False)
+    return {metric: None if np.isnan(value) else value for metric, value in values.items()}
 
 
 def _pooled(answers: list[Predictions | None]) -> Predictions | None:

@@ -19,12 +19,8 @@ RUN, END = "run.json", "end.json"
 class Parts:
     """Folder `OUT.parts`, which holds a piece of OUT for each window of the input until OUT is written.
 
-    Piece names contain a hash of the run, so a run never uses the pieces of another.
-
-    Args:
-        output: The output file.
-        run: Everything that the pieces depend on, by name.
-        window_size: Rows per piece; the last may have fewer.
+    Piece names contain a hash of the run, which is everything that the pieces depend on, by name. So a run never uses
+    the pieces of another.
     """
 
     def __init__(self, output: Path, run: dict[str, Any], window_size: int):
@@ -42,11 +38,10 @@ class Parts:
         return None
 
     def begin(self, count_rows: Callable[[], int | None], *, overwrite: bool) -> None:
-        """Create the folder, or reuse it if this run was interrupted or another run is to be discarded.
+        """Create the folder, or reuse it if this run was interrupted.
 
-        Args:
-            count_rows: Function that returns the number of input rows, or `None`. Not called if this run resumes.
-            overwrite: Whether to replace an existing output and discard another run, whose pieces `remove` deletes.
+        `count_rows` returns the number of input rows, or `None`; it is not called if this run resumes. `overwrite`
+        replaces an existing output and discards another run, whose pieces `remove` deletes.
 
         Raises:
             FileExistsError: The output exists.
@@ -91,14 +86,7 @@ class Parts:
         self._write(END, rows)
 
     def finish(self) -> dict[str, Any]:
-        """Merge the pieces into the output.
-
-        Returns:
-            The fields of `ScoredFile` that describe the rows.
-
-        Raises:
-            OSError: A piece is missing, or the output cannot be written.
-        """
+        """Merge the pieces into the output, and return the fields of `ScoredFile` that describe the rows."""
         rows = json.loads((self.folder / END).read_bytes())
         labels: Counter[str] = Counter()
         sums: Counter[str] = Counter()

@@ -160,20 +160,9 @@ def score_stream(
     window_size: int = WINDOW_SIZE,
     **reading: Any,
 ) -> int:
-    """Score messages and write them as JSON lines, window by window, for use in a pipe.
+    """Score messages and write them as JSON lines, window by window, for use in a pipe; return the number of rows.
 
-    Args:
-        classifier: The classifier.
-        source: As for `score_file`.
-        file: Binary file to write to.
-        split, prefix, window_size, **reading: As for `score_file`.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        DataError: The input cannot be read, or cannot be written as JSON. Earlier windows have been written.
-        OSError: A file cannot be read or written, or the Hub does not answer.
+    Arguments and errors are those of `score_file`. If the input cannot be read, earlier windows have been written.
     """
     rows, left_out, first_left_out = 0, 0, []
     with _open(source, _reading(prefix, reading), split, spool=False) as (reader, _), one_thread():
@@ -260,14 +249,7 @@ def _model_hash(classifier: SpamClassifier) -> str:
 
 
 def _check_input(reader: Reader, parts: Parts) -> int | None:
-    """Check a whole file, or the first window of a Hub dataset, before scoring starts.
-
-    Returns:
-        The number of rows, if known.
-
-    Raises:
-        DataError: A row cannot be read, or cannot be written in the output format.
-    """
+    """Check a whole file, or the first window of a Hub dataset, before scoring starts; return the number of rows."""
     rows = 0
     for window in reader.windows(parts.window_size):
         messages = reader.messages(window)

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
 from ..data.labels import label_names
-from ..evaluation.intervals import LEVEL, wilson
+from ..evaluation.intervals import LEVEL, allowed_false_alarms, ham_needed, wilson
 from ..evaluation.metrics import lowest_threshold
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, spam_index
 from ..text import printable
@@ -31,6 +31,7 @@ class Calibration:
         temperature_scaling: whether the temperature was fitted.
         threshold: score from which a message is called spam. None: predict the most likely class.
         target_fpr: highest allowed false-positive rate. None: no threshold was asked for.
+        confidence: how certain it is that new messages like these keep to it. None: only these do.
         fitted_on: the messages in words, such as "the validation split"; `messages` is their number.
         loss_before, loss: their log loss at temperature 1 and at this temperature.
         spam: name of the positive class. This and the following are None without `target_fpr`.
@@ -41,6 +42,7 @@ class Calibration:
     temperature_scaling: bool
     threshold: float | None
     target_fpr: float | None
+    confidence: float | None
     fitted_on: str
     messages: int
     loss_before: float
@@ -74,12 +76,14 @@ class Calibration:
         if self.threshold is None:
             return f"No threshold gives {allowed} on {self.fitted_on}: too many {ham} have the highest score."
         positives = self.messages - self.ham
-        _, upper = wilson(self.false_alarms, self.ham)
-        return (
+        found = (
             f"Threshold {self.threshold:.7f} for {allowed}: on {self.fitted_on}, {self.false_alarms:,} of {self.ham:,} "
-            f"{ham} are called {spam}, and {positives - self.missed:,} of {positives:,} {spam} are found. The rate on "
-            f"new messages may be up to {upper:.2%} ({LEVEL:.0%} interval)."
+            f"{ham} are called {spam}, and {positives - self.missed:,} of {positives:,} {spam} are found."
         )
+        if self.confidence is not None:
+            return f"{found} With {100 * self.confidence:g}% confidence, new messages like these keep to this rate."
+        _, upper = wilson(self.false_alarms, self.ham)
+        return f"{found} The rate on new messages may be up to {upper:.2%} ({LEVEL:.0%} interval)."
 
 
 def needs_calibration(recipe: Recipe) -> bool:
@@ -100,7 +104,7 @@ def check_validation_split(recipe: Recipe, data: DatasetDict) -> None:
     if "validation" not in data:
         raise ValueError(f"Recipe {recipe.name!r}: temperature_scaling and target_fpr need a validation split.")
     labels, names = torch.tensor(data["validation"]["label"][:]), label_names(data["validation"])
-    _check_labels(labels, names, recipe.target_fpr, "the validation split")
+    _check_labels(labels, names, recipe.target_fpr, recipe.confidence, "the validation split")
 
 
 def fit_calibration(
@@ -111,22 +115,20 @@ def fit_calibration(
     fitted_on: str,
     temperature_scaling: bool,
     target_fpr: float | None,
+    confidence: float | None = None,
 ) -> Calibration:
     """Fit a temperature, then a threshold.
 
     The temperature minimizes the log loss (Guo et al. 2017, *On Calibration of Modern Neural Networks*). If every
     message is classified correctly, the loss has no minimum and the temperature stays at 1. The threshold is found by
-    `lowest_threshold`.
-
-    Args:
-        logits: of the uncalibrated model, (N, num_labels).
-        labels: class indices, (N,).
-        names, fitted_on, temperature_scaling, target_fpr: as in `Calibration` and `Recipe`.
+    `lowest_threshold`; given a `confidence`, fewer false alarms are allowed, see `allowed_false_alarms`. `logits` are
+    those of the uncalibrated model, (N, num_labels), and `labels` class indices, (N,).
 
     Raises:
-        ValueError: the messages are all of one class, or none is spam and a threshold is wanted.
+        ValueError: the messages are all of one class, none is spam and a threshold is wanted, or there is too little
+            ham for the confidence.
     """
-    _check_labels(labels, names, target_fpr, "the data")
+    _check_labels(labels, names, target_fpr, confidence, "the data")
     exact = logits.double()
 
     def loss(log_temperature: float) -> float:
@@ -141,7 +143,10 @@ def fit_calibration(
         spam = spam_index(names)
         scores = (logits / temperature).softmax(-1)[:, spam].double().numpy()  # in float32, as the model computes them
         name, is_spam = names[spam], (labels == spam).numpy()
-        threshold = lowest_threshold(is_spam, scores, target_fpr)
+        rate = target_fpr
+        if confidence is not None:
+            rate = allowed_false_alarms((~is_spam).sum(), target_fpr, confidence) / (~is_spam).sum()
+        threshold = lowest_threshold(is_spam, scores, rate)
         called = scores >= threshold if threshold is not None else (logits.argmax(-1) == spam).numpy()
         ham, false_alarms, missed = (int(which.sum()) for which in (~is_spam, called & ~is_spam, ~called & is_spam))
     return Calibration(
@@ -149,6 +154,7 @@ def fit_calibration(
         temperature_scaling=temperature_scaling,
         threshold=threshold,
         target_fpr=target_fpr,
+        confidence=confidence,
         fitted_on=fitted_on,
         messages=len(labels),
         loss_before=loss(0.0),
@@ -160,7 +166,9 @@ def fit_calibration(
     )
 
 
-def _check_labels(labels: torch.Tensor, names: Sequence[str], target_fpr: float | None, what: str) -> None:
+def _check_labels(
+    labels: torch.Tensor, names: Sequence[str], target_fpr: float | None, confidence: float | None, what: str
+) -> None:
     if len(labels.unique()) == 1:
         raise ValueError(
             f"Calibration needs messages of different labels; {what} has only {names[labels[0].item()]!r}."
@@ -171,3 +179,10 @@ def _check_labels(labels: torch.Tensor, names: Sequence[str], target_fpr: float 
         raise ValueError(f"target_fpr needs a label named spam where there are more than two; {what} has none.")
     if not (labels == spam_index(names)).any():
         raise ValueError(f"A threshold needs messages labelled {names[spam_index(names)]!r}; {what} has none.")
+    spam, ham = names[spam_index(names)], int((labels != spam_index(names)).sum())
+    if confidence is not None and allowed_false_alarms(ham, target_fpr, confidence) is None:
+        raise ValueError(
+            f"A false-positive rate of at most {100 * target_fpr:g}% with {100 * confidence:g}% confidence needs at "
+            f"least {ham_needed(target_fpr, confidence):,} messages that are not {spam}; {what} has {ham:,}. "
+            f"Add messages, or allow a higher rate with --target-fpr."
+        )

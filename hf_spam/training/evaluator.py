@@ -79,6 +79,7 @@ class Evaluator:
                 fitted_on="the validation split",
                 temperature_scaling=self.recipe.temperature_scaling,
                 target_fpr=self.recipe.target_fpr,
+                confidence=self.recipe.confidence,
             )
             config = copy.deepcopy(config)
             apply_calibration(config, calibration)

@@ -5,14 +5,11 @@ In recipe `book` eleven of twelve blocks are frozen, and their output for a mess
 
 import copy
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, get_int_from_env
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -59,11 +56,8 @@ def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> in
 class PrefixedMessages(Dataset):
     """Messages represented by the hidden states that enter the first trained block.
 
-    Args:
-        states: hidden states of all messages, one after the other, (positions, C).
-        starts: first row of each message, followed by the number of rows.
-        lengths: number of real tokens of each message.
-        labels: class index of each message.
+    `states` holds those of all messages, one after the other, (positions, C), and `starts` the first row of each
+    message, followed by the number of rows. `lengths` counts the real tokens of each message.
     """
 
     def __init__(self, states: torch.Tensor, starts: Sequence[int], lengths: Sequence[int], labels: Sequence[int]):
@@ -109,55 +103,35 @@ def compute_prefix(
     split: str,
     dtype: torch.dtype = torch.float32,
 ) -> PrefixedMessages:
-    """Compute the output of the first blocks for all messages of a split.
-
-    The processes of a machine share the work.
-    """
+    """Compute the output of the first blocks for all messages of a split, on every process."""
     config = model.config
     real = [min(max(1, len(ids)), config.max_tokens) for ids in messages.input_ids]
     read = [config.laid_out_length(len(ids)) for ids in messages.input_ids]
     starts = [0, *torch.tensor(read).cumsum(0).tolist()]
-    states = _storage(accelerator, (starts[-1], config.n_embd), dtype)
+    states = _storage((starts[-1], config.n_embd), dtype)
     prefix: SpamGPTModel = _copy_with(model.gpt, trf_blocks=model.gpt.trf_blocks[:blocks], final_norm=nn.Identity())
     if dtype != torch.float32:
         prefix = copy.deepcopy(prefix).to(dtype)
     prefix.to(accelerator.device).eval()
     batches = list(length_batches(read, batch_tokens_for(config, accelerator.device)))
     hidden = None if accelerator.is_local_main_process else True  # None: show it on a terminal only
-    own = batches[accelerator.local_process_index :: _local_processes(accelerator)]
-    for chosen in tqdm(own, desc=f"Frozen blocks, {split}", unit="batch", disable=hidden):
+    for chosen in tqdm(batches, desc=f"Frozen blocks, {split}", unit="batch", disable=hidden):
         batch = pad_batch([messages.input_ids[i] for i in chosen], config.pad_token_id)
         tokens, lengths = model.lay_out(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()})
         with accelerator.autocast():
             output = prefix(tokens, model.attention_mask(tokens, lengths)).last_hidden_state
         for i, row in zip(chosen, output.cpu(), strict=True):
             states[starts[i] : starts[i + 1]] = row[: read[i]]
-    accelerator.wait_for_everyone()  # until every process has written its part
     return PrefixedMessages(states, starts, real, messages.labels)
 
 
-def _storage(accelerator: Accelerator, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """Allocate hidden states in memory, or in a file if they are many or if several processes share them.
-
-    The file is unlinked at once, so that the system removes it in the end.
-    """
+def _storage(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """Allocate hidden states in memory, or in a file if they are many."""
     size = shape[0] * shape[1]
-    if _local_processes(accelerator) == 1 and size * dtype.itemsize <= MEMORY_BUDGET:
+    if size * dtype.itemsize <= MEMORY_BUDGET:
         return torch.empty(shape, dtype=dtype)
-    names = [tempfile.mkdtemp(prefix="hf-spam-") if accelerator.is_main_process else ""]
-    folder = Path(broadcast_object_list(names)[0])
-    folder.mkdir(exist_ok=True)  # other machines still lack it
-    with accelerator.local_main_process_first():
-        states = torch.from_file(str(folder / "states"), shared=True, size=size, dtype=dtype)
-    accelerator.wait_for_everyone()
-    if accelerator.is_local_main_process:
-        shutil.rmtree(folder)
-    return states.view(shape)
-
-
-def _local_processes(accelerator: Accelerator) -> int:
-    """Return how many processes run on this machine; they share its disk."""
-    return get_int_from_env(["LOCAL_WORLD_SIZE"], accelerator.num_processes)
+    with tempfile.NamedTemporaryFile(prefix="hf-spam-") as file:  # unlinked at once; the mapping keeps its content
+        return torch.from_file(file.name, shared=True, size=size, dtype=dtype).view(shape)
 
 
 def _copy_with(module: nn.Module, **children: nn.Module) -> nn.Module:

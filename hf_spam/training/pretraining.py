@@ -77,10 +77,7 @@ def pretrain(
 def next_token_loss(gpt: SpamGPTModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy over all next tokens of a batch, in nats; 0 if no message has a second token.
 
-    Args:
-        gpt: The network.
-        input_ids: Token ids, padded on the right, (B, T).
-        attention_mask: 1 for real tokens, (B, T).
+    `input_ids` and `attention_mask` are padded on the right, (B, T).
     """
     hidden = gpt(input_ids=input_ids).last_hidden_state[:, :-1]  # pads come after the message, and are not attended to
     predicts = attention_mask[:, 1:].bool()  # the next token is real

@@ -36,6 +36,7 @@ def calibrated_copy(
     *,
     data: Sources,
     target_fpr: float | None = None,
+    confidence: float | None = None,
     progress: bool = False,
     **reading: Any,
 ) -> Calibration:
@@ -43,14 +44,13 @@ def calibrated_copy(
 
     The weights stay the same. Metrics and card of the original are not copied; the copy gets a card of its own.
 
-    The calibration is returned, and written to `calibration.json`. After an error nothing is written.
-
     Args:
         model: folder or Hub id; None: the bundled model.
         output_dir: folder to create.
         data: a source as for `load_sms_spam`. Its validation split is used if it has one, or is the model's own data;
             otherwise all messages. A warning is logged if the model may have been trained on them.
         target_fpr: highest allowed false-positive rate. None: set no threshold.
+        confidence: how certain it must be that new messages like these keep to it. None: only these do.
         progress: whether to show a progress bar.
         **reading: how to read `data`, as for `load_sms_spam`.
 
@@ -67,6 +67,8 @@ def calibrated_copy(
         raise FileExistsError(f"{output_dir} already exists: choose another folder.")
     if target_fpr is not None and not 0 <= target_fpr < 1:
         raise ValueError(f"target_fpr must lie in [0, 1), got {target_fpr}.")
+    if confidence is not None and not (target_fpr and 0 < confidence < 1):
+        raise ValueError(f"confidence must lie in (0, 1) and needs a target_fpr above 0, got {confidence}.")
     source = BUNDLED if model in (None, "bundled") else model
     if is_onnx(source):
         raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made from, then export again.")
@@ -87,6 +89,7 @@ def calibrated_copy(
         fitted_on="the validation split of the data" if is_split else "the data",
         temperature_scaling=True,
         target_fpr=target_fpr,
+        confidence=confidence,
     )
     if not calibration.is_met:
         raise ValueError(calibration.summary()[-1])

@@ -141,6 +141,9 @@ class Recipe:
     target_fpr: float | None = None
     """Fit a threshold on the validation split with at most this false-positive rate. None: predict the most likely
     class."""
+    confidence: float | None = None
+    """How certain it must be that new messages like those of the validation split keep to target_fpr. None: only those
+    of the split do."""
 
     eval_freq: int = 50
     """Optimizer steps between two evaluations of the losses."""
@@ -173,6 +176,8 @@ class Recipe:
         in_range("gradient_accumulation_steps eval_freq eval_iter", 1)
         in_range("dropout attention_dropout bpe_dropout weight_average case_augmentation digit_augmentation", 0, 1)
         in_range("target_fpr", 0, 1)
+        in_range("confidence", 0, 1, open_low=True)
+        check(self.confidence is None or self.target_fpr, "confidence needs a target_fpr above 0")
         in_range("warmup_steps weight_decay adversarial_epsilon logit_adjustment", 0)
         in_range("spliced_messages pretraining_steps", 0)
         in_range("learning_rate pretraining_learning_rate max_grad_norm", 0, open_low=True)

@@ -10,6 +10,7 @@ from small_data import MESSAGES
 from tiny_models import build
 
 from hf_spam import load_sms_spam
+from hf_spam.data import batching
 from hf_spam.data.batching import EncodedMessages, PadRight, length_batches, pad_batch, predict_logits
 from hf_spam.data.tokenization import train_tokenizer
 
@@ -40,14 +41,15 @@ def test_batches_hold_similar_lengths_and_not_too_many_tokens(lengths, batch_tok
 
 
 @pytest.mark.parametrize("padded_length", [None, 9])
-def test_logits_match_each_text_alone_and_keep_the_order(padded_length):
+def test_logits_match_each_text_alone_and_keep_the_order(padded_length, monkeypatch):
     """The size of the batches does not matter."""
     texts = ["", "b " * 100, *load_sms_spam(MESSAGES)["train"]["text"][:20]]
     tokenizer = train_tokenizer(texts, 300)
     model = build(vocab_size=300, pad_token_id=tokenizer.pad_token_id, padded_length=padded_length, num_labels=3)
     alone = torch.cat([predict_logits(model, tokenizer, [text]) for text in texts])
-    for batch_tokens in (1, 50, None):
-        together = predict_logits(model, tokenizer, texts, batch_tokens=batch_tokens)
+    for batch_tokens in (1, 50, 10_000):
+        monkeypatch.setattr(batching, "batch_tokens_for", lambda *_, size=batch_tokens: size)
+        together = predict_logits(model, tokenizer, texts)
         assert together.shape == (22, 3) and torch.allclose(together, alone, atol=1e-5)
     assert predict_logits(model, tokenizer, []).shape == (0, 3)
     with torch.no_grad():

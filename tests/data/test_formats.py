@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_spam.data.dialects import MAX_CELL_CHARACTERS
+from hf_spam.data.dialects import MAX_CELL_CHARACTERS, find_encoding
 from hf_spam.data.formats import DataError, DataFile
 from hf_spam.data.labels import LABEL_NAMES, annotated_features_of
 from hf_spam.data.readers import open_file
@@ -289,6 +289,14 @@ def test_the_line_of_an_invalid_byte_is_right_in_a_long_file(tmp_path):
     (tmp_path / "a.csv").write_bytes(text.encode() + b"spam,\xe9\n" + b"ham,a\n" * 999)
     with pytest.raises(DataError, match=r"a\.csv, line 10001: not UTF-8 \(byte 0xe9\)"):
         read_messages(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("shift", range(5))
+def test_windows_1252_is_recognized_wherever_a_block_of_the_file_ends(tmp_path, shift):
+    """The check for UTF-8 reads 1 MB at a time, and the é could start a character that goes on in the next block."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a" * (2**20 - shift) + "é la carte".encode("cp1252"))
+    assert find_encoding(DataFile.find(path)) == "cp1252"
 
 
 def test_an_exact_column_name_wins_over_another_case(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from command_line import hf_spam
+from command_line import flags_of, hf_spam
 from small_data import MESSAGES
 from small_runs import at_call, result
 
@@ -30,8 +30,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def flags(tokenizer):
-    pairs = {**TINY, "tokenizer": tokenizer}.items()
-    return [part for name, value in pairs for part in (f"--{name.replace('_', '-')}", str(value))]
+    return flags_of({**TINY, "tokenizer": tokenizer})
 
 
 def test_table_of_results_and_problems(flags, tmp_path):

@@ -93,6 +93,14 @@ def test_id2label_and_label2id_agree(given_, names, tmp_path):
         assert config.label2id == {name: i for i, name in enumerate(names)} and class_names(config) == names
 
 
+def test_another_number_of_labels_resets_the_calibration(tmp_path):
+    """It was fitted to the old head, and a threshold for spam needs a label of that name."""
+    tiny_config(temperature=2.0, threshold=0.9).save_pretrained(tmp_path)
+    config = SpamGPTConfig.from_pretrained(tmp_path, num_labels=3)
+    assert (config.temperature, config.threshold, config.num_labels) == (1.0, None, 3)
+    assert SpamGPTConfig.from_pretrained(tmp_path, num_labels=2).threshold == 0.9
+
+
 def test_configuration_round_trip(tmp_path):
     """Protects every field, at its default and at another value; two instances share no state."""
     away = {

@@ -6,11 +6,11 @@ import pytest
 import torch
 from book_oracle import GPTModel, make_loaders
 from datasets import DatasetDict
-from small_runs import first_messages
+from small_runs import WITH_CHECKPOINTS, first_messages
 from tokenizers import processors
 from torch.utils.data import DataLoader
 
-from hf_spam import import_weights
+from hf_spam import finetune, import_weights
 from hf_spam.data.tokenization import encode, train_tokenizer
 
 
@@ -44,6 +44,14 @@ def base(book_model, book_tokenizer, tmp_path_factory) -> Path:
     import_weights(folder / "gpt.pth", folder / "imported", n_head=2)
     book_tokenizer.save_pretrained(folder / "imported")
     return folder / "imported"
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory) -> Path:
+    """A run with checkpoints 4 and 8, started with `auto`, which starts afresh if there is no checkpoint."""
+    out = tmp_path_factory.mktemp("runs") / "out"
+    finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **WITH_CHECKPOINTS)
+    return out
 
 
 @pytest.fixture

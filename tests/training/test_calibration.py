@@ -11,11 +11,12 @@ from datasets import DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logit
+from scipy.stats import binom, norm
 from small_runs import SMALL, config_of, first_messages, result
 
 from hf_spam import SpamClassifier, finetune
-from hf_spam.evaluation.intervals import wilson
+from hf_spam.evaluation.intervals import allowed_false_alarms, ham_needed, wilson
 from hf_spam.training.calibration import TEMPERATURES, Calibration, fit_calibration
 
 SETTINGS = {**SMALL, "max_steps": 16, "eval_freq": 6, "save_steps": 8, "learning_rate": 5e-3, "warmup_steps": 0}
@@ -23,9 +24,9 @@ BOTH = {"temperature_scaling": True, "target_fpr": 0.1}
 NAMES = ["not spam", "spam", "scam", "phish"]
 
 
-def fit(logits, labels, *, names=None, temperature_scaling=True, target_fpr=None) -> Calibration:
+def fit(logits, labels, *, names=None, temperature_scaling=True, target_fpr=None, confidence=None) -> Calibration:
     names = names or NAMES[: logits.shape[1]]
-    scaling = {"temperature_scaling": temperature_scaling, "target_fpr": target_fpr}
+    scaling = {"temperature_scaling": temperature_scaling, "target_fpr": target_fpr, "confidence": confidence}
     return fit_calibration(logits, labels, names, fitted_on="my data", **scaling)
 
 
@@ -91,6 +92,48 @@ def test_the_threshold_keeps_the_false_positive_rate():
     assert f"a false-positive rate of at most 5%: on my data, {found.false_alarms} of {len(ham)} ham are called" in line
     _, upper = wilson(found.false_alarms, len(ham))
     assert f"The rate on new messages may be up to {upper:.2%} (95% interval)." in line
+
+
+def test_the_promise_about_new_messages_is_kept():
+    """Of 1,000 thresholds for a rate of 5 %, each from 300 ham, about 5 % break it; without a confidence, about half.
+
+    Ham has normal logits, so the rate of a threshold on all ham that could come is known exactly.
+    """
+    broken = dict.fromkeys([0.95, None], 0)
+    labels = torch.tensor([0] * 300 + [1] * 20)
+    for seed in range(1000):
+        scores = torch.randn(320, generator=torch.Generator().manual_seed(seed)) + 3 * labels
+        logits = torch.stack([torch.zeros(320), scores], dim=1)
+        for confidence in broken:
+            found = fit(logits, labels, temperature_scaling=False, target_fpr=0.05, confidence=confidence)
+            broken[confidence] += norm.sf(logit(found.threshold)) > 0.05
+    exact = {0.95: binom.cdf(allowed_false_alarms(300, 0.05, 0.95), 300, 0.05), None: binom.cdf(15, 300, 0.05)}
+    assert exact[0.95] <= 0.05 and broken[0.95] == pytest.approx(1000 * exact[0.95], abs=25)
+    assert broken[None] > 400
+
+
+@settings(max_examples=50)
+@given(st.floats(0.001, 0.5), st.floats(0.5, 0.999), st.integers(0, 5000))
+def test_the_allowed_false_alarms_are_the_most_that_keep_the_promise(rate, confidence, extra):
+    """By definition: a threshold with that many breaks it at most as often as allowed, one more does not."""
+    needed = ham_needed(rate, confidence)
+    assert (1 - rate) ** needed <= 1 - confidence <= (1 - rate) ** (needed - 1) + 1e-9
+    assert allowed_false_alarms(needed - 1, rate, confidence) is None
+    allowed = allowed_false_alarms(needed + extra, rate, confidence)
+    kept, broken = binom.cdf([allowed, allowed + 1], needed + extra, rate)
+    assert kept <= 1 - confidence + 1e-9 and broken >= 1 - confidence - 1e-9
+
+
+def test_a_promise_needs_enough_ham():
+    logits, labels = drawn(2.0, messages=300)
+    ham = int((labels == 0).sum())
+    message = f"needs at least 299 messages that are not spam; the data has {ham}. Add messages, or allow a higher rate"
+    with pytest.raises(ValueError, match=message):
+        fit(logits, labels, target_fpr=0.01, confidence=0.95)
+    found = fit(logits, labels, target_fpr=0.1, confidence=0.95)
+    assert found.false_alarms < int(0.1 * ham) and found.summary()[1].endswith(
+        " With 95% confidence, new messages like these keep to this rate."
+    )
 
 
 def test_no_threshold():

@@ -5,18 +5,16 @@ import shutil
 
 import pytest
 import torch
-from datasets import DatasetDict
 from processes import finetune_on
 from safetensors.torch import load_file, save_file
-from small_runs import SMALL, result, resumed_from
+from small_runs import WITH_CHECKPOINTS as SETTINGS
+from small_runs import result, resumed_from
 
 from hf_spam import finetune
 from hf_spam.files import write_folder
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.run import Progress
 
-# An epoch has 5 steps: there is a checkpoint at the end of the first, and one in the middle of the second.
-SETTINGS = {**SMALL, "max_steps": 12, "eval_freq": 3, "save_steps": 4}
 LORA = {"lora_r": 4, "trainable": "head", "weight_average": 0.0}
 
 
@@ -70,14 +68,6 @@ def test_two_processes_resume_exactly(data, tmp_path):
         finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **SETTINGS)
 
 
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    """A run started with `auto`, which starts afresh if there is no checkpoint."""
-    out = tmp_path_factory.mktemp("runs") / "out"
-    finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SETTINGS)
-    return out
-
-
 def test_checkpoint_is_a_complete_model(trained, data):
     """It holds the averaged weights, and no pickle; its manifest names recipe, data, versions and every file."""
     folder = trained / "checkpoint-8"
@@ -91,24 +81,6 @@ def test_checkpoint_is_a_complete_model(trained, data):
     assert set(manifest["files"]) == files - {"manifest.json"}
     assert manifest["step"] == 8 and manifest["num_processes"] == 1 and manifest["versions"]["torch"]
     assert manifest["recipe"]["n_embd"] == 16 and set(manifest["data"]) == set(data)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"learning_rate": 0.5}, "learning_rate was 0.001 and is 0.5"),
-        ({"seed": 7, "max_steps": 30, "dropout": 0.0}, "dropout was 0.1 and is 0.0; seed was 123 and is 7"),
-        ({"data": "other"}, "the train messages or their tokenizer differ"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(settings, message, trained, data, tmp_path):
-    """The error names all differences, and nothing is written."""
-    if "data" in settings:
-        data, settings = DatasetDict(data, train=data["train"].select(range(90))), {}
-    settings = {**SETTINGS, **settings, "output_dir": tmp_path / "out"}
-    with pytest.raises(ValueError, match=f"checkpoint-8 belongs to another run: .*{message}"):
-        finetune("pocket", data=data, resume_from_checkpoint=trained / "checkpoint-8", **settings)
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_can_be_extended_exactly(trained, data, tmp_path):

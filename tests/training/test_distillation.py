@@ -1,7 +1,8 @@
 """A network learns from the baseline too: the same spliced messages each time, on top of the training messages."""
 
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import DatasetDict
+from small_reports import messages
 from small_runs import NO_DROPOUT, SMALL, first_messages
 
 from hf_spam import finetune
@@ -19,8 +20,7 @@ def test_spliced_messages_are_made_of_pieces_and_judged_by_the_baseline():
     """Pieces of spam only must look like spam to the baseline, pieces of ham only like ham."""
     words = {0: "see you at home later then mum", 1: "win cash prize now call free"}
     texts = [(" ".join([word] * 5 + [words[label]]), label) for label, line in words.items() for word in line.split()]
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["not spam", "spam"])})
-    train = Dataset.from_dict({"text": [t for t, _ in texts], "label": [label for _, label in texts]}, features)
+    train = messages(texts)
     spliced, targets = spliced_messages(train, 300, seed=1)
     assert len(spliced) == len(targets) == 300 and len(set(spliced)) > 200
     assert (spliced, targets) == spliced_messages(train, 300, seed=1) != spliced_messages(train, 300, seed=2)
@@ -35,8 +35,7 @@ def test_spliced_messages_are_made_of_pieces_and_judged_by_the_baseline():
 
 
 def test_more_than_two_classes_are_refused():
-    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b", "c"])})
-    train = Dataset.from_dict({"text": ["x y", "z w", "v u"], "label": [0, 1, 2]}, features)
+    train = messages([("x y", 0), ("z w", 1), ("v u", 2)], ["a", "b", "c"])
     with pytest.raises(ValueError, match="two classes"):
         spliced_messages(train, 10, seed=1)
 

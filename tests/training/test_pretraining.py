@@ -1,6 +1,5 @@
 """Pretraining: the loss is that of a language model, pads do not count, and a run can be repeated."""
 
-import csv
 import json
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from command_line import hf_spam
 from datasets import Dataset, DatasetDict
-from small_data import MESSAGES
+from small_data import MESSAGES, delimited
 from tiny_models import build, right
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
@@ -69,8 +68,7 @@ def test_a_named_base_is_not_pretrained_again_unless_asked():
 def test_a_network_pretrained_on_unlabelled_texts_is_a_base(tmp_path):
     """The whole way through the command line; labels in the file are not read."""
     texts = load_sms_spam(MESSAGES)["train"]["text"][:60]
-    with (tmp_path / "texts.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("label", "text"), *((str(i), text) for i, text in enumerate(texts))])
+    (tmp_path / "texts.csv").write_bytes(delimited([("label", "text"), *enumerate(texts)]))
     small = ["--n-embd", "16", "--n-head", "2", "--vocab-size", "300", "--pretraining-steps", "3"]
     base, command = tmp_path / "new" / "base", ["pretrain", "--data", tmp_path / "texts.csv", *small]
     done = hf_spam(*command, "--output-dir", base, "--json")

@@ -6,19 +6,11 @@ from dataclasses import asdict
 
 import pytest
 from small_runs import SMALL, full_for
+from small_runs import WITH_CHECKPOINTS as SETTINGS
 
 from hf_spam import finetune
 from hf_spam.data.splits import fingerprints
 from hf_spam.training.checkpoints import Checkpoints
-
-SETTINGS = {**SMALL, "max_steps": 12, "eval_freq": 3, "save_steps": 4}
-
-
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "out"
-    finetune("pocket", data=data, output_dir=out, **SETTINGS)
-    return out
 
 
 def test_the_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
