@@ -191,6 +191,12 @@ def test_a_head_of_opposite_rows_keeps_its_scores(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+def test_positions_that_the_model_does_not_read_are_left_out(tmp_path: Path) -> None:
+    """Its `padded_length` cuts messages earlier; GPT-2 refuses longer ones rather than reading more of them."""
+    write(model(padded_length=POSITIONS - 5), tmp_path / "out")
+    assert load_file(tmp_path / "out/model.safetensors")["transformer.wpe.weight"].shape == (POSITIONS - 5, 32)
+
+
 def constant_head():
     classifier = model()
     with torch.no_grad():

@@ -13,7 +13,7 @@ from datasets import ClassLabel, DatasetDict
 from safetensors.torch import load_file
 from small_runs import SMALL, assert_same_history
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from hf_spam import SpamClassifier, SpamGPTForSequenceClassification, SpamGPTModel, finetune
 from hf_spam.data.labels import label_names
@@ -38,6 +38,22 @@ def test_only_the_trainable_weights_change(trainable, tensors, data, base):
 def test_a_tokenizer_must_fit_the_base(data, base, gpt2_tokenizer_dir):
     with pytest.raises(ValueError, match=r"tokenizer has 50257 entries, but .* has a vocabulary of only"):
         finetune("book", data=data, base=base, tokenizer=gpt2_tokenizer_dir)
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+def test_a_gpt2_is_a_base_as_it_is(data, book_tokenizer, tmp_path, has_head):
+    """A classifier for the same labels keeps its head."""
+    labels = {"id2label": {0: "not spam", 1: "spam"}, "label2id": {"not spam": 0, "spam": 1}}
+    shape = {"vocab_size": 300, "n_embd": 16, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    gpt2 = (GPT2ForSequenceClassification if has_head else GPT2LMHeadModel)(GPT2Config(**shape, **labels))
+    gpt2.save_pretrained(tmp_path)
+    book_tokenizer.save_pretrained(tmp_path)
+    trained = finetune("book", data=data, base=tmp_path, learning_rate=1e-12, max_steps=1).model
+    assert torch.allclose(trained.gpt.tok_emb.weight, gpt2.transformer.wte.weight, atol=1e-6)
+    queries = gpt2.transformer.h[0].attn.c_attn.weight[:, :16].T
+    assert torch.allclose(trained.gpt.trf_blocks[0].att.W_query.weight, queries, atol=1e-6)
+    if has_head:
+        assert torch.allclose(trained.out_head.weight, gpt2.score.weight, atol=1e-6)
 
 
 def test_the_head_of_a_base_is_kept_only_for_the_same_labels(data, tmp_path, caplog):
