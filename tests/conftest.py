@@ -66,6 +66,15 @@ def _no_plots() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_javascript(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Unless this is a run of the `runtimes`, export as if Transformers.js was not installed: it takes minutes."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if not any(item.get_closest_marker("runtimes") for item in request.session.items):
+            monkeypatch.setattr("hf_spam.conversion.transformers_js.find_library", lambda: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _log_levels() -> Iterator[None]:
     """Restore the log levels that a command may have changed in this process."""

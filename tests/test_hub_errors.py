@@ -197,7 +197,7 @@ def test_other_errors_keep_their_message():
     [
         "classify hi --model owner/name",
         "evaluate owner/name --data sample",
-        "export owner/name out --onnx",
+        "export owner/name out --format onnx",
         "import-weights owner/name out",
         "train --recipe book",
         "crossval --data sample",

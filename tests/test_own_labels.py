@@ -106,7 +106,7 @@ def test_all_classification_paths_use_the_labels(trained, source, tmp_path):
         assert [(row["body"], row["label"]) for row in rows] == [
             (answer["text"], answer["label"]) for answer in answers
         ]
-    run("export", trained, tmp_path / "onnx", "--onnx", "--data", source, *COLUMNS[:2])
+    run("export", trained, tmp_path / "onnx", "--format", "onnx", "--data", source, *COLUMNS[:2])
     exported = run("classify", *texts, "--model", tmp_path / "onnx", "--json")
     assert [json.loads(line)["label"] for line in exported.splitlines()] == labels
 

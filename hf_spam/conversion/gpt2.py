@@ -165,8 +165,10 @@ def with_own_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def _stock_tensors(model: SpamGPTForSequenceClassification, stock: GPT2Config) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of the stock model in float32: the inverse of `_convert`."""
     state = {name: tensor.float().cpu() for name, tensor in model.gpt.state_dict().items()}
-    new_rows = stock.vocab_size - model.config.vocab_size
-    state["tok_emb.weight"] = torch.nn.functional.pad(state["tok_emb.weight"], (0, 0, 0, new_rows))
+    rows = state["tok_emb.weight"]
+    # A new pad token is embedded as the model's own one, which it reads where a message has no token.
+    new_row = rows[model.config.pad_token_id].expand(stock.vocab_size - len(rows), -1)
+    state["tok_emb.weight"] = torch.cat([rows, new_row])
     state["pos_emb.weight"] = state["pos_emb.weight"][: stock.n_positions]
     state["final_norm.bias"], score = _fold_head(model)
     yield "score.weight", score

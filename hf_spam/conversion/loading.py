@@ -68,7 +68,7 @@ def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str
     Raises:
         OSError: There is no such file.
     """
-    return _read_config(source, revision)["model_type"]
+    return read_config(source, revision)["model_type"]
 
 
 def load_config(source: str | os.PathLike, *, revision: str | None = None) -> SpamGPTConfig:
@@ -78,7 +78,7 @@ def load_config(source: str | os.PathLike, *, revision: str | None = None) -> Sp
         OSError: There is no configuration, or the Hub cannot be reached.
         ValueError: The configuration belongs to another kind of model, or is not valid.
     """
-    settings = _read_config(source, revision)
+    settings = read_config(source, revision)
     if isinstance(settings.get(EXPORTED_SETTINGS), dict):
         settings = {"model_type": None} | settings[EXPORTED_SETTINGS]
     if settings["model_type"] != GPT2Config.model_type:
@@ -92,7 +92,7 @@ def load_config(source: str | os.PathLike, *, revision: str | None = None) -> Sp
 
 def load_gpt2_config(source: str | os.PathLike, *, revision: str | None = None) -> GPT2Config:
     """Load the configuration of a GPT-2 from a local folder or the Hub. Errors are as for `load_config`."""
-    return _parse(source, _read_config(source, revision), GPT2Config)
+    return _parse(source, read_config(source, revision), GPT2Config)
 
 
 def load_classifier(
@@ -214,7 +214,8 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
     if os.path.isdir(path):
         return Path(path)
     if os.path.isfile(path) and path.endswith(".onnx"):
-        return graph_folder(Path(path))
+        folder = Path(path).absolute().parent
+        return folder.parent if folder.name == "onnx" else folder
     if os.path.isfile(path):
         raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
     if is_path(path):
@@ -223,11 +224,6 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(files)))
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, path).replace(": ", ": no such file or folder; ", 1)) from error
-
-
-def graph_folder(graph: Path) -> Path:
-    """Return the folder of an export that an ONNX file belongs to: the one around it, or around its folder `onnx`."""
-    return graph.parent.parent if graph.absolute().parent.name == "onnx" else graph.parent
 
 
 def find_file(source: str | os.PathLike, name: str, *, revision: str | None = None) -> Path | None:
@@ -375,7 +371,7 @@ def _build(
     return model
 
 
-def _read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
+def read_config(source: str | os.PathLike, revision: str | None) -> dict[str, Any]:
     """Read the `config.json` of a folder or repository; that of its base if it is an adapter without one."""
     name, folder, labels = repr(os.fspath(source)), local_folder(source, revision=revision), {}
     if not (folder / "config.json").is_file() and (adapter := find_adapter(source, revision=revision)):

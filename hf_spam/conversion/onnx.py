@@ -22,7 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
-from .loading import EXPORTED_SETTINGS, graph_folder, load_config, named_model
+from .loading import EXPORTED_SETTINGS, load_config, local_folder, named_model, read_config
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -31,9 +31,6 @@ GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET, IR_VERSION = 20, 9  # read by ONNX Runtime from 1.17; 20 is the first opset with GELU
 MAX_INLINE_BYTES = 2**28  # larger weights get their own file: a graph is limited to 2 GiB
-# Operators with weights in int8: which input they are, and the axis along which each slice has its own scale. The head
-# is a Gemm, and stays in float.
-QUANTIZED = {"Gather": (0, 0), "MatMul": (1, 1)}
 TINY = 1e-12  # the scale of weights that are all zero
 # Transformers.js has a list of model types, without `spam_gpt`. For this one, it passes just what our graphs take.
 MODEL_TYPE, ARCHITECTURE = "distilbert", "DistilBertForSequenceClassification"
@@ -45,24 +42,27 @@ class OnnxModel:
     It runs on the CPU, and on as many threads as torch.
 
     Args:
-        source: A folder that `write_onnx` wrote, whose fp32 graph is run, or the path of one of its graphs.
+        source: A folder that `write_onnx` wrote or the Hub id of one, whose fp32 graph is run; or the path of a graph.
+        revision: Branch, tag or commit on the Hub.
 
     Attributes:
         config: The model's configuration.
         device: The CPU; inputs must be there.
 
     Raises:
-        OSError: There is no model in the folder.
+        OSError: There is no such model, or the Hub cannot be reached.
         ValueError: ONNX Runtime is not installed, or cannot load the graph.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, source: str | os.PathLike):
-        path = Path(source).absolute()
-        self._path = path if path.suffix == ".onnx" else path / GRAPHS["fp32"]
+    def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
         require("onnxruntime")
-        self.config = load_config(graph_folder(self._path))
+        self.config = load_config(source, revision=revision)
+        path = Path(source)
+        if path.suffix != ".onnx":
+            path = local_folder(source, revision=revision, files=[f"{GRAPHS['fp32']}*"]) / GRAPHS["fp32"]
+        self._path = path.absolute()
         self._start_session()
 
     def _start_session(self) -> None:
@@ -101,10 +101,16 @@ class OnnxModel:
         }
 
 
-def is_onnx(source: str | os.PathLike) -> bool:
-    """Return whether a source is a local folder with an exported classifier, or one of its graphs."""
+def is_onnx(source: str | os.PathLike, *, revision: str | None = None) -> bool:
+    """Return whether a source is an exported classifier: a folder, the path of a graph, or a Hub id.
+
+    Raises:
+        OSError: There is no such source, or the Hub cannot be reached.
+    """
     path = Path(named_model(source))
-    return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
+    if path.suffix == ".onnx" or path.is_dir():
+        return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
+    return EXPORTED_SETTINGS in read_config(source, revision)
 
 
 def require(package: str) -> None:
@@ -119,7 +125,7 @@ def require(package: str) -> None:
         raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
 
 
-def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
+def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, end_token_id: int | None = None) -> None:
     """Write a classifier's graphs and its `config.json`.
 
     The graphs take `input_ids` and `attention_mask` in int64, (B, T) with any T, padded anywhere, and return `logits`
@@ -128,6 +134,8 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
     Args:
         model: A classifier in fp32, in evaluation mode, with "sdpa" attention.
         folder: The folder to write to.
+        end_token_id: The token with which the tokenizer ends every text, if there is one. The graph puts it back where
+            a program has cut it off a long text, as Transformers.js does.
 
     Raises:
         OSError: A file cannot be written.
@@ -136,7 +144,7 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
 
     (folder / "onnx").mkdir()
     with _quiet():
-        graph = _trace(model)
+        graph = _trace(_Padded(model, end_token_id))
     external = {}
     for precision, name in GRAPHS.items():
         if precision == "int8":
@@ -145,6 +153,7 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path) -> None:
         external[path.name] = graph.ByteSize() > MAX_INLINE_BYTES
         onnx.save(graph, path, save_as_external_data=external[path.name], location=data, convert_attribute=False)
         if external[path.name]:
+            path.with_name(data).chmod(path.stat().st_mode)  # it is created for its owner only
             onnx.load_external_data_for_model(graph, str(path.parent))
     _write_config(model, folder, external)
 
@@ -158,6 +167,9 @@ def _write_config(model: SpamGPTForSequenceClassification, folder: Path, externa
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURE],
         "max_position_embeddings": model.config.max_tokens,
+        # Text Embeddings Inference needs these two, and none of them under another name as well.
+        "hidden_size": model.config.n_embd,
+        "num_hidden_layers": model.config.n_layer,
     }
     settings |= {name: own[name] for name in ("id2label", "label2id", "pad_token_id", "vocab_size")}
     if any(external.values()):
@@ -168,21 +180,24 @@ def _write_config(model: SpamGPTForSequenceClassification, folder: Path, externa
 class _Padded(nn.Module):
     """Classifier of messages with one more pad, since a traced graph cannot treat T = 0 as a special case."""
 
-    def __init__(self, model: SpamGPTForSequenceClassification):
+    def __init__(self, model: SpamGPTForSequenceClassification, end_token_id: int | None):
         super().__init__()
-        self.model = model
+        self.model, self.end_token_id = model, end_token_id
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         pad = attention_mask.new_zeros(attention_mask.shape[0], 1)
         ids, mask = (torch.cat([tensor, pad], dim=1) for tensor in (input_ids, attention_mask))
+        if self.end_token_id is not None:
+            is_last = mask.bool() & (mask.cumsum(1) == self.model.config.max_tokens)
+            ids = torch.where(is_last, self.end_token_id, ids)
         return self.model(input_ids=ids, attention_mask=mask).logits
 
 
-def _trace(model: SpamGPTForSequenceClassification) -> "ModelProto":
-    """Trace the model's `forward` into a graph."""
+def _trace(module: _Padded) -> "ModelProto":
+    """Trace the module's `forward` into a graph."""
     batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
     program = torch.onnx.export(
-        _Padded(model),
+        module,
         kwargs=batch,
         input_names=list(batch),
         output_names=["logits"],
@@ -190,46 +205,49 @@ def _trace(model: SpamGPTForSequenceClassification) -> "ModelProto":
         opset_version=OPSET,
         verbose=False,
     )
-    graph = program.model_proto
-    graph.ir_version = IR_VERSION
-    return graph
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]  # paths of this machine
+    del graph.value_info[:]
+    return model
 
 
-def _quantize(graph: "ModelProto") -> None:
-    """Store large matrices in int8 with a scale per output, and restore floats where they are used, in place.
+def _quantize(model: "ModelProto") -> None:
+    """Store embeddings and the weights of products in int8, and restore floats where they are used, in place.
 
-    Activations stay in float: rounding them costs accuracy, and ranges of a whole batch would make the answer for a
-    message depend on the others in it.
+    Embeddings of tokens have a scale per token, other weights one per output. Position embeddings, norms and the head
+    are small, and stay in float: rounding position embeddings changes the answers most. So do activations: ranges of a
+    whole batch would make the answer for a message depend on the others in it. `Cast` and `Mul` take the place of
+    `DequantizeLinear`, for which some runtimes round the activations after all.
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    initializers, nodes = graph.graph.initializer, []
-    tensors = {tensor.name: tensor for tensor in initializers if len(tensor.dims) == 2}
-    for node in graph.graph.node:
-        place, axis = QUANTIZED.get(node.op_type, (0, 0))
-        name, out = node.input[place] if node.op_type in QUANTIZED else "", node.output[0]
+    initializers, nodes = model.graph.initializer, []
+    tensors = {tensor.name: tensor for tensor in initializers if len(tensor.dims) == 2 and "pos_emb" not in tensor.name}
+    for node in model.graph.node:
+        place = {"Gather": 0, "MatMul": 1}.get(node.op_type)  # the input that holds the weights; the head is a Gemm
+        name = None if place is None else node.input[place]
         if name not in tensors:
             nodes.append(node)
             continue
-        weights = numpy_helper.to_array(tensors[name])
-        scale = np.maximum(np.abs(weights).max(1 - axis, keepdims=True) / 127, TINY).astype(np.float32)
-        int8, scales = f"{name}_int8", f"{name}_scale"
+        weights, is_embedding, out = numpy_helper.to_array(tensors[name]), place == 0, node.output[0]
+        scale = np.maximum(np.abs(weights).max(int(is_embedding), keepdims=True) / 127, TINY).astype(np.float32)
         initializers.remove(tensors.pop(name))
-        initializers.append(numpy_helper.from_array(np.rint(weights / scale).astype(np.int8), int8))
-        if node.op_type == "MatMul":
-            initializers.append(numpy_helper.from_array(scale.reshape(-1), scales))
-            nodes += [helper.make_node("DequantizeLinear", [int8, scales], [name], axis=axis), node]
-            continue
-        initializers.append(numpy_helper.from_array(scale, scales))
-        rows, ids = (f"{out}_int8", f"{out}_float", f"{out}_scale"), node.input[1]
-        nodes += [
-            helper.make_node("Gather", [int8, ids], [rows[0]]),
-            helper.make_node("Cast", [rows[0]], [rows[1]], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [scales, ids], [rows[2]]),
-            helper.make_node("Mul", [rows[1], rows[2]], [out]),
-        ]
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
+        parts = {"int8": np.rint(weights / scale).astype(np.int8), "scale": scale}
+        initializers.extend(numpy_helper.from_array(part, f"{name}_{kind}") for kind, part in parts.items())
+        restored = out if is_embedding else name
+        int8, floats, scale = (f"{restored}_{kind}" for kind in ("int8", "float", "scale"))
+        if is_embedding:  # only the rows that are used
+            for kind in parts:
+                nodes.append(helper.make_node("Gather", [f"{name}_{kind}", node.input[1]], [f"{restored}_{kind}"]))
+        nodes.append(helper.make_node("Cast", [int8], [floats], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [floats, scale], [restored]))
+        if not is_embedding:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 @contextmanager

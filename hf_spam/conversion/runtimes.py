@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ..data.batching import predict_logits
 from ..modeling.configuration_spam_gpt import class_names
+from . import transformers_js
 from .loading import load_tokenizer
 from .onnx import GRAPHS, OnnxModel
 
@@ -83,12 +84,34 @@ def in_batches(
     return found
 
 
-_onnx = {
-    "missing": partial(_missing_package, "onnxruntime", "hf-spam[onnx]"),
-    "version": partial(version, "onnxruntime"),
-}
+def _both(
+    name: str,
+    missing: Callable[[], str | None],
+    version: Callable[[], str],
+    run: Callable[..., np.ndarray],
+) -> list[Runtime]:
+    """Return the entries of a runtime of ONNX graphs, one for each precision."""
+    return [Runtime(name, "onnx", kind, missing, version, partial(run, precision=kind)) for kind in get_args(Precision)]
+
+
 RUNTIMES = [
     Runtime("transformers", "gpt2", "fp32", lambda: None, partial(version, "transformers"), _run_pipeline),
-    Runtime("ONNX Runtime", "onnx", "fp32", **_onnx, probabilities=partial(_run_onnx, precision="fp32")),
-    Runtime("ONNX Runtime", "onnx", "int8", **_onnx, probabilities=partial(_run_onnx, precision="int8")),
+    *_both(
+        "ONNX Runtime",
+        partial(_missing_package, "onnxruntime", "hf-spam[onnx]"),
+        partial(version, "onnxruntime"),
+        _run_onnx,
+    ),
+    *_both(
+        "Transformers.js in Node.js",
+        transformers_js.missing_in_node,
+        transformers_js.version_in_node,
+        transformers_js.run_in_node,
+    ),
+    *_both(
+        "Transformers.js in Chromium",
+        transformers_js.missing_in_chromium,
+        transformers_js.version_in_chromium,
+        transformers_js.run_in_chromium,
+    ),
 ]

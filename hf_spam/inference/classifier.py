@@ -54,10 +54,12 @@ class SpamClassifier:
     ) -> "SpamClassifier":
         """Load a classifier from a local folder or the Hub.
 
-        A folder written by `hf-spam export` runs in ONNX Runtime, on the CPU and in the precision of the export.
+        An export of `hf-spam export --format onnx` runs in ONNX Runtime, on the CPU: in fp32, or in int8 if `model` is
+        the path of its `onnx/model_quantized.onnx`.
 
         Args:
-            model: A folder or a Hub id. `None` and "bundled" load the model that comes with the package.
+            model: A folder, a Hub id, or the path of an ONNX graph. `None` and "bundled" load the model that comes with
+                the package.
             revision: A branch, tag or commit on the Hub.
             dtype: The precision to compute in. bfloat16 is faster on processors that support it.
             device: The device to compute on. `None`: the accelerator if there is one, else the CPU.
@@ -67,8 +69,8 @@ class SpamClassifier:
             ValueError: The source holds no SpamGPT classifier or no tokenizer.
         """
         source = BUNDLED if model is None else model
-        if is_onnx(source):
-            return cls(OnnxModel(source), load_tokenizer(source))
+        if is_onnx(source, revision=revision):
+            return cls(OnnxModel(source, revision=revision), load_tokenizer(source, revision=revision))
         device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
         classifier = load_classifier(source, revision=revision, dtype=dtype).to(device)
         return cls(classifier, load_tokenizer(source, revision=revision))

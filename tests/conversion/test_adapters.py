@@ -101,7 +101,10 @@ def test_commands_take_an_adapter(adapter, tmp_path):
         assert ours.code == theirs.code == 0, ours.err
         assert ours.out.replace("adapter", "merged") == theirs.out
     assert (tmp_path / "adapter.csv").read_bytes() == (tmp_path / "merged.csv").read_bytes()
-    for command in ("export {0} {0}-onnx --onnx --data {data}", "calibrate {0}-calibrated --model {0} --data {data}"):
+    for command in (
+        "export {0} {0}-onnx --format onnx --data {data}",
+        "calibrate {0}-calibrated --model {0} --data {data}",
+    ):
         done = hf_spam(*command.format(adapter, data=data).split())
         assert done.code == 0, done.err
     for name in ("adapter-onnx", "adapter-calibrated"):

@@ -1,37 +1,111 @@
-"""A copy of a model passes if at most one label in a thousand differs, and the threshold decides labels."""
+"""An export passes if at most one label in a thousand differs in every runtime, and in fp32 no score does."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
-import torch
 
-from hf_spam.conversion.parity import check_parity
+from hf_spam.conversion import parity
+from hf_spam.conversion.parity import AWKWARD, compare_runtimes
+from hf_spam.conversion.runtimes import Runtime, in_batches
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 
+TEXTS = [f"message {i}" for i in range(1000)]
 
-def logits(spam_probabilities) -> torch.Tensor:
-    spam = torch.tensor(spam_probabilities)
-    return torch.stack([1 - spam, spam], dim=-1).log()
+
+def probabilities(texts, spam=0.2) -> np.ndarray:
+    return np.float32([[1 - spam, spam]] * len(texts))
+
+
+def certify(monkeypatch, tmp_path: Path, change, *, texts=TEXTS, precision="fp32", missing=None, threshold=None):
+    """Compare a model that always answers 0.2 with a runtime whose answers are passed through `change`."""
+
+    def run(folder: Path, texts: list[str]) -> np.ndarray:
+        answers = probabilities(texts)
+        left = json.loads((folder / "tokenizer_config.json").read_text()).get("padding_side") == "left"
+        change(answers, texts, left)
+        return answers
+
+    runtime = Runtime("a runtime", "onnx", precision, lambda: missing, lambda: "1.0", run)
+    monkeypatch.setattr(parity, "RUNTIMES", [runtime])
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "tokenizer_config.json").write_text('{"model_max_length": 8}')
+    config, labels = SpamGPTConfig(threshold=threshold), np.zeros(len(texts), int)
+    result = compare_runtimes(tmp_path / "export", "onnx", config, probabilities, texts, labels)
+    assert [path.name for path in tmp_path.rglob("*")] == ["export", "tokenizer_config.json"]
+    return result
+
+
+def spam(count: int, score: float = 0.9):
+    def change(answers, texts, left):
+        if texts[0] == TEXTS[0]:
+            answers[:count] = (1 - score, score)
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("messages", "differ", "passes"), [(1000, 0, True), (1000, 1, True), (1000, 2, False), (999, 1, False)]
 )
-def test_one_label_in_a_thousand_may_differ(messages, differ, passes):
-    expected, actual = [0.2] * messages, [0.9] * differ + [0.2] * (messages - differ)
+def test_one_label_in_a_thousand_may_differ(messages, differ, passes, monkeypatch, tmp_path):
+    settings = {"texts": TEXTS[:messages], "precision": "int8"}
     if passes:
-        report = check_parity(SpamGPTConfig(), logits(expected), logits(actual))
-        assert (report["messages"], report["labels_differ"]) == (messages, differ)
+        result = certify(monkeypatch, tmp_path, spam(differ), **settings)
+        assert result["messages"] == messages and result["runtimes"][0]["labels_differ"] == differ
     else:
-        with pytest.raises(
-            ValueError, match=rf"{differ} of {messages} messages get a different label, more than 0\.1%"
-        ):
-            check_parity(SpamGPTConfig(), logits(expected), logits(actual))
+        wanted = rf"^in a runtime \(int8\), {differ} of {messages} messages get a different label, more than 0\.1%\.$"
+        with pytest.raises(ValueError, match=wanted):
+            certify(monkeypatch, tmp_path, spam(differ), **settings)
 
 
-def test_labels_follow_the_threshold_and_differences_are_of_probabilities():
-    expected, actual = logits([0.2, 0.6]), logits([0.2, 0.8])
-    report = check_parity(SpamGPTConfig(), expected, actual)
-    assert report["labels_differ"] == 0
-    assert report["largest_score_difference"] == pytest.approx(0.2)
-    assert report["mean_score_difference"] == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="1 of 2 messages"):
-        check_parity(SpamGPTConfig(threshold=0.7), expected, actual)
+def test_scores_in_fp32_are_the_same(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"^in a runtime \(fp32\), a score differs by 0\.001, more than 1e-04\.$"):
+        certify(monkeypatch, tmp_path, spam(1, 0.201))
+
+
+def test_labels_follow_the_threshold(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="2 of 1000 messages"):
+        certify(monkeypatch, tmp_path, spam(2, 0.3), precision="int8", threshold=0.25)
+
+
+def test_a_message_without_an_answer_counts_as_a_different_label(monkeypatch, tmp_path):
+    def change(answers, texts, left):
+        answers[:2] = np.nan
+
+    with pytest.raises(ValueError, match="2 of 1000 messages"):
+        certify(monkeypatch, tmp_path, change)
+
+
+def test_awkward_messages_are_told_apart(monkeypatch, tmp_path):
+    """They are not answered, or answered as no other runtime does, which is said."""
+
+    def change(answers, texts, left):
+        for answer, text in zip(answers, texts, strict=True):
+            if text in ("", AWKWARD["lone surrogate"]):
+                answer[:] = np.nan
+            if text == AWKWARD["NUL"] or left:
+                answer[:] = 0.5
+
+    (result,) = certify(monkeypatch, tmp_path, change)["runtimes"]
+    assert result == {
+        **{"runtime": "a runtime", "precision": "fp32", "version": "1.0"},
+        **{"labels_differ": 0, "largest_score_difference": 0.0},
+        "not_answered": ["empty message", "lone surrogate"],
+        "answered_differently": ["left-padded batch", "NUL"],
+    }
+
+
+def test_a_runtime_that_is_missing_is_named(monkeypatch, tmp_path):
+    result = certify(monkeypatch, tmp_path, None, missing="needs a thing: pip install thing")
+    assert result == {"messages": 1000, "runtimes": [], "not_run": {"a runtime": "needs a thing: pip install thing"}}
+
+
+def test_a_text_that_fails_does_not_fail_its_batch():
+    def answer(texts):
+        if "" in texts:
+            raise RuntimeError("empty")
+        return [[len(text), 0] for text in texts]
+
+    found = in_batches(answer, ["four", "", *["a"] * 50], 2)
+    assert found[0].tolist() == [4, 0] and np.isnan(found[1]).all() and (found[2:, 0] == 1).all()

@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 from hf_spam import SpamClassifier, SpamPipeline, classify_text
 from hf_spam.conversion.import_weights import import_weights
 from hf_spam.conversion.loading import save_classifier
-from hf_spam.conversion.onnx import export_onnx
 from hf_spam.data.sources import read_messages
+from hf_spam.hub.export import export_model
 from hf_spam.hub.push import push_folder
 
 # At temperature 3, the bundled model's scores of these lie on either side of the threshold and of one half.
@@ -164,7 +164,7 @@ def folders(tmp_path_factory) -> Path:
     save_classifier(classifier.model, classifier.tokenizer, folder / "trained")
     GPT2Model(GPT2Config(vocab_size=4000, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder / "gpt2")
     import_weights(folder / "gpt2", folder / "imported", n_head=1, tokenizer=classifier.tokenizer)
-    export_onnx("bundled", folder / "exported", data=MESSAGES)
+    export_model("bundled", folder / "exported", format="onnx", data=MESSAGES)
     return folder
 
 

@@ -1,0 +1,68 @@
+"""Protects exports in Transformers.js in a real browser: same tokens, labels and scores, and the guide's lines work."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tricky_texts import tricky_texts
+
+from hf_spam.conversion import transformers_js
+from hf_spam.data.tokenization import encode
+
+pytestmark = pytest.mark.runtimes
+
+GUIDE = Path(__file__).parents[2] / "docs" / "runtimes.md"
+
+
+@pytest.fixture
+def chromium():
+    """Return a function that runs JavaScript in a page of Chromium, and returns what it returns."""
+    if reason := transformers_js.missing_in_chromium():
+        pytest.skip(f"Transformers.js in Chromium {reason}")
+    return transformers_js.run_in_page
+
+
+@pytest.mark.parametrize(("precision", "labels_differ", "difference"), [("fp32", 0, 1e-5), ("int8", 21, 0.1)])
+def test_chromium_answers_like_the_model(agreement, precision, labels_differ, difference):
+    result = agreement("Transformers.js in Chromium", precision)
+    assert result["labels_differ"] <= labels_differ and result["largest_score_difference"] < difference
+    assert not result["not_answered"] and not result["answered_differently"]
+
+
+def test_chromium_reads_every_text_as_the_same_tokens(chromium, exports, messages, classifier):
+    texts = [*messages[::10], *tricky_texts(5000)]
+    found = chromium(
+        """
+        const { AutoTokenizer, env } = await import("@huggingface/transformers");
+        env.allowLocalModels = true;
+        const tokenizer = await AutoTokenizer.from_pretrained("/model");
+        const texts = await (await fetch("/texts.json")).json();
+        return texts.map((text) => tokenizer(text, { return_tensor: false }).input_ids);
+        """,
+        {"model": exports("onnx")},
+        {"texts.json": json.dumps(texts).encode("ascii")},
+    )
+    expected = encode(classifier.tokenizer, texts, 10**6)
+    wrong = [text for text, ids, others in zip(texts, expected, found, strict=True) if ids != others]
+    assert not wrong, f"{len(wrong)} texts, such as {wrong[:3]!r}"
+
+
+def test_the_lines_of_the_guide_run_in_chromium(chromium, exports):
+    lines = re.search(r"```js\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    shown = chromium(
+        """
+        const shown = [];
+        console.log = (...words) => shown.push(words.join(" "));
+        await import("/guide.mjs");
+        return shown;
+        """,
+        {"models": exports("onnx").parent},
+        {"guide.mjs": lines.replace("mine-onnx", exports("onnx").name).encode()},
+    )
+    assert shown == ["spam 0.97 Win a FREE prize", "not spam 0.01 See you at lunch"]
+
+
+def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(chromium, tmp_path):
+    with pytest.raises(ValueError, match=r"^Transformers.js in Chromium failed: .*config\.json"):
+        transformers_js.run_in_chromium(tmp_path, ["a"], precision="fp32")

@@ -1,0 +1,18 @@
+"""Protects exports in Python: the stock pipeline of transformers, and ONNX Runtime, answer like the model."""
+
+import pytest
+
+pytestmark = pytest.mark.runtimes
+
+
+def test_stock_transformers_answers_like_the_model(agreement):
+    result = agreement("transformers", "fp32")
+    assert result["labels_differ"] == 0 and result["largest_score_difference"] < 1e-5
+    assert result["not_answered"] == ["lone surrogate"] and not result["answered_differently"]
+
+
+@pytest.mark.parametrize(("precision", "labels_differ", "difference"), [("fp32", 0, 1e-5), ("int8", 21, 0.1)])
+def test_onnx_runtime_answers_like_the_model(agreement, precision, labels_differ, difference):
+    result = agreement("ONNX Runtime", precision)
+    assert result["labels_differ"] <= labels_differ and result["largest_score_difference"] < difference
+    assert not result["not_answered"] and not result["answered_differently"]
