@@ -269,18 +269,26 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("model", type=click.Path())
 @click.argument("repo_id", metavar="REPO", required=False)
+@click.option("--space", is_flag=True, help="Push a page that runs MODEL in the browser, as a static Space.")
 @click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run or push.")
 @options.private
 @click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
-def push(folder: Path, repo_id: str | None, **settings: Any) -> None:
-    """Push the model in FOLDER to the repository REPO."""
-    from .hub.push import push_folder
+def push(model: str, repo_id: str | None, space: bool, resume: bool, **settings: Any) -> None:
+    """Push a model or an export to the repository REPO.
+
+    MODEL is the folder of a model, a checkpoint or an export. With --space it may also be a Hub id, or bundled.
+    """
+    from .hub.push import push_folder, push_space
 
     show_log()
-    push_folder(folder, repo_id, **settings)
+    if not space:
+        return push_folder(Path(model), repo_id, resume=resume, **settings)
+    if resume or repo_id is None:
+        raise click.UsageError("--space needs REPO, and cannot be used with --resume.")
+    terminal.show(f"The page is at {push_space(model, repo_id, **settings)}")
 
 
 @cli.group()

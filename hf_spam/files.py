@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -53,6 +54,22 @@ def check_empty(folder: Path) -> None:
     """Raise `FileExistsError` if `folder` exists and is not an empty folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} already exists and is not an empty folder.")
+
+
+def check_new(folder: Path) -> None:
+    """Check that a new folder can be written; nothing is left behind.
+
+    Raises:
+        FileExistsError: It exists.
+        OSError: It cannot be created.
+    """
+    if os.path.lexists(folder):
+        raise FileExistsError(f"{folder} already exists; choose another folder.")
+    try:
+        with tempfile.TemporaryDirectory(dir=next(parent for parent in folder.parents if parent.exists())):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from docstring_parser import parse_from_object
 
 from .training.recipes import RECIPES, Recipe
 
-# The Trainer's flags are often written with underscores, such as --save_steps.
+# The flags of transformers' example scripts have underscores (--save_steps), and some have other names.
 CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+ALIASES = {"model": "--model-name-or-path", "base": "--model-name-or-path", "data": "--dataset-name"}
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -40,11 +41,15 @@ def reachable_data(ctx: click.Context, param: click.Parameter | None, data: str)
 
 def data_option(help: str) -> Callable[[Callable], Callable]:
     """Return the required option --data with a help text."""
-    return click.option("--data", required=True, callback=reachable_data, help=help)
+    return click.option("--data", ALIASES["data"], "data", required=True, callback=reachable_data, help=help)
 
 
 model_option = click.option(
-    "--model", callback=reachable, help="Model: a folder, a Hub id, or bundled.  [default: bundled]"
+    "--model",
+    ALIASES["model"],
+    "model",
+    callback=reachable,
+    help="Model: a folder, a Hub id, or bundled.  [default: bundled]",
 )
 recipe_option = click.option(
     "--recipe",
@@ -142,7 +147,8 @@ def options_of(
             if field.type is bool:
                 option = click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, **common)
             else:
-                option = click.option(flag, field.name, type=Setting(field.type), **common)
+                flags = [flag, ALIASES[field.name]] if field.name in ALIASES else [flag]
+                option = click.option(*flags, field.name, type=Setting(field.type), **common)
             command = option(command)
         return command
 

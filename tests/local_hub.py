@@ -1,8 +1,8 @@
 """A small Hugging Face Hub on loopback, so that tests can use the real client over real sockets, offline.
 
-`huggingface_hub` talks to it through `HF_ENDPOINT`. It holds models and datasets with commits and branches, knows
-tokens and private repositories, supports both upload protocols (LFS, and Xet through hf_xet's own `local://` store),
-and injects faults where a test asks for them:
+`huggingface_hub` talks to it through `HF_ENDPOINT`. It holds models, datasets and Spaces with commits and branches,
+knows tokens and private repositories, supports both upload protocols (LFS, and Xet through hf_xet's own `local://`
+store), and injects faults where a test asks for them:
 
     hub = LocalHub(folder).start()
     os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported
@@ -36,7 +36,7 @@ import pytest
 # For tests of what depends on the upload protocol: Xet, as the client prefers, or LFS alone with `-m slow`.
 both_transports = pytest.mark.parametrize("hub", ["xet", pytest.param("lfs", marks=pytest.mark.slow)], indirect=True)
 
-LARGE = (".safetensors", ".bin", ".pt", ".parquet")  # uploaded through LFS or Xet
+LARGE = (".safetensors", ".bin", ".pt", ".parquet", ".onnx", ".onnx_data")  # uploaded through LFS or Xet
 GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LARGE)
 XET_SHARD_HEADER = XET_SHARD_ENTRY = 48  # bytes
 
@@ -108,7 +108,7 @@ class Commit:
 class Repo:
     """A repository. Every commit holds its full tree."""
 
-    kind: str  # "model" or "dataset"
+    kind: str  # "model", "dataset" or "space"
     name: str
     private: bool
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -227,6 +227,10 @@ class LocalHub:
     def titles(self, name: str, revision: str = "main", kind: str = "model") -> list[str]:
         """Return the titles of the commits, newest first."""
         return [commit.title for commit in self.repo(name, kind).history(revision)]
+
+    def page(self, kind: str, name: str) -> str:
+        """Return the address of a repository's page."""
+        return f"{self.url}/{'' if kind == 'model' else f'{kind}s/'}{name}"
 
     def wait_for_title(self, name: str, title: str) -> None:
         """Wait until there is a commit with a title."""
@@ -430,13 +434,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(200, {"errors": [], "warnings": []})  # any card is valid
             case "POST", "api", "repos", "create":
                 self.create_repo()
-            case method, "api", ("models" | "datasets") as kinds, owner, name, *rest:
+            case method, "api", ("models" | "datasets" | "spaces") as kinds, owner, name, *rest:
                 what, *arguments = rest or ["revision"]
                 write = what == "xet-write-token" or method == "POST"
                 call = getattr(self, f"{method.lower()}_{what.replace('-', '_')}")
                 call(self.repo(kinds[:-1], f"{owner}/{name}", write), *arguments)
-            case _, "datasets", owner, name, *rest:
-                self.git("dataset", f"{owner}/{name}", *rest)
+            case _, ("datasets" | "spaces") as kinds, owner, name, *rest:
+                self.git(kinds[:-1], f"{owner}/{name}", *rest)
             case _, owner, name, *rest:
                 self.git("model", f"{owner}/{name}", *rest)
 
@@ -452,7 +456,9 @@ class Handler(BaseHTTPRequestHandler):
         self.writer(owner)
         kind, name = asked.get("type") or "model", f"{owner}/{asked['name']}"
         private = asked.get("visibility") == "private"
-        url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        if kind == "space" and asked.get("sdk") not in ("static", "gradio", "docker"):
+            raise HubError(400, "Invalid sdk: a Space needs one")
+        url = self.hub.page(kind, name)
         with self.hub.change:
             if (kind, name) in self.hub.repos:
                 return self.send(409, {"error": f"You already created this {kind} repo", "url": url})
@@ -540,7 +546,7 @@ class Handler(BaseHTTPRequestHandler):
                     tree[value["path"]] = self.hub.large(value["oid"], value["size"])
             oid = repo.commit(branch, tree, header["summary"], header["description"])
             self.hub.change.notify_all()
-        url = f"{self.hub.url}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.name}/commit/{oid}"
+        url = f"{self.hub.page(repo.kind, repo.name)}/commit/{oid}"
         self.send(200, {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
 
     # Large files

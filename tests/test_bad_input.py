@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import hf_spam
+from safetensors.torch import load_file, save_file
 from small_data import MESSAGES
 
 from hf_spam import load_sms_spam
@@ -31,6 +32,13 @@ def prepared(tmp_path_factory) -> Path:
     messages.select(range(100)).to_csv(folder / "good.csv", index=False)
     messages.select(range(1, 101)).to_csv(folder / "other.csv", index=False)
     shutil.copytree(BUNDLED, folder / "model")
+    shutil.copytree(BUNDLED, folder / "base")
+    weights = load_file(BUNDLED / "model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in weights.items() if "out_head" not in name}, folder / "base/model.safetensors"
+    )
+    (folder / "exported/onnx").mkdir(parents=True)
+    (folder / "adapter").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert hf_spam(*f"{TRAIN} --output-dir run --save-steps 2".split()).code == 0
@@ -46,6 +54,8 @@ def prepared(tmp_path_factory) -> Path:
         "few.csv": b"label,text\nham,a\nspam,b\n",
         "wrong.csv": b"label,text\nspam,see you at home\nham,You have won a FREE prize! Call 09061701461 to claim\n",
         "weights.pth": b"weights",
+        "adapter/adapter_config.json": b'{"peft_type": "LORA"}',
+        "exported/onnx/model.onnx": b"a graph",
     }.items():
         (folder / name).write_bytes(content)
     archive = io.BytesIO()
@@ -127,8 +137,17 @@ MISTAKES = {
     "import-weights folder out": ["No model in 'folder'"],
     "import-weights gone.pth out": ["gone.pth"],
     "import-weights folder model": ["model already exists and is not an empty folder"],
-    "export bundled out": ["Missing option '--format'", USAGE],
-    "export bundled folder --format onnx": ["folder already exists"],
+    "export bundled out": ["Missing option '--format'", "gpt2", "onnx", USAGE],
+    "export bundled out --format tflite": ["'tflite' is not one of 'gpt2', 'onnx'", USAGE],
+    "export bundled folder --format gpt2": ["folder already exists; choose another"],
+    "export bundled text.txt --format onnx": ["text.txt already exists; choose another"],
+    "export bundled text.txt/out --format gpt2": ["text.txt/out cannot be written (Not a directory); choose another"],
+    "export bundled /proc/out --format onnx": ["/proc/out cannot be written", "choose another folder"],
+    "export gone-model/x out --format onnx": ["gone-model/x: no such file or folder; model not found on the Hub"],
+    "export base out --format gpt2 --data good.csv": ["'base' is a base model without a", "hf-spam train"],
+    "export adapter out --format gpt2": ["'adapter' cannot be loaded: the adapter cannot be read", "is needed"],
+    "export exported out --format gpt2": ["'exported' is an ONNX export; export the model that it was made from"],
+    "export exported/onnx/model.onnx out --format onnx": ["is an ONNX export; export the model"],
     "push folder me/spam": ["folder", "config.json or model.safetensors is missing"],
     "push model": ["owner/name", "--resume"],
     # Output and checkpoints

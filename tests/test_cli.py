@@ -5,16 +5,20 @@ Commands run in the test process unless a test needs a separate one.
 
 import json
 import logging
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from types import SimpleNamespace
 
+import click
 import pytest
 from command_line import hf_spam
 from small_data import MESSAGES
 
 from hf_spam import RECIPES
+from hf_spam.cli import cli
 from hf_spam.entry import QUIET
 from hf_spam.evaluation.plots import plot_values
 from hf_spam.training.recipes import RunOptions, get_recipe
@@ -76,7 +80,38 @@ def test_train_saves_under_runs_and_only_the_main_process_prints(calls, monkeypa
 def test_help_of_train_lists_every_setting():
     text = hf_spam("train", "--help").out
     for field in (*fields(RECIPES["book"]), *fields(RunOptions)):
-        assert field.name in ("name", "summary") or f"--{field.name.replace('_', '-')} " in text, field.name
+        flag = f"--{field.name.replace('_', '-')}"
+        assert field.name in ("name", "summary") or f"{flag} " in text or f"{flag}, " in text, field.name
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each command, such as ("data", "push")."""
+    for name, command in group.commands.items():
+        yield from commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_flags_of_every_command_work_with_underscores(command):
+    """The help, however, shows dashes only. Parsing stops at the unknown last flag, so that nothing runs."""
+    flags = re.findall(r"--[\w-]+", hf_spam(*command, "--help").out.split("Options:")[1])
+    assert flags and not any("_" in flag for flag in flags)
+    for flag in flags:
+        done = hf_spam(*command, flag.replace("-", "_").replace("__", "--", 1), "--no_such=flag", "--no_such=flag")
+        assert "No such option '--no-such'" in done.err, flag
+
+
+def test_names_of_transformers_scripts(calls):
+    """Their flags start a training here too; a value keeps its underscores."""
+    flags = "--model_name_or_path my_gpt2 --tokenizer my_gpt2 --dataset_name my_data.csv --output_dir my_run"
+    flags += " --per_device_train_batch_size 4 --learning_rate 2e-5 --num_train_epochs 3"
+    flags += " --push_to_hub --hub_model_id my_id"
+    assert hf_spam("train", *flags.split()).code == 0
+    expected = {"base": "my_gpt2", "tokenizer": "my_gpt2", "data": "my_data.csv", "output_dir": "my_run"}
+    expected |= {"per_device_train_batch_size": 4, "learning_rate": 2e-5, "num_train_epochs": 3}
+    assert calls == [("book", {**expected, "push_to_hub": True, "hub_model_id": "my_id"})]
+    assert hf_spam("classify", "--model_name_or_path", "bundled", "Win a prize").code == 0
+    assert "Missing option '--data'" in hf_spam("evaluate").err
+    assert "my_data.csv: not a file" in hf_spam("evaluate", "--dataset_name=my_data.csv").err
 
 
 def test_classify_with_the_bundled_model():

@@ -14,6 +14,7 @@ from small_data import MESSAGES
 import hf_spam
 from hf_spam.cli import cli
 from hf_spam.conversion.loading import BUNDLED
+from hf_spam.hub.export import export_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "README.ja.md", "model_card.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -42,6 +43,8 @@ def test_python_runs(code, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     short = {"n_embd": 16, "vocab_size": 300, "max_steps": 4, "eval_freq": 9}
     monkeypatch.setitem(vars(hf_spam), "finetune", functools.partial(hf_spam.finetune, **short))
+    if '"spam-onnx' in code:
+        export_model(BUNDLED, "spam-onnx", format="onnx", data=str(MESSAGES))
     assert run(code)
 
 

@@ -15,14 +15,16 @@ from ..files import check_empty, write_folder
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
 from .book import read_book_file
-from .gpt2 import read_gpt2
+from .gpt2 import convert_settings, convert_tensors
 from .loading import (
     TOKENIZER_FILES,
     broken_weights,
     errors_as,
     find_file,
     find_misfits,
+    load_gpt2_config,
     load_tokenizer,
+    open_tensors,
     save_classifier,
     shortened,
 )
@@ -92,7 +94,11 @@ def import_weights(
             tokenizer=tokenizer,
         )
     else:
-        tensors, settings, problems = read_gpt2(source, n_head, revision=revision)
+        gpt2 = load_gpt2_config(source, revision=revision)
+        settings, problems = convert_settings(gpt2)
+        tensors = convert_tensors(open_tensors(source, revision=revision))
+        if n_head not in (None, gpt2.n_head):
+            problems.append(f"--n-head {n_head} contradicts config.json, where n_head is {gpt2.n_head}")
         if padded_length not in ("auto", None) or (pad_token_id, lora_alpha) != (None, None):
             problems.append("--padded-length, --pad-token-id and --lora-alpha are for book files, and this is a GPT-2")
         if tokenizer is None and any(find_file(source, name, revision=revision) for name in TOKENIZER_FILES):

@@ -1,6 +1,6 @@
 """Load and check a SpamGPT from a local folder or the Hub, and save one.
 
-A model may also be a LoRA adapter that PEFT saved, which is merged into its base.
+A model may also be a LoRA adapter that PEFT saved, which is merged into its base, or a GPT-2, which is converted.
 
 Folders are not trusted: only `config.json`, the tokenizer and safetensors files are read, and no code is run. Names,
 shapes and types of all tensors are checked against the configuration before any memory is allocated, and every misfit
@@ -20,7 +20,14 @@ import httpx2
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2Tokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..data.tokenization import END_OF_TEXT
 from ..files import MANIFEST, is_path, read_manifest
@@ -29,12 +36,14 @@ from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import first_line, one_line
 from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, merge, read_adapter
+from .gpt2 import convert_settings, convert_tensors
 
+CARD = "README.md"
 HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
 BUNDLED = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # one of them
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-SMALL_FILES = ["config.json", HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]
+SMALL_FILES = ["config.json", CARD, HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]
 WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Settings that would make the library download and run code, or convert the weights.
@@ -53,33 +62,37 @@ def named_model(source: str | os.PathLike) -> str | os.PathLike:
     return BUNDLED if source == "bundled" else source
 
 
-def model_type(source: str | os.PathLike) -> str:
+def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str:
     """Return the `model_type` in the `config.json` of a local folder or a Hub repository.
 
     Raises:
         OSError: There is no such file.
     """
-    return read_config(source, None)["model_type"]
+    return read_config(source, revision)["model_type"]
 
 
-def load_config(
-    source: str | os.PathLike, *, revision: str | None = None, config_class: type[Config] = SpamGPTConfig
-) -> Config:
-    """Load the configuration of a model from a local folder or the Hub; for an adapter, that of its base.
+def load_config(source: str | os.PathLike, *, revision: str | None = None) -> SpamGPTConfig:
+    """Load the configuration of a SpamGPT or a GPT-2 from a local folder or the Hub; for an adapter, that of its base.
 
     Raises:
         OSError: There is no configuration, or the Hub cannot be reached.
         ValueError: The configuration belongs to another kind of model, or is not valid.
     """
-    name, settings = repr(os.fspath(source)), read_config(source, revision)
-    if config_class is SpamGPTConfig and isinstance(settings.get(EXPORTED_SETTINGS), dict):
+    settings = read_config(source, revision)
+    if isinstance(settings.get(EXPORTED_SETTINGS), dict):
         settings = {"model_type": None} | settings[EXPORTED_SETTINGS]
-    if settings["model_type"] != config_class.model_type:
-        raise ValueError(f"{name} holds a model of type {settings['model_type']!r}, not {config_class.model_type!r}.")
-    with errors_as(f"The config.json of {name} is not valid"):
-        if settings.get("num_labels", 2) > MAX_CLASSES:
-            raise ValueError(f"num_labels is {settings['num_labels']}")
-        return config_class.from_dict({key: value for key, value in settings.items() if key not in UNSAFE_SETTINGS})
+    if settings["model_type"] != GPT2Config.model_type:
+        return _parse(source, settings, SpamGPTConfig)
+    fields, problems = convert_settings(_parse(source, settings, GPT2Config))
+    if problems:
+        raise ValueError(f"{os.fspath(source)!r} does not fit SpamGPT: {problems[0]}.")
+    with errors_as(f"The config.json of {os.fspath(source)!r} is not valid"):
+        return SpamGPTConfig(**fields)
+
+
+def load_gpt2_config(source: str | os.PathLike, *, revision: str | None = None) -> GPT2Config:
+    """Load the configuration of a GPT-2 from a local folder or the Hub. Errors are as for `load_config`."""
+    return _parse(source, read_config(source, revision), GPT2Config)
 
 
 def load_classifier(
@@ -106,12 +119,12 @@ def load_classifier(
     """
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
     if adapter := find_adapter(source, revision=revision):
-        weights = _classifier_tensors(adapter.base, adapter.revision) | adapter.head
+        weights = classifier_tensors(adapter.base, revision=adapter.revision) | adapter.head
         base = _build(name, load_config(source, revision=revision), weights, dtype=torch.float32)
         with errors_as(f"{name} cannot be loaded"):
             weights = merge(base, adapter).state_dict()
     else:
-        weights = _classifier_tensors(source, revision)
+        weights = classifier_tensors(source, revision=revision)
     head = [key for key in weights if key.startswith("out_head.")]
     if head and fresh_head == "always":
         logger.info("%s was trained for other labels: training starts with a new classification head.", name)
@@ -201,7 +214,8 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
     if os.path.isdir(path):
         return Path(path)
     if os.path.isfile(path) and path.endswith(".onnx"):
-        return graph_folder(Path(path))
+        folder = Path(path).absolute().parent
+        return folder.parent if folder.name == "onnx" else folder
     if os.path.isfile(path):
         raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
     if is_path(path):
@@ -210,11 +224,6 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(files)))
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise HubError(explain(error, path).replace(": ", ": no such file or folder; ", 1)) from error
-
-
-def graph_folder(graph: Path) -> Path:
-    """Return the folder of an export that an ONNX file belongs to: the one around it, or around its folder `onnx`."""
-    return graph.parent.parent if graph.absolute().parent.name == "onnx" else graph.parent
 
 
 def find_file(source: str | os.PathLike, name: str, *, revision: str | None = None) -> Path | None:
@@ -327,12 +336,25 @@ def shortened(names: Iterable[str]) -> str:
     return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
 
 
-def _classifier_tensors(source: str | os.PathLike, revision: str | None) -> dict[str, torch.Tensor]:
-    """Open the tensors of a classifier or of its network alone, by their names in a classifier."""
+def classifier_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
+    """Open the tensors of a SpamGPT or a GPT-2, with or without a head, by their names in a SpamGPT classifier."""
     weights = open_tensors(source, revision=revision)
+    if model_type(source, revision=revision) == GPT2Config.model_type:
+        weights = {key: tensor.contiguous() for key, tensor in convert_tensors(weights).items()}
     if any(key.startswith("gpt.") for key in weights):
         return weights
-    return {f"gpt.{key}": tensor for key, tensor in weights.items()}  # a base model
+    return {key if key.startswith("out_head.") else f"gpt.{key}": tensor for key, tensor in weights.items()}
+
+
+def _parse(source: str | os.PathLike, settings: dict[str, Any], config_class: type[Config]) -> Config:
+    """Return the configuration of a class from the settings in a `config.json`. Errors are as for `load_config`."""
+    name = repr(os.fspath(source))
+    if settings["model_type"] != config_class.model_type:
+        raise ValueError(f"{name} holds a model of type {settings['model_type']!r}, not {config_class.model_type!r}.")
+    with errors_as(f"The config.json of {name} is not valid"):
+        if settings.get("num_labels", 2) > MAX_CLASSES:
+            raise ValueError(f"num_labels is {settings['num_labels']}")
+        return config_class.from_dict({key: value for key, value in settings.items() if key not in UNSAFE_SETTINGS})
 
 
 def _build(

@@ -153,6 +153,7 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, *, end_tok
         external[path.name] = graph.ByteSize() > MAX_INLINE_BYTES
         onnx.save(graph, path, save_as_external_data=external[path.name], location=data, convert_attribute=False)
         if external[path.name]:
+            path.with_name(data).chmod(path.stat().st_mode)  # it is created for its owner only
             onnx.load_external_data_for_model(graph, str(path.parent))
     _write_config(model, folder, external)
 
@@ -166,6 +167,9 @@ def _write_config(model: SpamGPTForSequenceClassification, folder: Path, externa
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURE],
         "max_position_embeddings": model.config.max_tokens,
+        # Text Embeddings Inference needs these two, and none of them under another name as well.
+        "hidden_size": model.config.n_embd,
+        "num_hidden_layers": model.config.n_layer,
     }
     settings |= {name: own[name] for name in ("id2label", "label2id", "pad_token_id", "vocab_size")}
     if any(external.values()):

@@ -107,6 +107,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
         return tokenizer(clean, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
     # Calling the tokenizer would take nearly twice as long, because it also computes offsets.
     backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = tokenizer.split_special_tokens  # lost when a tokenizer is sent to a process
     backend.no_padding()
     backend.enable_truncation(max_length)
     encodings = backend.encode_batch_fast(clean)

@@ -1,6 +1,6 @@
-"""The model card of a trained model or a calibrated copy, rendered from plain data.
+"""The cards of a trained model, of a calibrated copy and of an export, rendered from plain data.
 
-The text is in `card_template.md`.
+The texts are in `card_template.md` and `export_card_template.md`.
 """
 
 import re
@@ -14,8 +14,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.names import sources_of
 from ..files import is_path, public, versions
 from ..text import in_markdown
+from .merging import split_card
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
+EXPORT_TEMPLATE = Path(__file__).with_name("export_card_template.md")
 MODEL_NAME = "SpamGPT"
 PLACEHOLDER = "path/to/this/model"  # replaced by the repository's id when the card is pushed
 SPAM_LABELS = ["not spam", "spam"]
@@ -28,6 +30,8 @@ DATA = {
     "marketing": "the marketing messages included in hf_spam (MIT)",
 }
 HUB_DATASETS = {"uci": "ucirvine/sms_spam"}
+LANGUAGES = {"uci": "en", "sample": "multilingual", "marketing": "multilingual"}
+INHERITED = ("license", "license_name", "license_link", "language", "datasets")  # metadata of a model and its copies
 PROTOCOLS = {
     "book": "The classes are balanced and the splits were drawn at random, as in the book. Duplicates were not "
     "removed, so some test messages may also be in the training split.",
@@ -42,6 +46,7 @@ METRICS = {
     "roc_auc": "ROC AUC",
     "false_positive_rate": "False-positive rate",
 }
+HUB_METRICS = {name: name for name in METRICS if name != "false_positive_rate"} | {"mcc": "matthews_correlation"}
 MACRO_AVERAGED = ("precision", "recall", "f1")  # with more than two classes
 
 Metrics = Mapping[str, Mapping[str, float | None]]
@@ -56,6 +61,7 @@ def render_card(
     data: str | None = None,
     metrics: Metrics = MappingProxyType({}),
     baseline: Metrics = MappingProxyType({}),
+    metadata: Mapping[str, Any] = MappingProxyType({}),
     **facts: Any,
 ) -> str:
     """Return the text of the model card, with the results as a `model-index` that the Hub can read.
@@ -68,36 +74,112 @@ def render_card(
         data: Source of the messages. `None` for a `DatasetDict` passed from Python.
         metrics: Metrics of each split.
         baseline: Metrics of the baseline, for some of these splits.
+        metadata: Values for the keys in `INHERITED`. Language and datasets are otherwise those of known `data`.
         facts: Further variables of the template. For any model: `threshold`, `calibrated` (whether the scores are
             probabilities), `calibration` (sentences) and `calibrated_on` (messages). For a trained model: `parameters`,
             `trained_parameters`, `examples_seen`, `seconds`, `trained_before` (whether the starting weights were
             already a classifier), `verdicts` (sentences on the baseline) and `plots` ("loss", "accuracy"). For a
             calibrated copy: `copy_of`, a description of the original.
     """
-    labels, is_spam_filter = list(labels), list(labels) == SPAM_LABELS
+    labels, sources = list(labels), sources_of(data or ())
+    languages = {LANGUAGES.get(one) for one in sources}
+    known = {
+        "language": languages.pop() if len(languages) == 1 else "multilingual" if "multilingual" in languages else None,
+        "datasets": [HUB_DATASETS[one] for one in sources if one in HUB_DATASETS] or None,
+        "metrics": [HUB_METRICS[name] for name in HUB_METRICS if any(name in one for one in metrics.values())] or None,
+    }
     if recipe is not None:
         facts |= _training_facts(recipe, data, metrics, baseline)
     card = ModelCard.from_template(
         ModelCardData(
             library_name="transformers",
-            pipeline_tag="text-classification",
-            tags=[*(["spam-detection", "sms"] if is_spam_filter else []), "hf_spam"],
-            model_name=MODEL_NAME,
-            base_model=None if base_model in (None, "random") or is_path(base_model) else base_model,
-            datasets=[HUB_DATASETS[one] for one in sources_of(data or ()) if one in HUB_DATASETS] or None,
+            **_metadata(labels, base_model),
+            **{**known, **{key: value for key, value in metadata.items() if value}},
             eval_results=_eval_results(recipe, data, metrics, macro=len(labels) > 2) or None,
         ),
         template_path=str(TEMPLATE),
-        model_name=MODEL_NAME,
-        repo_id=PLACEHOLDER,
-        custom_labels=None if is_spam_filter else [in_markdown(label) for label in labels],
-        positive=in_markdown(positive_label) if positive_label else None,
-        example=SPAM_EXAMPLE if "spam" in map(str.lower, labels) else NEUTRAL_EXAMPLE,
+        **_facts(labels, positive_label),
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
         recipe=recipe,
         **facts,
     )
     return str(card)
+
+
+def render_export_card(
+    certificate: Mapping[str, Any],
+    *,
+    source: str,
+    labels: Sequence[str],
+    max_tokens: int,
+    positive_label: str | None = None,
+    threshold: float | None = None,
+    calibrated: bool = False,
+    handler: bool = False,
+    metadata: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """Return the text of the card of an export.
+
+    Args:
+        certificate: The content of `parity.json`; `folded_threshold` tells whether the threshold is in the weights.
+        source: The exported model: a folder, a Hub id, or "bundled".
+        labels, positive_label, metadata: As for `render_card`.
+        max_tokens: Number of tokens that the model reads.
+        threshold: Threshold of the exported model. `None` if it has none.
+        calibrated: Whether the scores of the exported model are probabilities.
+        handler: Whether there is a `handler.py`.
+    """
+    format, is_bundled = certificate["format"], source == "bundled"
+    about = _metadata(labels, None if is_bundled else source, ["onnx"] if format == "onnx" else [])
+    if about["base_model"] and format == "onnx":
+        about["base_model_relation"] = "quantized"  # the Hub has no word for a mere conversion
+    card = ModelCard.from_template(
+        ModelCardData(library_name="transformers.js" if format == "onnx" else "transformers", **about, **metadata),
+        template_path=str(EXPORT_TEMPLATE),
+        **_facts(labels, positive_label),
+        format=format,
+        copy_of="the bundled model" if is_bundled else in_markdown(public(source)),
+        max_tokens=max_tokens,
+        threshold=threshold,
+        folds_threshold=certificate["folded_threshold"],
+        calibrated=calibrated,
+        handler=handler,
+        messages=certificate["messages"],
+        data=DATA.get(certificate["data"]) or in_markdown(certificate["data"]),
+        runtimes=certificate["runtimes"],
+        not_run=list(certificate["not_run"]),
+    )
+    return str(card)
+
+
+def inherited(card: Path | None) -> dict[str, Any]:
+    """Return the metadata in the card of a model that a copy of it keeps, see `INHERITED`."""
+    metadata, _ = split_card(card.read_text(encoding="utf-8", errors="replace")) if card else ({}, "")
+    return {key: metadata[key] for key in INHERITED if key in metadata}
+
+
+def _metadata(labels: Sequence[str], base_model: str | None, tags: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the metadata that the card of any model has."""
+    is_spam_filter = list(labels) == SPAM_LABELS
+    examples = [SPAM_EXAMPLE] if "spam" in map(str.lower, labels) else []
+    return {
+        "pipeline_tag": "text-classification",
+        "tags": [*(["spam-detection", "sms"] if is_spam_filter else []), *tags, "hf_spam"],
+        "model_name": MODEL_NAME,
+        "base_model": None if base_model in (None, "random") or is_path(base_model) else base_model,
+        "widget": [{"text": text} for text in (*examples, NEUTRAL_EXAMPLE)],
+    }
+
+
+def _facts(labels: Sequence[str], positive_label: str | None) -> dict[str, Any]:
+    """Return the variables that both templates have."""
+    return {
+        "model_name": MODEL_NAME,
+        "repo_id": PLACEHOLDER,
+        "custom_labels": None if list(labels) == SPAM_LABELS else [in_markdown(label) for label in labels],
+        "positive": in_markdown(positive_label) if positive_label else None,
+        "example": SPAM_EXAMPLE if "spam" in map(str.lower, labels) else NEUTRAL_EXAMPLE,
+    }
 
 
 def _training_facts(recipe: Mapping[str, Any], data: str | None, metrics: Metrics, baseline: Metrics) -> dict[str, Any]:
@@ -136,7 +218,7 @@ def _eval_results(
             dataset_name=public(source),
             dataset_split=split,
             dataset_config=None if data is None else recipe["protocol"],
-            metric_type=name,
+            metric_type=HUB_METRICS.get(name, name),
             metric_name=f"Macro {title}" if is_mean else title,
             metric_value=value,
             metric_args={"average": "macro"} if is_mean else None,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from ..data.duplicates import find_duplicates
 from ..data.formats import suffix_of
@@ -19,8 +19,7 @@ from ..data.sources import load_sms_spam
 from ..files import versions
 from ..hub_errors import explained
 from ..text import in_markdown
-from .merging import merge_card
-from .repository import fetch_card, prepare_repository
+from .repository import commit_files, prepare_repository
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_to_hub`
@@ -105,17 +104,17 @@ def push_dataset(
         api = HfApi()
         repo_id = prepare_repository(api, repo_id, revision, repo_type="dataset", private=private)
         tip = api.dataset_info(repo_id, revision=revision).sha
-        ours = render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed)
-        files = {"README.md": merge_card(ours, fetch_card(repo_id, tip, "dataset")).encode()}
-        files |= {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
-        commit = api.create_commit(
+        card = render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed)
+        files = {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
+        commit = commit_files(
+            api,
             repo_id,
-            [CommitOperationAdd(path, content) for path, content in files.items()],
-            commit_message=f"{_describe(source).name}, protocol {protocol}, seed {seed}",
+            {"README.md": card.encode(), **files},
+            title=f"{_describe(source).name}, protocol {protocol}, seed {seed}",
+            tip=tip,
             commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
             repo_type="dataset",
             revision=revision,
-            parent_commit=tip,  # never overwrite a commit made in between
         )
     return str(commit.commit_url)
 

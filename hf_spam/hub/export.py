@@ -11,18 +11,26 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, local_folder
+from ..conversion import endpoint_handler
+from ..conversion.gpt2 import write_gpt2
+from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, is_onnx, require, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
 from ..conversion.transformers_js import adapt_tokenizer
 from ..data.names import Sources, source_name
-from ..files import files_in, hash_file, public, versions, write_folder, write_json
+from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .card import inherited, render_export_card
 
 CERTIFICATE = "parity.json"
+# Packages that `handler.py` imports. Older versions of tokenizers cannot read the files of today's.
+REQUIREMENTS = {
+    "gpt2": ("numpy", "tokenizers>=0.20", "torch", "transformers>=4.45"),
+    "onnx": ("numpy", "onnxruntime>=1.17", "tokenizers>=0.20"),
+}
 LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters needs minutes for all messages of a source
 
 
@@ -64,13 +72,12 @@ def export_model(
     from ..data.sources import read_texts  # loads pandas
 
     output_dir = Path(output_dir).absolute()
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} already exists; choose another folder.")
+    check_new(output_dir)
+    if is_onnx(source):
+        raise ValueError(f"{os.fspath(source)!r} is an ONNX export; export the model that it was made from.")
     packages = PACKAGES if format == "onnx" else ()
     for package in packages:
         require(package)
-    if is_onnx(source):
-        raise ValueError(f"{str(source)!r} is an export: export the model it was made from.")
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     texts = read_texts(data, **reading)
@@ -79,6 +86,7 @@ def export_model(
     classifier = SpamClassifier(model, tokenizer)
     logits = classifier.logits(texts, progress=progress)
     labels = decide(model.config, logits.softmax(-1)).numpy()
+    about = {**describe(model.config), "handler": handler}  # before the threshold is folded
     if fold_threshold:
         fold(model)
     weights = {path.name: hash_file(path)["sha256"] for path in sorted(local_folder(source).glob("*.safetensors"))}
@@ -90,15 +98,9 @@ def export_model(
     }
 
     def fill(folder: Path) -> None:
-        if format == "gpt2":
-            from ..conversion.gpt2 import write_gpt2
-
-            write_gpt2(model, folder)
-        else:
-            write_onnx(model, folder, end_token_id=end_token(tokenizer))
-        save_tokenizer(tokenizer, folder, model.config.max_tokens)
-        if format == "onnx" and (folder / "tokenizer.json").is_file():
-            adapt_tokenizer(folder / "tokenizer.json")
+        write_files(model, tokenizer, folder, format)
+        if handler:
+            add_handler(folder, format)
         if history := history_file(source):
             shutil.copyfile(history, folder / HISTORY)
         try:
@@ -108,9 +110,37 @@ def export_model(
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
         certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
         write_json(folder / CERTIFICATE, certificate)
+        metadata = inherited(find_file(source, CARD))
+        card = render_export_card(certificate, source=os.fspath(source), metadata=metadata, **about)
+        (folder / CARD).write_text(card, encoding="utf-8")
 
     write_folder(output_dir, fill)
     return certificate
+
+
+def describe(config: SpamGPTConfig) -> dict[str, Any]:
+    """Return what a card says about a model's answers."""
+    names, threshold = class_names(config), config.threshold
+    return {
+        "labels": names,
+        "positive_label": None if threshold is None else names[spam_index(names)],
+        "threshold": threshold,
+        "calibrated": config.temperature != 1,
+        "max_tokens": config.max_tokens,
+    }
+
+
+def write_files(
+    model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format
+) -> None:
+    """Write the weights, configuration and tokenizer of an export."""
+    if format == "gpt2":
+        tokenizer = write_gpt2(model, folder, tokenizer)
+    else:
+        write_onnx(model, folder, end_token_id=end_token(tokenizer))
+    save_tokenizer(tokenizer, folder, model.config.max_tokens)
+    if format == "onnx" and (folder / "tokenizer.json").is_file():
+        adapt_tokenizer(folder / "tokenizer.json")
 
 
 @torch.no_grad()
@@ -144,3 +174,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens:
     if (folder / "tokenizer.json").is_file():
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(path, settings)
+
+
+def add_handler(folder: Path, format: Format) -> None:
+    """Add the `handler.py` that Inference Endpoints call, and a list of the packages that it needs."""
+    shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
+    (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS[format]), encoding="utf-8")

@@ -22,11 +22,11 @@ def merge_card(ours: str, theirs: str | None) -> str:
     values, and all other text stays unchanged, byte for byte. If the existing text has no section, ours is added at the
     end. Merging twice gives the same result as merging once.
     """
-    metadata, text = _split(ours)
+    metadata, text = split_card(ours)
     marked = SECTION.search(text)  # our card may already contain the markers
     inside = KEYS.sub("", marked["inside"] if marked else text, count=1).strip("\r\n")
     section = f"{START}\n<!-- hf_spam: keys {', '.join(metadata)} -->\n\n{inside}\n\n{END}"
-    their_metadata, their_text = ({}, text if marked else "") if theirs is None else _split(theirs)
+    their_metadata, their_text = ({}, text if marked else "") if theirs is None else split_card(theirs)
     place = SECTION.search(their_text)
     keys = KEYS.match(place["inside"]) if place else None
     owned = {*metadata, *(keys["keys"].split(", ") if keys else ())}
@@ -39,7 +39,7 @@ def merge_card(ours: str, theirs: str | None) -> str:
     return f"---\n{yaml_dump(metadata, sort_keys=False)}---\n{merged}"
 
 
-def _split(text: str) -> tuple[dict[str, Any], str]:
+def split_card(text: str) -> tuple[dict[str, Any], str]:
     """Split a card into metadata and text. Invalid metadata become text, because the Hub would reject the card."""
     try:
         card = RepoCard(text.removeprefix("\ufeff"))  # a byte order mark would hide the metadata

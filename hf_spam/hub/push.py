@@ -26,20 +26,13 @@ from typing import Any
 import httpx2
 from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, close_session, get_session
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    sleep_using_event,
-    stop_when_event_set,
-    wait_exponential,
-)
+from huggingface_hub.errors import OfflineModeIsEnabled
+from tenacity import RetryCallState, sleep_using_event, stop_after_delay, stop_when_event_set
 
-from ..files import MANIFEST, files_in, read_manifest
+from ..files import MANIFEST, files_in, is_path, read_manifest
 from ..hub_errors import explain, explained, is_transient
 from ..signals import RunInterrupted
-from .repository import commit_snapshot, prepare_repository
+from .repository import commit_files, commit_snapshot, prepare_repository, retrying
 from .snapshots import MAIN, QUEUE, STATE_BRANCH, Kind, Queue, Snapshot, Strategy, published
 
 logger = logging.getLogger(__name__)
@@ -47,8 +40,6 @@ logger = logging.getLogger(__name__)
 LOG = "upload_log.jsonl"
 MAX_WAITING = 3  # models of a run in the queue; beyond that, intermediate checkpoints are skipped
 PREFLIGHT_SILENCE_SECONDS, SILENCE_SECONDS = 15.0, 120.0  # a request without an answer for this long has failed
-MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0  # between two attempts
-MAX_RETRY_AFTER_SECONDS = 3600.0  # between two attempts if the Hub asks for it
 
 
 class Uploader:
@@ -235,7 +226,6 @@ class Uploader:
     def _deliver(self, snapshot: Snapshot) -> None:
         """Send a snapshot, retrying as often as necessary, and remove it from the queue."""
         start = time.monotonic()
-        backoff = wait_exponential(multiplier=MIN_WAIT_SECONDS, max=MAX_WAIT_SECONDS)
 
         def note(state: RetryCallState) -> None:
             message = explain(state.outcome.exception(), snapshot.repo_id)
@@ -243,15 +233,8 @@ class Uploader:
             if state.attempt_number == 1:
                 logger.info("Not pushed yet: %s. %s. Trying again ...", snapshot.title, message)
 
-        retrying = Retrying(
-            retry=retry_if_exception(is_transient),
-            wait=lambda state: max(backoff(state), _retry_after(state.outcome.exception())),
-            stop=stop_when_event_set(self._give_up),
-            sleep=sleep_using_event(self._give_up),
-            before_sleep=note,
-            reraise=True,
-        )
-        commit = retrying(self._send, snapshot)
+        until_given_up = {"stop": stop_when_event_set(self._give_up), "sleep": sleep_using_event(self._give_up)}
+        commit = retrying(note, **until_given_up)(self._send, snapshot)
         size = sum((snapshot.files / name).stat().st_size for name in self.queue.check(snapshot)) / 1e6
         seconds = time.monotonic() - start
         self._log(snapshot, "pushed", commit=commit, seconds=round(seconds, 2), megabytes=round(size, 3))
@@ -311,12 +294,6 @@ class Uploader:
             logger.debug("%s: %s", LOG, error)  # a full disk has already been reported
 
 
-def _retry_after(error: BaseException) -> float:
-    """Return the seconds that the Hub asks to wait before the next request, or 0."""
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return min(float(asked), MAX_RETRY_AFTER_SECONDS) if asked.isdecimal() else 0.0
-
-
 def push_folder(
     folder: Path,
     repo_id: str | None = None,
@@ -326,10 +303,10 @@ def push_folder(
     revision: str = MAIN,
     timeout: float = 600.0,
 ) -> None:
-    """Push a model's folder, or the snapshots that earlier runs left in its queue, and wait for the upload.
+    """Push the folder of a model or an export, or the snapshots left in its queue, and wait for the upload.
 
     Args:
-        folder: Folder of a run or of a checkpoint.
+        folder: Folder of a run, of a checkpoint or of an export.
         repo_id, private, revision: As for `prepare_repository`. With `resume`, those of the snapshots are used.
         resume: Send only the queue, for `repo_id` or else for all repositories.
         timeout: Seconds to wait.
@@ -344,8 +321,10 @@ def push_folder(
         return _resume(folder, repo_id, timeout)
     if repo_id is None:
         raise ValueError("Give the repository to push to (owner/name), or --resume to send the queue.")
-    if not {"config.json", "model.safetensors"} <= set(published(folder)):
-        raise ValueError(f"{folder} is not a model: config.json or model.safetensors is missing.")
+    names = published(folder)
+    if "config.json" not in names or not any(name.endswith((".safetensors", ".onnx")) for name in names):
+        weights = "model.safetensors or onnx/model.onnx"
+        raise ValueError(f"{folder} is neither a model nor an export: it needs config.json, and {weights}.")
     step = None
     if (folder / MANIFEST).exists():  # a checkpoint
         step = read_manifest(folder).get("step")
@@ -353,6 +332,45 @@ def push_folder(
         uploader.submit(folder, uuid.uuid4().hex[:12], step, "final", is_best=True)
     if uploader.left:
         raise TimeoutError(f"The upload to {repo_id} did not finish.")
+
+
+def push_space(
+    model: str | os.PathLike, repo_id: str, *, private: bool = False, revision: str = MAIN, timeout: float = 600.0
+) -> str:
+    """Push the demo page of a model as a static Space, in one commit, and return its URL.
+
+    If nothing has changed, no commit is made. An existing README is merged with the new one, see `merge_card`.
+
+    Args:
+        model: Folder or Hub id of a model, or "bundled".
+        repo_id, private, revision: As for `prepare_repository`.
+        timeout: Seconds during which failed requests are tried again.
+
+    Raises:
+        HubError: The Space could not be pushed.
+        OSError, ValueError: As for `build_space`.
+    """
+    from .space import build_space  # loads torch
+
+    def note(state: RetryCallState) -> None:
+        message = explain(state.outcome.exception(), repo_id, "space")
+        logger.info("Not pushed yet. %s. Trying again ...", message)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "space")
+        named = os.fspath(model)
+        build_space(model, folder, model_id=None if named == "bundled" or is_path(named) else named)
+        files = {name: folder / name for name in files_in(folder)}
+        with explained(repo_id, "space"):
+            return retrying(note, stop=stop_after_delay(timeout))(_send_space, repo_id, files, private, revision)
+
+
+def _send_space(repo_id: str, files: dict[str, Path], private: bool, revision: str) -> str:
+    api = HfApi()
+    repo_id = prepare_repository(api, repo_id, revision, repo_type="space", private=private)
+    tip = api.space_info(repo_id, revision=revision).sha
+    about = {"title": "Demo", "tip": tip, "repo_type": "space", "revision": revision}
+    return str(commit_files(api, repo_id, files, **about).repo_url)
 
 
 def _resume(folder: Path, repo_id: str | None, timeout: float) -> None:

@@ -8,7 +8,6 @@ import re
 import shutil
 import uuid
 from dataclasses import dataclass, fields
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +16,12 @@ from ..files import MANIFEST, read_manifest, write_folder
 logger = logging.getLogger(__name__)
 
 QUEUE = "hub-queue"
-PUBLISHED = (  # the only files of a model's folder that are pushed
-    *("config.json", "*.safetensors", "*.safetensors.index.json"),
+PUBLISHED = (  # the only files of the folder of a model or an export that are pushed
+    *("config.json", "*.safetensors", "*.safetensors.index.json", "onnx/*.onnx", "onnx/*.onnx_data"),
     *("configuration_*.py", "modeling_*.py", "pipeline_*.py"),
     *("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
+    *("parity.json", "handler.py", "requirements.txt"),
 )
 MAIN = "main"  # the default branch
 STATE_BRANCH = "training-state"
@@ -125,6 +125,6 @@ class Queue:
 
 
 def published(folder: Path) -> list[str]:
-    """Return the names of the files in a model's folder that are pushed."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in PUBLISHED)]
+    """Return the names of the files in the folder of a model or an export that are pushed."""
+    found = {path for pattern in PUBLISHED for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path.relative_to(folder).as_posix() for path in found)

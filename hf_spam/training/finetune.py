@@ -67,6 +67,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
     _check(recipe, options)
     output_dir = None if options.output_dir is None else prepare_output_dir(options)
     accelerator = _accelerator(recipe, options)
+    about = {"license": options.license, "language": options.language and options.language.split(",")}
     with ExitStack() as stack:
         stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         if output_dir is not None:
@@ -86,7 +87,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             accelerator.init_trackers("hf_spam", {k: v for k, v in asdict(recipe).items() if v is not None})
         saver = None
         if output_dir is not None:
-            saver = Saver(Checkpoints(output_dir, options.save_total_limit), options.save_steps, uploader)
+            saver = Saver(Checkpoints(output_dir, options.save_total_limit), options.save_steps, uploader, about)
         with logging_redirect_tqdm():
             started = time.perf_counter()
             if recipe.pretraining_steps and checkpoint is None:
@@ -101,7 +102,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             run = loop.run()
         if output_dir is not None and accelerator.is_main_process:
             run.baseline = measure_baseline(splits)
-            save_run(run, output_dir)
+            save_run(run, output_dir, about)
             interruption.postpones = False
             if uploader is not None:
                 progress = loop.state.progress

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from datasets import concatenate_datasets
 
-from ..conversion.loading import HISTORY, history_file, load_classifier, load_tokenizer, save_classifier
+from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, save_classifier
 from ..conversion.onnx import is_onnx
 from ..data.formats import DataError
 from ..data.labels import label_names
 from ..data.names import Sources, source_name
 from ..evaluation.eval_data import load_eval_data
 from ..files import public, write_folder
-from ..hub.card import render_card
+from ..hub.card import inherited, render_card
 from ..inference.classifier import BUNDLED, SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names
 from ..text import in_markdown
@@ -70,7 +70,8 @@ def calibrated_copy(
     source = BUNDLED if model in (None, "bundled") else model
     if is_onnx(source):
         raise ValueError(f"{str(source)!r} is an ONNX export: calibrate the model it was made from, then export again.")
-    network, tokenizer, history = load_classifier(source, dtype="auto"), load_tokenizer(source), history_file(source)
+    network, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
+    history = find_file(source, HISTORY)
     apply_calibration(network.config, None)
     names = class_names(network.config)
     evaluated = load_eval_data(None if source is BUNDLED else model, data, **reading, classes=names)
@@ -95,7 +96,8 @@ def calibrated_copy(
         save_classifier(network, tokenizer, folder)
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
-        card = _card(names, calibration, None if source is BUNDLED else os.fspath(model), data, is_split)
+        about = inherited(find_file(source, CARD))
+        card = _card(names, calibration, None if source is BUNDLED else os.fspath(model), data, is_split, about)
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / REPORT).write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
 
@@ -105,7 +107,14 @@ def calibrated_copy(
     return calibration
 
 
-def _card(labels: list[str], calibration: Calibration, model: str | None, data: Sources, is_split: bool) -> str:
+def _card(
+    labels: list[str],
+    calibration: Calibration,
+    model: str | None,
+    data: Sources,
+    is_split: bool,
+    metadata: dict[str, Any],
+) -> str:
     """Return the card of a copy of `model` (None: the bundled model)."""
     messages = f"{'the validation split of ' if is_split else ''}{in_markdown(public(source_name(data)))}"
     return render_card(
@@ -117,4 +126,5 @@ def _card(labels: list[str], calibration: Calibration, model: str | None, data: 
         calibrated_on=messages,
         copy_of="the bundled model" if model is None else in_markdown(public(model)),
         base_model=model,
+        metadata=metadata,
     )

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from inspect import formatannotation
@@ -199,11 +200,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options for saving, resuming and pushing a run. They are not part of the recipe.
-
-    Raises:
-        ValueError: a value that is out of range, or options that need another one.
-    """
+    """Options for saving, resuming and pushing a run. Not part of the recipe; wrong ones are a `ValueError`."""
 
     output_dir: str | None = None
     """Directory for the model, its card, history, metrics and plots. None: nothing is saved."""
@@ -232,8 +229,16 @@ class RunOptions:
     """Push the training state of the newest checkpoint to a branch of its own, so that another machine can resume."""
     hub_timeout: float = 600.0
     """Seconds to wait for uploads at the end."""
+    license: str | None = None
+    """License of the model for its card: an id of the Hub, such as mit or apache-2.0."""
+    language: str | None = None
+    """Languages of the messages for the card, such as en or en,de. None: those of the data, if known."""
 
     def __post_init__(self) -> None:
+        for name, example in (("license", "mit or apache-2.0"), ("language", "en or en,de")):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.,+-]*", value):
+                raise ValueError(f"{name} must be written as on the Hub, such as {example}, got {value!r}.")
         for name in ("save_steps", "save_total_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

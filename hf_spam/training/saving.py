@@ -5,8 +5,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class Saver:
     checkpoints: Checkpoints
     save_steps: int | None = None
     uploader: Uploader | None = None
+    card_metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def is_due(self, step: int) -> bool:
         """Return whether to write a checkpoint after a step: at multiples of `save_steps`, but not at 0."""
@@ -88,7 +89,7 @@ class Saver:
 
             def fill(folder: Path) -> None:
                 (folder / STATE).mkdir()
-                write_model(run, folder)
+                write_model(run, folder, self.card_metadata)
                 state.save(folder / STATE, rng_states)
 
             try:
@@ -113,20 +114,20 @@ class Saver:
         return f"resume {where}with the same command and --resume-from-checkpoint auto"
 
 
-def save_run(run: Run, output_dir: Path) -> None:
+def save_run(run: Run, output_dir: Path, card_metadata: Mapping[str, Any]) -> None:
     """Write model, tokenizer, card, history, metrics and plots; each file is either complete or absent."""
     try:
         with tempfile.TemporaryDirectory(dir=output_dir, prefix=".writing-") as folder:
             temporary = Path(folder)
             _plot(run.history, temporary)
-            write_model(run, temporary)
+            write_model(run, temporary, card_metadata)
             for file in sorted(temporary.iterdir()):
                 os.replace(file, output_dir / file.name)
     except OSError as error:
         raise OSError(f"The model was not written to {output_dir}: {error}.") from error
 
 
-def write_model(run: Run, folder: Path) -> None:
+def write_model(run: Run, folder: Path, card_metadata: Mapping[str, Any]) -> None:
     """Write the calibrated model, its card, history and metrics into a folder. `run.model` is not changed."""
     config = run.model.config
     before = config.temperature, config.threshold
@@ -137,12 +138,12 @@ def write_model(run: Run, folder: Path) -> None:
         write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
         write_json(folder / "metrics.json", run.metrics)
         plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
-        (folder / "README.md").write_text(card_of(run, plots), encoding="utf-8")
+        (folder / "README.md").write_text(card_of(run, plots, card_metadata), encoding="utf-8")
     finally:
         config.temperature, config.threshold = before
 
 
-def card_of(run: Run, plots: Sequence[str] = ()) -> str:
+def card_of(run: Run, plots: Sequence[str], card_metadata: Mapping[str, Any]) -> str:
     """Return the card of a run, whose model is already calibrated."""
     recipe, config, calibration = run.recipe, run.model.config, run.calibration
     names = class_names(config)
@@ -165,6 +166,7 @@ def card_of(run: Run, plots: Sequence[str] = ()) -> str:
         seconds=run.history.seconds,
         trained_before=run.history.trained_before,
         plots=plots,
+        metadata=card_metadata,
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..conversion.import_weights import import_weights
-from ..conversion.loading import load_classifier, load_config, load_tokenizer, model_type
+from ..conversion.loading import load_classifier, load_config, load_tokenizer
 from ..data.batching import EncodedMessages
 from ..data.labels import label_names
 from ..data.tokenization import encode, train_tokenizer
@@ -93,10 +93,10 @@ def set_up(recipe: Recipe, data: DatasetDict) -> Setup:
 
 
 def _import_base(base: str, imported: Path) -> str | Path | None:
-    """Return a SpamGPT folder or repository for `base`, importing other weights first; None for fresh weights."""
+    """Return a folder or repository for `base`, importing a book file first; None for fresh weights."""
     if base == "random":
         return None
-    if not Path(base).is_file() and model_type(base) == SpamGPTConfig.model_type:
+    if not Path(base).is_file():
         return base
     import_weights(base, imported, padded_length=None)  # the recipe pads
     return imported

@@ -135,6 +135,7 @@ def test_other_programs_find_what_they_look_for(folder):
 
 def test_large_weights_have_their_own_file(folder, tmp_path):
     assert all((folder / name).stat().st_size < 100_000 for name in GRAPHS.values())
+    assert len({path.stat().st_mode for path in folder.rglob("*.onnx*")}) == 1  # all are readable for the same people
     assert set(OnnxModel(folder).state_dict()) == {"model.onnx", "model.onnx_data"}
     assert set(OnnxModel(folder / GRAPHS["int8"]).state_dict()) == {"model_quantized.onnx", "model_quantized.onnx_data"}
     for name in (*GRAPHS.values(), "config.json"):

@@ -2,11 +2,31 @@
 
 import html
 import re
+from pathlib import Path
 
 import pytest
+import torch
+from command_line import hf_spam
 from huggingface_hub import ModelCard
+from small_data import MESSAGES
+from tiny_models import build
 
-from hf_spam.hub.card import METRICS, PLACEHOLDER, SPAM_LABELS, render_card
+from hf_spam import SpamClassifier
+from hf_spam.conversion.loading import BUNDLED, CARD, save_classifier
+from hf_spam.data.sources import read_messages
+from hf_spam.data.tokenization import train_tokenizer
+from hf_spam.files import files_in
+from hf_spam.hub.card import (
+    HUB_METRICS,
+    METRICS,
+    PLACEHOLDER,
+    SPAM_EXAMPLE,
+    SPAM_LABELS,
+    inherited,
+    render_card,
+    render_export_card,
+)
+from hf_spam.hub.export import export_model
 
 VALUES = dict(zip(METRICS, (0.91, 0.92, 0.93, 0.94, 0.85, 0.96, 0.0123456789), strict=True)) | {"unshown": 0.5}
 RECIPE = {"name": "book", "summary": "the book's settings", "data": "uci", "protocol": "book", "lora_r": None}
@@ -39,7 +59,9 @@ def test_numbers_match_the_run():
     """The `model-index` holds the test split's metrics to the last digit, and the table all splits."""
     card = ModelCard(trained(), ignore_metadata_errors=False)
     results = {result.metric_type: result for result in card.data.eval_results}
-    assert {name: result.metric_value for name, result in results.items()} == {name: VALUES[name] for name in METRICS}
+    assert {name: result.metric_value for name, result in results.items()} == {
+        HUB_METRICS.get(name, name): VALUES[name] for name in METRICS
+    }
     assert {(result.dataset_split, result.dataset_type) for result in results.values()} == {
         ("test", "ucirvine/sms_spam")
     }
@@ -111,3 +133,128 @@ def test_the_example_suits_the_labels(labels, about_spam):
     text = trained(labels)
     assert ("$1000" in text) == about_spam and ("call me back" in text) == (not about_spam)
     assert (f"F1 are for `{labels[1]}`" in text) == (labels != SPAM_LABELS)
+
+
+def test_license_language_metrics_and_examples():
+    """The Hub filters by them. Only what is known is claimed."""
+    about = ModelCard(trained(metadata={"license": "mit", "language": None})).data
+    assert (about.license, about.language) == ("mit", "en") and [one["text"][:7] for one in about.widget]
+    assert about.metrics == ["accuracy", "precision", "recall", "f1", "matthews_correlation", "roc_auc"]
+    assert "$1000" in about.widget[0]["text"] and "call me back" in about.widget[1]["text"]
+    own = ModelCard(trained(["a", "b"], data="mine.csv", metrics={})).data
+    assert own.license is own.language is own.metrics is None and len(own.widget) == 1
+    for data, language in (("uci,sample", "multilingual"), ("uci,mine.csv", None), ("sample", "multilingual")):
+        assert ModelCard(trained(data=data)).data.language == language
+    assert ModelCard(trained(metadata={"language": ["de", "no"]})).data.language == ["de", "no"]
+
+
+def test_a_copy_inherits_license_and_language(tmp_path):
+    """Not its results, nor metadata that cannot be read."""
+    path = tmp_path / "README.md"
+    path.write_text(trained(metadata={"license": "other", "license_name": "mine", "language": ["de"]}))
+    kept = {"license": "other", "license_name": "mine", "language": ["de"], "datasets": ["ucirvine/sms_spam"]}
+    assert inherited(path) == kept and inherited(None) == {}
+    copy = ModelCard(render_card(labels=SPAM_LABELS, copy_of="`alice/spam`", metadata=kept)).data
+    assert (copy.license, copy.language, copy.eval_results, copy.metrics) == ("other", ["de"], None, None)
+    for broken in (b"\xff---\na: [1\n---\n", b"---\n- a\n---\n", b""):
+        path.write_bytes(broken)
+        assert inherited(path) == {}
+
+
+CERTIFICATE = {
+    "data": "sample",
+    "messages": 21396,
+    "runtimes": [
+        {"runtime": "transformers", "precision": "fp32", "version": "5.23.0", "not_answered": ["empty message"]},
+        {"runtime": "ONNX Runtime", "precision": "int8", "version": "1.23.2", "not_answered": []},
+    ],
+    "not_run": {"Transformers.js in Node.js": "needs Node.js 20; install it"},
+}
+for found in CERTIFICATE["runtimes"]:
+    different = ["left-padded batch"] if found["precision"] == "int8" else []
+    found |= {"labels_differ": 12345, "largest_score_difference": 5.96e-8, "answered_differently": different}
+
+
+def exported(format: str, folded: bool = False, source: str = "alice/spam", **facts) -> ModelCard:
+    """Return the card of an export."""
+    facts = {"labels": SPAM_LABELS, "positive_label": "spam", "threshold": 0.92, "max_tokens": 192, **facts}
+    certificate = {**CERTIFICATE, "format": format, "folded_threshold": folded}
+    return ModelCard(render_export_card(certificate, source=source, **facts), ignore_metadata_errors=False)
+
+
+@pytest.mark.parametrize("format", ["gpt2", "onnx"])
+def test_the_card_of_an_export(format):
+    """It has the original as base model, and the whole certificate as a table."""
+    card = exported(format, metadata={"license": "mit", "language": ["en"]}, calibrated=True)
+    about, is_onnx = card.data.to_dict(), format == "onnx"
+    assert about["library_name"] == ("transformers.js" if is_onnx else "transformers")
+    assert about["base_model"] == "alice/spam" and ("onnx" in about["tags"]) == is_onnx
+    assert about.get("base_model_relation") == ("quantized" if is_onnx else None)
+    assert about["license"] == "mit" and about["pipeline_tag"] == "text-classification" and "model-index" not in about
+    rows = [line for line in card.text.splitlines() if line.startswith("|")]
+    assert len(rows) == 4 and all(row.count("|") == 7 for row in rows)
+    assert "| transformers | fp32 | 5.23.0 | 12,345 | 6.0e-08 | empty message |" in rows
+    assert "| ONNX Runtime | int8 | 1.23.2 | 12,345 | 6.0e-08 | - |" in rows
+    assert "21,396 messages" in card.text and "Transformers.js in Node.js" in card.text and "192 tokens" in card.text
+    assert re.findall("(.*) gives other scores to: (.*)", card.text) == [("ONNX Runtime (int8)", "left-padded batch.")]
+    assert PLACEHOLDER in card.text and "handler.py" not in card.text
+    assert "handler.py" in exported(format, handler=True).text
+    assert "trust_remote_code" not in card.text
+
+
+def test_the_threshold_of_an_export():
+    """Programs that pick the most likely label ignore it. In the weights, it makes scores no probabilities."""
+    text = exported("gpt2", calibrated=True).text
+    assert "0.9200000" in text and "ignore this threshold" in text and "compare the score" in text
+    assert "not calibrated" in exported("gpt2").text and "not calibrated" not in text
+    folded = exported("onnx", folded=True, calibrated=True).text
+    assert "ignore this threshold" not in folded and "no probabilities" in folded
+    none = exported("onnx", threshold=None, positive_label=None).text
+    assert "## Threshold" not in none and "Labels are" not in none
+
+
+def test_exports_of_the_bundled_model_and_of_a_folder(tmp_path):
+    """Neither is on the Hub, so there is no base model; the path stays private."""
+    bundled = exported("onnx", source="bundled")
+    assert "the bundled model" in bundled.text and not bundled.data.base_model
+    assert "base_model_relation" not in bundled.data.to_dict()
+    own = exported("gpt2", source=str(tmp_path), labels=ODD, positive_label=None, threshold=None)
+    assert str(tmp_path) not in own.content and f"`{tmp_path.name}`" in own.text and own.data.base_model is None
+    assert "spam-detection" not in own.data.tags
+
+
+@pytest.mark.parametrize("format", ["gpt2", "onnx"])
+def test_an_export_is_used_from_the_hub_as_its_card_says(hub, format, tmp_path, monkeypatch):
+    """Every file arrives; the Python code runs, and gives the scores of the original."""
+    texts = read_messages(MESSAGES)["text"][:50]
+    (tmp_path / "few.csv").write_text("label,text\nspam,Win a prize\nham,see you\n")
+    model = build(vocab_size=300, pad_token_id=1, eos_token_id=0, pooling="last_token", threshold=0.9)
+    tokenizer = train_tokenizer(texts, 300)
+    save_classifier(model, tokenizer, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\nlanguage: [en]\n---\n")
+    out = tmp_path / "out"
+    export_model(str(tmp_path / "model"), out, format=format, data=str(tmp_path / "few.csv"))
+    names = files_in(out)
+    assert hf_spam("push", out, "alice/export").code == 0
+    assert {*hub.files("alice/export")} == {*names, ".gitattributes"}
+    assert all(hub.read("alice/export", name) == (out / name).read_bytes() for name in names if name != CARD)
+    card = ModelCard(hub.read("alice/export", CARD).decode(), ignore_metadata_errors=False)
+    assert (card.data.license, card.data.language) == ("mit", ["en"])
+    (code,) = re.findall("```python\n(.*?)```", card.text, re.DOTALL)
+    assert '"alice/export"' in code
+    shown: list = []
+    exec(code, {"print": shown.append})
+    (scores,) = SpamClassifier(model, tokenizer).predict_proba([SPAM_EXAMPLE])
+    if format == "gpt2":
+        assert shown[0][0]["score"] == pytest.approx(scores.max(), abs=1e-5)
+    else:
+        assert torch.tensor(shown[0]).softmax(-1)[0].tolist() == pytest.approx(scores.tolist(), abs=1e-5)
+
+
+def test_the_bundled_model_has_the_metadata_of_its_card():
+    """Copies and exports of the bundled model take them from the folder, people read `model_card.md`."""
+    card = (Path(__file__).parents[2] / "model_card.md").read_text(encoding="utf-8")
+    about = ModelCard(card, ignore_metadata_errors=False).data.to_dict()
+    assert about == ModelCard((BUNDLED / "README.md").read_text(encoding="utf-8")).data.to_dict()
+    assert about["license"] == "mit" and "base_model" not in about and about["language"][0] == "en"
+    assert all(isinstance(code, str) and len(code) == 2 for code in about["language"]), "Norwegian is not False"

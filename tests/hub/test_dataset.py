@@ -14,7 +14,7 @@ from small_data import MESSAGES
 
 from hf_spam import load_sms_spam
 from hf_spam.data.duplicates import duplicate_key
-from hf_spam.hub import dataset
+from hf_spam.hub import repository
 from hf_spam.hub.dataset import push_dataset, render_dataset_card
 from hf_spam.hub.merging import END
 from hf_spam.hub_errors import HubError
@@ -165,7 +165,7 @@ def test_edits_by_people_survive(hub, source, monkeypatch):
         HfApi().upload_file(path_or_fileobj=b"Only mine.", **about)
         return ours
 
-    monkeypatch.setattr(dataset, "merge_card", merge)
+    monkeypatch.setattr(repository, "merge_card", merge)
     with pytest.raises(HubError, match=r"someone else is changing the repository right now .*; try again"):
         push_dataset(source, REPO, seed=10)
     assert card(hub) == "Only mine."

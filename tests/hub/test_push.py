@@ -19,13 +19,14 @@ from types import SimpleNamespace
 
 import pytest
 from command_line import hf_spam
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, RepoCard, snapshot_download
 from local_hub import both_transports
 from small_data import MESSAGES
 from small_runs import result
 
 from hf_spam import files, load_sms_spam
-from hf_spam.hub import push, snapshots
+from hf_spam.hub import push, repository, snapshots
+from hf_spam.hub.card import PLACEHOLDER
 from hf_spam.hub.push import LOG, Uploader
 from hf_spam.hub.snapshots import QUEUE, Queue
 
@@ -44,7 +45,7 @@ def train(tmp_path_factory) -> list:
     data = tmp_path_factory.mktemp("data") / "few.csv"
     load_sms_spam(MESSAGES, protocol="book")["train"].select(range(150)).to_pandas().to_csv(data, index=False)
     flags = {"data": data, "protocol": "book", "max-steps": LAST + 1, "n-embd": 16, "vocab-size": 300, "eval-freq": 10}
-    flags |= {"weight-average": 0.9, "save-steps": 10}
+    flags |= {"weight-average": 0.9, "save-steps": 10, "license": "mit", "language": "en,no"}
     return ["train", "--recipe", "pocket", *(word for name, value in flags.items() for word in (f"--{name}", value))]
 
 
@@ -58,8 +59,8 @@ def alone(train, tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(push, "MIN_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(push, "MAX_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(repository, "MIN_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(repository, "MAX_WAIT_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -414,6 +415,9 @@ def test_pushing_a_folder(hub, out):
     assert hf_spam("push", out / "checkpoint-10", REPO, "--revision", "early").code == 0
     assert hub.titles(REPO, "early")[0] == "final model, step 10"
     assert "training_state/state.json" not in hub.files(REPO, "early")
+    for revision in ("main", "early"):
+        about = ModelCard(hub.read(REPO, "README.md", revision).decode()).data
+        assert (about.license, about.language) == ("mit", ["en", "no"])
     for arguments, words in (
         ([out / "nowhere", REPO], "is not a folder"),
         ([out, "--resume"], "There is nothing to push in"),
@@ -422,6 +426,70 @@ def test_pushing_a_folder(hub, out):
     ):
         done = hf_spam("push", *arguments)
         assert done.code == 1 and words in done.err
+
+
+@both_transports
+@pytest.mark.parametrize(
+    "weights", [["model.safetensors"], ["onnx/model.onnx", "onnx/model.onnx_data", "onnx/model_quantized.onnx"]]
+)
+def test_an_export_arrives_complete(hub, weights, tmp_path):
+    """Nothing else in its folder is pushed; in the card, the repository takes the place of the path."""
+    folder = tmp_path / "export"
+    names = [*weights, "config.json", "tokenizer.json", "tokenizer_config.json", "parity.json", "history.json"]
+    names += ["handler.py", "requirements.txt"]
+    for name in [*names, "messages.csv", "onnx/notes.txt", "onnx/old/model.onnx", "other/model.onnx"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode() * 1000)
+    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n\npipeline({PLACEHOLDER})\n")
+    assert hf_spam("push", folder, REPO).code == 0
+    back = Path(snapshot_download(REPO, local_dir=tmp_path / "back"))
+    assert set(hub.files(REPO)) == {*names, "README.md", ".gitattributes"}
+    assert all((back / name).read_bytes() == (folder / name).read_bytes() for name in names)
+    card = ModelCard((back / "README.md").read_text())
+    assert card.data.license == "mit" and f"pipeline({REPO})" in card.text
+
+
+@pytest.mark.parametrize("names", [[], ["config.json"], ["model.safetensors"], ["config.json", "model.onnx.data"]])
+def test_a_folder_without_a_model_is_refused(hub, names, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    done = hf_spam("push", tmp_path, REPO)
+    line = "is neither a model nor an export: it needs config.json, and model.safetensors or onnx/model.onnx."
+    assert (done.code, done.err, hub.repos) == (1, f"hf-spam: {tmp_path} {line}\n", {})
+
+
+def test_the_demo_becomes_a_static_space(hub, monkeypatch):
+    """A lost answer makes no second commit, and what people write stays."""
+    hub.fail(*COMMIT, status=503)
+    fault = hub.fail(*COMMIT, drop="after")
+    page = Path(push.__file__).with_name("demo.html").read_text(encoding="utf-8")
+    monkeypatch.setattr("hf_spam.hub.space.render_demo", lambda *_, **__: page)
+    command = ["push", "bundled", "alice/demo", "--space"]
+    done = hf_spam(*command)
+    assert fault.hits == 1 and done.code == 0 and f"{hub.url}/spaces/alice/demo" in done.out
+    assert hub.titles("alice/demo", kind="space") == ["Demo", "initial commit"]
+    assert hub.files("alice/demo", kind="space") == [".gitattributes", "README.md", "index.html"]
+    assert hub.read("alice/demo", "index.html", kind="space").decode() == page
+    readme = hub.read("alice/demo", "README.md", kind="space").decode()
+    assert RepoCard(readme).data.to_dict()["sdk"] == "static"
+    about = {"repo_id": "alice/demo", "repo_type": "space", "path_in_repo": "README.md"}
+    HfApi().upload_file(path_or_fileobj=(readme + "Mine.\n").encode(), **about)
+    assert hf_spam(*command).code == 0 and len(hub.titles("alice/demo", kind="space")) == 3
+    assert hub.read("alice/demo", "README.md", kind="space").decode().endswith("Mine.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bundled", "bob/demo", "--timeout", 0], "bob/demo: the token has no write access"),
+        (["bundled", "alice/de--mo"], "alice/de--mo: not a valid space name"),
+        (["bundled", "--space"], "--space needs REPO"),
+    ],
+)
+def test_a_space_that_cannot_be_pushed(hub, arguments, words, monkeypatch):
+    monkeypatch.setattr("hf_spam.hub.space.render_demo", lambda *_, **__: "")
+    done = hf_spam("push", *arguments, "--space")
+    assert done.code > 0 and words in done.err and not hub.repos
 
 
 def test_snapshots_for_another_repository_block_nothing(hub, out, alone):

@@ -26,7 +26,7 @@ def own(messages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     part = concatenate_datasets(list(messages.values())).shuffle(seed=1).select(range(300))
     part.to_json(folder / "mine.jsonl")
-    settings = {**SMALL, "max_steps": 8, "learning_rate": 5e-3, "target_fpr": 0.1}
+    settings = {**SMALL, "max_steps": 8, "learning_rate": 5e-3, "target_fpr": 0.1, "license": "apache-2.0"}
     finetune("pocket", data=folder / "mine.jsonl", output_dir=folder / "model", **settings)
     return folder
 
@@ -39,6 +39,8 @@ def test_the_bundled_model_is_calibrated_on_all_messages_of_a_source(messages, t
     called = SpamClassifier.from_pretrained(first).predict(ham).count("spam")
     assert called == found.false_alarms == math.floor(0.01 * len(ham)) and found.ham == len(ham)
     assert (config_of(first)["temperature"], config_of(first)["threshold"]) == (found.temperature, found.threshold)
+    about = ModelCard.load(first / "README.md", ignore_metadata_errors=False).data
+    assert about.license == "mit" and "en" in about.language and about.metrics is None
     assert (first / "model.safetensors").read_bytes() == (BUNDLED / "model.safetensors").read_bytes()
     shown = hf_spam("calibrate", second, "--data", MESSAGES, "--model", first, "--json")
     again = json.loads(shown.out)
@@ -48,7 +50,7 @@ def test_the_bundled_model_is_calibrated_on_all_messages_of_a_source(messages, t
 
 
 def test_own_training_data_is_calibrated_on_its_validation_split(own, tmp_path, caplog):
-    """The copy gets the history and a card of its own, but not the results of the original."""
+    """The copy gets the history and a card of its own with the license, but not the results of the original."""
     found = calibrated_copy(own / "model", tmp_path / "out", data=own / "mine.jsonl")
     validation = load_sms_spam(own / "mine.jsonl")["validation"]
     assert found.messages == len(validation) and found.fitted_on == "the validation split of the data"
@@ -62,7 +64,7 @@ def test_own_training_data_is_calibrated_on_its_validation_split(own, tmp_path, 
         "calibrated for messages like those in the validation split of `mine.jsonl`",
     ):
         assert words in card.text
-    assert card.data.eval_results is None and card.data.base_model is None
+    assert card.data.eval_results is None and card.data.base_model is None and card.data.license == "apache-2.0"
     for words in (str(tmp_path), str(own), "## Training", "|", "Threshold"):
         assert words not in card.text
     assert SpamClassifier.from_pretrained(tmp_path / "out").predict(["hi"])

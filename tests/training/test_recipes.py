@@ -99,6 +99,9 @@ def test_types_are_checked_in_both_dataclasses_of_settings():
         get_recipe("boko")
     with pytest.raises(ValueError, match=r"need output_dir \(--output-dir\)"):
         RunOptions(save_steps=4)
+    for name, value in (("license", "MIT"), ("license", "apache 2.0"), ("language", "en, de"), ("language", "")):
+        with pytest.raises(ValueError, match=f"{name} must be written as on the Hub, such as .*, got {value!r}"):
+            RunOptions(**{name: value})
     assert not {field.name for field in fields(Recipe)} & {field.name for field in fields(RunOptions)}
 
 
