@@ -17,6 +17,7 @@ from .runtimes import RUNTIMES, Format, Runtime
 LABELS_TOLERANCE = 0.001  # fraction of messages whose label may differ
 SCORE_TOLERANCE = {"fp32": 1e-4, "int8": 1.0}  # largest difference of a probability
 AWKWARD_TOLERANCE = {"fp32": 1e-4, "int8": 0.1}
+NEWER = "letters newer than Unicode 9"
 AWKWARD = {
     "empty message": "",
     "100,000 characters": "win a prize " * 8334,
@@ -24,6 +25,9 @@ AWKWARD = {
     "NUL": "free\x00entry",
     "lone surrogate": "free \ud800 entry",
     "right-to-left": "مبروك! لقد ربحت جائزة، اتصل بالرقم 09061701461",
+    "look-alikes and unusual spaces": "Уоu hаvе wоn\x85\u3000а\u200b ｆｒｅｅ рrizе",
+    # FREE PRIZE in outlined letters: Transformers.js knows them from the browser, tokenizers has older tables.
+    NEWER: "\U0001ccdb\U0001cce7\U0001ccda\U0001ccda \U0001cce5\U0001cce7\U0001ccde\U0001ccef\U0001ccda",
 }
 LEFT_PADDED = "left-padded batch"
 Answer = Callable[[Sequence[str]], np.ndarray]

@@ -8,6 +8,7 @@ import pytest
 from tricky_texts import tricky_texts
 
 from hf_spam.conversion import transformers_js
+from hf_spam.conversion.parity import NEWER
 from hf_spam.data.tokenization import encode
 
 pytestmark = pytest.mark.runtimes
@@ -27,7 +28,7 @@ def chromium():
 def test_chromium_answers_like_the_model(agreement, precision, labels_differ, difference):
     result = agreement("Transformers.js in Chromium", precision)
     assert result["labels_differ"] <= labels_differ and result["largest_score_difference"] < difference
-    assert not result["not_answered"] and not result["answered_differently"]
+    assert not result["not_answered"] and set(result["answered_differently"]) <= {NEWER}
 
 
 def test_chromium_reads_every_text_as_the_same_tokens(chromium, exports, messages, classifier):
