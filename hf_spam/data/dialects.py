@@ -139,7 +139,7 @@ def _dialect_of_head(file: DataFile, encoding: str, reading: Reading) -> Dialect
 
 
 def _layout(lines: list[str], delimiter: str, reading: Reading) -> Layout:
-    """Return what the columns are by one delimiter."""
+    """Return the columns of a table, if this is its delimiter."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     clean = [line.rstrip("\r").replace("\r", " ") for line in lines[:ROWS]]
     rows = [row for row in csv.reader(clean, delimiter=delimiter) if row]
@@ -184,7 +184,7 @@ def _kind(cell: str) -> str:
 
 
 def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> str:
-    """Return what quotes mean: what gives every row of the file as many cells as there are columns.
+    """Return the convention for quotes: the one that gives every row as many cells as there are columns.
 
     Quotes can be part of the text only if no cell shows that a program quoted it: one with a delimiter or a doubled
     quote.

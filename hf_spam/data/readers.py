@@ -238,11 +238,7 @@ class LinesReader(TextReader):
 
 
 def open_file(file: DataFile, reading: Reading, book_quotes: bool = False) -> Reader:
-    """Return a reader for a file; see `find_dialect` for `book_quotes`.
-
-    Raises:
-        DataError: The file cannot be read, or a column is missing.
-    """
+    """Return a reader for a file; see `find_dialect` for `book_quotes`."""
     if file.suffix == ".parquet":
         return ParquetReader(file, reading)
     encoding = find_encoding(file, reading.encoding)

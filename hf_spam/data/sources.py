@@ -335,7 +335,8 @@ def _labelled(
         count = len(part["text"])
         indices = [ids[label] for label in part["label"]]
         group = groups[first_row : first_row + count]
-        datasets[split] = Dataset.from_dict(part | {"label": indices, "group": group}, features)
+        # Much faster than `Dataset.from_dict`, which encodes value by value.
+        datasets[split] = Dataset(pa.table(part | {"label": indices, "group": group}, features.arrow_schema))
         first_row += count
     return datasets
 

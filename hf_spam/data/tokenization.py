@@ -95,11 +95,7 @@ def replace_lone_surrogates(text: str) -> str:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
-    """Return the token ids of each text, cut to `max_length` as the tokenizer does.
-
-    Raises:
-        TypeError: A text is not a string.
-    """
+    """Return the token ids of each text, cut to `max_length` as the tokenizer does."""
     if not texts:
         return []
     clean = [replace_lone_surrogates(text) for text in texts]

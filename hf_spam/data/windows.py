@@ -119,7 +119,7 @@ class Reader:
     def notes(self, window: Window, names: Sequence[str]) -> dict[str, list[str]]:
         """Return columns that describe the messages of a window, such as "category"; "" where there is none.
 
-        A column that holds the texts or the labels is none, and neither are columns of JSON lines.
+        The columns of texts and labels do not count. JSON lines have no such columns.
         """
         table, found = self.table(window), {name: [""] * len(window) for name in names}
         for name in table.column_names if isinstance(table, pa.Table) else ():
@@ -177,7 +177,7 @@ def named_columns(names: Sequence[str]) -> Sequence[str]:
 
 
 def rejoined(pieces: Sequence[str | None], delimiter: str = ",") -> str | None:
-    """Return a text that was split at a delimiter; empty pieces at the end are none."""
+    """Rejoin the pieces of a text that was split at a delimiter, without the empty ones at the end."""
     kept = list(pieces)
     while len(kept) > 1 and not kept[-1]:
         kept.pop()

@@ -4,16 +4,16 @@ import codecs
 import csv
 import io
 import json
-import zipfile
 
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_data import delimited, rows, zipped
 
 from hf_spam.data.dialects import MAX_CELL_CHARACTERS, find_encoding
-from hf_spam.data.formats import DataError, DataFile
+from hf_spam.data.formats import SUFFIXES, DataError, DataFile
 from hf_spam.data.labels import LABEL_NAMES, annotated_features_of
 from hf_spam.data.readers import open_file
 from hf_spam.data.reading import Reading
@@ -34,16 +34,6 @@ NAMED = [("spam" if label else "ham", text) for label, text in MESSAGES]
 TEXTS = [text for _, text in MESSAGES]
 
 
-def rows(dataset: Dataset) -> list[tuple[int, str]]:
-    return list(zip(dataset["label"][:], dataset["text"][:], strict=True))
-
-
-def delimited(table: list, delimiter: str = ",", **options) -> bytes:
-    out = io.StringIO(newline="")
-    csv.writer(out, delimiter=delimiter, **options).writerows(table)
-    return out.getvalue().encode()
-
-
 def plain_tsv(table: list) -> bytes:
     return "".join(f"{label}\t{text}\n" for label, text in table).encode()
 
@@ -61,19 +51,10 @@ def parquet(columns: dict, features: Features | None = None) -> bytes:
     return out.getvalue()
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return out.getvalue()
-
-
 # Good files: the same messages in every accepted form
 
 HEADED = [("label", "text"), *NAMED]
 SHUFFLED = [(i, text, label, "x") for i, (label, text) in enumerate(NAMED)]
-KAGGLE = [("v1", "v2", "", "", ""), *((label, text, "", "", "") for label, text in NAMED)]
 INTEGERS, BOOLEANS = MESSAGES, [(bool(label), text) for label, text in MESSAGES]
 BYTES = parquet({"label": [0], "text": [b"a"]})
 CLASSES = Features({"category": ClassLabel(names=["Spam", "Ham"]), "sms": Value("large_string")})
@@ -84,19 +65,15 @@ GOOD_FILES = {
     "tsv with header": ("a.TSV", delimited(HEADED, "\t")),
     "csv without header": ("a.csv", delimited(NAMED)),
     "csv with header": ("a.csv", delimited(HEADED)),
-    "csv, all quoted, BOM": ("a.csv", codecs.BOM_UTF8 + delimited(HEADED, quoting=csv.QUOTE_ALL)),
     "csv, empty lines at the end": ("a.csv", delimited(HEADED) + b"\r\n\n\n"),
     "csv, other columns, other order": ("a.csv", delimited([("id", "Message ", "CATEGORY", "note"), *SHUFFLED])),
-    "UTF-16": ("a.tsv", delimited(HEADED, "\t").decode().encode("utf-16")),
     "CR alone ends a line": ("a.csv", delimited(HEADED, lineterminator="\r")),
-    "Kaggle, UTF-8": ("spam.csv", delimited(KAGGLE)),
     "labels 0 and 1": ("a.csv", delimited(INTEGERS)),
     "labels 0.0 and 1.0": ("a.csv", delimited([(float(label), text) for label, text in MESSAGES])),
     "labels true and FALSE": ("a.csv", delimited([(["FALSE", "true"][label], text) for label, text in MESSAGES])),
     "labels in words": ("a.tsv", plain_tsv([([" Not_Spam", "SPAM "][label], text) for label, text in MESSAGES])),
     "json lines": ("a.jsonl", json_lines(NAMED)),
     "json lines, integers": ("a.json", json_lines(INTEGERS, "class", "sms")),
-    "json lines, booleans": ("a.jsonl", json_lines(BOOLEANS, "Label", "TEXT")),
     "parquet, words": ("a.parquet", parquet({"label": [r[0] for r in NAMED], "text": TEXTS})),
     "parquet, booleans": ("a.parquet", parquet({"n": 1, "text": TEXTS, "class": [r[0] for r in BOOLEANS]})),
     "parquet, category": ("a.parquet", parquet({"label": pd.Categorical([r[0] for r in NAMED]), "text": TEXTS})),
@@ -115,13 +92,6 @@ def test_good_files_give_the_same_messages(case, tmp_path):
     dataset = read_messages(str(path))
     assert rows(dataset) == MESSAGES
     assert dataset.features == annotated_features_of(LABEL_NAMES)
-
-
-def test_the_uci_zip_reads_like_the_file_in_it(sms_collection, tmp_path):
-    """UCI's zip, which includes a readme, can be read directly."""
-    path = tmp_path / "sms+spam+collection.zip"
-    path.write_bytes(zipped({"SMSSpamCollection": sms_collection.read_bytes(), "readme": b"..."}))
-    assert rows(read_messages(path)) == rows(read_messages(sms_collection))
 
 
 def test_kaggles_latin_1_copy_is_read_and_its_split_texts_are_joined(tmp_path):
@@ -234,7 +204,6 @@ BAD_FILES = [
         b"label,text\nnot sure,b\nham,c\n",
         ", line 2: unknown label 'not sure'; " + MAP.format("'not sure'"),
     ),
-    ("a.jsonl", b'{"label": null, "text": "a"}', f", line 1: the label is missing{SKIP}"),
     ("a.jsonl", b'{"label": 1, "text": "a"}\n{"text": "a"}', f", line 2: the label is missing{SKIP}"),
     ("a.csv", b"label,text\n ,a\n", f", line 2: the label is missing{SKIP}"),
     (
@@ -250,6 +219,7 @@ BAD_FILES = [
     ("a.parquet", BYTES, ": the text column 'text' holds binary, not strings; see --text-column"),
     ("a.jsonl", b'{"label": 0, "text": "a\\ud800"}', f", line 1: not valid Unicode: '0: a\\ud800'{SKIP}"),
     # Files
+    ("a", b"ham\ta\n", f": unknown file extension; save it as CSV, or use one of {', '.join(SUFFIXES)}"),
     ("a.csv", b"", ": the file is empty"),
     ("a.jsonl", b"\n", ": no messages found"),
     ("a.csv", b"label,text\n", ": no messages found"),
@@ -353,15 +323,6 @@ def test_a_long_message_is_read_and_an_endless_one_is_not(tmp_path):
         read_messages(path)
 
 
-def test_a_broken_parquet_file_is_refused(tmp_path):
-    """For example after an interrupted download."""
-    path = tmp_path / "a.parquet"
-    path.write_bytes(parquet({"label": [0, 1], "text": ["a", "b"]})[:-20])
-    with pytest.raises(DataError) as caught:
-        read_messages(path)
-    assert str(caught.value).startswith(f"{path}: broken Parquet file (") and "\n" not in str(caught.value)
-
-
 # Arbitrary files
 
 
@@ -370,17 +331,20 @@ def test_a_broken_parquet_file_is_refused(tmp_path):
     st.lists(st.lists(st.sampled_from(["a", "two\nlines", "", "\r\n"]), min_size=2, max_size=2), max_size=7),
     st.integers(1, 4),
     st.integers(0, 5),
+    st.integers(0, 7),
 )
-def test_rows_and_their_lines_do_not_depend_on_the_windows(tmp_path_factory, table, size, blanks):
+def test_rows_and_their_lines_do_not_depend_on_the_windows(tmp_path_factory, table, size, blanks, at):
     """All windows but the last are full, and empty lines are no rows."""
     path = tmp_path_factory.getbasetemp() / "windows.csv"
-    path.write_bytes(delimited([["text", "n"], *table], quoting=csv.QUOTE_ALL) + b"\r\n" * blanks)
+    first, second = (delimited(rows, quoting=csv.QUOTE_ALL) for rows in ([["text", "n"], *table[:at]], table[at:]))
+    path.write_bytes(first + b"\r\n" * blanks + second)
     reader = open_file(DataFile.find(path), Reading(labelled=False))
     windows = list(reader.windows(size))
     assert {len(window) for window in windows[:-1]} <= {size} and (len(windows) == 1 or len(windows[-1]))
     windows = [reader.messages(window).window for window in windows]
     assert [row for window in windows for row in window.rows] == table
     lines = [2 + sum(1 + "".join(row).count("\n") for row in table[:i]) for i in range(len(table))]
+    lines[at:] = [line + blanks for line in lines[at:]]
     assert [number for window in windows for number in window.numbers] == lines
 
 

@@ -1,17 +1,15 @@
 """Labels of any name are read unchanged; an invalid one is an error that names its place."""
 
-import csv
-import io
 import json
 import logging
 import re
 
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_runs import FOREIGN
+from small_data import delimited
 
 from hf_spam.data import sources
 from hf_spam.data.formats import DataError
@@ -36,10 +34,8 @@ def write(path, rows) -> None:
     elif path.suffix == ".parquet":
         pd.DataFrame({"body": [text for _, text in rows], "kind": [label for label, _ in rows]}).to_parquet(path)
     else:
-        out = io.StringIO(newline="")
-        writer = csv.writer(out, delimiter="," if path.suffix == ".csv" else "\t")
-        writer.writerows([("id", "body", "kind"), *((i, text, label) for i, (label, text) in enumerate(rows))])
-        path.write_bytes(out.getvalue().encode())
+        table = [("id", "body", "kind"), *((i, text, label) for i, (label, text) in enumerate(rows))]
+        path.write_bytes(delimited(table, "," if path.suffix == ".csv" else "\t"))
 
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
@@ -69,14 +65,6 @@ def test_labels_and_texts_are_read_unchanged(tmp_path_factory, pool, texts, data
 def natural(pool):
     ascii_number = all(label.removeprefix("-").isdigit() and label.isascii() for label in pool)
     return (lambda label: (int(label), label)) if ascii_number else None
-
-
-def test_texts_in_any_language_stay_byte_for_byte(tmp_path):
-    rows = [(["اشتراك", "工作", "vacation é"][i % 3], text) for i, text in enumerate(FOREIGN)]
-    for suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
-        write(tmp_path / f"a{suffix}", rows)
-        found = named(read_messages(tmp_path / f"a{suffix}", **COLUMNS))
-        assert [(a.encode(), b.encode()) for a, b in found] == [(a.encode(), b.encode()) for a, b in rows]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +113,7 @@ def test_the_positive_label_comes_second(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("labels", "positive", "message"),
     [
-        (["ham", "spam"], "ham", "the positive label of data with spam must be spam, not 'ham'"),
         (["a", "Spam"], "a", "the positive label of data with spam must be spam, not 'a'"),
-        (["a", "b"], "c", "the positive label must be one of two labels, not 'c'; found: a, b"),
         (["a", "b", "c"], "c", "the positive label must be one of two labels, not 'c'; found: a, b, c"),
     ],
 )
@@ -135,10 +121,7 @@ def test_an_impossible_positive_label_is_refused(labels, positive, message, tmp_
     write(tmp_path / "a.csv", [(label, "text") for label in labels])
     with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'a.csv'))}: {message}$"):
         read_messages(tmp_path / "a.csv", **COLUMNS, positive_label=positive)
-    rows = Dataset.from_dict(
-        {"text": labels, "label": range(len(labels))},
-        features=Features({"text": Value("string"), "label": ClassLabel(names=labels)}),
-    )
+    rows = Dataset.from_dict({"text": labels, "label": range(len(labels))}, features_of(labels))
     with pytest.raises(DataError, match=f"^the data: {message}$"):
         check_splits(DatasetDict(train=rows), positive)
 
@@ -151,7 +134,7 @@ def test_spam_may_be_named_as_the_positive_label(tmp_path):
     assert label_names(read_messages(tmp_path / "a.csv", **COLUMNS, positive_label="Spam")) == ["zzz", "Spam"]
 
 
-TOPICS = Features({"text": Value("string"), "label": ClassLabel(names=["World", "Sports", "Business", "none"])})
+TOPICS = features_of(["World", "Sports", "Business", "none"])
 
 
 def topics(size: int, first: int = 0) -> Dataset:
@@ -214,11 +197,6 @@ REFUSED = {
         {"classes": ["a", "b"]},
         f", line 2: unknown label 'x'; known: a, b; {meaning('x')}",
     ),
-    "not the bundled model's": (
-        second("1"),
-        {"classes": LABEL_NAMES},
-        f", line 1: unknown label 'a'; {KNOWN}; {meaning('a')}",
-    ),
     "no such label column": (
         '{"body": "a", "label": "a"}\n',
         {},
@@ -226,11 +204,7 @@ REFUSED = {
     ),
     "NaN": (second("NaN"), {}, f", line 2: the label is missing{SKIP}"),
     "a list": (second("[1]"), {}, ", line 2: a label must be a string, a number or a boolean, not [1]"),
-    "half a surrogate pair": (
-        second('"\\ud800"'),
-        {},
-        ", line 2: not valid Unicode: '\\ud800: b'" + SKIP,
-    ),
+    "half a surrogate pair": (second('"\\ud800"'), {}, ", line 2: not valid Unicode: '\\ud800: b'" + SKIP),
     "one class": ('{"body": "a", "kind": "a"}\n', {}, f": every message is 'a' (labels: a); {ONE_CLASS}"),
     "the texts": (
         "".join(f'{{"body": "a{i}", "kind": "b{i}"}}\n' for i in range(30)),
@@ -260,7 +234,7 @@ def test_a_bad_label_is_refused_in_one_line(case, tmp_path):
     ("splits", "message"),
     [
         ({"train": TOPICS, "test": FEATURES}, r"test: its classes .* differ from those of train, \['World"),
-        ({"train": Features({"text": Value("string"), "label": ClassLabel(names=["a"])})}, "every message is 'a'"),
+        ({"train": features_of(["a"])}, "every message is 'a'"),
     ],
 )
 def test_passed_splits_must_have_the_same_classes(splits, message):

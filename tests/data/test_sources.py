@@ -5,16 +5,12 @@ from pathlib import Path
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from small_data import rows
 
 from hf_spam.data import sources
 from hf_spam.data.formats import DataError
 from hf_spam.data.labels import FEATURES
 from hf_spam.data.sources import check_splits, load_sms_spam, read_messages, read_texts
-from hf_spam.data.splits import grouped_folds
-
-
-def rows(dataset: Dataset) -> list[tuple[int, str]]:
-    return list(zip(dataset["label"][:], dataset["text"][:], strict=True))
 
 
 def test_both_protocols_read_the_uci_file(sms_collection):
@@ -26,53 +22,6 @@ def test_both_protocols_read_the_uci_file(sms_collection):
         for label, text in (line.split("\t") for line in sms_collection.read_text("utf-8").split("\n")[:-1])
     ]
     assert Counter(read_messages(sms_collection, protocol="book")["label"][:]) == {0: 4825, 1: 747}
-
-
-EXTENSION = ": unknown file extension; save it as CSV, or use one of .csv, .tsv, .txt, .jsonl, .json, .parquet, .zip"
-ONE_CLASS = "at least two classes are needed; --label-map says what labels mean, for example 0=spam,1=ham"
-UNUSABLE = {
-    "one class": ("a.tsv", b"spam\ta\nSPAM\tb\n", f": every message is 'spam' (labels: spam, SPAM); {ONE_CLASS}"),
-    "extension": ("a.xlsx", b"ham\ta\n", EXTENSION),
-    "no extension": ("a", b"ham\ta\n", EXTENSION),
-}
-
-
-@pytest.mark.parametrize("case", UNUSABLE)
-def test_unusable_files_are_refused_in_one_line(case, tmp_path):
-    name, data, message = UNUSABLE[case]
-    path = tmp_path / name
-    path.write_bytes(data)
-    with pytest.raises(DataError) as caught:
-        load_sms_spam(path)
-    assert str(caught.value) == f"{path}{message}"
-
-
-@pytest.mark.parametrize("name", ["no.csv", "no/no.csv", "no/SMSSpamCollection", "./no", "no"])
-def test_a_missing_file_is_refused(name, tmp_path, monkeypatch):
-    """A mistyped path must not start a search on the Hub."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "load_dataset", None)
-    with pytest.raises(DataError) as caught:
-        read_messages(name)
-    assert (
-        str(caught.value)
-        == f"{name}: not a file or folder, 'sample', 'marketing', 'uci' or a Hub dataset id 'owner/name'"
-    )
-
-
-def test_a_folder_without_splits_is_refused(tmp_path, monkeypatch):
-    """Even one whose name looks like a Hub dataset id."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "owner" / "name").mkdir(parents=True)
-    for name in ("owner/name", "owner"):
-        with pytest.raises(DataError, match=rf"^{name}: is a folder without files called train, validation or test"):
-            read_messages(name)
-
-
-def test_an_unknown_protocol_is_refused(tmp_path):
-    """A misspelt protocol must not fall back to another one."""
-    with pytest.raises(DataError, match=r"^unknown protocol 'books': use 'book' or 'full'$"):
-        load_sms_spam(tmp_path / "no.csv", protocol="books")
 
 
 def test_passed_splits_may_have_what_files_may_have():
@@ -128,17 +77,6 @@ def test_twins_belong_together(embedded):
     assert len(set(groups)) == len({*chat, *dict(pairs)}) == 118
 
 
-def test_twins_are_in_one_split_and_one_fold(embedded):
-    """Their texts are so alike that a test of one says little after training on the other."""
-    found = read_messages("sample")
-    group_of = dict(zip(found["text"][:], found["group"][:], strict=True))
-    splits = load_sms_spam("sample").values()
-    folds = [test for _, test in grouped_folds(found, 4)]
-    for parts in (splits, folds):
-        assert sum(map(len, parts)) == 180
-        assert sum(len({group_of[text] for text in part["text"]}) for part in parts) == 118
-
-
 def test_marketing_is_a_source_of_its_own(embedded):
     """Whether it counts as spam differs between users, so it must not be trained on unasked."""
     assert {*read_messages("sample")["category"]} == {"chat", "bank"}
@@ -146,17 +84,6 @@ def test_marketing_is_a_source_of_its_own(embedded):
     assert rows(marketing) == [(0, "sale"), (0, "sale again")] and {*marketing["source"]} == {"marketing"}
     both = read_messages("sample,marketing")
     assert Counter(both["source"]) == {"sample": 180, "marketing": 2}
-
-
-def test_the_packages_messages_can_be_read_and_split():
-    """A newcomer's first command needs neither files nor network. Splitting them takes too long for a test."""
-    found = read_messages("sample").to_pandas()
-    assert {*found["source"]} == {"sample"} and all(found["category"]) and all(found["language"])
-    assert all(found.groupby("label")["group"].nunique() > 1000)
-    twins = read_messages(sources.EMBEDDED / "twins.tsv")
-    assert twins["label"][:] == [0, 1] * (len(twins) // 2)
-    marketing = read_messages("marketing", allow_single_label=True)
-    assert {*marketing["label"]} == {0} and {*marketing["category"]} == {"marketing"}
 
 
 # Several sources
@@ -175,6 +102,8 @@ def test_several_sources_are_read_as_one(tmp_path, monkeypatch):
         assert two == too and len({one, two, three}) == 3, "duplicates belong together, wherever they are from"
     with pytest.raises(DataError, match=r"^none\.csv: not a file"):
         read_messages("ham.tsv,none.csv")
+    with pytest.raises(DataError, match=r"^unknown protocol 'books': use 'book' or 'full'$"):
+        load_sms_spam("ham.tsv,both.csv", protocol="books")
     with pytest.raises(DataError, match=r"^ham\.tsv,ham\.tsv: every message is 'not spam'"):
         read_messages("ham.tsv,ham.tsv")
     Path("ham.tsv,both.csv").write_text("label,text\nspam,a file\n")
@@ -244,13 +173,6 @@ def test_a_hub_dataset_is_split_again_for_the_book_protocol_or_without_its_own_s
     assert list(splits) == ["train", "validation", "test"] and sum(map(len, splits.values())) == 40
 
 
-def test_a_bad_row_of_a_hub_dataset_is_named(monkeypatch):
-    data = Dataset.from_dict({"label": [0, 1, 7], "text": ["a", "b", "c"]})
-    monkeypatch.setattr(sources, "load_dataset", lambda name: DatasetDict(train=data))
-    with pytest.raises(DataError, match=r"^owner/name, train, row 3: unknown label 7; known"):
-        read_messages("owner/name")
-
-
 @pytest.mark.parametrize("reachable", [True, False])
 def test_a_missing_or_unreachable_hub_dataset_is_one_line(hub, reachable):
     """The client is the real one."""
@@ -273,16 +195,8 @@ def test_texts_are_read_without_labels(tmp_path):
     (tmp_path / "half.jsonl").write_text('{"text": "half \\ud83c emoji"}\n')
     (tmp_path / "uci.tsv").write_text("ham\tsee you\nspam\twin\n")
     sources = [tmp_path / name for name in ("lines.txt", "table.csv", "only.csv", "half.jsonl", "uci.tsv")]
-    assert read_texts(sources) == [
-        "win a prize",
-        "see you",
-        "hello",
-        "bye",
-        "ok",
-        "half \ufffd emoji",
-        "see you",
-        "win",
-    ]
+    texts = ["win a prize", "see you", "hello", "bye", "ok", "half \ufffd emoji", "see you", "win"]
+    assert read_texts(sources) == texts
     with pytest.raises(DataError, match=r"none\.txt"):
         read_texts("texts/none.txt")
     (tmp_path / "empty.txt").write_text("\n \n")
