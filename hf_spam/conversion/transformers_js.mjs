@@ -26,6 +26,7 @@ export async function probabilities({ env, pipeline }, { model, dtype, texts }) 
   const found = new Array(texts.length).fill(null);
   const order = [...texts.keys()].sort((a, b) => texts[a].length - texts[b].length);
   for (let start = 0; start < order.length; start += BATCH_SIZE) {
+    await new Promise((resume) => setTimeout(resume)); // a page answers only between batches
     const pending = [order.slice(start, start + BATCH_SIZE)];
     while (pending.length) {
       const chosen = pending.pop();

@@ -25,6 +25,7 @@ DTYPES = {"fp32": "fp32", "int8": "q8"}  # what Transformers.js calls a precisio
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
 MAX_SECONDS = 3600
+POLL_SECONDS = 100  # for a busy page to say whether it is done; Selenium itself gives up after 120
 # The words of GPT-2, as in the library tokenizers.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -117,6 +118,7 @@ def run_in_page(script: str, folders: dict[str, Path], files: dict[str, bytes]) 
 <script type="importmap">{json.dumps({"imports": {LIBRARY: "/library/dist/transformers.min.js"}})}</script>"""
     try:
         with _serve(folders, {"page.html": page.encode(), **files}) as url, open_chromium() as browser:
+            browser.set_script_timeout(POLL_SECONDS)
             browser.get(f"{url}/page.html")
             browser.execute_script(_START % script)
             end = time.monotonic() + MAX_SECONDS
@@ -130,7 +132,7 @@ def run_in_page(script: str, folders: dict[str, Path], files: dict[str, bytes]) 
     return answer["found"]
 
 
-# Selenium could wait for an answer too, but only for 2 minutes.
+# Selenium could wait for an answer too, but only for two minutes.
 _START = """
 (async () => {
   const { env } = await import("@huggingface/transformers");
