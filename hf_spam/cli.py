@@ -5,27 +5,17 @@ import logging
 import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import click
-from rich.table import Table
 
 from . import options, terminal
+from .cli_models import COMMANDS
 from .entry import is_main_process, run, show_log
 from .experiments.book_table import PUBLISHED
-from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
-
-
-def finish(as_json: bool, value: Any, *shown: Table | str) -> None:
-    """Print the result of a command, on the main process only: as JSON, or as tables and sentences."""
-    if not is_main_process():
-        return
-    if as_json:
-        click.echo(json.dumps(value))
-        return
-    for part in shown:
-        terminal.show(part)
+from .terminal import finish
+from .training.recipes import PRETRAINING, RECIPES, Recipe
+from .training.run_options import RunOptions
 
 
 @click.group(context_settings={**options.CONTEXT, "max_content_width": 110})
@@ -268,156 +258,8 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
     click.echo(f"{scored.rows:,} rows ({labels}) are in {output}: {rate:,.0f} rows/s", err=True)
 
 
-@cli.command()
-@click.argument("model", type=click.Path())
-@click.argument("repo_id", metavar="REPO", required=False)
-@click.option("--space", is_flag=True, help="Push a page that runs MODEL in the browser, as a static Space.")
-@click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run or push.")
-@options.private
-@click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
-@click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
-def push(model: str, repo_id: str | None, space: bool, resume: bool, **settings: Any) -> None:
-    """Push a model or an export to the repository REPO.
-
-    MODEL is the folder of a model, a checkpoint or an export. With --space it may also be a Hub id, or bundled.
-    """
-    from .hub.push import push_folder, push_space
-
-    show_log()
-    if not space:
-        return push_folder(Path(model), repo_id, resume=resume, **settings)
-    if resume or repo_id is None:
-        raise click.UsageError("--space needs REPO, and cannot be used with --resume.")
-    terminal.show(f"The page is at {push_space(model, repo_id, **settings)}")
-
-
-@cli.group()
-def data() -> None:
-    """Prepare and share messages."""
-
-
-@data.command("push")
-@click.argument("source")
-@click.argument("repo_id", metavar="REPO")
-@click.option("--protocol", type=click.Choice(["book", "full"]), default="full", show_default=True, help="Splits.")
-@click.option("--seed", type=int, default=123, show_default=True, help="Seed for the splits.")
-@options.reading_options
-@options.private
-@click.option("--revision", help="Branch; created if missing.  [default: main]")
-@options.as_json
-def push_data(source: str, repo_id: str, private: bool, as_json: bool, **settings: Any) -> None:
-    """Push messages to a Hub dataset, split and with a card.
-
-    SOURCE is sample, uci, a local file, or a Hub dataset id. To read the splits back: --data REPO --protocol full.
-    """
-    from .hub.dataset import push_dataset
-
-    show_log()
-    url = push_dataset(source, repo_id, private=private or None, **settings)
-    finish(as_json, {"commit_url": url}, f"The splits and their card are at {url}")
-
-
-@cli.command("import-weights")
-@click.argument("source", callback=options.reachable)
-@click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--n-head", type=int, help="Attention heads of a book file.  [default: found in SOURCE, or n_embd / 64]")
-@click.option(
-    "--padded-length",
-    type=options.Setting(int | Literal["auto"] | None),
-    default="auto",
-    help="Length to which messages were padded in training; none: no padding.  [default: found in SOURCE, or 120]",
-)
-@click.option(
-    "--pad-token-id",
-    type=int,
-    help="Token that they were padded with.  [default: that of --tokenizer, found in SOURCE, or 50256]",
-)
-@click.option(
-    "--lora-alpha",
-    type=float,
-    help="Factor of the LoRA layers of a book file: alpha, or alpha / rank where the code divides it.",
-)
-@click.option("--tokenizer", help="Tokenizer: a folder or a Hub id.  [default: that of SOURCE, if it has one]")
-@click.option("--revision", help="Branch, tag or commit on the Hub.")
-def import_weights(source: str, output_dir: str, tokenizer: str | None, **settings: Any) -> None:
-    """Convert weights from the book or from GPT-2.
-
-    SOURCE is a state_dict saved as in the book, or a GPT-2 (a folder or a Hub id). OUT becomes a SpamGPT model.
-
-    A book file does not say how its classifier pads messages: what is assumed is shown, and these options change it.
-    """
-    from .conversion.import_weights import import_weights
-    from .conversion.loading import load_tokenizer
-
-    show_log()
-    loaded = None if tokenizer is None else load_tokenizer(tokenizer)
-    model = import_weights(source, output_dir, tokenizer=loaded, **settings)
-    terminal.show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")
-
-
-@cli.command()
-@click.argument("model", callback=options.reachable)
-@click.argument("output_dir", metavar="OUT", type=click.Path())
-@click.option("--format", type=click.Choice(["gpt2", "onnx"]), required=True, help="Format of the weights.")
-@click.option("--fold-threshold", is_flag=True, help="Shift the scores so that the largest obeys the threshold.")
-@click.option("--handler", is_flag=True, help="Add a handler.py for Inference Endpoints.")
-@click.option("--data", default="sample", show_default=True, help="Messages to compare on: a source, as for evaluate.")
-@options.text_column
-@options.encoding
-@options.skip_bad_rows
-@options.as_json
-def export(model: str, output_dir: str, as_json: bool, **settings: Any) -> None:
-    """Export a model for other programs.
-
-    MODEL is a folder, a Hub id, or bundled. OUT is a new folder: with --format gpt2 a stock GPT-2 classifier of
-    transformers, which vLLM runs too; with --format onnx graphs in fp32 and int8, for ONNX Runtime, Transformers.js,
-    optimum and Text Embeddings Inference. --model accepts the latter as well.
-
-    Every runtime that is installed classifies the messages of --data. If more than one label in a thousand differs from
-    the model's, nothing is written. The result is in OUT/parity.json.
-    """
-    from .hub.export import export_model
-
-    show_log()
-    certificate = export_model(model, output_dir, progress=sys.stderr.isatty(), **settings)
-    finish(as_json, certificate, *terminal.agreement_parts(certificate), f"The export is in {output_dir}")
-
-
-@cli.command()
-@click.argument("output", metavar="OUT.html", type=click.Path())
-@options.model_option
-def demo(output: str, model: str | None) -> None:
-    """Write a page that runs a model in the browser.
-
-    OUT.html is one file with the model inside. It needs no installation and no connection: open it from the disk, or
-    put it on any web server. It shows the label and score of messages, and the words that made them.
-    """
-    from .hub.space import write_demo
-
-    write_demo(model or "bundled", output)
-    terminal.show(f"The page is {output}: open it in a browser.")
-
-
-@cli.command()
-@click.argument("output_dir", metavar="OUT", type=click.Path())
-@options.model_option
-@options.data_option("Messages the model was not trained on: a source, as for evaluate.")
-@click.option("--target-fpr", type=float, help="Allowed false-positive rate.  [default: no threshold]")
-@click.option("--confidence", type=float, help="Confidence that new messages keep to it too.  [default: not promised]")
-@options.reading_options
-@options.as_json
-def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
-    """Calibrate a copy of a model on your messages.
-
-    OUT is a new folder for a model whose scores are probabilities. With --target-fpr it also gets a threshold: at most
-    that fraction of the ham in --data is called spam. Of the model's own training data, only the validation split is
-    used. Card and metrics are not copied.
-    """
-    from .training.recalibration import calibrated_copy
-
-    show_log()
-    calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
-    finish(as_json, asdict(calibration), *calibration.summary(), f"The model is in {output_dir}")
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def main() -> NoReturn:

@@ -1,14 +1,17 @@
 """Tables and texts for the terminal."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from .entry import is_main_process
 from .experiments.book_table import PUBLISHED, PUBLISHED_IN, Row
 from .text import printable
 from .training.recipes import Recipe
@@ -27,6 +30,17 @@ UNBROKEN_NAME = 30  # the same for the first column
 def show(content: Table | str) -> None:
     """Print a table, or a line that the terminal may wrap."""
     Console(highlight=False, markup=False, soft_wrap=isinstance(content, str)).print(content)
+
+
+def finish(as_json: bool, value: Any, *shown: Table | str) -> None:
+    """Print the result of a command, on the main process only: as JSON, or as tables and sentences."""
+    if not is_main_process():
+        return
+    if as_json:
+        click.echo(json.dumps(value))
+        return
+    for part in shown:
+        show(part)
 
 
 def excerpt(text: str) -> str:

@@ -29,8 +29,9 @@ from .calibration import check_validation_split
 from .checkpoints import STATE, Checkpoints
 from .loop import TrainingLoop
 from .pretraining import pretrain
-from .recipes import Recipe, RunOptions, checked, get_recipe
+from .recipes import Recipe, checked, get_recipe
 from .run import Run
+from .run_options import RunOptions
 from .saving import TRACKERS, Saver, prepare_output_dir, remove_if_empty, save_run
 from .setup import set_up
 

@@ -25,8 +25,8 @@ from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..text import in_markdown
 from .calibration import apply_calibration
 from .checkpoints import STATE, Checkpoints, TrainingState
-from .recipes import RunOptions
 from .run import History, Run
+from .run_options import RunOptions
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from datasets import DatasetDict
 from small_runs import assert_same_history
 
 from hf_spam import RECIPES, Recipe, finetune
-from hf_spam.training.recipes import RunOptions, checked, get_recipe
+from hf_spam.training.recipes import checked, get_recipe
+from hf_spam.training.run_options import RunOptions
 
 # The settings in which each experiment differs from the book, in the order of the published table.
 CHANGES = {
