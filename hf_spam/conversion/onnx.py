@@ -220,20 +220,22 @@ def _quantize(model: "ModelProto") -> None:
     Embeddings of tokens have a scale per token, other weights one per output. Position embeddings, norms and the head
     are small, and stay in float: rounding position embeddings changes the answers most. So do activations: ranges of a
     whole batch would make the answer for a message depend on the others in it. `Cast` and `Mul` take the place of
-    `DequantizeLinear`, for which some runtimes round the activations after all.
+    `DequantizeLinear`, which is slower in ONNX Runtime 1.32 and does not give the same answers in all its versions.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     initializers, nodes = model.graph.initializer, []
     tensors = {tensor.name: tensor for tensor in initializers if len(tensor.dims) == 2 and "pos_emb" not in tensor.name}
     for node in model.graph.node:
-        place = {"Gather": 0, "MatMul": 1}.get(node.op_type)  # the input that holds the weights; the head is a Gemm
+        # The input that holds the weights. Absorbed ones are split into heads by a Reshape; the head is a Gemm.
+        place = {"Gather": 0, "MatMul": 1, "Reshape": 0}.get(node.op_type)
         name = None if place is None else node.input[place]
         if name not in tensors:
             nodes.append(node)
             continue
-        weights, is_embedding, out = numpy_helper.to_array(tensors[name]), place == 0, node.output[0]
-        scale = np.maximum(np.abs(weights).max(int(is_embedding), keepdims=True) / 127, TINY).astype(np.float32)
+        weights, is_embedding, out = numpy_helper.to_array(tensors[name]), node.op_type == "Gather", node.output[0]
+        # A product has one output for each column of (n_in, n_out), the others one for each row.
+        scale = np.maximum(np.abs(weights).max(int(place == 0), keepdims=True) / 127, TINY).astype(np.float32)
         initializers.remove(tensors.pop(name))
         parts = {"int8": np.rint(weights / scale).astype(np.int8), "scale": scale}
         initializers.extend(numpy_helper.from_array(part, f"{name}_{kind}") for kind, part in parts.items())

@@ -101,14 +101,14 @@ class MultiHeadAttention(nn.Module):
         """Return whether `W_key` and `W_value` are plain weights that may be used without calling their modules.
 
         They are not under adapters, quantization, sharding, offloading or hooks. Attention dropout would
-        break the sum of weights above. Exports call the modules too, so that ONNX can quantize their products.
+        break the sum of weights above. Exports replace weights by stand-ins of another type.
         """
-        linears = (self.W_key, self.W_value)
-        plain = all(type(linear) is nn.Linear and type(linear.weight) is nn.Parameter for linear in linears)
+        linears, any_type = (self.W_key, self.W_value), is_torchdynamo_exporting()
+        plain = all(type(lin) is nn.Linear and (any_type or type(lin.weight) is nn.Parameter) for lin in linears)
         offloaded = any(linear.weight.device != x.device for linear in linears)
         hooked = any(linear._forward_hooks or linear._forward_pre_hooks for linear in linears)
         drops = self.training and self.config.attn_pdrop > 0
-        return plain and not (offloaded or hooked or drops or is_torchdynamo_exporting())
+        return plain and not (offloaded or hooked or drops)
 
 
 class FeedForward(nn.Module):
