@@ -148,7 +148,11 @@ MISTAKES = {
     "export adapter out --format gpt2": ["'adapter' cannot be loaded: the adapter cannot be read", "is needed"],
     "export exported out --format gpt2": ["'exported' is an ONNX export; export the model that it was made from"],
     "export exported/onnx/model.onnx out --format onnx": ["is an ONNX export; export the model"],
-    "push folder me/spam": ["folder", "config.json or model.safetensors is missing"],
+    "push folder me/spam": [
+        "folder",
+        "neither a model nor an export",
+        "config.json, and model.safetensors or onnx/model.onnx",
+    ],
     "push model": ["owner/name", "--resume"],
     # Output and checkpoints
     "evaluate --data good.csv --output-dir text.txt": ["text.txt is a file"],
