@@ -134,7 +134,7 @@ def test_requirements_beside_the_handler(served):
     assert names == {"numpy", "tokenizers"} | runtime
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["gpt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_message_without_tokens(format, few, tmp_path):
     """GPT-2's own tokenizer has none for an empty message, of which the model reads a pad."""
     tokenizer = train_tokenizer([SPAM, HAM], 300)

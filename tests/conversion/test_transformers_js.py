@@ -103,7 +103,7 @@ def test_an_adapted_tokenizer_gives_the_same_tokens_in_python(tmp_path):
     assert split["type"] == "Split" and words["use_regex"] is False
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("side", [pytest.param("right", marks=pytest.mark.slow), "left"])
 def test_the_graph_restores_the_end_of_a_long_text(side, tmp_path):
     """Transformers.js cuts the tokens of a long text after its tokenizer has added the last one."""
     end, model = 3, build(pooling="last_token", padded_length=None)

@@ -223,7 +223,7 @@ def test_exports_of_the_bundled_model_and_of_a_folder(tmp_path):
     assert "spam-detection" not in own.data.tags
 
 
-@pytest.mark.parametrize("format", ["gpt2", "onnx"])
+@pytest.mark.parametrize("format", ["gpt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_an_export_is_used_from_the_hub_as_its_card_says(hub, format, tmp_path, monkeypatch):
     """Every file arrives; the Python code runs, and gives the scores of the original."""
     texts = read_messages(MESSAGES)["text"][:50]

@@ -63,6 +63,7 @@ def test_the_certificate_says_what_was_compared(tmp_path, messages):
     assert set(PACKAGES) <= set(certificate["versions"])
 
 
+@pytest.mark.slow
 def test_the_table_names_each_runtime(tmp_path, messages):
     out = hf_spam("export", save_tiny(tmp_path / "tiny"), tmp_path / "out", "--format", "onnx", "--data", messages).out
     assert "ONNX Runtime" in out and "0 of 3" in out and "The export is in" in out
@@ -85,6 +86,7 @@ def test_a_folded_threshold_is_obeyed_by_the_largest_logit(spam):
     assert shift.tolist() == pytest.approx([-math.log(0.52 / 0.48)] * 500, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_with_a_folded_threshold_decides_like_the_model(tmp_path, messages):
     source = tmp_path / "model"
     shutil.copytree(BUNDLED, source)

@@ -66,7 +66,7 @@ def test_the_lines_of_the_guide_run_in_chromium(chromium, exports):
         {"models": exports("onnx").parent},
         {"guide.mjs": lines.replace("mine-onnx", exports("onnx").name).encode()},
     )
-    assert shown == ["spam 0.97 Win a FREE prize", "not spam 0.01 See you at lunch"]
+    assert shown == ["spam 0.97 WINNER! Call 09061701461 to claim your prize", "not spam 0.01 See you at lunch"]
 
 
 def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(chromium, tmp_path):
