@@ -1,6 +1,7 @@
 """Compare the answers of an export in every runtime with those of its model."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ import torch
 
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from .runtimes import RUNTIMES, Format, Runtime
+
+logger = logging.getLogger(__name__)
 
 LABELS_TOLERANCE = 0.001  # fraction of messages whose label may differ
 SCORE_TOLERANCE = {"fp32": 1e-4, "int8": 1.0}  # largest difference of a probability
@@ -60,6 +63,7 @@ def compare_runtimes(
         if reason := runtime.missing():
             not_run[runtime.name] = reason
             continue
+        logger.info("Running %s messages in %s (%s) ...", f"{len(texts):,}", runtime.name, runtime.precision)
         about = {"runtime": runtime.name, "precision": runtime.precision, "version": runtime.version()}
         result = compare(config, expected, runtime.probabilities(folder, texts), labels)
         check(result, len(texts), runtime)
