@@ -37,6 +37,7 @@ AWKWARD = {
     "emoji": "🙂 👩‍👩‍👧‍👦 🏳️‍🌈 ☎️",
     "NUL": "NUL \0 in it\0",
     "lone surrogates": "lone \ud800 and \udc00\ud83d",
+    "surrogates with an invisible character between": "free \ud83d\u200b\ude00",
     "right to left": "מזל טוב! זכית בפרס. تهانينا لقد ربحت",
     "look-alikes": "Frее prіzе, сlаіm nоw at рayрal; Привет, Αθήνα",
     "controls of direction": "abc\u202edef\u2066x\u2069 \u200fy",
