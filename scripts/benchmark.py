@@ -130,7 +130,7 @@ def pipeline(folder: Path, work: dict[str, Any]) -> Run:
 
     classify = pipeline("text-classification", model=str(folder / "stock"))
     options = {"truncation": True, "max_length": SHAPES[work["shape"]]["n_positions"], "top_k": None}
-    texts, seconds = read_texts(work), {}
+    texts, spam, seconds = read_texts(work), classify.model.config.id2label[1], {}
     for size in BATCH_SIZES:
         start = time.perf_counter()
         classify(texts[:: -(-len(texts) // 200)], batch_size=size, **options)
@@ -139,7 +139,7 @@ def pipeline(folder: Path, work: dict[str, Any]) -> Run:
 
     def run() -> dict[str, Any]:
         answers = classify(texts, batch_size=best, **options)
-        return {"scores": [one["score"] for answer in answers for one in answer if one["label"] == "LABEL_1"]}
+        return {"scores": [one["score"] for answer in answers for one in answer if one["label"] == spam]}
 
     return run
 
@@ -237,7 +237,7 @@ def book_model(shape: str) -> torch.nn.Module:
 
 
 def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, Any]:
-    """Save the same random weights in the formats of all contenders."""
+    """Save the same weights, random or those of the bundled model, in the formats of all contenders."""
     from sklearn.linear_model import LogisticRegression
     from small_data import MESSAGES
     from transformers import GPT2Config, GPT2ForSequenceClassification
@@ -248,9 +248,14 @@ def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, An
     from hf_spam.data.tokenization import encode
     from hf_spam.hub.export import export_model
 
+    if work["shape"] == "bundled":
+        export_model("bundled", folder / "stock", format="gpt2", data=MESSAGES)
+        export_model("bundled", folder / "onnx", format="onnx", data=MESSAGES)
+        (folder / "ours").symlink_to(BUNDLED)
+        return {}
     torch.manual_seed(1)
     size = SHAPES[work["shape"]]
-    tokenizer = load_tokenizer(BUNDLED if work["shape"] == "bundled" else work["tokenizer"])
+    tokenizer = load_tokenizer(work["tokenizer"])
     if table == "fine-tuning":
         torch.save(book_model(work["shape"]).state_dict(), folder / "book.pth")
         import_weights(folder / "book.pth", folder / "base", n_head=size["n_head"])

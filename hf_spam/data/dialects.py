@@ -78,10 +78,12 @@ class Dialect:
             return None
         before = label_at < text_at
         at = label_at if before else label_at - len(names)
-        lines = text.splitlines()
+        lines, least = text.splitlines(), max(2, len(names) if before else 1 - at)
         for line in lines[1:] if before else lines[:-1]:
+            if line.count(delimiter) + 1 < least:  # most lines: much faster than to split them
+                continue
             cells = line.rstrip(f"{delimiter} ").split(delimiter)
-            if len(cells) < max(2, len(names) if before else 1 - at):
+            if len(cells) < least:
                 continue
             label = cells[at].strip('" ').casefold()  # faster than `label_key`
             if label not in labels and (label not in known or (labels and _kind(label) not in map(_kind, labels))):

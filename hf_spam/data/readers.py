@@ -7,8 +7,9 @@ keep their schema. (`datasets` would drop empty lines of a CSV, pad short rows, 
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate, chain, islice
 from typing import Any
 
@@ -135,12 +136,12 @@ class DelimitedReader(TextReader):
                     start, line = line, reader.line_num + 1 + skipped
                     if rows or first:
                         one_line_each = line - start == len(rows)
-                        yield Window(rows, range(start, line) if one_line_each else self._lines(rows, start)[:-1])
+                        yield Window(rows, range(start, line) if one_line_each else self._lines(rows, start))
                     if len(rows) < size:
                         break
                     first = False
             except csv.Error as error:
-                line = self._lines(rows, line)[-1]
+                line = self._lines([*rows, []], line)[-1]  # start of the row after these
                 fault = f"broken quotes or a stray line break ({first_line(error).split(' - ')[0]})"
                 advice = "close every quote, and double the quotes within a quoted text"
                 raise DataError(f"{self.name}, line {line}: {fault}; {advice}") from None
@@ -149,10 +150,26 @@ class DelimitedReader(TextReader):
         if dialect.quotes == "book" and (rows[-1] if rows else last):
             raise DataError(f"{self.name}: a quote is never closed; under protocol 'full' quotes are part of the text")
 
-    def _lines(self, rows: list[list[str]], first: int) -> list[int]:
-        """Return the line on which each row starts, and the line after them; the first row starts on line `first`."""
-        end = self.dialect.line_end
-        return list(accumulate((1 + "".join(row).count(end) for row in rows), initial=first))
+    def _lines(self, rows: list[list[str]], first: int) -> "LineNumbers":
+        return LineNumbers(rows, first, self.dialect.line_end)
+
+
+class LineNumbers(Sequence[int]):
+    """The line on which each of some rows starts, the first on line `first`; counted only if one is asked for."""
+
+    def __init__(self, rows: list[list[str]], first: int, line_end: str):
+        self.rows, self.first, self.line_end = rows, first, line_end
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> int:
+        return self._counted[i]
+
+    @cached_property
+    def _counted(self) -> list[int]:
+        lines = (1 + "".join(row).count(self.line_end) for row in self.rows[:-1])
+        return list(accumulate(lines, initial=self.first))
 
 
 class JsonReader(TextReader):
