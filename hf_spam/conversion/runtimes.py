@@ -79,7 +79,7 @@ def in_batches(
         chosen = pending.pop()
         try:
             found[chosen] = answer([texts[i] for i in chosen])
-        except Exception:  # a runtime may raise anything
+        except Exception:  # of any kind; a text without an answer counts as one with another label
             pending += [[i] for i in chosen] if len(chosen) > 1 else []
     return found
 

@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     """The columns of a table, if this is its delimiter."""
 
     score: float
-    """How well the delimiter fits the first rows, from 0 to 4; a table scores above 1.5."""
+    """Fit of the delimiter to the first rows, between 0 and 4. A table scores above 1.5."""
     delimiter: str
     header: bool
     """Whether the first row gives the names."""

@@ -31,7 +31,7 @@ class Calibration:
         temperature_scaling: whether the temperature was fitted.
         threshold: score from which a message is called spam. None: predict the most likely class.
         target_fpr: highest allowed false-positive rate. None: no threshold was asked for.
-        confidence: how certain it is that new messages like these keep to it. None: only these do.
+        confidence: confidence level for target_fpr on new messages like these. None: it holds on these only.
         fitted_on: the messages in words, such as "the validation split"; `messages` is their number.
         loss_before, loss: their log loss at temperature 1 and at this temperature.
         spam: name of the positive class. This and the following are None without `target_fpr`.

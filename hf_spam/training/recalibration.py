@@ -50,7 +50,7 @@ def calibrated_copy(
         data: a source as for `load_sms_spam`. Its validation split is used if it has one, or is the model's own data;
             otherwise all messages. A warning is logged if the model may have been trained on them.
         target_fpr: highest allowed false-positive rate. None: set no threshold.
-        confidence: how certain it must be that new messages like these keep to it. None: only these do.
+        confidence: confidence level for target_fpr on new messages like these. None: it holds on these only.
         progress: whether to show a progress bar.
         **reading: how to read `data`, as for `load_sms_spam`.
 

@@ -141,8 +141,8 @@ class Recipe:
     """Fit a threshold on the validation split with at most this false-positive rate. None: predict the most likely
     class."""
     confidence: float | None = None
-    """How certain it must be that new messages like those of the validation split keep to target_fpr. None: only those
-    of the split do."""
+    """Confidence level for target_fpr on new messages like those in the validation split. None: the rate holds on the
+    validation split only."""
 
     eval_freq: int = 50
     """Optimizer steps between two evaluations of the losses."""

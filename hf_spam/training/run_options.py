@@ -1,4 +1,4 @@
-"""How a run is executed: where it is saved, how it resumes, and what it pushes."""
+"""Options for saving, resuming and pushing a run."""
 
 import math
 import re
@@ -8,7 +8,11 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options for saving, resuming and pushing a run. Not part of the recipe; wrong ones are a `ValueError`."""
+    """Options that do not change the result of a run, and so are not part of the recipe.
+
+    Raises:
+        ValueError: An option is invalid, or needs another one.
+    """
 
     output_dir: str | None = None
     """Directory for the model, its card, history, metrics and plots. None: nothing is saved."""
