@@ -15,9 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .tokenization import encode
 
-# Elements in the widest activation of a batch: small enough for a CPU's cache (8 MB), large enough to keep an
-# accelerator busy.
-CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**26
+# Elements in the widest activation of a batch: small enough for a CPU's cache (8 MB in float32), large enough to keep an
+# accelerator busy (1 GB; see docs/training.md).
+CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**28
 
 
 class EncodedMessages(Dataset):
