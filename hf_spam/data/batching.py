@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .tokenization import encode
 
-# Elements in the widest activation of a batch: small enough for a CPU's cache (8 MB in float32), large enough to keep an
+# Elements in the widest activation of a batch: small enough for a CPU's cache (8 MB), large enough to keep an
 # accelerator busy (1 GB; see docs/training.md).
 CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**28
 
