@@ -75,6 +75,29 @@ def _no_javascript(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def onnx_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export of the bundled model for ONNX Runtime, with a handler for Inference Endpoints. Not to be changed."""
+    return _exported("onnx", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def gpt2_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export of the bundled model as a GPT-2, with a handler for Inference Endpoints. Not to be changed."""
+    return _exported("gpt2", tmp_path_factory)
+
+
+def _exported(format: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from command_line import hf_spam
+
+    data = tmp_path_factory.mktemp("data") / "few.csv"
+    data.write_text("label,text\nspam,Free entry! Txt WIN to 10010\nham,okay\n")
+    folder = tmp_path_factory.mktemp("exports") / format
+    done = hf_spam("export", "bundled", folder, "--format", format, "--handler", "--data", data)
+    assert done.code == 0, done.err
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _log_levels() -> Iterator[None]:
     """Restore the log levels that a command may have changed in this process."""

@@ -5,6 +5,7 @@ import functools
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
@@ -14,7 +15,6 @@ from small_data import MESSAGES
 import hf_spam
 from hf_spam.cli import cli
 from hf_spam.conversion.loading import BUNDLED
-from hf_spam.hub.export import export_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "README.ja.md", "model_card.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -39,12 +39,12 @@ def test_first_example_prints_the_output_shown(page):
 
 
 @pytest.mark.parametrize("code", sorted({code for _, language, code in BLOCKS if language == "python"}))
-def test_python_runs(code, monkeypatch, tmp_path):
+def test_python_runs(code, monkeypatch, tmp_path, request):
     monkeypatch.chdir(tmp_path)
     short = {"n_embd": 16, "vocab_size": 300, "max_steps": 4, "eval_freq": 9}
     monkeypatch.setitem(vars(hf_spam), "finetune", functools.partial(hf_spam.finetune, **short))
     if '"spam-onnx' in code:
-        export_model(BUNDLED, "spam-onnx", format="onnx", data=str(MESSAGES))
+        shutil.copytree(request.getfixturevalue("onnx_export"), "spam-onnx")
     assert run(code)
 
 

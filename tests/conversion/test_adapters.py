@@ -102,12 +102,12 @@ def test_commands_take_an_adapter(adapter, tmp_path):
         assert ours.out.replace("adapter", "merged") == theirs.out
     assert (tmp_path / "adapter.csv").read_bytes() == (tmp_path / "merged.csv").read_bytes()
     for command in (
-        "export {0} {0}-onnx --format onnx --data {data}",
+        "export {0} {0}-gpt2 --format gpt2 --data {data}",
         "calibrate {0}-calibrated --model {0} --data {data}",
     ):
         done = hf_spam(*command.format(adapter, data=data).split())
         assert done.code == 0, done.err
-    for name in ("adapter-onnx", "adapter-calibrated"):
+    for name in ("adapter-gpt2", "adapter-calibrated"):
         assert len(SpamClassifier.from_pretrained(tmp_path / name)(TEXTS)) == 3
 
 

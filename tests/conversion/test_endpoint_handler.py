@@ -72,11 +72,9 @@ def few(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def served(request, tmp_path_factory, few) -> tuple[Path, dict]:
+def served(request) -> tuple[Path, dict]:
     """An export of the bundled model, and its handler's answers by request."""
-    folder = tmp_path_factory.mktemp("exports") / request.param
-    done = hf_spam("export", "bundled", folder, "--format", request.param, "--handler", "--data", few)
-    assert done.code == 0, done.err
+    folder = request.getfixturevalue(f"{request.param}_export")
     lines = [json.dumps(each) for each in ({"inputs": TEXTS}, *({"inputs": text} for text in TEXTS), *REQUESTS)]
     lines += MISTAKES
     command = [sys.executable, "-c", SERVER, folder, *FORMATS[request.param]]

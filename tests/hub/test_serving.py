@@ -13,7 +13,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from command_line import hf_spam
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoConfig, GPT2ForSequenceClassification
@@ -29,26 +28,6 @@ TEXTS = [
     "🙂🙂 لقد ربحت",
     "\u200b",
 ]
-
-
-def exported(format: str, tmp_path_factory) -> Path:
-    """Export the bundled model."""
-    data = tmp_path_factory.mktemp("data") / "few.csv"
-    data.write_text("label,text\nspam,Free entry! Txt WIN to 10010\nham,okay\n")
-    folder = tmp_path_factory.mktemp("exports") / format
-    done = hf_spam("export", "bundled", folder, "--format", format, "--data", data)
-    assert done.code == 0, done.err
-    return folder
-
-
-@pytest.fixture(scope="module")
-def onnx_export(tmp_path_factory) -> Path:
-    return exported("onnx", tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def gpt2_export(tmp_path_factory) -> Path:
-    return exported("gpt2", tmp_path_factory)
 
 
 def read_config(folder: Path) -> dict:

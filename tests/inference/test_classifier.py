@@ -114,10 +114,8 @@ def test_classes_are_registered_in_any_order_of_imports():
             assert status == 0, order
     """
     orders = [
-        "import hf_spam, transformers.models.gpt2.modeling_gpt2",
-        "import transformers.models.gpt2.modeling_gpt2, hf_spam",
-        "import hf_spam; hf_spam.SpamPipeline",
-        "import transformers.pipelines, hf_spam",
+        "import hf_spam; hf_spam.SpamPipeline; import transformers.models.gpt2.modeling_gpt2",
+        "import transformers.pipelines, transformers.models.gpt2.modeling_gpt2, hf_spam",
     ]
     assert run_python(registered, *orders).splitlines() == len(orders) * [
         "SpamGPTModel SpamGPTForSequenceClassification SpamPipeline"
