@@ -15,10 +15,8 @@ from tiny_models import build
 from tricky_texts import tricky_texts
 
 from hf_spam import SpamClassifier, terminal
-from hf_spam.conversion.loading import save_classifier
 from hf_spam.data.sources import read_messages
 from hf_spam.data.tokenization import train_tokenizer
-from hf_spam.hub.export import export_model
 from hf_spam.inference.explain import MAX_SPANS, Explanation, Word
 
 CLASSIFIER = SpamClassifier.from_pretrained()
@@ -59,7 +57,7 @@ def check(classifier: SpamClassifier, explanation: Explanation) -> None:
     for word in words[:: max(1, len(words) // 5)] + words[-1:]:
         change = explanation.log_odds - log_odds(classifier, without(text, [word]), name)
         assert word.contribution == pytest.approx(change, abs=1e-3), text[word.start : word.end][:50]
-    assert len(explanation.strongest) == min(3, len(words))
+    assert min(3, len(words)) - len(explanation.strongest) in (0, 1)  # 1: words that are not read are not among them
     rest = without(text, explanation.strongest)
     assert explanation.log_odds_without == pytest.approx(log_odds(classifier, rest, name), abs=1e-3)
 
@@ -113,12 +111,9 @@ def test_models_of_other_classes_and_layouts(settings):
         assert (explanation.log_odds_without < explanation.log_odds) == (label == explanation.explained)
 
 
-def test_an_onnx_export_explains_like_its_model(tmp_path):
-    classifier = tiny(pooling="last_token")
-    save_classifier(classifier.model, classifier.tokenizer, tmp_path / "tiny")
-    export_model(tmp_path / "tiny", tmp_path / "onnx", format="onnx", data=str(MESSAGES))
-    exported = SpamClassifier.from_pretrained(tmp_path / "onnx").explain(SAMPLE[:3])
-    for one, two in zip(exported, classifier.explain(SAMPLE[:3]), strict=True):
+def test_an_onnx_export_explains_like_its_model(onnx_export):
+    exported = SpamClassifier.from_pretrained(onnx_export).explain(SAMPLE[:3])
+    for one, two in zip(exported, CLASSIFIER.explain(SAMPLE[:3]), strict=True):
         assert contributions(one) == pytest.approx(contributions(two), abs=1e-4)
 
 
