@@ -172,7 +172,7 @@ def evaluate(
     """
     from .evaluation.eval_data import load_eval_data
     from .evaluation.page import check_folder, headline, report_tables, write_report
-    from .evaluation.report import make_report
+    from .evaluation.report import explain_errors, make_report
     from .inference.classifier import SpamClassifier
     from .modeling.configuration_spam_gpt import class_names
 
@@ -182,6 +182,7 @@ def evaluate(
     classifier = SpamClassifier.from_pretrained(model)
     eval_data = load_eval_data(model, data, classes=class_names(classifier.model.config), **how)
     report = make_report(classifier, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
+    explain_errors(report, classifier)
     if output_dir:
         write_report(report, output_dir)
     shown = [*terminal.report_parts(headline(report.values), report_tables(report.values))]
@@ -193,8 +194,9 @@ def evaluate(
 @cli.command()
 @click.argument("texts", nargs=-1)
 @options.model_option
+@click.option("--explain", is_flag=True, help="Show how much each word changed the answer.")
 @options.as_json
-def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
+def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: bool) -> None:
     """Classify messages: TEXTS, or the lines of standard input.
 
     The bundled model was trained on messages of 2006 to 2026 in some forty languages, six in ten of them English. It
@@ -204,10 +206,14 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
-    answers = SpamClassifier.from_pretrained(model)(list(texts))
+    classifier = SpamClassifier.from_pretrained(model)
+    answers = map(asdict, classifier.explain(texts)) if explain else classifier(texts)
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))
+    elif explain:
+        for answer in answers:
+            terminal.show(terminal.explanation(answer))
     else:
         terminal.show(terminal.answers_table(texts, answers))
 

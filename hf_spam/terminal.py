@@ -10,6 +10,7 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .entry import is_main_process
 from .experiments.book_table import PUBLISHED, PUBLISHED_IN, Row
@@ -23,13 +24,15 @@ EXPERIMENTS_NOTE = (
     f"95 %: Wilson interval of the obtained test accuracy; within: whether it contains the published one. {ACCURACIES}"
 )
 GROUPS_NOTE = f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} messages are in --json only."
+WEAK, STRONG = 0.1, 0.5  # contributions that are coloured, and those that are bold as well
+EXPLAINED_CHARACTERS = 1000  # of a message whose words are coloured
 UNBROKEN_CHARACTERS = 20  # longest single words in a column that are never broken
 UNBROKEN_NAME = 30  # the same for the first column
 
 
-def show(content: Table | str) -> None:
-    """Print a table, or a line that the terminal may wrap."""
-    Console(highlight=False, markup=False, soft_wrap=isinstance(content, str)).print(content)
+def show(content: Table | Text | str) -> None:
+    """Print a table, or lines that the terminal may wrap."""
+    Console(highlight=False, markup=False, soft_wrap=not isinstance(content, Table)).print(content)
 
 
 def finish(as_json: bool, value: Any, *shown: Table | str) -> None:
@@ -91,6 +94,35 @@ def answers_table(texts: Sequence[str], answers: Sequence[dict[str, Any]]) -> Ta
     return make_table(
         ["label", "score", "text"], ([answer["label"], _metric(answer["score"]), text] for text, answer in pairs)
     )
+
+
+def explanation(answer: dict[str, Any]) -> Text:
+    """Return an explained answer: label and score, the message with its words in colour, and the strongest words."""
+    text, words = answer["text"], answer["words"]
+    message = Text(printable(text[:EXPLAINED_CHARACTERS]) + ("…" if len(text) > EXPLAINED_CHARACTERS else ""))
+    for word in words:
+        change = word["contribution"]
+        if abs(change) >= WEAK:
+            style = f"{'bold ' if abs(change) >= STRONG else ''}{'red' if change > 0 else 'blue'}"
+            message.stylize(style, word["start"], word["end"])
+
+    def names(chosen: Iterable[dict[str, Any]]) -> str:
+        ranked = sorted(chosen, key=lambda word: -abs(word["contribution"]))[:5]
+        return ", ".join(
+            f"{printable(text[word['start'] : word['end']][:30])} {word['contribution']:+.2f}" for word in ranked
+        )
+
+    odds = f"log-odds of {printable(answer['explained'])}"
+    lines = [f"{printable(answer['label'])} {answer['score']:.4f}, {odds} {answer['log_odds']:+.2f}", message]
+    for title, found in (
+        ("For", [word for word in words if word["contribution"] >= WEAK]),
+        ("Against", [word for word in words if word["contribution"] <= -WEAK]),
+    ):
+        if found:
+            lines.append(f"  {title}: {names(found)}")
+    if answer["strongest"]:
+        lines.append(f"  {odds} {answer['log_odds_without']:+.2f} without: {names(answer['strongest'])}")
+    return Text("\n").join(Text(line) if isinstance(line, str) else line for line in [*lines, ""])
 
 
 def agreement_parts(certificate: dict[str, Any]) -> Iterator[Table | str]:

@@ -38,6 +38,12 @@ def test_first_example_prints_the_output_shown(page):
     assert language == "python" and run(code) == output
 
 
+def test_example_of_an_explanation_prints_the_output_shown():
+    blocks = [block for block in BLOCKS if block[0] == "docs/scoring.md"]
+    (at,) = (i for i, (_, language, code) in enumerate(blocks) if language == "python" and ".explain(" in code)
+    assert run(blocks[at][2]) == blocks[at + 1][2]
+
+
 @pytest.mark.parametrize("code", sorted({code for _, language, code in BLOCKS if language == "python"}))
 def test_python_runs(code, monkeypatch, tmp_path, request):
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,20 @@ from .report import Estimate, Report
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 MAX_LABELS = 10  # larger confusion matrices are not shown
+FULL_EFFECT = 2  # log-odds that get the strongest colour
 LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "ece")
+
+
+class Message(str):
+    """Text of a message, in a table, with its `parts`: a text each, with its contribution (`None` between words)."""
+
+    def __new__(cls, text: str, words: list[dict[str, Any]]) -> "Message":
+        message, position, parts = super().__new__(cls, text), 0, []
+        for word in words:
+            parts += [(text[position : word["start"]], None), (text[word["start"] : word["end"]], word["contribution"])]
+            position = word["end"]
+        message.parts = [*parts, (text[position:], None)]
+        return message
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,7 @@ def render_page(report: Report) -> str:
     """Return the report as a self-contained HTML page without scripts."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["printable"] = printable
+    environment.globals["full_effect"] = FULL_EFFECT
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report.values,
         headline=headline(report.values),
@@ -227,9 +241,15 @@ def _length_table(values: dict[str, Any]) -> Table:
 def _errors_table(values: dict[str, Any]) -> Table:
     details, positive = values["details"], values["positive_label"]
     rows = [
-        [error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or "", error["text"]]
+        [
+            *(error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or ""),
+            Message(error["text"], error["words"]) if "words" in error else error["text"],
+        ]
         for error in details["errors"]
     ]
     note = f"Most confident first. The score is the probability of {positive or 'the predicted label'}."
+    if any("words" in error for error in details["errors"]):
+        explained = positive or "spam (the predicted label if no class is spam)"
+        note += f" In colour on the page: orange words speak for {explained}, blue ones against it."
     columns = ["label", "predicted", "score", "in training", "text"]
     return Table(f"Errors, {details['set']}", columns, rows, note if rows else "No errors.")

@@ -1,7 +1,7 @@
 """Evaluate a classifier: metrics with intervals, a baseline, and the effect of duplicates of training messages."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +25,7 @@ from .metrics import BINS, Predictions, lowest_threshold, probability_table, sco
 TARGET_RATES = (0.01, 0.001, 0.0)  # false-positive rates for which a threshold is computed
 LENGTHS = (40, 80, 120, 160)  # characters; 160 is what fits into one SMS
 BUNDLED_NAME = "the bundled model (trained on the SMS Spam Collection, the sample and four public sets)"
+EXPLAINED_ERRORS = 50  # each is classified once for every word
 ROUNDING = 1e-9  # bootstrap intervals narrower than this are rounding errors
 
 Estimate = dict[str, float | None]
@@ -104,6 +105,14 @@ def make_report(
         "versions": versions(),
     }
     return Report(values, shown, baselines.get(detailed))
+
+
+def explain_errors(report: Report, classifier: SpamClassifier) -> None:
+    """Add to the first errors in the report's values the log-odds of spam, and the contributions of the words."""
+    errors = report.values["details"]["errors"][:EXPLAINED_ERRORS]
+    explanations = classifier.explain([error["text"] for error in errors], strongest=0)
+    for error, explanation in zip(errors, explanations, strict=True):
+        error["log_odds"], error["words"] = explanation.log_odds, [asdict(word) for word in explanation.words]
 
 
 def _check_labels(classifier: SpamClassifier, sets: list[Dataset]) -> None:

@@ -317,25 +317,23 @@ class SpamGPT {
   }
 }
 
-const UNSPACED = ["Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar"]; // scripts without spaces
+const UNSPACED = "\\p{Script=Thai}\\p{Script=Lao}\\p{Script=Khmer}\\p{Script=Myanmar}"; // scripts without spaces
+const LETTERS = `\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}ー${UNSPACED}`;
+/** Words, or a few letters where no spaces are written. The same as in inference/explain.py. */
+const PARTS = new RegExp(
+  "[\\p{Script=Hiragana}ー]{1,8}|[\\p{Script=Katakana}ー]{1,8}|\\p{Script=Han}{1,2}" +
+    `|(?:[${UNSPACED}]\\p{M}*){1,4}|[^${LETTERS}\\p{White_Space}]{1,200}`,
+  "gu",
+);
 
-/** Return the words of a text as [start, end]: between spaces, or as the browser finds them where none are written. */
+/** Return the words of a text as [start, end]. */
 function findWords(text) {
-  const unspaced = new RegExp(`[${UNSPACED.map((script) => `\\p{Script=${script}}`).join("")}]`, "u");
-  const words = [];
-  for (const { 0: word, index } of text.matchAll(/\S+/gu)) {
-    const parts = unspaced.test(word) && globalThis.Intl?.Segmenter
-      ? [...new Intl.Segmenter(undefined, { granularity: "word" }).segment(word)].map((part) => part.segment)
-      : [word];
-    let start = index;
-    for (const part of parts) words.push([start, (start += part.length)]);
-  }
-  return words;
+  return Array.from(text.matchAll(PARTS), ({ 0: word, index }) => [index, index + word.length]);
 }
 
 /** Return a text without one of its words and the space before it. */
 function leaveOut(text, [start, end]) {
-  return text.slice(0, start).replace(/\s$/u, "") + text.slice(end);
+  return text.slice(0, start).replace(/\p{White_Space}$/u, "") + text.slice(end);
 }
 
 // ---- The file: a gzip stream of all tensors in base64, and a list that says where each lies ----

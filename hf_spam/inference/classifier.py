@@ -12,6 +12,7 @@ from ..conversion.loading import BUNDLED, load_classifier, load_tokenizer
 from ..conversion.onnx import OnnxModel, is_onnx
 from ..data.batching import predict_logits
 from ..modeling.configuration_spam_gpt import decide
+from .explain import Explanation, explain
 
 
 class Classification(TypedDict):
@@ -90,11 +91,17 @@ class SpamClassifier:
 
     def logits(self, texts: str | Iterable[str], *, progress: bool = False) -> torch.Tensor:
         """Return the logits of each message, (N, num_labels) in float32 on the CPU, with a progress bar on request."""
-        if isinstance(texts, str):
-            texts = [texts]
-        if not isinstance(texts, Iterable) or isinstance(texts, bytes):
-            raise TypeError(f"Expected a message or a list of messages, got {type(texts).__name__}.")
-        return predict_logits(self.model, self.tokenizer, list(texts), progress=progress)
+        return predict_logits(self.model, self.tokenizer, _as_list(texts), progress=progress)
+
+    def explain(self, texts: str | Iterable[str], *, strongest: int = 3) -> list[Explanation]:
+        """Return the answer for each message, and what each word contributed to it (see `Explanation`).
+
+        Args:
+            texts: The messages.
+            strongest: How many words to search for that speak most for the label together. A message of n words is
+                classified about 8 n times for three of them, and n times for 0 or 1.
+        """
+        return list(explain(self.model, self.tokenizer, _as_list(texts), strongest))
 
     def decide(self, probabilities: torch.Tensor) -> tuple[list[str], torch.Tensor]:
         """Choose labels with the model's threshold.
@@ -108,6 +115,14 @@ class SpamClassifier:
         classes = decide(self.model.config, probabilities)
         labels = [self.model.config.id2label[index] for index in classes.tolist()]
         return labels, probabilities.gather(-1, classes[:, None])[:, 0]
+
+
+def _as_list(texts: str | Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes):
+        raise TypeError(f"Expected a message or a list of messages, got {type(texts).__name__}.")
+    return list(texts)
 
 
 def classify_text(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -8,8 +8,11 @@ from html.parser import HTMLParser
 import pytest
 from small_reports import HOME, NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, report_of
 
+from hf_spam import SpamClassifier
 from hf_spam.evaluation.figures import COLOURS, report_figures
 from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tables, write_report
+from hf_spam.evaluation.report import explain_errors
+from hf_spam.text import printable
 
 
 class Page(HTMLParser):
@@ -50,6 +53,24 @@ def test_page_runs_nothing_and_loads_nothing(tmp_path):
     write_report(report, tmp_path / "new" / "folder")
     left = {path.name: path.read_text() for path in (tmp_path / "new" / "folder").iterdir()}
     assert set(left) == {"report.html", "report.json"} and json.loads(left["report.json"]) == report.values
+
+
+def test_words_of_errors_are_coloured():
+    """Each with its contribution; the text of the message stays as it is, and runs nothing."""
+    text = f"Win {NASTY} prize"
+    report, classifier = report_of([(text, 1, 0.1), *ROWS]), SpamClassifier.from_pretrained()
+    explain_errors(report, classifier)
+    (explanation,) = classifier.explain(text)
+    error = report.values["details"]["errors"][0]
+    assert error["text"] == text and error["log_odds"] == pytest.approx(explanation.log_odds)
+    assert [word["start"] for word in error["words"]] == [word.start for word in explanation.words]
+    page = Page(render_page(report))
+    titles = [value for name, value in page.attributes if name == "title"]
+    assert titles[: len(error["words"])] == [f"{word.contribution:+.2f}" for word in explanation.words]
+    assert printable(text) in "".join(page.text) and not {"script", "img"} & set(page.tags)
+    strongest = max(abs(word.contribution) for word in explanation.words)
+    assert f"--strength: {round(min(60, 30 * strongest))}%" in [v for k, v in page.attributes if k == "style"]
+    assert report_tables(report.values)[-1].rows[0][-1] == text
 
 
 def test_a_report_replaces_only_an_earlier_report(tmp_path):

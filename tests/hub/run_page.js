@@ -1,4 +1,4 @@
-// Run the network of a demo page in Node.js: page.html and {"texts": [...]} from standard input, answers to its output.
+// Run the network of a demo page in Node.js: page.html and {"texts": [...], "explained": number of texts} from standard input, answers to its output.
 const fs = require("node:fs");
 const page = fs.readFileSync(process.argv[2], "utf-8");
 const content = (opening) => page.match(new RegExp(`${opening}>([^]*?)</script>`))[1];
@@ -7,19 +7,20 @@ new Function("module", content("<script"))(exported);
 const { unpack, findWords, leaveOut } = exported.exports;
 
 (async () => {
-  const { texts } = JSON.parse(fs.readFileSync(0, "utf-8"));
+  const { texts, explained } = JSON.parse(fs.readFileSync(0, "utf-8"));
   const layout = content('<script type="application/json" id="layout"');
   const model = await unpack(JSON.parse(layout), content('<script type="text/plain" id="weights"'));
-  const answers = texts.map((text) => {
+  const answers = texts.map((text, i) => {
     const words = text.length > 1000 ? [] : findWords(text);
-    const index = model.config.positive ?? 0;
+    const index = model.config.positive ?? 0, logOdds = model.logOdds(text, index);
     return {
       ids: model.encode(text),
       ...model.classify(text),
       probabilities: [...model.classify(text).probabilities],
       words: words.map(([start, end]) => text.slice(start, end)),
       without: words.map((word) => leaveOut(text, word)),
-      log_odds: model.logOdds(text, index),
+      effects: i < explained && words.map((word) => logOdds - model.logOdds(leaveOut(text, word), index)),
+      log_odds: logOdds,
     };
   });
   process.stdout.write(JSON.stringify(answers));

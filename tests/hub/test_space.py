@@ -21,11 +21,12 @@ from small_data import MESSAGES
 from tiny_models import build
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from tricky_texts import tricky_texts
 
 from hf_spam import SpamClassifier
 from hf_spam.conversion.loading import load_tokenizer, save_classifier
 from hf_spam.data.sources import read_messages
-from hf_spam.data.tokenization import encode, train_tokenizer
+from hf_spam.data.tokenization import encode, replace_lone_surrogates, train_tokenizer
 from hf_spam.hub.space import COMMON_REGEX, EXAMPLES, build_space, quantize_rows, read_tokenizer, render_demo
 
 SAMPLE = read_messages(MESSAGES)["text"][:]
@@ -72,10 +73,12 @@ def save_tiny(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, **
     return folder
 
 
-def answers_in_node(page: Path, texts: list[str]) -> list[dict]:
-    """Return what the page answers."""
+def answers_in_node(page: Path, texts: list[str], explained: int = 0) -> list[dict]:
+    """Return what the page answers, with the effects of words for the first texts."""
     command = ["node", Path(__file__).with_name("run_page.js"), page]
-    done = subprocess.run(command, input=json.dumps({"texts": texts}), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, input=json.dumps({"texts": texts, "explained": explained}), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -145,6 +148,23 @@ def test_words_are_what_a_reader_would_leave_out(tmp_path):
     assert spaced["words"] == ["Win", "a", "FREE", "prize!"] and empty["words"] == []
     assert spaced["without"] == [" a FREE prize!", "Win FREE prize!", "Win a prize!", "Win a FREE"]
     assert len(thai["words"]) > 4 and "".join(thai["words"]) == AWKWARD["Thai"].replace(" ", "")
+
+
+@needs_node
+def test_words_have_the_effect_that_python_finds(tmp_path):
+    """The same words, and the same change of the log-odds but for rounded weights."""
+    (tmp_path / "demo.html").write_text(render_demo("bundled"), encoding="utf-8")
+    texts = [EXAMPLES[0][1], EXAMPLES[6][1], AWKWARD["Thai"], AWKWARD["Chinese"], AWKWARD["right to left"]]
+    texts += [AWKWARD["white space"], "こちらのリンクを、クリック! " + "x" * 300]
+    explained = len(texts)
+    texts += [replace_lone_surrogates(text) for text in tricky_texts(60) if len(text) < 40]
+    answers = answers_in_node(tmp_path / "demo.html", texts, explained)
+    explanations = SpamClassifier.from_pretrained().explain(texts)
+    for text, answer, explanation in zip(texts, answers, explanations, strict=True):
+        assert answer["words"] == [text[word.start : word.end] for word in explanation.words]
+        expected = [word.contribution for word in explanation.words]
+        assert not answer["effects"] or answer["effects"] == pytest.approx(expected, abs=0.02), text
+    assert all(answer["effects"] for answer in answers[:explained])
 
 
 @pytest.mark.parametrize(
