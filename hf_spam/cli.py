@@ -200,11 +200,15 @@ def classify(texts: tuple[str, ...], model: str | None, as_json: bool) -> None:
     The bundled model was trained on messages of 2006 to 2026 in some forty languages, six in ten of them English. It
     makes more mistakes on other languages and kinds of messages.
     """
-    from .inference.classifier import SpamClassifier
+    from .inference.quick import classify_quickly
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
-    answers = SpamClassifier.from_pretrained(model)(list(texts))
+    answers = classify_quickly(list(texts), model)
+    if answers is None:
+        from .inference.classifier import SpamClassifier  # imports torch
+
+        answers = SpamClassifier.from_pretrained(model)(list(texts))
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))
