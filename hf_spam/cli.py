@@ -202,12 +202,16 @@ def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: 
     The bundled model was trained on messages of 2006 to 2026 in some forty languages, six in ten of them English. It
     makes more mistakes on other languages and kinds of messages.
     """
-    from .inference.classifier import SpamClassifier
+    from .inference.quick import classify_quickly
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
-    classifier = SpamClassifier.from_pretrained(model)
-    answers = map(asdict, classifier.explain(texts)) if explain else classifier(texts)
+    answers = None if explain else classify_quickly(list(texts), model)
+    if answers is None:
+        from .inference.classifier import SpamClassifier  # imports torch
+
+        classifier = SpamClassifier.from_pretrained(model)
+        answers = map(asdict, classifier.explain(texts)) if explain else classifier(texts)
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))

@@ -42,6 +42,9 @@ def run(command: click.Command, name: str) -> NoReturn:
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         sys.stdout = None
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        _fail(name, f'{package} is not installed: pip install "hf-spam[train]"', 1)
     except (ValueError, OSError) as error:
         _fail(name, str(error), 1)
     sys.exit(0)

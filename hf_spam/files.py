@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+BUNDLED = Path(__file__).parent / "bundled"  # the trained model that comes with the package
 MANIFEST = "manifest.json"
 MTIME_STEP_NS = 20_000_000  # two writes closer together than this may get the same modification time
 

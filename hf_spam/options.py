@@ -1,5 +1,6 @@
 """Options of the command line: those that several commands share, and those made from the fields of a dataclass."""
 
+import os
 import types
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
@@ -20,9 +21,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def reachable(ctx: click.Context, param: click.Parameter | None, model: str | None) -> str | None:
     """Return the model that was named, or fail at once if it can only be on the Hub and that cannot be reached."""
-    from .hub_errors import check_reachable
+    if model is not None and "/" in model and not os.path.exists(model):
+        from .hub_errors import check_reachable  # slow to import
 
-    if model is not None:
         check_reachable(model)
     return model
 

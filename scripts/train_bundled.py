@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import torch
+from bundled_graph import write_graph
 from datasets import Dataset, DatasetDict
 
 from hf_spam import entry, finetune
@@ -45,6 +46,7 @@ def main(uci: str, output_dir: Path, public: tuple[str, ...]) -> None:
         config_path.write_text(json.dumps(config, indent=2) + "\n")
         for name in FILES:
             shutil.copyfile(Path(folder, name), output_dir / name)
+    write_graph(output_dir)
     seen = {Path(source).name: fingerprints(DatasetDict(train=whole(source)))["train"] for source in sources}
     (output_dir / BUNDLED_SOURCES).write_text(json.dumps(seen, indent=2) + "\n")
     for line in run.calibration.summary():

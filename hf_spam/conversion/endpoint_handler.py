@@ -26,9 +26,10 @@ class EndpointHandler:
 
     Args:
         path: Folder of the export.
+        graph: Name of the ONNX graph in it. `None`: onnx/model.onnx, or the model of a GPT-2 export.
     """
 
-    def __init__(self, path: str = ""):
+    def __init__(self, path: str = "", graph: str | None = None):
         folder = Path(path)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -41,7 +42,8 @@ class EndpointHandler:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(settings["model_max_length"])
         self.tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
-        self.logits = _transformers(folder) if (folder / "model.safetensors").is_file() else _onnxruntime(folder)
+        stock = graph is None and (folder / "model.safetensors").is_file()
+        self.logits = _transformers(folder) if stock else _onnxruntime(folder / (graph or GRAPH))
 
     def __call__(self, data: dict[str, Any]) -> list[Any]:
         """Answer a request.
@@ -119,13 +121,11 @@ def _transformers(folder: Path):
     return run
 
 
-def _onnxruntime(folder: Path):
+def _onnxruntime(graph: Path):
     """Return a function that runs an ONNX export on the CPU: token ids and mask (B, T) to logits (B, num_labels)."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
-
-    def run(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        return session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})[0]
-
-    return run
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # do not log errors, which are raised as well
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from ..data.tokenization import END_OF_TEXT
-from ..files import MANIFEST, is_path, read_manifest
+from ..files import BUNDLED, MANIFEST, is_path, read_manifest
 from ..hub_errors import HubError, explain
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -40,7 +40,6 @@ from .gpt2 import convert_settings, convert_tensors
 
 CARD = "README.md"
 HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
-BUNDLED = Path(__file__).parent.parent / "bundled"  # the trained model that comes with the package
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # one of them
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 SMALL_FILES = ["config.json", CARD, HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]

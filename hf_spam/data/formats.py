@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-import pyarrow as pa
-
 from ..files import stamp
 from ..text import first_line, short
 
@@ -80,7 +78,7 @@ class DataFile:
                 if str(self.member or self.path).lower().endswith(COMPRESSED):
                     file = stack.enter_context(gzip.open(file))
                 yield file
-        except (DataError, pa.ArrowException):
+        except DataError:
             raise
         except FileNotFoundError:
             raise DataError(f"{self.name}: no such file, and not a Hub dataset id such as 'owner/name'") from None

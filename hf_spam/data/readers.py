@@ -13,14 +13,11 @@ from functools import cached_property
 from itertools import accumulate, chain, islice
 from typing import Any
 
-import pyarrow as pa
-
 from ..text import first_line, short
 from .dialects import bad_byte, find_dialect, find_encoding, find_line_end, is_table
 from .formats import JSON_LINES, PLAIN_TEXT, DataError, DataFile
 from .reading import TEXT_COLUMNS, MissingColumn, Reading
-from .tables import ParquetReader
-from .windows import Reader, Window, joined, named_columns, rejoined, rest_of_text
+from .windows import Reader, Strings, Window, joined, named_columns, rejoined, rest_of_text
 
 
 class TextReader(Reader):
@@ -94,7 +91,7 @@ class DelimitedReader(TextReader):
                     faults[i] = f"the quoted text seems to hold another row, {short(line)}: is a quote missing"
         return texts, labels, faults
 
-    def table(self, window: Window) -> pa.Table:
+    def table(self, window: Window) -> Strings:
         names, rows = self.dialect.layout.names, window.rows
         if set(map(len, rows)) - {len(names)}:
             last = len(names) - 1
@@ -102,8 +99,7 @@ class DelimitedReader(TextReader):
                 [*row[:last], *([""] * (last - len(row))), rejoined(row[last:] or [""], self.dialect.layout.delimiter)]
                 for row in rows
             ]
-        columns = list(zip(*rows, strict=True)) if rows else [[]] * len(names)
-        return pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], names)
+        return Strings(names, list(zip(*rows, strict=True)) if rows else [()] * len(names))
 
     def _width_fault(self, row: list[str]) -> str | None:
         """Return what is wrong with the number of cells. Cells without a named column must be empty, or more text."""
@@ -250,13 +246,15 @@ class LinesReader(TextReader):
     def cells(self, window: Window) -> tuple[list[str], list[Any], dict[int, str | None]]:
         return window.rows, [], {}
 
-    def table(self, window: Window) -> pa.Table:
-        return pa.table({self.columns[0]: pa.array(window.rows, pa.string())})
+    def table(self, window: Window) -> Strings:
+        return Strings([self.columns[0]], [window.rows])
 
 
 def open_file(file: DataFile, reading: Reading, book_quotes: bool = False) -> Reader:
     """Return a reader for a file; see `find_dialect` for `book_quotes`."""
     if file.suffix == ".parquet":
+        from .tables import ParquetReader  # needs pyarrow, which text files do without
+
         return ParquetReader(file, reading)
     encoding = find_encoding(file, reading.encoding)
     if file.suffix in JSON_LINES:

@@ -5,26 +5,26 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .formats import DELIMITERS, JSON_LINES, DataError
+from .windows import Strings, Table
 
 OUTPUTS = (".csv", ".tsv", *JSON_LINES, ".parquet")
 
-Rows = list[str] | pa.Table  # raw JSON lines, or a table
 
-
-def check_output(name: str, rows: Rows, suffix: str, *, has_types: bool) -> None:
+def check_output(name: str, rows: list[str] | Table, suffix: str, *, has_types: bool) -> None:
     """Raise a `DataError`, which calls the rows `name`, if an output format cannot hold them unchanged.
 
     `suffix` is one of `OUTPUTS`; `has_types` says whether values may have types other than string.
     """
-    if not isinstance(rows, pa.Table):
+    if suffix == ".parquet":
+        import pyarrow  # noqa: F401  # fails before anything is scored
+    if isinstance(rows, list):
         if suffix not in JSON_LINES:
             raise DataError(f"{name}: JSON lines may have different keys, which {suffix} cannot hold; write .jsonl")
         return
@@ -41,7 +41,7 @@ def check_output(name: str, rows: Rows, suffix: str, *, has_types: bool) -> None
 
 def format_rows(
     name: str,
-    rows: Rows,
+    rows: list[str] | Table,
     added: tuple[str, str],
     labels: list[str | None],
     scores: list[np.float32 | None],
@@ -49,13 +49,17 @@ def format_rows(
     *,
     first: bool,
 ) -> bytes:
-    """Return rows with their labels and scores as a piece of an output file, for `merge_pieces`.
+    """Return a table or raw JSON lines with their labels and scores as a piece of an output, for `merge_pieces`.
 
     Labels and scores are written to two new columns, called `added`: scores with as many digits as float32 needs, and
     `None` as an empty cell or null. The `first` piece starts with the header. A `DataError`, which calls the rows
     `name`, is raised for values that the format cannot hold, such as NaN in JSON.
     """
     if suffix == ".parquet":
+        import pyarrow as pa
+
+        if isinstance(rows, Strings):
+            rows = pa.table([pa.array(column, pa.string()) for column in rows.columns], rows.column_names)
         table = rows.append_column(added[0], pa.array(labels, pa.string()))
         table = table.append_column(added[1], pa.array(scores, pa.float32()))
         sink = pa.BufferOutputStream()
@@ -65,9 +69,9 @@ def format_rows(
     if suffix in DELIMITERS:
         header = [[*rows.column_names, *added]] if first else []
         answers = ["" if label is None else label for label in labels], ["" if s is None else str(s) for s in scores]
-        records = zip(*(column.to_pylist() for column in rows.columns), *answers, strict=True)
+        records = zip(*rows.columns, *answers, strict=True)
         return _delimited([*header, *records], DELIMITERS[suffix]).encode()
-    lines = _json_lines(name, rows) if isinstance(rows, pa.Table) else rows
+    lines = rows if isinstance(rows, list) else _json_lines(name, rows)
     # Insert the new keys before the closing brace, and leave everything else unchanged.
     label_name, score_name = map(json.dumps, added)
     quoted = {label: json.dumps(label) for label in set(labels)}
@@ -80,26 +84,26 @@ def format_rows(
 
 
 def merge_pieces(pieces: Iterable[BinaryIO], suffix: str, path: Path) -> None:
-    """Merge pieces from `format_rows`, in order, into a file, holding one in memory at a time."""
+    """Merge pieces from `format_rows`, at least one, in order, into a file, holding one in memory at a time."""
     with path.open("wb") as file:
         if suffix != ".parquet":
             for piece in pieces:
                 shutil.copyfileobj(piece, file)
             return
-        writer = None
-        try:
-            for piece in pieces:
-                table = pa.ipc.open_stream(piece).read_all()
-                writer = writer or pq.ParquetWriter(file, table.schema)
+        from pyarrow import ipc, parquet
+
+        tables = (ipc.open_stream(piece).read_all() for piece in pieces)
+        first = next(tables)
+        with parquet.ParquetWriter(file, first.schema) as writer:
+            for table in chain([first], tables):
                 writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
 
 
-def _json_lines(name: str, table: pa.Table) -> list[str]:
+def _json_lines(name: str, table: Table) -> list[str]:
     try:
-        return [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table.to_pylist()]
+        columns = table.columns if isinstance(table, Strings) else (column.to_pylist() for column in table.columns)
+        rows = (dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True))
+        return [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
     except (TypeError, ValueError) as error:  # such as bytes, dates, NaN
         raise DataError(f"{name}: {error}, so it cannot be written as JSON; write .parquet") from None
 

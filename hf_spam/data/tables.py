@@ -85,11 +85,11 @@ class ParquetReader(TableReader):
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
-        try:
-            with self.file.open() as file:
+        with self.file.open() as file:
+            try:
                 yield pq.ParquetFile(file)
-        except (pa.ArrowException, KeyError, TypeError) as error:
-            raise DataError(f"{self.name}: broken Parquet file ({first_line(error)})") from error
+            except (pa.ArrowException, KeyError, TypeError) as error:
+                raise DataError(f"{self.name}: broken Parquet file ({first_line(error)})") from error
 
 
 class DatasetReader(TableReader):

@@ -3,9 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
+from typing import Any, NamedTuple
 
 from ..text import short
 from .formats import DataError, DataFile
@@ -14,11 +12,21 @@ from .reading import Reading, label_key
 SKIP = "--skip-bad-rows leaves such rows out"
 
 
+class Strings(NamedTuple):
+    """A table of strings: text files do without pyarrow, which is in the extra `train`."""
+
+    column_names: Sequence[str]
+    columns: Sequence[Sequence[str]]
+
+
+Table = Strings | Any  # or a `pyarrow.Table`
+
+
 @dataclass(frozen=True)
 class Window:
     """Consecutive rows as they were read, not yet checked."""
 
-    rows: list[str] | list[list[str]] | pa.Table
+    rows: list[str] | list[list[str]] | Table
     numbers: Sequence[int]
     """Line on which each row starts, or its row number in a table; both count from 1."""
 
@@ -29,8 +37,7 @@ class Window:
         """Return some of the rows."""
         if len(indices) == len(self):
             return self
-        table = isinstance(self.rows, pa.Table)
-        rows = self.rows.take(indices) if table else [self.rows[i] for i in indices]
+        rows = [self.rows[i] for i in indices] if isinstance(self.rows, list) else self.rows.take(indices)
         return Window(rows, [self.numbers[i] for i in indices])
 
 
@@ -112,7 +119,7 @@ class Reader:
         """Return the raw texts and labels of a window, and what is wrong with rows; `None` for an empty line."""
         raise NotImplementedError
 
-    def table(self, window: Window) -> list[str] | pa.Table:
+    def table(self, window: Window) -> list[str] | Table:
         """Return all columns of a window of `Messages` unchanged, as a table or raw JSON lines."""
         raise NotImplementedError
 
@@ -122,10 +129,11 @@ class Reader:
         The columns of texts and labels do not count. JSON lines have no such columns.
         """
         table, found = self.table(window), {name: [""] * len(window) for name in names}
-        for name in table.column_names if isinstance(table, pa.Table) else ():
+        for name, values in () if isinstance(table, list) else zip(table.column_names, table.columns, strict=True):
             key = name.strip().lower()
             if key in found and name not in (*self.columns[0].split(","), self.columns[1]):
-                found[key] = ["" if value is None else str(value) for value in table.column(name).to_pylist()]
+                values = values if isinstance(table, Strings) else values.to_pylist()
+                found[key] = ["" if value is None else str(value) for value in values]
         return found
 
     def place(self, window: Window, i: int) -> str:

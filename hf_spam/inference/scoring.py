@@ -43,7 +43,6 @@ from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id, suffix_of
 from ..data.readers import LinesReader, open_file
 from ..data.reading import Reading
 from ..data.rows import OUTPUTS, check_output, format_rows
-from ..data.tables import DatasetReader
 from ..data.windows import Reader, Window
 from ..files import hash_file, versions
 from ..hub_errors import explained
@@ -221,7 +220,9 @@ def _open(
             lines = LinesReader(spooled, reading, find_encoding(spooled, reading.encoding))
             yield lines, hash_file(Path(file.name))["sha256"]
     elif is_hub_id(name) and not suffix_of(name):
-        from datasets import load_dataset  # slow to import
+        from datasets import load_dataset  # slow to import, and of the extra `train`
+
+        from ..data.tables import DatasetReader
 
         split = split or "train"
         with explained(name, "dataset"):

@@ -4,8 +4,10 @@ The graph includes padding, truncation and pooling, so it is compared with the P
 """
 
 import json
+import math
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from hf_spam.conversion.loading import load_classifier
 from hf_spam.conversion.onnx import GRAPHS, OnnxModel, is_onnx, write_onnx
 from hf_spam.data.sources import read_messages
 from hf_spam.hub.export import save_tokenizer
+from hf_spam.inference.quick import MANY, classify_quickly
 
 TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone \ud800 surrogate", "Running late, sorry"]
 SAMPLE = read_messages(MESSAGES)["text"][:200]
@@ -182,3 +185,45 @@ def test_it_can_be_pickled_and_uses_as_many_threads_as_torch(folder):
             assert classify.model._session.get_session_options().intra_op_num_threads == wanted
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("graph", [None, "", *GRAPHS.values()])
+def test_classify_answers_quickly_and_like_the_classifier(folder, graph):
+    """With the bundled model, a folder, and each of its graphs."""
+    model = None if graph is None else folder / graph
+    quick, expected = (
+        classify_quickly([*TEXTS, *SAMPLE], model),
+        SpamClassifier.from_pretrained(model)([*TEXTS, *SAMPLE]),
+    )
+    assert [answer["label"] for answer in quick] == [answer["label"] for answer in expected]
+    assert [answer["score"] for answer in quick] == pytest.approx([answer["score"] for answer in expected], abs=1e-6)
+    assert classify_quickly([], model) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("config.json", b'"spam_gpt"', b'"not_ours"'),
+        ("config.json", b'"threshold": 0.', b'"threshold": 2.'),
+        ("config.json", b"{", b"["),
+        ("tokenizer.json", b'"vocab"', b'"vocap"'),
+        ("onnx/model.onnx", b"MatMul", b"NatMul"),
+    ],
+)
+def test_an_unusable_export_is_left_to_the_classifier(folder, tmp_path, name, old, new):
+    """Which reports what is wrong."""
+    broken = shutil.copytree(folder, tmp_path / "broken", copy_function=os.link)
+    content = (broken / name).read_bytes()
+    (broken / name).unlink()
+    assert classify_quickly(TEXTS, broken) is None
+    (broken / name).write_bytes(content.replace(old, new))
+    assert old in content and classify_quickly(TEXTS, broken) is None
+    with pytest.raises((ValueError, OSError)):
+        SpamClassifier.from_pretrained(broken)
+
+
+def test_many_messages_and_answers_that_are_no_numbers_are_left_to_the_classifier(monkeypatch):
+    assert classify_quickly(["ok"] * (MANY + 1)) is None
+    answers = [{"label": "spam", "score": math.nan}]
+    monkeypatch.setattr("hf_spam.inference.quick.EndpointHandler", lambda *where: lambda request: answers)
+    assert classify_quickly(["ok"]) is None

@@ -1,0 +1,79 @@
+"""`pip install hf-spam` is enough to classify and score, and commands that need the extra `train` say so.
+
+The tests hide the packages of the extra, so that no import of one can creep in.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+from test_layout import MODULES, PACKAGE, imports
+
+EXTRA = re.search(r"^train = \[(.*?)\]", (PACKAGE.parent / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)[1]
+TRAIN = {{"scikit-learn": "sklearn"}.get(name, name) for name in re.findall(r'"([\w-]+)', EXTRA)}
+# Modules that people use without the extra; `hub.dataset`, for one, needs it.
+FREE = ["cli", "inference.quick", "inference.classifier", "inference.scoring", "modeling.pipeline_spam_gpt"]
+FREE += ["hub.push", "hub.space", "conversion.import_weights"]
+WITHOUT_TRAIN = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in HIDDEN else super().find_spec(name, path, target)
+
+HIDDEN = sys.argv[1].split(",")
+sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+
+def run(*arguments):
+    from hf_spam.cli import main
+    sys.argv = ["hf-spam", *arguments]
+    try:
+        main()
+    except SystemExit as exit:
+        return exit.code
+
+assert run("classify", "Free entry! Txt WIN to 10010") == 0
+assert not {"torch", "transformers", "huggingface_hub"} & set(sys.modules), "classify starts slowly"
+assert run("score", "in.csv", "out.csv") == 0
+assert run("score", "in.csv", "out.parquet") == 1
+assert run("train", "--recipe", "pocket", "--data", "in.csv") == 1
+from hf_spam import SpamClassifier
+from hf_spam.files import BUNDLED
+from transformers import pipeline
+for task in ("text-classification", "spam-classification"):
+    print(pipeline(task, model=str(BUNDLED))("see you at home")[0]["label"])
+"""
+
+
+def test_nothing_of_the_extra_is_imported_by_modules_that_must_do_without():
+    todo, seen = [*FREE], set()
+    while todo:
+        module = todo.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+        found = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+        found |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}
+        assert not TRAIN & {name.partition(".")[0] for name in found}, module
+        todo += imports(MODULES[module], tree.body)
+    assert {"data.readers", "conversion.loading", "training.recipes"} <= seen and "training.loop" not in seen
+
+
+def test_classify_score_and_pipeline_work_without_the_extra(tmp_path):
+    (tmp_path / "in.csv").write_text('text,id\nFree entry! Txt WIN to 10010,1\n"see you, at home",2\n,3\n')
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WITHOUT_TRAIN, ",".join(TRAIN)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    header, spam, ham, empty = (tmp_path / "out.csv").read_text().splitlines()
+    assert header == "text,id,label,score" and ",1,spam,0.9" in spam and ",2,not spam,0.9" in ham and empty == ",3,,"
+    assert not (tmp_path / "out.parquet.parts").exists()
+    lines = [line for line in done.stderr.splitlines() if "hf-spam[train]" in line]
+    hints = [re.fullmatch(r'hf-spam: (\w+) is not installed: pip install "hf-spam\[train\]"', line) for line in lines]
+    assert len(hints) == 2 and all(hint and hint[1] in TRAIN for hint in hints), lines
+    assert done.stdout.splitlines()[-2:] == ["not spam"] * 2
