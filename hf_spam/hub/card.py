@@ -70,7 +70,7 @@ def render_card(
         labels: Names of the classes, in order.
         positive_label: Positive class. `None` if there is none.
         base_model: Hub id of the original or of the starting weights. Local paths and "random" are left out.
-        recipe: All fields of the recipe, for a trained model. Local paths are shortened to their last component.
+        recipe: All fields of the recipe, for a trained model. Local paths are short_list to their last component.
         data: Source of the messages. `None` for a `DatasetDict` passed from Python.
         metrics: Metrics of each split.
         baseline: Metrics of the baseline, for some of these splits.
