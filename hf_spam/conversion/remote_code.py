@@ -14,7 +14,7 @@ CODE_SETTINGS = ("auto_map", "custom_pipelines")  # entries of `config.json` tha
 
 
 def without_code(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings in a `config.json` without those that name code."""
+    """Return the settings of a model without those that name code."""
     return {name: value for name, value in settings.items() if name not in CODE_SETTINGS}
 
 
@@ -27,10 +27,7 @@ def remove_code(folder: Path) -> None:
 
 
 def with_code(files: dict[str, Path]) -> dict[str, Path | bytes]:
-    """Return the files to push for a model or an export: those of a SpamGPT with its code, unless they have their own.
-
-    Args:
-        files: The files by their names in the repository, `config.json` among them. None of them is changed.
+    """Return the files of a model or an export by their names on the Hub; a SpamGPT without code gets ours.
 
     Raises:
         ValueError: `config.json` is not a JSON object.
