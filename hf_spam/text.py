@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -34,3 +35,9 @@ def short(value: Any) -> str:
     """Return the `repr` of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def short_list(names: Iterable[str]) -> str:
+    """List names in one phrase: all if there are at most four, else the first three and how many more."""
+    names = sorted(names)
+    return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])

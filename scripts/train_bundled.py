@@ -40,10 +40,6 @@ def main(uci: str, output_dir: Path, public: tuple[str, ...]) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         save_classifier(run.model, run.tokenizer, Path(folder))
-        config_path = Path(folder, "config.json")
-        config = json.loads(config_path.read_text())
-        del config["auto_map"], config["custom_pipelines"]  # these name code files, which the package contains already
-        config_path.write_text(json.dumps(config, indent=2) + "\n")
         for name in FILES:
             shutil.copyfile(Path(folder, name), output_dir / name)
     write_graph(output_dir)

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from .loading import errors_as, shortened
+from ..text import short_list
+from .loading import errors_as
 
 PADDED_LENGTH = 120  # the book pads every message to this many tokens
 END_OF_TEXT = 50256  # and with the last id of GPT-2's vocabulary
@@ -115,7 +116,7 @@ def _load(path: Path) -> object:
             classes = []
         if not classes:
             raise ValueError(f"{path} is not a torch.save file that loads without running code.") from error
-        what, state = f"Python objects ({shortened(classes)})", 'checkpoint["model_state_dict"]'
+        what, state = f"Python objects ({short_list(classes)})", 'checkpoint["model_state_dict"]'
         if any(name.startswith("torch.nn.modules.") for name in classes):
             what, state = "a whole model", "model.state_dict()"
         variable = re.match(r"\w+", state)[0]
@@ -136,7 +137,7 @@ def _unwrap(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], dict[s
         states = {key: value for key, value in loaded.items() if _is_state_dict(value)}
     keys = [key for key in STATE_KEYS if key in states][:1] or list(states)
     if len(keys) != 1:
-        found = f"several state_dicts ({shortened(map(str, states))})" if states else "no state_dict of dense tensors"
+        found = f"several state_dicts ({short_list(map(str, states))})" if states else "no state_dict of dense tensors"
         raise ValueError(f'{path} holds {found}. In Python: torch.save(model.state_dict(), "model.pth")')
     tensors, prefixes, hints = {}, set(), {}
     for settings in (loaded, *loaded.values()):
@@ -152,9 +153,9 @@ def _unwrap(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], dict[s
         if not re.search(IGNORED, name):
             tensors[name] = tensor
     if keys[0]:
-        logger.info("Reading only %r of %s.", keys[0], shortened(map(str, loaded)))
+        logger.info("Reading only %r of %s.", keys[0], short_list(map(str, loaded)))
     if prefixes:
-        logger.info("Reading names without %s.", shortened(prefixes))
+        logger.info("Reading names without %s.", short_list(prefixes))
     return tensors, hints
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..files import check_empty, write_folder
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
+from ..text import short_list
 from .book import read_book_file
 from .gpt2 import convert_settings, convert_tensors
 from .loading import (
@@ -26,7 +27,6 @@ from .loading import (
     load_tokenizer,
     open_tensors,
     save_classifier,
-    shortened,
 )
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def import_weights(
     if len(problems) > 2:
         problems = [problems[0], f"and {len(problems) - 1} more problems"]
     if misfits := find_misfits(model_class, config, tensors):
-        names = shortened(misfit.removeprefix("gpt.") for misfit in misfits)
+        names = short_list(misfit.removeprefix("gpt.") for misfit in misfits)
         problems.append(f"{len(misfits)} of the tensors: {names}")
         if is_book:
             problems.append('Save the book\'s GPTModel with torch.save(model.state_dict(), "model.pth")')

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -34,9 +34,10 @@ from ..files import BUNDLED, MANIFEST, is_path, read_manifest
 from ..hub_errors import HubError, explain
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..text import first_line, one_line
+from ..text import first_line, one_line, short_list
 from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, merge, read_adapter
 from .gpt2 import convert_settings, convert_tensors
+from .remote_code import remove_code
 
 CARD = "README.md"
 HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
@@ -185,7 +186,7 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
 
 
 def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-    """Save a model, with its code for `trust_remote_code`, and its tokenizer.
+    """Save a model and its tokenizer, without the code that `save_pretrained` adds, see `remote_code.py`.
 
     Raises:
         OSError: A file cannot be written.
@@ -194,6 +195,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase |
         model.save_pretrained(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    remove_code(folder)
     for path in folder.glob("*.safetensors"):  # safetensors creates files that only their owner can read
         path.chmod((folder / "config.json").stat().st_mode)
     if tokenizer is not None:
@@ -315,7 +317,7 @@ def find_misfits(
 def broken_weights(model: PreTrainedModel) -> str:
     """Describe weights that are NaN, infinite or absurdly large; "" if there are none."""
     broken = [key for key, value in model.named_parameters() if not (value.abs() < MAX_WEIGHT).all()]
-    return f"NaN, infinite or absurdly large weights in {shortened(broken)}" if broken else ""
+    return f"NaN, infinite or absurdly large weights in {short_list(broken)}" if broken else ""
 
 
 @contextmanager
@@ -327,12 +329,6 @@ def errors_as(message: str, *others: type[Exception]) -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(f"{message}: {one_line(error)}") from error
-
-
-def shortened(names: Iterable[str]) -> str:
-    """List names in one phrase: all if there are at most four, else the first three and how many more."""
-    names = sorted(names)
-    return ", ".join(names if len(names) <= 4 else [*names[:3], f"and {len(names) - 3} more"])
 
 
 def classifier_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
@@ -361,7 +357,7 @@ def _build(
 ) -> SpamGPTForSequenceClassification:
     """Check weights and build a classifier from them. Arguments as for `load_classifier`."""
     if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=fresh_head):
-        raise ValueError(f"The weights of {name} do not fit its config.json: {shortened(misfits)}.")
+        raise ValueError(f"The weights of {name} do not fit its config.json: {short_list(misfits)}.")
     with errors_as(f"{name} cannot be loaded"):
         # No folder is passed, so the library cannot load anything else from it, such as adapters.
         model = SpamGPTForSequenceClassification.from_pretrained(None, config=config, state_dict=weights, **kwargs)
@@ -394,5 +390,5 @@ def _weight_files(folder: Path) -> list[Path]:
         raise ValueError("there is no model.safetensors, and a pickle (pytorch_model.bin) is not read")
     names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{index.name} names files outside its folder: {shortened(outside)}")
+        raise ValueError(f"{index.name} names files outside its folder: {short_list(outside)}")
     return [folder / name for name in sorted(names)]

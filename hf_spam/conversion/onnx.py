@@ -23,6 +23,7 @@ from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
 from .loading import EXPORTED_SETTINGS, load_config, local_folder, named_model, read_config
+from .remote_code import without_code
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -160,9 +161,7 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, *, end_tok
 
 def _write_config(model: SpamGPTForSequenceClassification, folder: Path, external: dict[str, bool]) -> None:
     """Write the settings that other programs read, and the model's own ones in an entry for this package."""
-    own = json.loads(model.config.to_json_string())
-    for name in ("auto_map", "custom_pipelines"):  # Python files, which an export does not have
-        own.pop(name, None)
+    own = without_code(json.loads(model.config.to_json_string()))
     settings: dict[str, Any] = {
         "model_type": MODEL_TYPE,
         "architectures": [ARCHITECTURE],

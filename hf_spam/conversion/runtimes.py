@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.batching import predict_logits
 from ..modeling.configuration_spam_gpt import class_names
-from . import transformers_js
+from . import transformers_js as js
 from .loading import load_tokenizer
 from .onnx import GRAPHS, OnnxModel
 
@@ -42,8 +42,8 @@ class Runtime:
     probabilities: Callable[[Path, Sequence[str]], np.ndarray]
 
 
-def _missing_package(name: str, install: str) -> str | None:
-    return None if importlib.util.find_spec(name) else f"needs {name}: pip install {install}"
+def _missing_onnx_runtime() -> str | None:
+    return None if importlib.util.find_spec("onnxruntime") else "needs onnxruntime: pip install hf-spam[onnx]"
 
 
 def _run_pipeline(folder: Path, texts: Sequence[str]) -> np.ndarray:
@@ -84,34 +84,16 @@ def in_batches(
     return found
 
 
-def _both(
-    name: str,
-    missing: Callable[[], str | None],
-    version: Callable[[], str],
-    run: Callable[..., np.ndarray],
-) -> list[Runtime]:
-    """Return the entries of a runtime of ONNX graphs, one for each precision."""
-    return [Runtime(name, "onnx", kind, missing, version, partial(run, precision=kind)) for kind in get_args(Precision)]
-
-
+ONNX_RUNTIMES = (
+    ("ONNX Runtime", _missing_onnx_runtime, partial(version, "onnxruntime"), _run_onnx),
+    ("Transformers.js in Node.js", js.missing_in_node, js.version_in_node, js.run_in_node),
+    ("Transformers.js in Chromium", js.missing_in_chromium, js.version_in_chromium, js.run_in_chromium),
+)
 RUNTIMES = [
     Runtime("transformers", "gpt2", "fp32", lambda: None, partial(version, "transformers"), _run_pipeline),
-    *_both(
-        "ONNX Runtime",
-        partial(_missing_package, "onnxruntime", "hf-spam[onnx]"),
-        partial(version, "onnxruntime"),
-        _run_onnx,
-    ),
-    *_both(
-        "Transformers.js in Node.js",
-        transformers_js.missing_in_node,
-        transformers_js.version_in_node,
-        transformers_js.run_in_node,
-    ),
-    *_both(
-        "Transformers.js in Chromium",
-        transformers_js.missing_in_chromium,
-        transformers_js.version_in_chromium,
-        transformers_js.run_in_chromium,
+    *(
+        Runtime(name, "onnx", precision, missing, its_version, partial(run, precision=precision))
+        for name, missing, its_version, run in ONNX_RUNTIMES
+        for precision in get_args(Precision)
     ),
 ]

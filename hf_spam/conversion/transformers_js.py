@@ -12,7 +12,7 @@ from functools import cache
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -183,12 +183,6 @@ def open_chromium() -> Iterator[Any]:
 
 class _Handler(SimpleHTTPRequestHandler):
     """Serves files from memory, and folders under a name of one part."""
-
-    extensions_map: ClassVar = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"} | {
-        ".json": "application/json",
-        ".html": "text/html; charset=utf-8",
-        "": "application/octet-stream",
-    }
 
     def do_GET(self) -> None:
         body = self.server.files.get(self.path.lstrip("/"))

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
+from ..conversion.remote_code import with_code
 from ..hub_errors import HubError, is_transient
 from .card import PLACEHOLDER
 from .merging import merge_card
@@ -76,18 +77,19 @@ def commit_files(
 
 
 def commit_snapshot(api: HfApi, repo_id: str, snapshot: Snapshot, names: list[str]) -> str:
-    """Commit files of a snapshot, unless an earlier attempt already has; return the id of the commit."""
+    """Commit files of a snapshot, a model with its code, unless an earlier attempt has; return the id of the commit."""
     history = api.list_repo_commits(repo_id, revision=snapshot.revision)
     for commit in history:
         if snapshot.signature in commit.message.splitlines():
             return commit.commit_id
+    files, is_state = {name: snapshot.files / name for name in names}, snapshot.kind == "state"
     return commit_files(
         api,
         repo_id,
-        {name: snapshot.files / name for name in names},
+        files if is_state else with_code(files),
         title=snapshot.title,
         tip=history[0].commit_id,
-        merges=snapshot.kind != "state",
+        merges=not is_state,
         commit_description=snapshot.signature,
         revision=snapshot.revision,
     ).oid

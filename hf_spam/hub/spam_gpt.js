@@ -310,10 +310,8 @@ class SpamGPT {
 
   /** Return log(p / (1 - p)) for the probability p of a class. */
   logOdds(text, index) {
-    const logits = Array.from(this.logits(text));
-    const others = logits.filter((_, i) => i !== index);
-    const highest = Math.max(...others);
-    return logits[index] - highest - Math.log(others.reduce((sum, logit) => sum + Math.exp(logit - highest), 0));
+    const logits = this.logits(text);
+    return -Math.log(logits.reduce((sum, logit, i) => (i === index ? sum : sum + Math.exp(logit - logits[index])), 0));
   }
 }
 

@@ -22,7 +22,7 @@ class SpamPipeline(TextClassificationPipeline):
     With `top_k`, that label comes first. Without a threshold, answers are those of "text-classification".
 
     Where the package is not installed, `pipeline("spam-classification", model=..., trust_remote_code=True)` loads this
-    class from the model's folder or repository.
+    class from the model's repository on the Hub.
     """
 
     def preprocess(self, inputs: Any, **kwargs: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """An untrusted folder is loaded completely or refused with one line, without using memory or running code.
 
-Saving writes the same files as `save_pretrained`, and loading gives the same weights.
+Saving writes the same files as `save_pretrained`, but no code, and loading gives the same weights.
 """
 
 import json
@@ -215,14 +215,17 @@ def test_a_tokenizer_without_a_model_is_loaded(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saving_writes_the_same_files_as_save_pretrained(dtype, tmp_path):
+def test_saving_writes_the_same_files_as_save_pretrained_but_no_code(dtype, tmp_path):
     """The weights have the permissions of the other files, and the same model gives the same bytes."""
     model, tokenizer = load_classifier("bundled").to(dtype), load_tokenizer("bundled")
     model.save_pretrained(tmp_path / "theirs")
     tokenizer.save_pretrained(tmp_path / "theirs")
     save_classifier(model, tokenizer, tmp_path / "ours")
     theirs, ours = ({path.name: path.read_bytes() for path in (tmp_path / n).iterdir()} for n in ("theirs", "ours"))
-    assert ours == theirs
+    config = json.loads(theirs.pop("config.json"))
+    for entry, files in (("auto_map", ("configuration", "modeling")), ("custom_pipelines", ("pipeline",))):
+        assert config.pop(entry) and all(theirs.pop(f"{file}_spam_gpt.py") for file in files)
+    assert json.loads(ours.pop("config.json")) == config and ours == theirs
     assert len({path.stat().st_mode for path in (tmp_path / "ours").iterdir()}) == 1
     loaded = load_classifier(tmp_path / "ours", dtype="auto").state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())

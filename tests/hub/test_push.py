@@ -107,8 +107,11 @@ def assert_delivered(hub, alone: Path, titles: list[str] = TITLES) -> None:
         if "step" in commit.title:
             step = int(commit.title.split()[-1])
             folder = alone if step == LAST else alone / f"checkpoint-{step}"
-            for name in ("model.safetensors", "metrics.json", "config.json"):
+            for name in ("model.safetensors", "metrics.json"):
                 assert hub.content(commit.tree[name]) == (folder / name).read_bytes(), (commit.title, name)
+            config = json.loads(hub.content(commit.tree["config.json"]))
+            assert config.pop("auto_map") and config.pop("custom_pipelines")
+            assert config == json.loads((folder / "config.json").read_bytes()), commit.title
 
 
 def assert_deliverable(hub, out: Path, alone: Path) -> None:
@@ -440,6 +443,7 @@ def test_an_export_arrives_complete(hub, weights, tmp_path):
     for name in [*names, "messages.csv", "onnx/notes.txt", "onnx/old/model.onnx", "other/model.onnx"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode() * 1000)
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
     (folder / "README.md").write_text(f"---\nlicense: mit\n---\n\npipeline({PLACEHOLDER})\n")
     assert hf_spam("push", folder, REPO).code == 0
     back = Path(snapshot_download(REPO, local_dir=tmp_path / "back"))
@@ -447,6 +451,17 @@ def test_an_export_arrives_complete(hub, weights, tmp_path):
     assert all((back / name).read_bytes() == (folder / name).read_bytes() for name in names)
     card = ModelCard((back / "README.md").read_text())
     assert card.data.license == "mit" and f"pipeline({REPO})" in card.text
+
+
+def test_a_model_that_has_its_own_code_is_pushed_with_it(hub, out):
+    """As `save_pretrained` writes it, and older versions of this package did."""
+    config = json.loads((out / "config.json").read_text())
+    own = {"config.json": json.dumps({**config, "auto_map": {"AutoModel": "modeling_own.Own"}}), "modeling_own.py": "#"}
+    for name, text in own.items():
+        (out / name).write_text(text)
+    assert hf_spam("push", out, REPO).code == 0
+    assert {name: hub.read(REPO, name).decode() for name in own} == own
+    assert not any(name.endswith("spam_gpt.py") for name in hub.files(REPO))
 
 
 @pytest.mark.parametrize("names", [[], ["config.json"], ["model.safetensors"], ["config.json", "model.onnx.data"]])

@@ -19,7 +19,6 @@ import yaml
 from command_line import hf_spam
 from small_data import MESSAGES
 from tiny_models import build
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from tricky_texts import tricky_texts
 
@@ -27,7 +26,7 @@ from hf_spam import SpamClassifier
 from hf_spam.conversion.loading import load_tokenizer, save_classifier
 from hf_spam.data.sources import read_messages
 from hf_spam.data.tokenization import encode, replace_lone_surrogates, train_tokenizer
-from hf_spam.hub.space import COMMON_REGEX, EXAMPLES, build_space, quantize_rows, read_tokenizer, render_demo
+from hf_spam.hub.space import EXAMPLES, build_space, render_demo
 
 SAMPLE = read_messages(MESSAGES)["text"][:]
 AWKWARD = {
@@ -184,49 +183,6 @@ def test_models_that_the_page_cannot_run_are_refused_in_one_line(tmp_path, setti
     assert not (tmp_path / "space").exists()
 
 
-def lowercase(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.Lowercase()
-
-
-def odd_pattern(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.Replace(Regex(r"\h+"), " ")
-
-
-def split_on_spaces(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-
-
-def prefix_space(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lowercase, "a normalizer of type Lowercase"),
-        (odd_pattern, "which JavaScript may read differently"),
-        (split_on_spaces, "does not split texts into words"),
-        (prefix_space, "does not split texts into words"),
-    ],
-)
-def test_tokenizers_that_the_page_cannot_run_are_refused(change, reason):
-    tokenizer = train_tokenizer(SAMPLE[:100], 300)
-    change(tokenizer.backend_tokenizer)
-    with pytest.raises(ValueError, match=reason):
-        read_tokenizer(tokenizer)
-
-
-@pytest.mark.parametrize("pattern", ["a(?:b|c)+", "(?<=[A-Za-z][\u0370-\u052f])\u0430", "[^a-z]{2,3}", r"\.\+", "x*y?"])
-def test_patterns_with_one_meaning_are_accepted(pattern):
-    assert COMMON_REGEX.fullmatch(pattern)
-
-
-@pytest.mark.parametrize("pattern", [r"\s", r"\d+", "^a", "a$", ".", "(?i)a", "[[:alpha:]]", "[a&&b]", "a++", r"[\w]"])
-def test_patterns_with_two_meanings_are_not(pattern):
-    """The tokenizers library and JavaScript read them differently, or one of them not at all."""
-    assert not COMMON_REGEX.fullmatch(pattern)
-
-
 def test_the_page_allows_only_its_own_scripts_and_no_connection(tmp_path):
     page = render_demo(save_tiny(tmp_path / "tiny", pooling="last_token", **OTHER_LABELS))
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
@@ -245,23 +201,6 @@ def test_a_page_is_at_most_a_megabyte_larger_than_its_weights_in_8_bits():
     page = render_demo("bundled")
     parameters = sum(tensor.numel() for tensor in SpamClassifier.from_pretrained().model.state_dict().values())
     assert parameters * 4 / 3 + 500_000 < len(page.encode()) < parameters * 4 / 3 + 1_000_000
-
-
-@pytest.mark.parametrize("bits", [8, 12, 16])
-def test_rounded_weights_are_as_near_as_their_bits_allow(bits):
-    values = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32) * np.float32(
-        [[1], [1e-6], [30], [0], [2]]
-    )
-    data = quantize_rows(values, bits)
-    scales, upper, lower = (
-        np.frombuffer(data, "<f4", 5),
-        np.frombuffer(data, "i1", 320, 20),
-        np.frombuffer(data[340:], "u1"),
-    )
-    found = (upper.astype(int) * 256 + lower).reshape(5, 64) * scales[:, None].astype(float)
-    step = 2 * np.abs(values).max(1, keepdims=True) / (2**bits - 2)
-    assert (np.abs(found - values) <= 0.51 * step).all()
-    assert not (lower & (2 ** (16 - bits) - 1)).any()
 
 
 def test_the_same_model_gives_the_same_page(tmp_path):

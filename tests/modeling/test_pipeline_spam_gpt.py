@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 
 from hf_spam import SpamClassifier, SpamPipeline, classify_text
 from hf_spam.conversion.import_weights import import_weights
-from hf_spam.conversion.loading import save_classifier
+from hf_spam.conversion.loading import load_classifier, load_tokenizer, save_classifier
 from hf_spam.data.sources import read_messages
 from hf_spam.hub.export import export_model
 from hf_spam.hub.push import push_folder
@@ -123,19 +123,24 @@ print("REPORT" + json.dumps(report))
 
 
 def test_remote_code_without_the_package(calibrated, probabilities, expected, hub, tmp_path):
-    """Protects `trust_remote_code=True`, for models in a folder, on the Hub, saved by a pipeline, and saved again.
+    """Protects `trust_remote_code=True`, for models saved in Python, by a pipeline and again, and on the Hub.
 
-    Auto classes and pipelines answer any message in any batch, also the empty one and one of 100,000 characters.
+    There, they come from our folders, which have no code, or from `push_to_hub`. Auto classes and pipelines answer any
+    message in any batch, also the empty one and one of 100,000 characters.
     """
     pipeline("spam-classification", model=calibrated).save_pretrained(tmp_path / "pipeline")
-    push_folder(Path(calibrated), "alice/spam")
+    model, tokenizer = load_classifier(calibrated), load_tokenizer(calibrated)
+    save_classifier(model, tokenizer, tmp_path / "trained")
+    push_folder(tmp_path / "trained", "alice/spam")
+    for each in (load_classifier(tmp_path / "trained"), tokenizer):
+        each.push_to_hub("alice/python")
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
-    command = [sys.executable, "-c", STRANGER, calibrated, "again", "alice/spam", "pipeline"]
+    command = [sys.executable, "-c", STRANGER, calibrated, "again", "alice/spam", "alice/python", "pipeline"]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.split("REPORT")[1])
-    assert len(report["answers"]) == 4
+    assert len(report["answers"]) == 5
     for source, answers in report.pop("answers").items():
         assert answers == expected, source
     for way, found in report.items():
@@ -147,13 +152,22 @@ def test_remote_code_without_the_package(calibrated, probabilities, expected, hu
     assert type(ours) is SpamPipeline and ours(TEXTS) == expected
 
 
-TOKENIZE = """
+LOAD = """
 import json, sys
-sys.modules["hf_spam"] = None
-import transformers
-name, folder, settings = sys.argv[1:]
-tokenizer = getattr(transformers, name).from_pretrained(folder, **json.loads(settings))
-print("IDS", tokenizer(["win", ""], padding=True).input_ids, tokenizer.model_max_length)
+if sys.argv[1] == "without the package":
+    sys.modules["hf_spam"] = None
+else:
+    import hf_spam
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
+report = {}
+for name in ("trained", "imported", "exported", "alice/spam"):
+    # The Hub has code, for which the library asks where it does not know the type of the model.
+    settings = {"trust_remote_code": False} if name == "alice/spam" and sys.modules["hf_spam"] is None else {}
+    for loaded in AutoTokenizer.from_pretrained(name, **settings), PreTrainedTokenizerFast.from_pretrained(name):
+        report.setdefault(name, []).append([loaded(["win", ""], padding=True).input_ids, loaded.model_max_length])
+if sys.modules["hf_spam"]:
+    print(pipeline("text-classification", "trained")("Win"), pipeline("spam-classification", "alice/spam")("Win"))
+print("REPORT" + json.dumps(report))
 """
 
 
@@ -169,27 +183,21 @@ def folders(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)
-@pytest.mark.parametrize(
-    ("loader", "settings", "kinds"),
-    [
-        ("AutoTokenizer", "{}", ["exported"]),  # the others have code, for which the library asks first
-        ("AutoTokenizer", '{"trust_remote_code": false}', ["trained", "imported", "alice/spam", "exported"]),
-        ("PreTrainedTokenizerFast", "{}", ["trained", "imported", "alice/spam", "exported"]),
-    ],
-)
-def test_a_tokenizer_is_loaded_without_the_package_and_without_a_question(loader, settings, kinds, folders, hub):
+@pytest.mark.parametrize("mode", ["with the package", "without the package"])
+def test_nothing_is_asked_when_a_tokenizer_or_a_pipeline_is_loaded(mode, folders, hub):
     """A question on standard input stops a program that nobody watches, here one whose input is an idle pipe."""
     push_folder(folders / "trained", "alice/spam")
     tokenizer = SpamClassifier.from_pretrained().tokenizer
-    expected = f"IDS {tokenizer(['win', ''], padding=True).input_ids} {tokenizer.model_max_length}"
+    expected = [tokenizer(["win", ""], padding=True).input_ids, tokenizer.model_max_length]
     environment = {**os.environ, "HF_HOME": str(folders / "home")}
-    for kind in kinds:
-        command = [sys.executable, "-c", TOKENIZE, loader, kind, settings]
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        with subprocess.Popen(command, cwd=folders, env=environment, text=True, **pipes) as process:
-            out, err = process.stdout.read(), process.stderr.read()  # the input stays open
-        assert process.returncode == 0, err
-        assert "Do you wish to run" not in out + err and expected in out
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", LOAD, mode]
+    with subprocess.Popen(command, cwd=folders, env=environment, text=True, **pipes) as process:
+        out, err = process.stdout.read(), process.stderr.read()  # the input stays open
+    assert process.returncode == 0, err
+    assert "Do you wish to run" not in out + err
+    report = json.loads(out.split("REPORT")[1])
+    assert len(report) == 4 and all(found == [expected, expected] for found in report.values()), report
 
 
 def test_an_export_does_not_name_code_that_it_lacks(folders):

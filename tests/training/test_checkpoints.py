@@ -76,7 +76,7 @@ def test_checkpoint_is_a_complete_model(trained, data):
     assert json.loads((folder / "history.json").read_text())["steps"] == [0, 3, 6]
     assert "-plot.png" not in (folder / "README.md").read_text()
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {name.rpartition(".")[2] for name in files} == {"json", "safetensors", "md", "py"}
+    assert {name.rpartition(".")[2] for name in files} == {"json", "safetensors", "md"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest["files"]) == files - {"manifest.json"}
     assert manifest["step"] == 8 and manifest["num_processes"] == 1 and manifest["versions"]["torch"]

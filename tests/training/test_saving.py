@@ -21,7 +21,6 @@ def test_the_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
     plots = {f"{name}-plot.{suffix}" for name in ("loss", "accuracy") for suffix in ("pdf", "png")}
     assert {path.name for path in out.iterdir()} == plots | {
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-        *("configuration_spam_gpt.py", "modeling_spam_gpt.py", "pipeline_spam_gpt.py"),
         *("README.md", "history.json", "metrics.json"),
     }
     assert len({path.stat().st_mode for path in out.iterdir()}) == 1
