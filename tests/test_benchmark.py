@@ -44,3 +44,19 @@ def test_all_readers_read_the_same_file(tmp_path, monkeypatch):
     runs = json.loads((tmp_path / "report.json").read_text())["tables"]["reading"]
     assert done.exit_code == 0 and list(runs) == ["csv module", "pandas", "hf_spam"]
     assert len({runs[name][0]["characters"] for name in runs}) == 1 and runs["hf_spam"][0]["characters"] > 900_000
+
+
+@pytest.mark.slow
+def test_gpu_check_runs_on_a_cpu(gpt2_tokenizer_dir):
+    """Every row of the table is measured; its operations are counted, and agree between precisions."""
+    spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT.with_name("gpu_check.py"))
+    gpu_check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu_check)
+    command = ["--no-tests", "--no-compiled", "--shape", "tiny", "--epochs", "1", "--messages", "16"]
+    command += ["--data", MESSAGES, "--tokenizer", gpt2_tokenizer_dir]
+    done = CliRunner().invoke(gpu_check.main, list(map(str, command)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    header, _, *rows = done.stdout.strip().splitlines()
+    names = ["book, float32", "book, bfloat16", "scoring, float32", "scoring, bfloat16"]
+    assert header.startswith("| CPU, ") and [row.split(" | ")[0].removeprefix("| ") for row in rows] == names
+    assert all(float(row.split(" | ")[1]) >= 0 for row in rows)

@@ -16,8 +16,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from .tokenization import encode
 
 # Elements in the widest activation of a batch: small enough for a CPU's cache (8 MB), large enough to keep an
-# accelerator busy.
-CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**26
+# accelerator busy (1 GB; see docs/training.md).
+CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**28
 
 
 class EncodedMessages(Dataset):
