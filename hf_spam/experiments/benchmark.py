@@ -5,12 +5,10 @@ The suite is the tenth of the sample that the bundled model was not trained on, 
 
 import hashlib
 import json
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +25,10 @@ from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import fit_baseline, predict_baseline
 from ..evaluation.candidates import Candidate, as_candidate, load_candidate
 from ..evaluation.eval_data import find_training_texts
-from ..evaluation.intervals import INTERVALS_NOTE, proportions, wilson
+from ..evaluation.intervals import INTERVALS_NOTE, Interval, proportions
 from ..evaluation.metrics import Predictions, probability_table
 from ..evaluation.page import Table
-from ..evaluation.report import estimate_of, measure
+from ..evaluation.report import measure
 from ..files import versions
 from ..inference.classifier import SpamClassifier
 from ..training.calibration import needs_calibration
@@ -83,9 +81,8 @@ def split_sample() -> tuple[Dataset, Dataset]:
     return messages.select(np.flatnonzero(~np.array(chosen))), messages.select(np.flatnonzero(chosen))
 
 
-def make_suite(messages: Dataset, every: int = 1) -> Suite:
-    """Make the suite from the held-out messages, or from one in `every` for a quick trial."""
-    messages = messages.select(range(0, len(messages), every))
+def make_suite(messages: Dataset) -> Suite:
+    """Make the suite from the held-out messages."""
     texts, labels = messages["text"][:], np.array(messages["label"][:])
     variants = {}
     for name, (change, rate) in OBFUSCATIONS.items():
@@ -107,11 +104,10 @@ def _after(ham: Sequence[str], text: str) -> str:
 
 
 def benchmark(
-    model: str | os.PathLike | Candidate | None = None,
+    model: str | Candidate,
     *,
     uci: Sources | None = None,
     recipe: Recipe | str | None = None,
-    every: int = 1,
     progress: bool = False,
     **loading: Any,
 ) -> Values:
@@ -123,7 +119,6 @@ def benchmark(
         uci: The SMS Spam Collection: "uci", or its file. `None`: leave it out.
         recipe: Recipe of the model, to measure it on the SMS Spam Collection by cross-validation. A baseline that was
             trained on the collection is cross-validated anyway.
-        every: Take one in `every` messages of the suite only, for a quick trial.
         progress: Whether to show progress bars.
         loading: Further arguments of `load_candidate`.
 
@@ -138,18 +133,17 @@ def benchmark(
         DataError, OSError, ValueError: The collection or the model cannot be read.
     """
     train, held_out = split_sample()
-    suite = make_suite(held_out, every)
-    if isinstance(model, str) and model in RECIPES and not Path(model).exists() and recipe is None:
+    suite = make_suite(held_out)
+    if recipe is None and isinstance(model, str) and model in RECIPES:
         recipe = model
-    if recipe is not None:
-        recipe = get_recipe(recipe)
+    recipe = None if recipe is None else get_recipe(recipe)
     if isinstance(model, Candidate):
         candidate = model
-    elif recipe is not None and model in (None, recipe.name):
+    elif recipe is not None and model == recipe.name:
         candidate = _train(recipe, train)
     else:
         candidate = load_candidate(model, **loading)
-    texts, trained = suite.messages["text"][:], _training_texts(candidate, train, uci)
+    texts, trained = suite.messages["text"][:], _training_texts(candidate, held_out, uci)
     candidate.answers(texts[:WARM_UP])
     start = time.perf_counter()
     given = _predictions(candidate, texts, suite.messages, progress)
@@ -157,7 +151,7 @@ def benchmark(
     about = {name: getattr(candidate, name) for name in ("name", "kind", "size", "parameters", "threshold")}
     return {
         "suite": {
-            "name": SUITE if every == 1 else f"{SUITE}, one in {every}",
+            "name": SUITE,
             "fingerprint": suite.fingerprint,
             "messages": len(texts),
             "spam": int(given.is_spam.sum()),
@@ -183,13 +177,14 @@ def _train(recipe: Recipe, messages: Dataset) -> Candidate:
     return replace(candidate, name=recipe.name, size=4 * candidate.parameters, train=tuple(messages["text"][:]))
 
 
-def _training_texts(candidate: Candidate, train: Dataset, uci: Sources | None) -> Sequence[str] | None:
+def _training_texts(candidate: Candidate, held_out: Dataset, uci: Sources | None) -> Sequence[str] | None:
     """Return the training messages of a model as far as they are in the sample or the SMS Spam Collection."""
     if candidate.train is not None:
         return candidate.train
-    if candidate.source and named_model(candidate.source) == BUNDLED:
-        return train["text"][:] + ([] if uci is None else read_messages(uci)["text"][:])
-    return find_training_texts(candidate.source, ["sample"] if uci is None else ["sample", uci])[0]
+    texts, _ = find_training_texts(candidate.source, ["sample"] if uci is None else ["sample", uci])
+    if texts and named_model(candidate.source) == BUNDLED:  # the record has whole sources
+        return list({*texts} - {*held_out["text"][:]})
+    return texts
 
 
 def _predictions(candidate: Candidate, texts: list[str], messages: Dataset, progress: bool = False) -> Predictions:
@@ -226,8 +221,13 @@ def _part(section: str, name: str, given: Predictions) -> Values:
         values, intervals = given.metrics(), proportions(given)
         if not counts["spam"]:
             values["recall"] = None
-        figures = {figure: estimate_of(values[figure], intervals.get(figure)) for figure in FIGURES[:4]}
+        figures = {figure: _estimate(values[figure], intervals.get(figure)) for figure in FIGURES[:4]}
     return {"section": section, "name": name, **counts, "figures": figures}
+
+
+def _estimate(value: float | None, interval: Interval | None = None) -> Values:
+    low, high = interval or (None, None)
+    return {"value": value, "low": low, "high": high}
 
 
 def _measure_uci(
@@ -241,10 +241,7 @@ def _measure_uci(
     seen = 0 if trained is None else int(find_duplicates(texts, trained)[1].sum())
     if recipe is not None:
         results = cross_validate(recipe, data=uci)
-        pooled, spam = results["pooled"]["model"], int((labels == 1).sum())
-        totals = {"recall": spam, "false_positive_rate": len(labels) - spam}
-        intervals = {name: wilson(round(pooled[name] * total), total) for name, total in totals.items()}
-        figures = {name: estimate_of(pooled[name], intervals.get(name)) for name in FIGURES}
+        figures = {name: _estimate(results["pooled"]["model"][name]) for name in FIGURES}
         return {"how": "5 folds", **about, "figures": figures, "spread": results["spread"]["model"]["f1"]}
     if seen and candidate.train is not None:
         predicted, scores = labels.copy(), np.empty(len(labels))
