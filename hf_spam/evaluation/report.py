@@ -14,6 +14,7 @@ from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.names import Sources, source_name
 from ..files import public, versions
+from ..inference.classifier import SpamClassifier
 from .baseline import BASELINE, fit_baseline, predict_baseline
 from .candidates import Candidate
 from .eval_data import EvalData
