@@ -44,18 +44,27 @@ def recipes(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command(cls=options.SettingsCommand)
-@options.recipe_option
+@click.option(
+    "--recipe",
+    "name",
+    type=click.Choice(list(RECIPES)),
+    metavar="NAME",
+    help="Recipe; `hf-spam recipes` lists them.  [default: corrections with --base bundled, otherwise book]",
+)
 @options.as_json
 @click.pass_context
 @options.options_of(RunOptions, "Saving, resuming and pushing")
 @options.options_of(Recipe)
-def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None:
+def train(ctx: click.Context, name: str | None, as_json: bool, **settings: Any) -> None:
     """Fine-tune a classifier and save it.
 
     A recipe holds the settings of a run, and flags override them; `hf-spam recipes NAME` shows them. The model goes to
     runs/NAME unless --output-dir says otherwise.
+
+    With --base bundled, DATA are messages that the bundled model should get right: see the recipe corrections.
     """
     given = options.given_settings(ctx, settings)
+    name = name or ("corrections" if given.get("base") == "bundled" else "book")
     output_dir = given.setdefault("output_dir", f"runs/{name}")
     hub_settings = [setting for setting in given if setting.startswith("hub_")]
     if hub_settings and not given.get("push_to_hub"):
@@ -67,8 +76,8 @@ def train(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> None
 
     show_log()
     finished = finetune(name, **given)
-    results = {"metrics": finished.metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
-    shown = [terminal.metrics_table(finished.metrics)]
+    results = {"metrics": finished.all_metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
+    shown = [terminal.metrics_table(finished.all_metrics), *finished.corrections]
     if finished.baseline:
         shown += [f"Baseline: {BASELINE}, trained on the same messages.", *finished.verdicts]
     saved = f" The model, its card, history and plots are in {output_dir}" if output_dir else ""

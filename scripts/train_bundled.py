@@ -22,7 +22,7 @@ from hf_spam import entry, finetune
 from hf_spam.conversion.loading import BUNDLED, save_classifier
 from hf_spam.data.sources import read_messages
 from hf_spam.data.splits import fingerprints, grouped_folds
-from hf_spam.evaluation.eval_data import BUNDLED_SOURCES
+from hf_spam.evaluation.eval_data import BUNDLED_HELD_OUT, BUNDLED_SOURCES
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 MARKETING = ("ads", "marketing")  # categories of firms that write to their customers: neither spam nor ham
@@ -36,7 +36,8 @@ def main(uci: str, output_dir: Path, public: tuple[str, ...]) -> None:
     """Train the bundled model; PUBLIC are the files of the public sets."""
     torch.set_num_threads(2)  # another number of threads changes the last digits
     sources = [uci, "sample", *public]
-    run = finetune("inbox", data=training_splits(sources))
+    splits = training_splits(sources)
+    run = finetune("inbox", data=splits)
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         save_classifier(run.model, run.tokenizer, Path(folder))
@@ -45,6 +46,12 @@ def main(uci: str, output_dir: Path, public: tuple[str, ...]) -> None:
     write_graph(output_dir)
     seen = {Path(source).name: fingerprints(DatasetDict(train=whole(source)))["train"] for source in sources}
     (output_dir / BUNDLED_SOURCES).write_text(json.dumps(seen, indent=2) + "\n")
+    held_out = set(splits["validation"]["text"])
+    rows = {
+        name: [row for row, text in enumerate(whole(source)["text"]) if text in held_out]
+        for name, source in (("sample", "sample"), ("uci", uci))
+    }
+    (output_dir / BUNDLED_HELD_OUT).write_text(json.dumps(rows, separators=(",", ":")) + "\n")
     for line in run.calibration.summary():
         click.echo(line)
     click.echo(f"Trained in {run.history.seconds:.0f} s. The model is in {output_dir}")

@@ -62,7 +62,8 @@ def test_train_prints_its_progress_and_results(trained):
 def calls(monkeypatch):
     """The recorded calls of `finetune`, which is replaced and trains nothing."""
     found = []
-    run = SimpleNamespace(metrics={"test": {"f1": 0.5}}, baseline={}, history=History(seconds=3))
+    metrics = {"test": {"f1": 0.5}}
+    run = SimpleNamespace(all_metrics=metrics, corrections=[], baseline={}, history=History(seconds=3))
 
     def finetune(recipe, **settings):
         found.append((recipe, settings))
@@ -76,6 +77,16 @@ def test_train_saves_under_runs_and_only_the_main_process_prints(calls, monkeypa
     monkeypatch.setenv("RANK", "1")
     assert hf_spam("train") == (0, "", "")
     assert calls == [("book", {"output_dir": "runs/book"})]
+
+
+def test_messages_for_the_bundled_model_are_corrections(calls):
+    """Unless another recipe is named."""
+    for words, recipe in (("", "corrections"), ("--recipe inbox", "inbox")):
+        assert hf_spam("train", "--base", "bundled", "--data", MESSAGES, *words.split()).code == 0
+        assert calls.pop() == (
+            recipe,
+            {"base": "bundled", "data": str(MESSAGES), "output_dir": f"runs/{recipe}"},
+        )
 
 
 def test_help_of_train_lists_every_setting():

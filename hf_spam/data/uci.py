@@ -23,15 +23,21 @@ UCI_ADDRESSES = (
 TIMEOUT_SECONDS = 15
 
 
+def cached_uci() -> Path | None:
+    """Return the path of the verified collection in the cache under HF_HOME; `None` if it is not there."""
+    cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
+    return cached if cached.is_file() and pooch.file_hash(cached) == UCI_SHA256 else None
+
+
 def uci_file() -> Path:
     """Return the path of the verified collection in the cache under HF_HOME, downloading it if necessary.
 
     Raises:
         DataError: The download failed, or the cache cannot be written.
     """
-    cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
-    if cached.is_file() and pooch.file_hash(cached) == UCI_SHA256:
+    if (cached := cached_uci()) is not None:
         return cached
+    cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
     failures = []
     for address in UCI_ADDRESSES:
         try:

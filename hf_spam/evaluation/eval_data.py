@@ -30,6 +30,7 @@ PART_OF_TRAINING = "part of the messages that the model was trained on"
 SEEN_ALL = "The model was trained on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
 BUNDLED_SOURCES = "sources.json"  # fingerprints of the sources that the bundled model was trained on
+BUNDLED_HELD_OUT = "held_out.json"  # rows of its public sources that it was not trained on
 BUNDLED_SEEN = "The model has seen every message of the SMS Spam Collection, the sample and four public sets."
 OTHER_DATA = "The data differ from the model's training data, so it may have seen any of these messages."
 NO_RECORD = "There is no record of the model's training messages: it may have seen any of these."
@@ -69,6 +70,8 @@ class TrainedRecipe:
     """Options of `Reading` with which they were read."""
     trained_before: bool = False
     """Whether training started from a classifier trained on other, or unknown, messages."""
+    data: str | None = None
+    """Source of the messages, or of those replayed beside corrections, without folders. `None` if unknown."""
 
     def as_trained(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the reading options `given`, with missing ones filled in from training."""
@@ -115,7 +118,8 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
         sum(split["messages"] for split in splits.values())  # `split_as_trained` relies on these numbers
         names = ("text_column", "label_column", "label_map", "encoding", "skip_bad_rows")
         reading = {name: recipe[name] for name in names if recipe.get(name)}
-        return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, reading, trained_before)
+        source = recipe.get("replay") or recipe.get("data")
+        return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, reading, trained_before, source)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StrictDataclassError) as error:
         # The file may come from any repository on the Hub.
         what = f"{type(error).__name__}: {one_line(error)}"

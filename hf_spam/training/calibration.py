@@ -33,7 +33,7 @@ class Calibration:
         target_fpr: highest allowed false-positive rate. None: no threshold was asked for.
         confidence: confidence level for target_fpr on new messages like these. None: it holds on these only.
         fitted_on: the messages in words, such as "the validation split"; `messages` is their number.
-        loss_before, loss: their log loss at temperature 1 and at this temperature.
+        loss_before, loss: their log loss at temperature 1 and at this temperature; None if kept from a base.
         spam: name of the positive class. This and the following are None without `target_fpr`.
         ham, false_alarms, missed: number of messages of other classes, of those called spam, and of spam not found.
     """
@@ -45,8 +45,8 @@ class Calibration:
     confidence: float | None
     fitted_on: str
     messages: int
-    loss_before: float
-    loss: float
+    loss_before: float | None
+    loss: float | None
     spam: str | None
     ham: int | None
     false_alarms: int | None
@@ -68,6 +68,9 @@ class Calibration:
             lines.append(f"Temperature {self.temperature:.4f}: {effect}.")
         if self.target_fpr is not None:
             lines.append(self._threshold_summary(quote(self.spam)))
+        if not self.temperature_scaling and self.target_fpr is None:
+            threshold = "no threshold" if self.threshold is None else f"threshold {self.threshold:.7f}"
+            lines.append(f"Temperature {self.temperature:.4f} and {threshold} are those of the base.")
         return lines
 
     def _threshold_summary(self, spam: str) -> str:
@@ -95,6 +98,30 @@ def apply_calibration(config: SpamGPTConfig, calibration: Calibration | None) ->
     """Store a calibration in a configuration; None removes it."""
     config.temperature = 1.0 if calibration is None else calibration.temperature
     config.threshold = None if calibration is None else calibration.threshold
+
+
+def calibration_of(config: SpamGPTConfig) -> Calibration | None:
+    """Return the calibration of a base, which its corrected copy keeps: scores and threshold mean the same in both."""
+    if config.temperature == 1 and config.threshold is None:
+        return None
+    unknown = ("target_fpr", "confidence", "loss_before", "loss", "spam", "ham", "false_alarms", "missed")
+    return Calibration(
+        temperature=config.temperature,
+        threshold=config.threshold,
+        temperature_scaling=False,
+        fitted_on="the data that the base was calibrated on",
+        messages=0,
+        **dict.fromkeys(unknown),
+    )
+
+
+def shift_of(calibration: Calibration | None, names: Sequence[str]) -> torch.Tensor:
+    """Return what to add to uncalibrated logits, (num_labels,), to make the largest that of the class to predict."""
+    shift = torch.zeros(len(names))
+    if calibration is not None and calibration.threshold is not None:
+        threshold = torch.tensor(calibration.threshold)
+        shift[spam_index(names)] = -calibration.temperature * threshold.logit(eps=1e-6)
+    return shift
 
 
 def check_validation_split(recipe: Recipe, data: DatasetDict) -> None:

@@ -37,7 +37,7 @@ class Measured:
     Attributes:
         metrics, predictions: of each split, as in `Run`.
         loss: loss on the validation split before calibration; None if not measured.
-        calibration: calibration fitted on the validation split, if the recipe asks for one.
+        calibration: calibration fitted on the validation split, if the recipe asks for one, or kept from the base.
     """
 
     metrics: dict[str, Metrics]
@@ -55,6 +55,7 @@ class Evaluator:
     loaders: Loaders
     config: SpamGPTConfig
     recipe: Recipe
+    calibration: Calibration | None = None  # kept from the base
 
     def estimate(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
         """Return `{split}_loss` or `{split}_acc` over the first batches of each split that exists."""
@@ -69,7 +70,7 @@ class Evaluator:
     def measure(self, splits: Iterable[str]) -> Measured:
         """Measure the model on all messages of the splits that exist, calibrating it if the recipe says so."""
         results = {split: self._predict(split) for split in splits if split in self.loaders.evaluation}
-        calibration, config = None, self.config
+        calibration, config = self.calibration, self.config
         if needs_calibration(self.recipe):
             held_out = results["validation"]
             calibration = fit_calibration(
@@ -81,6 +82,7 @@ class Evaluator:
                 target_fpr=self.recipe.target_fpr,
                 confidence=self.recipe.confidence,
             )
+        if calibration is not None:
             config = copy.deepcopy(config)
             apply_calibration(config, calibration)
         predictions, names = {}, tuple(class_names(config))

@@ -27,6 +27,7 @@ from ..hub.push import Uploader
 from ..signals import listening
 from .calibration import check_validation_split
 from .checkpoints import STATE, Checkpoints
+from .corrections import read_corrections
 from .loop import TrainingLoop
 from .pretraining import pretrain
 from .recipes import Recipe, checked, get_recipe
@@ -82,8 +83,12 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             checkpoint = _find_checkpoint(options.resume_from_checkpoint, output_dir, uploader)
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
-            splits = _read(recipe, data, accelerator)
-            setup = set_up(recipe, splits)
+            replay = None
+            if recipe.replay_messages:
+                recipe, splits, replay = read_corrections(recipe, data)
+            else:
+                splits = _read(recipe, data, accelerator)
+            setup = set_up(recipe, splits, replay)
         if options.report_to is not None:
             accelerator.init_trackers("hf_spam", {k: v for k, v in asdict(recipe).items() if v is not None})
         saver = None
@@ -102,7 +107,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
                 loop.resume(checkpoint)
             run = loop.run()
         if output_dir is not None and accelerator.is_main_process:
-            run.baseline = measure_baseline(splits)
+            run.baseline = {} if recipe.replay_messages else measure_baseline(splits)
             save_run(run, output_dir, about)
             interruption.postpones = False
             if uploader is not None:

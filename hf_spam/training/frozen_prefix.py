@@ -28,6 +28,7 @@ RANDOM_SETTINGS = (
     "case_augmentation",
     "digit_augmentation",
     "bpe_dropout",
+    "replay_messages",
     "adversarial_epsilon",
     "spliced_messages",
 )

@@ -38,8 +38,8 @@ class Loaders:
     def __init__(self, accelerator: Accelerator, recipe: Recipe, setup: Setup, data: DatasetDict):
         config = setup.model.config
         self.recipe, self.rng, self.max_tokens = recipe, torch.Generator(), config.max_tokens
-        messages, (spliced, targets) = data["train"], setup.spliced
-        self.texts = [*messages["text"][:], *spliced]
+        messages, (extra, targets) = data["train"], setup.extra
+        self.texts = [*messages["text"][:], *extra]
         self._count = len(messages)
         self.augmentation = augmentation_for(setup.tokenizer, recipe)
         batch_size = recipe.per_device_train_batch_size
@@ -49,8 +49,8 @@ class Loaders:
         # Augmentation changes these ids in each epoch; evaluation keeps the original ones.
         ids, labels = parts["train"].input_ids, parts["train"].labels
         self._augmented = EncodedMessages(ids, labels)
-        if spliced:
-            ids = [*ids, *encode(setup.tokenizer, spliced, self.max_tokens)]
+        if extra:
+            ids = [*ids, *encode(setup.tokenizer, extra, self.max_tokens)]
             hard = [int(target > 0.5) for target in targets]
             self._augmented = EncodedMessages(ids, [*labels, *hard], [*map(float, labels), *targets])
         train_part: Dataset = self._augmented
@@ -79,6 +79,8 @@ class Loaders:
 
         shuffled = {"batch_size": batch_size, "sampler": self._sampler, "drop_last": True}
         self.train = prepare(train_part, **shuffled | {"sampler": sampler(len(self.texts))})
+        shuffled["drop_last"] = self._count >= self.global_batch_size
+        self._counted = self._count - self._count % self.global_batch_size or self._count
         self.evaluation = {
             split: prepare(part, **(shuffled if split == "train" else {"batch_size": batch_size}))
             for split, part in parts.items()
@@ -107,7 +109,7 @@ class Loaders:
     def draw_training_messages(self) -> list[int]:
         """Draw the indices of one more pass over the training loader, which drops the last short batch."""
         _draw_seed(self.rng)  # a pass over the loader draws this number too
-        return list(self._sampler)[: self._count - self._count % self.global_batch_size]
+        return list(self._sampler)[: self._counted]
 
 
 def augmentation_for(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Augmentation:
@@ -141,7 +143,7 @@ class SeededShuffle(Sampler[int]):
         window = self.WINDOW * self.batch_size
         windows = (order[start : start + window] for start in range(0, self.size, window))
         order = [index for part in windows for index in sorted(part, key=self.lengths.__getitem__)]
-        whole = self.size - self.size % self.batch_size  # the loader drops the last short batch
+        whole = self.size - self.size % self.batch_size or self.size  # the loader drops the last short batch
         batches = [order[start : start + self.batch_size] for start in range(0, whole, self.batch_size)]
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[i]

@@ -21,8 +21,9 @@ from ..data.splits import fingerprints
 from ..evaluation.eval_data import learned_from_others
 from ..modeling.configuration_spam_gpt import class_names
 from ..signals import Interruption, RunInterrupted
-from .calibration import apply_calibration
+from .calibration import apply_calibration, shift_of
 from .checkpoints import TrainingState, averaged_model, differences, identity
+from .corrections import keep_within_bound
 from .evaluator import BOOK_NAMES, DIVERGED, Evaluator, Measured
 from .loaders import Batch, Loaders
 from .objective import Objective, log_priors
@@ -63,6 +64,9 @@ class TrainingLoop:
         if recipe.logit_adjustment:
             priors = log_priors(data["train"]["label"][:], len(class_names(setup.model.config)))
             adjustment = recipe.logit_adjustment * priors
+        elif setup.base is not None:
+            # The loss of a message then depends on its distance from the threshold, which a correction must pass.
+            adjustment = shift_of(setup.base[1], class_names(setup.model.config))
         objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, adjustment)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         constant = recipe.lr_scheduler_type == "constant"  # the library's "constant" has no warmup
@@ -73,7 +77,9 @@ class TrainingLoop:
             num_training_steps=self.total_steps,
         )
         self.averaged = averaged_model(setup.model, recipe.weight_average)
-        self.evaluator = Evaluator(accelerator, self.objective, self.loaders, setup.model.config, recipe)
+        self.evaluator = Evaluator(
+            accelerator, self.objective, self.loaders, setup.model.config, recipe, setup.base and setup.base[1]
+        )
         self.state = TrainingState(
             setup, self.optimizer, self.scheduler, accelerator.scaler, self.loaders.rng, self.averaged
         )
@@ -114,7 +120,7 @@ class TrainingLoop:
         self.loaders.rng.manual_seed(self.recipe.seed)
         history.splits = self.splits
         history.trained_before = learned_from_others(base, self.setup.model.config, self.splits)
-        if history.trained_before:
+        if history.trained_before and self.setup.base is None:
             logger.warning("The base is already a classifier, and may have been trained on messages of any split.")
 
     def resume(self, checkpoint: Path) -> None:
@@ -198,6 +204,9 @@ class TrainingLoop:
         history.seconds = time.perf_counter() - self.started
         if self.averaged is not None:
             self.setup.model.load_state_dict(self.averaged.module.state_dict())
+        if self.setup.base is not None:
+            found = keep_within_bound(self.evaluator, self.setup.model, self.setup.base[0], self.recipe.max_drop)
+            history.before, history.kept = found
         measured = self.evaluator.measure(BOOK_NAMES)
         self.state.progress.update_best(measured.loss)
         for split, given in measured.predictions.items():  # of the most likely class, ignoring the threshold

@@ -8,7 +8,7 @@ from inspect import formatannotation
 from typing import Any, Literal
 
 # Fields that say where data and weights are read from; these may differ between machines.
-SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base", "tokenizer")
+SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base", "tokenizer", "replay")
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
     *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "n_layer", "n_embd"),
@@ -75,8 +75,8 @@ class Recipe:
     causal: bool = True
     """Use a causal attention mask."""
 
-    trainable: Literal["all", "last_two_blocks", "last_block", "head"] = "last_block"
-    """Which weights to train; blocks include the final norm and the head."""
+    trainable: Literal["all", "last_two_blocks", "last_block", "head", "embeddings"] = "last_block"
+    """Which weights to train; blocks include the final norm and the head, and embeddings are those of the tokens."""
     lora_r: int | None = None
     """Rank of LoRA adapters on every linear layer, merged when the model is saved. None: no adapters."""
     lora_alpha: int = 16
@@ -95,6 +95,14 @@ class Recipe:
     spliced_messages: int = 0
     """Number of messages spliced from the training messages and labelled by the linear baseline, to learn from too; an
     epoch includes them."""
+
+    replay_messages: int = 0
+    """Number of messages that the base has learned from to mix in, with the answers of the base, so that it forgets
+    little. The messages of data are then corrections: all are trained on; layout and calibration of the base stay."""
+    replay: str | None = None
+    """Source of these messages, as for data. None: the data of the base if they are at hand, or else the sample."""
+    max_drop: float = 0.005
+    """With replay_messages: largest loss of accuracy or rise of the false-positive rate on the validation split."""
 
     pretraining_steps: int = 0
     """Optimizer steps of language modelling on the training messages, before fine-tuning on their labels."""
@@ -178,7 +186,10 @@ class Recipe:
         in_range("confidence", 0, 1, open_low=True)
         check(self.confidence is None or self.target_fpr, "confidence needs a target_fpr above 0")
         in_range("warmup_steps weight_decay adversarial_epsilon logit_adjustment", 0)
-        in_range("spliced_messages pretraining_steps", 0)
+        in_range("spliced_messages replay_messages max_drop pretraining_steps", 0)
+        excluded = ("spliced_messages", "pretraining_steps", "temperature_scaling", "target_fpr", "logit_adjustment")
+        replays = self.base != "random" and not any(getattr(self, name) not in (None, 0) for name in excluded)
+        check(not self.replay_messages or replays, f"replay_messages needs a base, and no {', '.join(excluded)}")
         in_range("learning_rate pretraining_learning_rate max_grad_norm", 0, open_low=True)
         in_range("seed", 0, 2**32)
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
@@ -300,7 +311,33 @@ _INBOX = replace(
     eval_freq=500,
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_EXPERIMENTS, _POCKET, _INBOX)}
+_CORRECTIONS = replace(
+    _POCKET,
+    name="corrections",
+    summary="teaches a trained model the messages that it got wrong, in about a minute",
+    data="corrections.csv",
+    base="bundled",
+    vocab_size=None,
+    adversarial_epsilon=0.0,
+    logit_adjustment=0.0,
+    trainable="embeddings",
+    # Dropout and other augmentation would make the network less sure of everything, below the base's threshold.
+    dropout=0.0,
+    case_augmentation=0.0,
+    bpe_dropout=0.0,
+    replay_messages=6400,
+    num_train_epochs=1,
+    max_steps=None,
+    per_device_train_batch_size=64,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    lr_scheduler_type="linear",
+    warmup_steps=10,
+    weight_average=0.0,
+    eval_freq=25,
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_EXPERIMENTS, _POCKET, _INBOX, _CORRECTIONS)}
 
 
 def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:

@@ -31,6 +31,8 @@ class History:
         examples_seen: training messages seen, counting repetitions.
         seconds: duration of the training, evaluations included.
         splits: number and SHA-256 of the messages of each split (see `fingerprints`).
+        before: metrics of the base on each split, for corrections.
+        kept: share of the change of the weights that was kept, for corrections (see `keep_within_bound`).
         trained_before: whether training started from a classifier that had been trained on other, or unknown, messages.
     """
 
@@ -46,6 +48,8 @@ class History:
     steps_per_epoch: int = 0
     seconds: float = 0.0
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    before: dict[str, Metrics] = field(default_factory=dict)
+    kept: float | None = None
     trained_before: bool = False
 
     def add_losses(self, step: int, losses: dict[str, float]) -> None:
@@ -113,6 +117,33 @@ class Run:
     trained_parameters: int
     calibration: "Calibration | None" = None
     baseline: dict[str, Metrics] = field(default_factory=dict)
+
+    @property
+    def all_metrics(self) -> dict[str, Metrics]:
+        """Metrics of each split, for corrections after those of the base (such as "validation, before")."""
+        before = self.history.before
+        rows = {split: {f"{split}, before": before.get(split), split: values} for split, values in self.metrics.items()}
+        return {name: values for pair in rows.values() for name, values in pair.items() if values is not None}
+
+    @property
+    def corrections(self) -> list[str]:
+        """Sentences on what corrections have changed, or an empty list."""
+        if not self.history.before:
+            return []
+        count, lines = len(self.predictions["train"].labels), []
+        for split, after in self.metrics.items():
+            before = self.history.before[split]
+            if split == "train":
+                old, new = (round(count * values["accuracy"]) for values in (before, after))
+                lines.append(f"Of {count:,} corrections, {new:,} are classified correctly now, and {old:,} before.")
+                continue
+            names = [name for name in ("accuracy", "false_positive_rate") if None not in (before[name], after[name])]
+            changes = (f"{name.replace('_', ' ')} {before[name]:.2%} before, {after[name]:.2%} now" for name in names)
+            lines.append(f"{len(self.predictions[split].labels):,} held-out messages ({split}): {'; '.join(changes)}.")
+        if self.history.kept < 1:
+            kept, bound = f"{self.history.kept:.0%}", f"{100 * self.recipe.max_drop:g} points (--max-drop)"
+            lines.append(f"Only {kept} of the change was kept: with more, held-out messages lose more than {bound}.")
+        return lines
 
     @property
     def verdicts(self) -> list[str]:

@@ -136,7 +136,7 @@ def write_model(run: Run, folder: Path, card_metadata: Mapping[str, Any]) -> Non
         save_classifier(run.model, run.tokenizer, folder)
         recipe = {name: public(value) for name, value in asdict(run.recipe).items()}
         write_json(folder / HISTORY, {"recipe": recipe, **asdict(run.history)})
-        write_json(folder / "metrics.json", run.metrics)
+        write_json(folder / "metrics.json", run.all_metrics)
         plots = [name for name in ("loss", "accuracy") if (folder / f"{name}-plot.png").exists()]
         (folder / "README.md").write_text(card_of(run, plots, card_metadata), encoding="utf-8")
     finally:
@@ -153,11 +153,11 @@ def card_of(run: Run, plots: Sequence[str], card_metadata: Mapping[str, Any]) ->
         threshold=config.threshold,
         calibrated=config.temperature != 1,
         calibration=calibration.summary(in_markdown) if calibration else (),
-        calibrated_on="the validation split",
+        calibrated_on=calibration and calibration.fitted_on,
         base_model=recipe.base,
         recipe=asdict(recipe),
         data=None if recipe.data.startswith(IN_MEMORY) else recipe.data,
-        metrics=run.metrics,
+        metrics=run.all_metrics,
         baseline=run.baseline,
         verdicts=run.verdicts,
         parameters=run.model.num_parameters(),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -18,10 +18,11 @@ from ..conversion.loading import load_classifier, load_config, load_tokenizer
 from ..data.batching import EncodedMessages
 from ..data.labels import label_names
 from ..data.tokenization import encode, train_tokenizer
-from ..modeling.configuration_spam_gpt import SpamGPTConfig
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
-from .distillation import spliced_messages
+from .calibration import Calibration, calibration_of, shift_of
+from .distillation import rehearsal, spliced_messages
 from .recipes import Recipe
 
 if TYPE_CHECKING:
@@ -38,14 +39,16 @@ class Setup:
         model: the classifier, with `requires_grad` set only where the recipe trains.
         encoded: token ids and labels of each split.
         adapters: the LoRA adapters that PEFT put into `model`, if any.
-        spliced: spliced messages and their probabilities of spam, see `spliced_messages`.
+        extra: more messages to learn from and their probabilities of class 1, see `spliced_messages` and `rehearsal`.
+        base: weights and calibration of the base, for corrections.
     """
 
     model: SpamGPTForSequenceClassification
     tokenizer: PreTrainedTokenizerBase
     encoded: dict[str, EncodedMessages]
     adapters: "LoraModel | None" = None
-    spliced: tuple[Sequence[str], Sequence[float]] = ((), ())
+    extra: tuple[Sequence[str], Sequence[float]] = ((), ())
+    base: "tuple[dict[str, torch.Tensor], Calibration | None] | None" = None
 
     def merged_model(self) -> SpamGPTForSequenceClassification:
         """Return the model in evaluation mode, with its adapters merged into a copy."""
@@ -53,10 +56,11 @@ class Setup:
         return model.eval()
 
 
-def set_up(recipe: Recipe, data: DatasetDict) -> Setup:
+def set_up(recipe: Recipe, data: DatasetDict, replay: Dataset | None = None) -> Setup:
     """Load or create tokenizer and model, encode all messages, and freeze what the recipe does not train.
 
     If the base has no head for these labels, a new `torch.nn.Linear` is created after `torch.manual_seed(recipe.seed)`.
+    Given messages to `replay`, the base must have such a head.
     """
     if recipe.vocab_size is not None:
         tokenizer = train_tokenizer(data["train"]["text"][:], recipe.vocab_size)
@@ -76,20 +80,23 @@ def set_up(recipe: Recipe, data: DatasetDict) -> Setup:
             split: EncodedMessages(encode(tokenizer, messages["text"][:], config.n_positions), messages["label"][:])
             for split, messages in data.items()
         }
-        base_labels = config.id2label
+        base_labels, calibration = config.id2label, calibration_of(config)
         _configure(config, recipe, tokenizer, label_names(data["train"]), encoded["train"])
         torch.manual_seed(recipe.seed)
         if base is None:
             model = _fresh_model(config, recipe)
         else:
-            fresh_head = True if config.id2label == base_labels else "always"
+            fresh_head = "always" if config.id2label != base_labels else replay is None
             model = load_classifier(base, fresh_head=fresh_head, config=config, dtype=torch.float32)
     _freeze(model, recipe.trainable)
     adapters = None if recipe.lora_r is None else _add_adapters(model, recipe.lora_r, recipe.lora_alpha)
-    spliced = [], []
+    extra, kept = ([], []), None
     if recipe.spliced_messages:
-        spliced = spliced_messages(data["train"], recipe.spliced_messages, recipe.seed)
-    return Setup(model, tokenizer, encoded, adapters, spliced)
+        extra = spliced_messages(data["train"], recipe.spliced_messages, recipe.seed)
+    if replay is not None:
+        extra = rehearsal(model, tokenizer, shift_of(calibration, class_names(config)), data["train"], replay)
+        kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}, calibration
+    return Setup(model, tokenizer, encoded, adapters, extra, kept)
 
 
 def _import_base(base: str, imported: Path) -> str | Path | None:
@@ -158,6 +165,9 @@ def _freeze(model: SpamGPTForSequenceClassification, trainable: str) -> None:
     if trainable == "all":
         return
     model.requires_grad_(False)
+    if trainable == "embeddings":
+        model.gpt.tok_emb.requires_grad_(True)
+        return
     model.out_head.requires_grad_(True)
     blocks = {"head": 0, "last_block": 1, "last_two_blocks": 2}[trainable]
     if blocks:

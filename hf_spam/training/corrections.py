@@ -1,0 +1,144 @@
+"""Corrections: teach a model the messages that it got wrong, without losing the others.
+
+The corrections are mixed with messages that the base has learned from, for which the base itself gives the targets:
+rehearsal with distillation (Robins 1995, *Catastrophic Forgetting, Rehearsal and Pseudorehearsal*; Li and Hoiem 2016,
+*Learning without Forgetting*). If the held-out messages lose too much, the weights go part of the way back to those of
+the base (Wortsman et al. 2022, *Robust Fine-Tuning of Zero-Shot Models*).
+"""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+
+from ..conversion.loading import BUNDLED, load_config
+from ..data.duplicates import duplicate_key
+from ..data.formats import DataError
+from ..data.labels import label_names
+from ..data.names import Sources
+from ..data.sources import check_splits, read_messages
+from ..data.uci import cached_uci
+from ..evaluation.eval_data import BUNDLED_HELD_OUT, trained_recipe
+from ..modeling.configuration_spam_gpt import class_names
+from .evaluator import Evaluator
+from .recipes import Recipe
+from .run import Metrics
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT = 10  # of a source without recorded splits, every tenth message is held out
+STEPS_BACK = 10  # the weights go back to the base in tenths of the way
+
+
+def read_corrections(recipe: Recipe, data: DatasetDict | Sources | None) -> tuple[Recipe, DatasetDict, Dataset]:
+    """Read corrections, and messages to replay and to hold out.
+
+    Args:
+        recipe: A recipe with `replay_messages`.
+        data: Corrections instead of the recipe's; of a `DatasetDict`, those of `train`, and `test` stays as it is.
+
+    Returns:
+        The recipe with the layout of its base and the source of the replay; the corrections as `train`, and the
+        held-out messages as further splits; and the messages to replay. Only `train` has duplicates of corrections.
+
+    Raises:
+        DataError: The messages cannot be read, or their labels are not the two of the base.
+    """
+    config = load_config(recipe.base)
+    names = class_names(config)
+    if len(names) != 2:
+        raise DataError(f"corrections need a model of two labels, but {recipe.base} has {len(names)}")
+    if isinstance(data, DatasetDict):
+        splits = check_splits(data, **recipe.reading)
+        corrections = splits["train"]
+    else:
+        source, splits = recipe.data if data is None else data, {}
+        corrections = read_messages(source, allow_single_label=True, classes=names, **recipe.reading)
+    source, seen, held_out = _of_base(recipe, names)
+    if any(label_names(part) != names for part in (corrections, seen)):
+        found = ", ".join(dict.fromkeys([*label_names(corrections), *label_names(seen)]))
+        raise DataError(f"the messages are labelled {found}, but the model knows {', '.join(names)}")
+    corrections = corrections.select_columns(["text", "label"])
+    keys = set(map(duplicate_key, corrections["text"][:]))
+    seen = _without(keys, seen, f"Replay from {source}")
+    seen = seen.shuffle(seed=recipe.seed).select(range(min(recipe.replay_messages, len(seen))))
+    held_out = {split: _without(keys, part, f"Split {split}") for split, part in held_out.items()}
+    if len(seen) < recipe.per_device_train_batch_size:
+        raise DataError(f"{source}: {len(seen)} messages to replay do not fill a batch; name more with --replay")
+    logger.info("%d corrections, and %d messages to replay from %s", len(corrections), len(seen), source)
+    tested = {"test": splits["test"]} if "test" in splits else {}
+    layout = {"pooling": config.pooling, "padded_length": config.padded_length, "causal": config.causal}
+    recipe = replace(recipe, replay=source, **layout)
+    return recipe, DatasetDict(train=corrections, **held_out | tested), seen
+
+
+def _of_base(recipe: Recipe, names: list[str]) -> tuple[str, Dataset, dict[str, Dataset]]:
+    """Return the source of messages that the base has learned from, these messages, and held-out splits of it.
+
+    The splits are those of the base's training, if its record fits the source.
+    """
+    known = trained_recipe(recipe.base)
+    is_bundled = known is not None and known.protocol is None
+    source = recipe.replay or (known and known.data) or ("uci,sample" if is_bundled and cached_uci() else "sample")
+    reading = known.as_trained({"classes": names}) if known else {"classes": names}
+    splits = known.split_as_trained(source, **reading) if known and not is_bundled else None
+    if splits is not None:
+        return source, splits["train"], {split: splits[split] for split in splits if split != "train"}
+    if recipe.replay is None and source != "sample" and not is_bundled:
+        logger.warning("%s is not at hand as the base was trained on it: replaying the sample (see --replay)", source)
+        source = "sample"
+    seen, held_out = divide(read_messages(source, classes=names))
+    return source, seen, {"validation": held_out}
+
+
+def divide(messages: Dataset) -> tuple[Dataset, Dataset]:
+    """Divide the result of `read_messages` into messages to learn from and to hold out, without shared duplicates.
+
+    Of the sources "sample" and "uci", those are held out that the bundled model was not trained on.
+    """
+    groups, sources = np.array(messages["group"][:]), np.array(messages["source"][:])
+    is_held_out = groups % HELD_OUT == 0
+    for name, rows in json.loads((BUNDLED / BUNDLED_HELD_OUT).read_text()).items():
+        if (of_source := np.flatnonzero(sources == name)).size:
+            is_held_out[of_source] = False
+            is_held_out[of_source[rows]] = True
+    is_seen = ~np.isin(groups, groups[is_held_out])
+    return messages.select(np.flatnonzero(is_seen)), messages.select(np.flatnonzero(is_held_out))
+
+
+def _without(keys: set[str], messages: Dataset, what: str) -> Dataset:
+    """Leave out the messages that duplicate a correction."""
+    messages = messages.select_columns(["text", "label"])
+    kept = [i for i, text in enumerate(messages["text"][:]) if duplicate_key(text) not in keys]
+    if left_out := len(messages) - len(kept):
+        logger.info("%s: left out %d messages that duplicate a correction", what, left_out)
+    return messages.select(kept)
+
+
+def keep_within_bound(
+    evaluator: Evaluator, model: torch.nn.Module, base: dict[str, torch.Tensor], max_drop: float
+) -> tuple[dict[str, Metrics], float]:
+    """Move weights back toward those of the base until the validation split loses at most `max_drop`.
+
+    Returns the metrics of the base on each split, and the share of the change that was kept.
+    """
+    trained = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(base)
+    before = evaluator.measure(("train", "validation", "test")).metrics
+    for tenths in range(STEPS_BACK, -1, -1):
+        share = tenths / STEPS_BACK
+        model.load_state_dict({name: torch.lerp(base[name].to(last), last, share) for name, last in trained.items()})
+        loss = _loss(before["validation"], evaluator.measure(["validation"]).metrics["validation"])
+        if loss <= max_drop:
+            break
+        logger.info("With %.0f%% of the change, the held-out messages lose %.2f points", 100 * share, 100 * loss)
+    return before, share
+
+
+def _loss(before: Metrics, after: Metrics) -> float:
+    """Return the loss of accuracy or the rise of the false-positive rate, whichever is larger."""
+    alarms = (after["false_positive_rate"] or 0.0) - (before["false_positive_rate"] or 0.0)
+    return max(before["accuracy"] - after["accuracy"], alarms)
