@@ -327,11 +327,22 @@ def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: 
 @options.skip_bad_rows
 @click.option("--split", help="Split of a dataset on the Hub.  [default: train]")
 @click.option("--prefix", default="", help="Prefix for the names of the new columns.")
-@click.option("--window-size", default=4096, show_default=True, help="Rows to score and save at a time.")
-@click.option("--num-processes", type=int, help="Number of processes.  [default: 1, then one per core after 10 s]")
+@click.option("--window-size", type=int, help="Rows to score and save at a time.  [default: 4096; with Ray 16384]")
+@click.option("--num-processes", type=int, help="Number of processes.  [default: one per core]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and discard the parts of an unfinished run.")
+@click.option("--engine", type=click.Choice(["ray"]), help="Score on a Ray cluster.  [default: on this machine]")
+@click.option("--address", help="Address of the cluster.  [default: one on this machine, which is started if need be]")
 @options.as_json
-def score(source: str, output: str, model: str | None, overwrite: bool, as_json: bool, **settings: Any) -> None:
+def score(
+    source: str,
+    output: str,
+    model: str | None,
+    overwrite: bool,
+    engine: str | None,
+    address: str | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Score the messages of a file.
 
     Writes the rows of IN to OUT with two more columns, label and score.
@@ -341,19 +352,34 @@ def score(source: str, output: str, model: str | None, overwrite: bool, as_json:
     file, or - for JSON lines on standard output.
 
     Run the same command again to resume after an interruption.
+
+    With --engine ray, IN may also be a folder or a pattern such as s3://bucket/*.csv, and OUT is a folder of parts.
     """
     from .inference.classifier import SpamClassifier
     from .inference.scoring import STANDARD, score_file, score_stream, trained_text_column
 
     show_log()
     settings["remembered"] = (trained_text_column(model), None)
+    if settings["window_size"] is None:
+        del settings["window_size"]
+    if (address and not engine) or (engine and (settings["split"] or STANDARD in (source, output))):
+        raise click.UsageError("--address needs --engine ray, which cannot be used with --split, IN - or OUT -.")
     if output == STANDARD:
         if as_json or overwrite or settings.pop("num_processes") is not None:
             raise click.UsageError("--json, --overwrite and --num-processes cannot be used with OUT -.")
         score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **settings)
         return
-    classifier, progress = SpamClassifier.from_pretrained(model), sys.stderr.isatty()
-    scored = score_file(classifier, source, output, overwrite=overwrite, progress=progress, **settings)
+    settings |= {"overwrite": overwrite, "progress": sys.stderr.isatty()}
+    if engine:
+        from .inference.ray_data import score_with_ray
+
+        del settings["split"]
+        classifier = SpamClassifier.from_pretrained(model, device="cpu")
+        scored = score_with_ray(classifier, source, output, address=address, **settings)
+        for fault in scored.files_left_out:
+            click.echo(f"Left out {fault}", err=True)
+    else:
+        scored = score_file(SpamClassifier.from_pretrained(model), source, output, **settings)
     if as_json:
         click.echo(json.dumps(asdict(scored)))
     rate = (scored.rows + scored.left_out - scored.resumed_rows) / scored.seconds

@@ -4,12 +4,14 @@
 
 Fine-tuning is compared with the book's plain loop (the oracle in `tests/`) and with the Trainer of transformers, both
 with the same frozen layers and as many evaluations; scoring with the stock text-classification pipeline at its best
-batch size; reading a CSV file with Python's csv module and with pandas, which check less. Each run is a process of its
-own, so that peak memory is its own as well. Loading libraries and models is not timed. Weights are random; for scoring,
-the head is fitted to 1,000 messages. How closely the results agree is printed next to the times.
+batch size; scoring a file on one process per core with one process and with Ray Data; reading a CSV file with Python's
+csv module and with pandas, which check less. Each run is a process of its own, so that peak memory is its own as well.
+Loading libraries and models is not timed. Weights are random; for scoring, the head is fitted to 1,000 messages. How
+closely the results agree is printed next to the times.
 """
 
 import csv
+import importlib.util
 import json
 import os
 import resource
@@ -26,7 +28,8 @@ import click
 import torch
 from datasets import Dataset, DatasetDict
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
+from benchmark_files import FILES, write_rows
 
 SHAPES = {
     "124M": {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024},
@@ -211,6 +214,7 @@ TABLES = {
     },
     "scoring": SCORING,
     "scoring, bundled": SCORING,
+    "scoring a file": FILES,
     "reading": {"csv module": csv_module, "pandas": pandas, "hf_spam": read_windows},
 }
 
@@ -310,13 +314,16 @@ def do_job(folder: str, table: str, work: dict[str, Any], contender: str | None)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     if contender is None:
+        if table == "scoring a file":
+            return write_rows(Path(folder), work["rows"]) or {}
         make = make_messages if table == "reading" else make_weights
         return make(Path(folder), table, work)
     run = TABLES[table][contender](Path(folder), work)
     start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start
-    return {**result, "seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "memory": memory, **(result() if callable(result) else result)}
 
 
 def in_a_process(**job: Any) -> dict[str, Any]:
@@ -331,7 +338,7 @@ def compare(table: str, repeats: int, work: dict[str, Any]) -> dict[str, list[di
     """Return the runs of each contender, interleaved so that a slow moment affects all of them."""
     with tempfile.TemporaryDirectory() as folder:
         refused = in_a_process(folder=folder, table=table, work=work, contender=None).get("refused", [])
-        left_out = {*work["without"], *refused}
+        left_out = {*work["without"], *refused, *(() if importlib.util.find_spec("ray") else ["Ray Data"])}
         if torch.backends.cpu.get_cpu_capability() == "AVX2":  # no bfloat16 instructions
             left_out |= {name for name in TABLES[table] if "bf16" in name}
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES[table] if name not in left_out}
@@ -349,7 +356,8 @@ def agreement(peer: dict[str, Any], name: str, other: dict[str, Any]) -> str:
     if "scores" in other:
         pairs = list(zip(peer["scores"], other["scores"], strict=True))
         same = sum((a > 0.5) == (b > 0.5) for a, b in pairs) / len(pairs)
-        return f"scores within {max(abs(a - b) for a, b in pairs):.0e}, {same:.2%} of labels"
+        growth = f"; memory {other['growth']}" if "growth" in other else ""
+        return f"scores within {max(abs(a - b) for a, b in pairs):.0e}, {same:.2%} of labels{growth}"
     if "losses" not in other or "last token" in name:
         return "other batches" if "losses" not in other else "another position"
     losses = max(abs(a - b) for a, b in zip(peer["losses"], other["losses"], strict=True))
@@ -373,6 +381,7 @@ def as_markdown(table: str, runs: dict[str, list[dict[str, Any]]]) -> str:
 @click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--tokenizer", default="openai-community/gpt2", show_default=True, help="GPT-2's: a Hub id or a folder.")
 @click.option("--megabytes", default=1000, show_default=True, help="Size of the file to read.")
+@click.option("--rows", default=200_000, show_default=True, help="Rows of the file to score.")
 @click.option("--only", type=click.Choice(list(TABLES)), multiple=True, help="Tables to measure.  [default: all]")
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="124M", show_default=True, help="Except for bundled.")
 @click.option("--messages", type=int, help="Number of messages.  [default: all]")

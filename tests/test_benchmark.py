@@ -60,3 +60,18 @@ def test_gpu_check_runs_on_a_cpu(gpt2_tokenizer_dir):
     names = ["book, float32", "book, bfloat16", "scoring, float32", "scoring, bfloat16"]
     assert header.startswith("| CPU, ") and [row.split(" | ")[0].removeprefix("| ") for row in rows] == names
     assert all(float(row.split(" | ")[1]) >= 0 for row in rows)
+
+
+def test_a_file_is_scored_alike_by_all_contenders(tmp_path, monkeypatch):
+    """Ray is left out, which takes half a minute."""
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    monkeypatch.setattr(benchmark, "in_a_process", benchmark.do_job)
+    command = ["--only", "scoring a file", "--rows", "300", "--repeats", "1", "--without", "Ray Data"]
+    done = CliRunner().invoke(benchmark.main, [*command, "--output", str(tmp_path / "report.json")])
+    assert done.exit_code == 0, done.output
+    runs = json.loads((tmp_path / "report.json").read_text())["tables"]["scoring a file"]
+    assert list(runs) == ["one process per core", "one process"] and "100.00% of labels" in done.stdout
+    assert runs["one process"][0]["scores"] == runs["one process per core"][0]["scores"]
+    assert len(runs["one process"][0]["scores"]) == 300

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "README.ja.md", "model_card.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [(page, *block) for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", TEXTS[page], re.DOTALL)]
-OTHERS = {"--nproc_per_node", "--local-dir"}  # flags of other commands
+OTHERS = {"--nproc_per_node", "--node_rank", "--machine_rank", "--local-dir"}  # flags of other commands
 
 
 def run(code: str) -> str:
@@ -65,7 +65,7 @@ def parse(command: str) -> None:
             context = group.make_context(name, [*arguments], parent=context)
 
 
-COMMAND = re.compile(r"(?:hf-spam|python -m hf_spam|torchrun .* -m hf_spam) ([^#|>]*)")
+COMMAND = re.compile(r"(?:hf-spam|python -m hf_spam|(?:torchrun|accelerate) .* -m hf_spam) ([^#|>]*)")
 IN_BLOCKS = [
     (page, command.strip())
     for page, language, code in BLOCKS

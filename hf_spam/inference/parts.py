@@ -1,5 +1,6 @@
 """Pieces of an unfinished output on disk. Each is complete or missing, and survives a killed process."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from ..data.rows import merge_pieces
 from ..files import flush, stamp, write_file
 from ..text import short
 
-RUN, END = "run.json", "end.json"
+RUN, NEXT, END = "run.json", "next-", "end.json"
 
 
 class Parts:
@@ -52,16 +53,19 @@ class Parts:
         state = self._state()
         if not state and any(not path.name.startswith(".") for path in self._files()):
             raise ValueError(f"{self.folder} is needed for unfinished output, but holds other files; move them away.")
-        if state.get("run") == self.run:
-            return
-        if state and not overwrite:
-            raise ValueError(
-                f"{self.folder} holds the unfinished output of a run that differs in "
-                f"{_differences(state['run'], self.run)}. Finish it with its own command, or use --overwrite."
-            )
-        rows = count_rows()
-        self.folder.mkdir(exist_ok=True)
-        self._write(RUN, {"run": self.run, "rows": rows})
+        if state.get("run") != self.run:
+            if state and not overwrite:
+                raise ValueError(
+                    f"{self.folder} holds the unfinished output of a run that differs in "
+                    f"{_differences(state['run'], self.run)}. Finish it with its own command, or use --overwrite."
+                )
+            rows = count_rows()
+            self.folder.mkdir(exist_ok=True)
+            self._write(RUN, {"run": self.run, "rows": rows})
+        for path in self.folder.glob(f"{NEXT}*"):  # processes of an earlier run, if there are still some, then stop
+            path.unlink()
+        self.next = self.folder / f"{NEXT}{uuid.uuid4().hex[:8]}"
+        write_file(self.next, b"0")
 
     def total_rows(self) -> int | None:
         """Return the number of input rows, if known."""
@@ -72,6 +76,18 @@ class Parts:
         rows = self.window_size * sum(path.name.endswith(self.hash) for path in self._files())
         total = self.total_rows()
         return rows if total is None else min(rows, total)  # the last piece may be shorter
+
+    def take(self) -> int | None:
+        """Return the number of the first window that no process of this run has taken; `None` if the run has ended."""
+        try:
+            with self.next.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed or this process is killed
+                number = int(file.read())
+                file.seek(0)
+                file.write(b"%d" % (number + 1))
+        except FileNotFoundError:
+            return None
+        return number
 
     def has(self, window: int) -> bool:
         """Return whether the piece of a window is there."""

@@ -4,15 +4,14 @@ The input is read in windows of a fixed number of rows. A process scores one win
 piece next to the output, in `OUT.parts` (see `parts`). At the end, the pieces are merged into the output, which appears
 in one step. A killed run resumes with the windows that have no piece, on any number of processes.
 
-Window k is scored by process k mod n: every process reads the whole input and skips the windows of the others. Batches
-do not depend on the number of processes, and each process computes on one thread, so the output is identical byte for
-byte on any number of processes.
+Every process reads the whole input, and takes the next window that no other has taken. Batches do not depend on the
+number of processes, and each process computes on one thread, so the output is identical byte for byte on any number of
+processes.
 """
 
 import hashlib
 import json
 import logging
-import math
 import multiprocessing
 import os
 import pickle
@@ -23,14 +22,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import compress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 import transformers
 from huggingface_hub import HfApi
@@ -47,14 +46,15 @@ from ..data.windows import Reader, Window
 from ..files import hash_file, versions
 from ..hub_errors import explained
 from ..text import first_line, printable
-from .classifier import SpamClassifier
+from .classifier import SpamClassifier, one_thread
 from .parts import Parts
 
 logger = logging.getLogger(__name__)
 
 STANDARD = "-"  # standard input or output
 WINDOW_SIZE = 4096
-SECONDS_ON_ONE_PROCESS = 10.0  # starting more processes takes about as long
+FEW_ROWS = 2 * WINDOW_SIZE  # not worth another process
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def score_file(
         split: Split of a Hub dataset; `None` for "train".
         prefix: Prefix for the names of the two new columns.
         window_size: Rows per window.
-        num_processes: Number of processes. `None` starts with one and, if work is left after ten seconds, continues
-            with one per core or accelerator.
+        num_processes: Number of processes. `None` for one per core or accelerator, or just one if at most 8,192 rows
+            are left to score.
         overwrite: Whether to replace an existing output, and discard the unfinished output of a different run.
         progress: Whether to show a progress bar.
         **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
@@ -122,6 +122,9 @@ def score_file(
         raise ValueError("--window-size and --num-processes must be at least 1.")
     how = _reading(prefix, reading)
     output = _check_output_path(Path(output), source)
+    processes = num_processes or _most_processes(classifier)
+    if processes > 1 and os.path.isfile(source) and os.path.getsize(source) > 2**20:  # rarely few rows
+        _begin_imports()
     with _open(source, how, split) as (reader, content):
         run = {
             "the input": content,
@@ -135,15 +138,17 @@ def score_file(
         if result := parts.finished():
             resumed = result["rows"]
         else:
-            parts.begin(lambda: _check_input(reader, parts), overwrite=overwrite)
+            parts.begin(lambda: check_input(reader, window_size, parts.suffix), overwrite=overwrite)
             if column := reader.columns[0]:
                 details = "; ".join(filter(None, [f"texts from {column}", reader.note()]))
                 logger.info("%s: %s", reader.name, printable(details))
             resumed, total = parts.rows_done(), parts.total_rows()
+            if num_processes is None and total is not None and total - resumed <= FEW_ROWS:
+                processes = 1
             if resumed:
                 logger.info("Resuming: %d rows were scored by an earlier run.", resumed)
             with tqdm(total=total, initial=resumed, desc="Scoring", unit="row", disable=not progress) as bar:
-                _score(num_processes, reader, parts, classifier, lambda: bar.update(parts.rows_done() - bar.n))
+                _score(processes, reader, parts, classifier, lambda: bar.update(parts.rows_done() - bar.n))
             result = parts.finish()
         parts.remove()
     return ScoredFile(str(output), **result, resumed_rows=resumed, seconds=time.perf_counter() - start)
@@ -166,7 +171,7 @@ def score_stream(
     rows, left_out, first_left_out = 0, 0, []
     with _open(source, _reading(prefix, reading), split, spool=False) as (reader, _), one_thread():
         for number, window in enumerate(reader.windows(window_size)):
-            summary, piece = _score_window(classifier, reader, window, ".jsonl", first=number == 0)
+            summary, piece = score_window(classifier, reader, window, ".jsonl", first=number == 0)
             file.write(piece)
             file.flush()
             rows += sum(summary["labels"].values()) + summary["missing"]
@@ -249,12 +254,12 @@ def _model_hash(classifier: SpamClassifier) -> str:
     return digest.hexdigest()
 
 
-def _check_input(reader: Reader, parts: Parts) -> int | None:
+def check_input(reader: Reader, window_size: int, suffix: str) -> int | None:
     """Check a whole file, or the first window of a Hub dataset, before scoring starts; return the number of rows."""
     rows = 0
-    for window in reader.windows(parts.window_size):
+    for window in reader.windows(window_size):
         messages = reader.messages(window)
-        check_output(reader.name, reader.table(messages.window), parts.suffix, has_types=reader.has_types)
+        check_output(reader.name, reader.table(messages.window), suffix, has_types=reader.has_types)
         if reader.file is None:
             return reader.total
         rows += len(window)
@@ -262,33 +267,59 @@ def _check_input(reader: Reader, parts: Parts) -> int | None:
     return rows
 
 
-def _score(
-    count: int | None, reader: Reader, parts: Parts, classifier: SpamClassifier, update: Callable[[], None]
-) -> None:
-    """Score the windows that have no piece yet, on `count` processes (see `score_file`); call `update` regularly."""
-    if count is None:
-        if _score_windows(reader, parts, classifier, 0, 1, update, SECONDS_ON_ONE_PROCESS):
-            return
-        count = available_cores() if classifier.model.device.type == "cpu" else torch.accelerator.device_count()
+def _begin_imports() -> None:
+    """Import this module for all processes at once, while this one goes on, where the system has a fork server."""
+    if METHOD == "forkserver":
+        multiprocessing.set_forkserver_preload([__name__])
+        forkserver.ensure_running()
+
+
+def _score(count: int, reader: Reader, parts: Parts, classifier: SpamClassifier, update: Callable[[], None]) -> None:
+    """Score the windows that have no piece yet, on `count` processes; call `update` regularly.
+
+    This process scores until the others have started, which takes seconds, and does not wait for them if nothing is
+    left by then.
+    """
     if count == 1:
-        _score_windows(reader, parts, classifier, 0, 1, update)
+        _score_windows(reader, parts, classifier, update)
         return
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    context.set_forkserver_preload([__name__])  # imported once for all processes
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    failures, failed = context.Pipe(duplex=False)
-    arguments = (count, reader, parts, pickle.dumps(classifier), failed)
-    workers = start_processes(_work, arguments, count, join=False, daemon=True, start_method=method)
+    _begin_imports()
+    failures, failed = multiprocessing.get_context(METHOD).Pipe(duplex=False)
+    arguments = (reader, parts, pickle.dumps(classifier), failed)
+    starting: Future = Future()
+
+    def start() -> None:
+        try:
+            starting.set_result(start_processes(_work, arguments, count, join=False, daemon=True, start_method=METHOD))
+        except Exception as error:
+            starting.set_exception(error)
+
+    threading.Thread(target=start, daemon=True).start()
     try:
-        while not workers.join(timeout=0.2):
-            update()
-    except (ProcessExitedException, ProcessRaisedException) as error:
+        if not _score_windows(reader, parts, classifier, update, until=starting.done):
+            while not starting.result().join(timeout=0.2):
+                update()
+    except (ProcessExitedException, ProcessRaisedException, EOFError, ConnectionError) as error:
         if failures.poll():
             raise OSError(failures.recv()) from error
         message = f"A process was killed or failed ({first_line(error)})."
         raise OSError(f"{message} Nothing is lost: run the same command again to resume.") from error
+    finally:
+        starting.add_done_callback(_stop)
     update()
+
+
+def _stop(started: Future) -> None:
+    """Stop processes that this one no longer waits for, once they have started."""
+    if not started.exception():
+        for process in started.result().processes:
+            process.terminate()
+
+
+def _most_processes(classifier: SpamClassifier) -> int:
+    """Return the number of cores, or of accelerators if the model is on one."""
+    return available_cores() if classifier.model.device.type == "cpu" else torch.accelerator.device_count()
 
 
 def available_cores() -> int:
@@ -296,8 +327,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(rank: int, size: int, reader: Reader, parts: Parts, classifier: bytes, failed: Connection) -> None:
-    """Run process `rank` of `size`."""
+def _work(rank: int, reader: Reader, parts: Parts, classifier: bytes, failed: Connection) -> None:
+    """Run process `rank`."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a killed process leaks
     transformers.utils.logging.set_verbosity_error()
@@ -305,7 +336,7 @@ def _work(rank: int, size: int, reader: Reader, parts: Parts, classifier: bytes,
         loaded = pickle.loads(classifier)
         if (kind := loaded.model.device.type) != "cpu":
             loaded.model.to(torch.device(kind, rank % torch.accelerator.device_count()))
-        _score_windows(reader, parts, loaded, rank, size)
+        _score_windows(reader, parts, loaded)
     except (ValueError, OSError) as error:
         failed.send(str(error))
         raise
@@ -321,27 +352,27 @@ def _score_windows(
     reader: Reader,
     parts: Parts,
     classifier: SpamClassifier,
-    rank: int,
-    size: int,
     update: Callable[[], None] = lambda: None,
-    seconds: float = math.inf,
+    until: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Score the windows of process `rank` of `size` that have no piece yet; return `False` if time runs out."""
-    deadline = time.perf_counter() + seconds
-    rows = 0
+    """Score windows that no other process has taken, until all are or `until` says so; return whether it took all."""
+    rows, taken, all_windows = 0, -1, True
     with one_thread():
         for number, window in enumerate(reader.windows(parts.window_size)):
-            if number % size == rank and not parts.has(number):
-                if time.perf_counter() > deadline:
+            if number > taken:
+                if until() or (taken := parts.take()) is None:
                     return False
-                summary, piece = _score_window(classifier, reader, window, parts.suffix, first=number == 0)
+                all_windows = all_windows and taken == number
+            if number == taken and not parts.has(number):
+                summary, piece = score_window(classifier, reader, window, parts.suffix, first=number == 0)
                 _check_unchanged(reader)
                 parts.add(number, summary, piece)
                 update()
             rows += len(window)
     _check_unchanged(reader)
-    parts.record_rows(rows)
-    return True
+    if taken <= number:  # otherwise another process has taken the last window
+        parts.record_rows(rows)
+    return all_windows
 
 
 def _check_unchanged(reader: Reader) -> None:
@@ -349,18 +380,7 @@ def _check_unchanged(reader: Reader) -> None:
         reader.file.check_unchanged()
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, since the number of threads can change the last digit of a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _score_window(
+def score_window(
     classifier: SpamClassifier, reader: Reader, window: Window, suffix: str, *, first: bool
 ) -> tuple[dict[str, Any], bytes]:
     """Return a summary of a window for `Parts.add`, and its rows as a piece of the output."""
@@ -368,11 +388,7 @@ def _score_window(
     table = reader.table(messages.window)
     if first:
         check_output(reader.name, table, suffix, has_types=reader.has_types)
-    answered = [bool(text and not text.isspace()) for text in messages.texts]
-    answers = iter(classifier(list(compress(messages.texts, answered))) if any(answered) else [])
-    rows = [next(answers) if has_text else {"label": None, "score": None} for has_text in answered]
-    labels = [row["label"] for row in rows]
-    scores = [None if row["score"] is None else np.float32(row["score"]) for row in rows]
+    labels, scores = classifier.answers(messages.texts)
     name = f"{reader.place(window, 0)} and after" if len(window) else reader.name
     summary = {
         "read": len(window),

@@ -3,25 +3,29 @@
 Expected answers come from the classifier itself, and outputs are read with Python's own readers.
 """
 
+import contextlib
 import csv
 import io
 import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from blocking_classifier import BlockingClassifier
+from blocking_classifier import BlockingClassifier, PausingClassifier
 from command_line import hf_spam
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
@@ -233,33 +237,73 @@ def pieces(output: Path) -> int:
     return len(list(output.with_name(f"{output.name}.parts").glob("0*")))
 
 
+@contextlib.contextmanager
+def after_pieces(output: Path, count: int, act: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Call `act` once there are so many pieces, and then release a `PausingClassifier`."""
+
+    def wait() -> None:
+        while pieces(output) < count:
+            time.sleep(0.01)
+        act()
+        PausingClassifier.released.set()
+
+    PausingClassifier.released.clear()
+    threading.Thread(target=wait, daemon=True).start()
+    yield
+
+
 @pytest.mark.parametrize("count", [2, 3, None])
 def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch, count):
-    """`None` starts with one process and continues on all cores."""
-    monkeypatch.setattr(scoring, "SECONDS_ON_ONE_PROCESS", 0.01)
+    """`None` is one per core. This process scores until the others have started."""
+    monkeypatch.setattr(scoring, "FEW_ROWS", 599)
     monkeypatch.setattr(scoring, "available_cores", lambda: 2)
-    scored = score_file(CLASSIFIER, inbox[0], tmp_path / "out.csv", window_size=16, num_processes=count)
+    output, pausing = tmp_path / "out.csv", PausingClassifier.from_pretrained()
+    with after_pieces(output, 37):  # of 38: the others have scored all but the window that this process waits with
+        scored = score_file(pausing, inbox[0], output, window_size=16, num_processes=count)
+    assert pausing.windows == -1
     assert (tmp_path / "out.csv").read_bytes() == inbox[1]
     assert scored.rows == 600 and sum(scored.labels.values()) == 600
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
+def test_no_process_waits_for_another(tmp_path, inbox, monkeypatch):
+    """This process scores everything if the others start too late, and then they do nothing."""
+    started, stop, output = [], threading.Event(), tmp_path / "out.csv"
+
+    def start(work, arguments, *rest, **how):
+        started.append(arguments)
+        stop.wait()
+        return SimpleNamespace(processes=[])
+
+    monkeypatch.setattr(scoring, "start_processes", start)
+    score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=2)
+    assert output.read_bytes() == inbox[1]
+    reader, unfinished, *_ = started[0]
+    assert not scoring._score_windows(reader, unfinished, CLASSIFIER)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    stop.set()
+
+
+def test_windows_are_taken_once_and_not_by_processes_of_an_earlier_run(tmp_path):
+    earlier, now = (parts.Parts(tmp_path / "out.csv", {}, 16) for _ in range(2))
+    earlier.begin(lambda: 600, overwrite=False)
+    assert [earlier.take(), pickle.loads(pickle.dumps(earlier)).take()] == [0, 1]
+    now.begin(lambda: 600, overwrite=False)
+    assert [earlier.take(), now.take(), now.take()] == [None, 0, 1]
+    now.remove()
+    assert now.take() is None and not list(tmp_path.iterdir())
+
+
 def test_a_killed_worker_ends_the_run_and_the_next_run_resumes(tmp_path, inbox):
-    """One of two workers is killed after each has scored two windows; no output appears before the end."""
+    """One of two is killed after all three processes have scored two windows; no output appears before the end."""
     output, blocking = tmp_path / "out.csv", BlockingClassifier.from_pretrained()
-
-    def kill() -> None:
-        while pieces(output) < 4:
-            time.sleep(0.01)
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    with pytest.raises(OSError, match=r"A process was killed.* Nothing is lost: run the same command again"):
+    error = pytest.raises(OSError, match=r"A process was killed.* Nothing is lost: run the same command again")
+    kill = lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)  # noqa: E731
+    with error, after_pieces(output, 6, kill):
         score_file(blocking, inbox[0], output, window_size=16, num_processes=2)
-    assert not output.exists() and pieces(output) == 4
+    assert not output.exists() and pieces(output) == 7
     scored = score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=1)
-    assert scored.resumed_rows == 64 and scored.rows == 600
+    assert scored.resumed_rows == 112 and scored.rows == 600
     assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 

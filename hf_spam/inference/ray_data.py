@@ -1,0 +1,330 @@
+"""Score messages on the machines of a Ray cluster, with Ray Data (https://docs.ray.io/en/latest/data/data.html).
+
+`SpamScorer` adds labels and scores in a pipeline of your own. `score_with_ray` scores whole files: a task reads a file
+as `score_file` does and yields windows of rows; actors, which load the model once, score them. Each window becomes a
+part of the output, whose name and content depend on its place in the input alone. A part that Ray computes again, after
+it has lost a process or a machine, replaces the first one, so no row is lost or doubled.
+"""
+
+import json
+import logging
+import math
+import os
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pyarrow.fs import FileSystem, LocalFileSystem
+from tqdm.auto import tqdm
+
+from ..data.formats import DataError
+from ..data.readers import JsonReader, open_file
+from ..data.reading import Reading
+from ..data.rows import OUTPUTS
+from ..data.windows import Window, joined
+from ..text import first_line
+from . import storage
+from .classifier import SpamClassifier, one_thread
+from .scoring import ScoredFile, check_input, score_window
+
+WINDOW_SIZE = 16_384
+
+
+class SpamScorer:
+    """Add the columns `label` and `score` to batches, for `map_batches` of Ray Data or any other loop over batches.
+
+        actors = ray.data.ActorPoolStrategy(size=8)
+        dataset.map_batches(SpamScorer, batch_size=4096, compute=actors)  # on a core each
+        dataset.map_batches(SpamScorer, batch_size=4096, compute=actors, num_gpus=0.5)  # two on each of four GPUs
+
+    Within a batch, messages of similar length are scored together. A message that is missing or empty gets no label,
+    and no score (NaN in NumPy and pandas).
+
+    Args:
+        model: A folder or Hub id that every machine can read, a `SpamClassifier`, or `None` for the bundled model.
+        text_column: Text column, as for `load_sms_spam`.
+        prefix: Prefix for the names of the two new columns.
+        **loading: `revision`, `dtype` and `device`, as for `SpamClassifier.from_pretrained`.
+
+    Raises:
+        OSError, ValueError: The model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | SpamClassifier | None = None,
+        *,
+        text_column: str | None = None,
+        prefix: str = "",
+        **loading: Any,
+    ):
+        if isinstance(model, SpamClassifier):
+            self.classifier = model
+            if isinstance(model.model, torch.nn.Module):  # an ONNX model stays on the CPU
+                model.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        else:
+            self.classifier = SpamClassifier.from_pretrained(model, **loading)
+        self.reading = Reading(text_column=text_column, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
+
+    def __call__(self, batch: Any) -> Any:
+        """Return a batch with two more columns.
+
+        Args:
+            batch: A dict of NumPy arrays, a pandas `DataFrame` or a PyArrow `Table`.
+
+        Raises:
+            DataError: There is no text column, or a column called `label` or `score`.
+            TypeError: A message is not a string.
+        """
+        names = batch.column_names if isinstance(batch, pa.Table) else list(batch)
+        texts_at, _ = self.reading.find("the batch", names)
+        columns = [batch[names[at]] for at in texts_at]
+        texts = [
+            (column if isinstance(batch, pa.Table) else pa.array(column, from_pandas=True)).to_pylist()
+            for column in columns
+        ]
+        labels, scores = self.classifier.answers([joined(pieces) for pieces in zip(*texts, strict=True)])
+        label, score = self.reading.added
+        if isinstance(batch, pa.Table):
+            batch = batch.append_column(label, pa.array(labels, pa.string()))
+            return batch.append_column(score, pa.array(scores, pa.float32()))
+        new = {label: np.array(labels, object), score: np.array(scores, np.float32)}
+        return {**batch, **new} if isinstance(batch, dict) else batch.assign(**new)
+
+
+@dataclass(frozen=True)
+class ScoredFiles(ScoredFile):
+    """Summary of a scored file, folder or pattern."""
+
+    files: int
+    """Number of files whose rows are in the output."""
+    files_left_out: list[str]
+    """What is wrong with each file that could not be read."""
+
+
+def score_with_ray(
+    classifier: SpamClassifier,
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    address: str | None = None,
+    prefix: str = "",
+    window_size: int = WINDOW_SIZE,
+    num_processes: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    **reading: Any,
+) -> ScoredFiles:
+    """Score the messages of files on a Ray cluster, and write their rows unchanged to the parts of a folder.
+
+    Labels and scores are those of `score_file`, and so is what the formats can hold, with one exception: JSON lines can
+    become Parquet, with the keys and types of the rows of a part. In the order of their names, the parts hold the files
+    in the order of theirs, and the rows in their order. A file that cannot be read is left out as a whole, and the job
+    goes on. `_SUCCESS` is written after the last part.
+
+    Args:
+        classifier: The classifier; it is sent to the machines.
+        source: A file as for `score_file`, a folder, or a pattern with `*`. Local, in a folder that all machines can
+            read, or with a scheme that Arrow knows: s3, gs, hf. A machine copies a remote file to its disk to read it.
+        output: A folder called .parquet, .csv, .tsv or .jsonl, which is the format of its parts.
+        address: Address of a cluster. `None` for the one in RAY_ADDRESS or started by `ray start` on this machine;
+            without one, Ray is started on this machine until the end.
+        prefix: Prefix for the names of the two new columns.
+        window_size: Rows per part.
+        num_processes: Number of actors, which share the accelerators evenly. `None` for one per accelerator of the
+            cluster or, if it has none, per core.
+        overwrite: Whether to delete the parts of an earlier run.
+        progress: Whether to show a progress bar.
+        **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
+
+    Raises:
+        DataError: There is no file, or none can be read.
+        FileExistsError: The output exists.
+        ValueError: A setting is invalid, or the model's weights are damaged.
+        OSError: The cluster cannot be reached, or the output cannot be written.
+    """
+    start, ray = time.perf_counter(), _import_ray()
+    if window_size < 1 or (num_processes is not None and num_processes < 1):
+        raise ValueError("--window-size and --num-processes must be at least 1.")
+    how = Reading(**reading, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
+    inputs, paths = storage.find_files(source)
+    outputs, folder = storage.resolve(output)
+    suffix = PurePosixPath(folder).suffix.lower()
+    if suffix not in OUTPUTS:
+        raise ValueError(f"{output}: unknown format; let the name of the folder end in one of {', '.join(OUTPUTS)}.")
+    if inputs.equals(outputs) and any(f"{path}/".startswith(f"{folder}/") for path in paths):
+        raise ValueError(f"{output} is the input; name another folder for the output.")
+    storage.make_folder(outputs, folder, overwrite)
+    read, write = ReadWindows(inputs, how, window_size, suffix), (classifier, outputs, folder, suffix)
+    with tqdm(desc="Scoring", unit="row", disable=not progress) as bar, _cluster(ray, address):
+        rows, faults = _add_up(_summaries(ray, paths, read, write, num_processes), bar.update)
+    if isinstance(outputs, LocalFileSystem):
+        for path in Path(folder).glob(".writing-*"):  # of processes that were killed
+            path.unlink()
+    if len(faults) == len(paths):
+        raise DataError(faults[0])
+    files = {"files": len(paths) - len(faults), "files_left_out": faults}
+    scored = ScoredFiles(str(output), **rows, **files, resumed_rows=0, seconds=time.perf_counter() - start)
+    storage.write(outputs, f"{folder}/{storage.SUCCESS}", json.dumps(vars(scored)).encode())
+    return scored
+
+
+def _add_up(summaries: Iterable[dict[str, Any]], update: Callable[[int], Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of `ScoredFile` that describe the rows, and what is wrong with files, in their order."""
+    labels: Counter[str] = Counter()
+    sums: Counter[str] = Counter(missing=0, left_out=0)
+    first_left_out: list[str] = []
+    faults: dict[int, str] = {}
+    for summary in summaries:
+        if "fault" in summary:
+            faults[summary["file"]] = summary["fault"]
+            continue
+        update(summary.pop("read"))
+        labels.update(summary.pop("labels"))
+        first_left_out = (first_left_out + summary.pop("first_left_out"))[:3]
+        sums.update(summary)
+    counts = {"rows": labels.total() + sums["missing"], "labels": dict(sorted(labels.items())), **sums}
+    return {**counts, "first_left_out": first_left_out}, [faults[file] for file in sorted(faults)]
+
+
+class ReadWindows:
+    """Read files and yield their windows, pickled with their reader: `map_batches` calls it with files."""
+
+    def __init__(self, filesystem: FileSystem, reading: Reading, window_size: int, suffix: str):
+        self.filesystem, self.reading, self.window_size, self.suffix = filesystem, reading, window_size, suffix
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list]]:
+        for file, path in zip(batch["file"].tolist(), batch["path"].tolist(), strict=True):
+            number = -1
+            try:
+                for number, window in enumerate(self.windows(path)):
+                    yield {"file": [file], "number": [number], "fault": [""], "window": [window]}
+            except DataError as error:
+                if number >= 0:  # the file has changed
+                    raise
+                yield {"file": [file], "number": [0], "fault": [str(error)], "window": [b""]}
+
+    def windows(self, path: str) -> Iterator[bytes]:
+        """Yield the windows of a file after a check of all of it, which raises a `DataError`."""
+        with storage.local_copy(self.filesystem, path) as file:
+            reader = open_file(file, self.reading)
+            if isinstance(reader, JsonReader) and self.suffix == ".parquet":
+                reader = JsonTables(reader.file, reader.reading, reader.encoding)
+            check_input(reader, self.window_size, self.suffix)
+            for window in reader.windows(self.window_size):
+                if isinstance(window.rows, pa.Table):
+                    window = replace(window, rows=_compact(window.rows))
+                yield pickle.dumps((reader, window))
+            file.check_unchanged()
+
+
+class WriteParts(SpamScorer):
+    """Score pickled windows, write each as a part, and return summaries in JSON, for `map_batches`."""
+
+    def __init__(self, classifier: SpamClassifier, filesystem: FileSystem, folder: str, suffix: str):
+        super().__init__(classifier)
+        self.filesystem, self.folder, self.suffix = filesystem, folder, suffix
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        columns = [batch[name].tolist() for name in ("file", "number", "fault", "window")]
+        return {"summary": [json.dumps(self.write(*row)) for row in zip(*columns, strict=True)]}
+
+    def write(self, file: int, number: int, fault: str, window: bytes) -> dict[str, Any]:
+        if fault:
+            return {"file": file, "fault": fault}
+        with one_thread():
+            summary, piece = score_window(self.classifier, *pickle.loads(window), self.suffix, first=True)
+        if self.suffix == ".parquet":
+            sink = BytesIO()
+            pq.write_table(pa.ipc.open_stream(piece).read_all(), sink)
+            piece = sink.getvalue()
+        name = storage.PART.format(file=file, number=number, suffix=self.suffix)
+        storage.write(self.filesystem, f"{self.folder}/{name}", piece)
+        return summary
+
+
+class JsonTables(JsonReader):
+    """Read JSON as tables, with the keys of all rows of a window; a key that a row lacks is null there."""
+
+    has_types = True
+
+    def table(self, window: Window) -> pa.Table:
+        try:
+            rows = [json.loads(line) for line in window.rows]
+            names = dict.fromkeys(name for row in rows for name in row) or [self.reading.text_column or "text"]
+            return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            place = self.place(window, 0) if len(window) else self.name
+            raise DataError(f"{place} and after: {first_line(error)}; write .jsonl") from None
+
+
+def _import_ray() -> Any:
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **os.environ}
+    try:
+        import ray.data
+    except ImportError as error:
+        raise ValueError("--engine ray needs ray, which is not installed: pip install hf-spam[ray]") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start Ray on this machine, unless that was done before."""
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise OSError(f"--address {address}: no Ray cluster ({first_line(error)}).") from error
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _summaries(
+    ray: Any, paths: list[str], read: ReadWindows, write: tuple[Any, ...], num_processes: int | None
+) -> Iterator[dict[str, Any]]:
+    """Read files and write parts on the cluster; yield a summary of each part, and of each file that has a fault."""
+    resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0)
+    actors = num_processes or int(gpus or resources.get("CPU", 1))
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = 1  # a window is a block, which is what Ray sends to an actor
+    # If a machine is lost, an actor that becomes idle makes room for the one that must start again elsewhere.
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors)
+    with ray.data.DataContext.current(context):
+        files = [{"file": file, "path": path} for file, path in enumerate(paths)]
+        items = ray.data.from_items(files, override_num_blocks=min(len(files), 10_000))
+        # Reading waits for the actors most of the time, so it reserves no core.
+        readers = ray.data.TaskPoolStrategy(min(len(files), max(2, actors // 4)))
+        windows = items.map_batches(read.__call__, compute=readers, num_cpus=0)
+        accelerator = {"num_gpus": 1 / math.ceil(actors / gpus)} if gpus else {}
+        parts = windows.map_batches(WriteParts, fn_constructor_args=write, compute=pool, num_cpus=1, **accelerator)
+        try:
+            for row in parts.iter_rows():
+                yield json.loads(row["summary"])
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise (ValueError if isinstance(cause, ValueError) else OSError)(first_line(cause)) from error
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """Return a table without the rest of the data that it is a slice of, which would be pickled with it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()

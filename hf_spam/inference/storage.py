@@ -1,0 +1,104 @@
+"""Files and folders of parts, on a disk or in an object store, through the file systems of Arrow."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from fsspec.utils import glob_translate
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+
+from ..data.formats import DataError, DataFile, is_hub_id, suffix_of
+from ..files import write_file
+from ..text import first_line
+
+PART, SUCCESS = "part-{file:05d}-{number:06d}{suffix}", "_SUCCESS"
+
+
+def resolve(path: str | os.PathLike) -> tuple[FileSystem, str]:
+    """Return the file system of a path or URI, and the path there."""
+    name = os.fspath(path)
+    if "://" not in name:
+        return LocalFileSystem(), os.path.abspath(name)
+    if name.startswith(("s3:", "gs:", "file:")):  # the others are not decoded
+        name = quote(name, safe="/:@?&=%+,;~$!'()")
+    try:
+        return FileSystem.from_uri(name)
+    except ValueError as error:
+        raise DataError(f"{path}: {first_line(error)}") from error
+
+
+def find_files(source: str | os.PathLike) -> tuple[FileSystem, list[str]]:
+    """Return the file system of a file, folder or pattern, and the paths of its data files there, sorted.
+
+    In folders, names that start with "." or "_" are skipped, as Spark and Hive do.
+
+    Raises:
+        DataError: There is no such file, or it cannot be reached.
+    """
+    if is_hub_id(os.fspath(source)):
+        raise DataError(f"{source}: no such file; write hf://datasets/{source} for the files of a dataset on the Hub")
+    try:
+        filesystem, path = resolve(source)
+        if filesystem.get_file_info(path).type is FileType.File:
+            return filesystem, [path]
+        base = path.partition("*")[0].rpartition("/")[0] if "*" in path else path
+        found = filesystem.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({first_line(error)})") from error
+    files = [info.path for info in found if info.type is FileType.File and suffix_of(info.path)]
+    if "*" in path:
+        files = list(filter(re.compile(glob_translate(path)).match, files))
+    files = [path for path in files if not re.search(r"/[._]", path.removeprefix(base))]
+    if not files:
+        raise DataError(f"{source}: no such file, or no data files in it")
+    return filesystem, sorted(files)
+
+
+@contextmanager
+def local_copy(filesystem: FileSystem, path: str) -> Iterator[DataFile]:
+    """Yield a file, copied to this machine's disk for the time if it is not there.
+
+    Raises:
+        DataError: It cannot be read; see also `DataFile.find`.
+    """
+    if isinstance(filesystem, LocalFileSystem):
+        yield DataFile.find(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="hf-spam-") as folder:
+        copy = Path(folder, PurePosixPath(path).name)
+        try:
+            with filesystem.open_input_stream(path, compression=None) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
+        yield DataFile.find(copy, name=path)
+
+
+def make_folder(filesystem: FileSystem, folder: str, overwrite: bool) -> None:
+    """Make a folder for the parts, or with `overwrite` delete those of an earlier run."""
+    if filesystem.get_file_info(folder).type is FileType.File:
+        raise FileExistsError(f"{folder} is a file; name a folder.")
+    found = filesystem.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    if found and not overwrite:
+        raise FileExistsError(f"{folder} already exists; use --overwrite to replace it.")
+    if any(not re.fullmatch(rf"part-\d+-\d+\.\w+|{SUCCESS}|\.writing-.*", info.base_name) for info in found):
+        raise ValueError(f"{folder} holds other files; name another folder, or move them away.")
+    for info in found:
+        filesystem.delete_file(info.path)
+    if isinstance(filesystem, LocalFileSystem):  # object stores have no folders
+        if not Path(folder).parent.is_dir():
+            raise FileNotFoundError(f"{folder}: there is no folder {Path(folder).parent}.")
+        Path(folder).mkdir(exist_ok=True)
+
+
+def write(filesystem: FileSystem, path: str, data: bytes) -> None:
+    if isinstance(filesystem, LocalFileSystem):
+        write_file(Path(path), data)
+        return
+    with filesystem.open_output_stream(path) as file:  # of an object store: nothing is there until it is closed
+        file.write(data)
