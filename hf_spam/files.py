@@ -8,7 +8,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -173,5 +174,9 @@ def is_path(value: Any) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package and of the libraries that its results depend on."""
-    return {name: version(name) for name in ("hf-spam", "torch", "transformers", "accelerate", "tokenizers")}
+    """Return the versions of this package and of the installed libraries that its results depend on."""
+    found = {}
+    for name in ("hf-spam", "torch", "transformers", "accelerate", "tokenizers"):
+        with suppress(PackageNotFoundError):  # the extra `train` may not be installed
+            found[name] = version(name)
+    return found

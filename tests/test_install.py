@@ -25,6 +25,10 @@ class Without(PathFinder):
     def find_spec(cls, name, path=None, target=None):
         return None if name.partition(".")[0] in HIDDEN else super().find_spec(name, path, target)
 
+    @classmethod
+    def find_distributions(cls, context):
+        return () if context.name in HIDDEN else super().find_distributions(context)
+
 HIDDEN = sys.argv[1].split(",")
 sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]
 
