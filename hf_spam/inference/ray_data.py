@@ -186,6 +186,8 @@ def _add_up(summaries: Iterable[dict[str, Any]], update: Callable[[int], Any]) -
     first_left_out: list[str] = []
     faults: dict[int, str] = {}
     for summary in summaries:
+        if "error" in summary:
+            raise (ValueError if summary["invalid"] else OSError)(summary["error"])
         if "fault" in summary:
             faults[summary["file"]] = summary["fault"]
             continue
@@ -210,9 +212,7 @@ class ReadWindows:
                 for number, window in enumerate(self.windows(path)):
                     yield {"file": [file], "number": [number], "fault": [""], "window": [window]}
             except DataError as error:
-                if number >= 0:  # the file has changed
-                    raise
-                yield {"file": [file], "number": [0], "fault": [str(error)], "window": [b""]}
+                yield {"file": [file], "number": [number + 1], "fault": [str(error)], "window": [b""]}
 
     def windows(self, path: str) -> Iterator[bytes]:
         """Yield the windows of a file after a check of all of it, which raises a `DataError`."""
@@ -240,8 +240,14 @@ class WriteParts(SpamScorer):
         return {"summary": [json.dumps(self.write(*row)) for row in zip(*columns, strict=True)]}
 
     def write(self, file: int, number: int, fault: str, window: bytes) -> dict[str, Any]:
-        if fault:
-            return {"file": file, "fault": fault}
+        if fault:  # after some windows: the file has changed
+            return {"error": fault, "invalid": True} if number else {"file": file, "fault": fault}
+        try:
+            return self.score(file, number, window)
+        except (ValueError, OSError) as error:
+            return {"error": str(error), "invalid": isinstance(error, ValueError)}
+
+    def score(self, file: int, number: int, window: bytes) -> dict[str, Any]:
         with one_thread():
             summary, piece = score_window(self.classifier, *pickle.loads(window), self.suffix, first=True)
         if self.suffix == ".parquet":
@@ -318,8 +324,7 @@ def _summaries(
             for row in parts.iter_rows():
                 yield json.loads(row["summary"])
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
-            raise (ValueError if isinstance(cause, ValueError) else OSError)(first_line(cause)) from error
+            raise OSError(f"Ray failed: {first_line(error)}") from error
 
 
 def _compact(table: pa.Table) -> pa.Table:

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from blocking_classifier import GatedClassifier
 from command_line import hf_spam
 from small_data import delimited
@@ -192,6 +193,26 @@ def test_user_errors_are_one_clear_line(tmp_path, monkeypatch, no_ray):
     with pytest.raises(ValueError, match=r"mine\.csv holds other files"):
         score_with_ray(CLASSIFIER, "in.csv", "mine.csv", overwrite=True)
     assert score_with_ray(CLASSIFIER, "in.csv", "done.csv", overwrite=True).rows == 1
+
+
+def test_what_ends_a_job_is_said_in_one_line(tmp_path, monkeypatch, no_ray):
+    """Damaged weights, and a file that changes while it is read."""
+    (tmp_path / "in.txt").write_text("a\nb\nc\n")
+    damaged = SpamClassifier.from_pretrained()
+    with torch.no_grad():
+        next(damaged.model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"^The model returned NaN or infinite logits: its weights are damaged\.$"):
+        score_with_ray(damaged, tmp_path / "in.txt", tmp_path / "out.csv")
+    write, part = ray_data.storage.write, tmp_path / "out.csv" / "part-00000-000000.csv"
+
+    def changing(filesystem, path, data):
+        (tmp_path / "in.txt").write_text("a\nb\nother\n")
+        write(filesystem, path, data)
+
+    monkeypatch.setattr(ray_data.storage, "write", changing)
+    with pytest.raises(ValueError, match=r"in\.txt: the file changed while it was read; run the command again$"):
+        score_with_ray(CLASSIFIER, tmp_path / "in.txt", tmp_path / "out.csv", window_size=2)
+    assert part.exists() and not part.with_name("_SUCCESS").exists()
 
 
 def test_the_command_line_says_what_is_missing(tmp_path, monkeypatch):
