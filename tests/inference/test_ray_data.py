@@ -152,7 +152,7 @@ def test_folders_and_patterns_of_any_file_system(tmp_path, no_ray):
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     others = {"x.csv.gz": gzip.compress(b"text\nhi\n"), "z/broken.csv": b'text\nok\n"open\n'}
-    for name, data in {**FILES, **others, "_SUCCESS": b"", ".x.csv": b"text\na\n"}.items():
+    for name, data in {**FILES, **others, "_x.csv": b"text\na\n", ".x.csv": b"text\na\n"}.items():
         memory.pipe(f"/inbox/{name}", data)
     scored = score_with_ray(CLASSIFIER, "fsspec+memory://inbox", tmp_path / "out.jsonl", window_size=2)
     assert scored.files == 6 and scored.rows == 27 and scored.missing == 10
