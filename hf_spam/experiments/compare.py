@@ -102,7 +102,8 @@ def compare(
         if not train:
             train, known = find_training_texts(candidate.source, data, sources.get(candidate.source), **reading)
         exact, near = find_duplicates(texts, train or [])
-        about["training"] = {"known": known, "exact": int(exact.sum()), "near": int(near.sum())}
+        counts = (None, None) if train is None else (int(exact.sum()), int(near.sum()))
+        about["training"] = dict(zip(("known", "exact", "near"), (known, *counts), strict=True))
         trained.append(near)
     _name_apart(abouts)
     groups, everyone = np.array(messages["group"][:]), list(range(len(models)))
@@ -342,13 +343,16 @@ def _pairs_table(title: str, part: Values, names: list[str]) -> Table:
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}" if value > 0 else "<1e-300"
 
 
 def _training_table(abouts: list[Values]) -> Table:
     rows = [
-        [about["name"], about["training"]["known"], f"{about['training']['exact']:,}", f"{about['training']['near']:,}"]
-        for about in abouts
+        [
+            about["name"],
+            *("-" if value is None else value if isinstance(value, str) else f"{value:,}" for value in values),
+        ]
+        for about, values in ((about, about["training"].values()) for about in abouts)
     ]
     note = "Messages that are also in a model's training data. Name those of a model with --train-data MODEL=SOURCE."
     return Table("Seen in training", ["model", "training messages", "exact", "exact or near"], rows, note)

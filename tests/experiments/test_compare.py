@@ -132,8 +132,8 @@ def test_a_planted_leak_is_found():
     first, second = models_of(ROWS)
     leaky = replace(first, train=("free cash", "LUNCH!", "something else"), name="leaky")
     values = compare([leaky, second, replace(second, train=tuple(row[0] for row in ROWS))], messages(ROWS))
-    assert [about["training"]["exact"] for about in values["models"]] == [1, 0, 9]
-    assert [about["training"]["near"] for about in values["models"]] == [2, 0, 9]
+    assert [about["training"]["exact"] for about in values["models"]] == [1, None, 9]
+    assert [about["training"]["near"] for about in values["models"]] == [2, None, 9]
     rest = [row for row in ROWS if row[0] not in ("free cash", "lunch?")]
     alone = compare(models_of(rest), messages(rest))["all"]
     assert values["unseen"] == alone and values["unseen"]["models"] == [0, 1]
