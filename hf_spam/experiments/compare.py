@@ -23,7 +23,7 @@ from ..evaluation.eval_data import find_training_texts
 from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, percentiles
 from ..evaluation.metrics import Predictions, probability_table
 from ..evaluation.page import Table, format_interval, format_number
-from ..evaluation.report import estimate_of, measure
+from ..evaluation.report import Estimate, estimate_of, measure
 from ..files import public, versions
 from .breakdown import NOTES, breakdown
 
@@ -301,11 +301,16 @@ def compare_tables(values: Values) -> list[Table]:
 
 def _metrics_table(title: str, part: Values, names: list[str], note: str) -> Table:
     rows = [
-        [names[model], *(" ".join([format_number(found[name]), format_interval(found[name])]) for name in METRICS)]
+        [names[model], *(_with_interval(found[name]) for name in METRICS)]
         for model, found in zip(part["models"], part["metrics"], strict=True)
     ]
     title = f"{title}: {part['messages']:,}, {part['spam']:,} spam"
     return Table(title, ["model", *METRICS.values()], rows, note)
+
+
+def _with_interval(estimate: Estimate) -> str:
+    interval = "" if estimate["low"] is None else f" ({format_interval(estimate)})"
+    return format_number(estimate) + interval
 
 
 def _pairs_table(title: str, part: Values, names: list[str]) -> Table:

@@ -143,17 +143,19 @@ def test_a_planted_leak_is_found():
 
 def test_training_messages_are_found_by_their_fingerprints(tmp_path):
     """In the data or one of its sources; those of `train_data` are used as they are if there is no record."""
-    data = load_sms_spam(MESSAGES, seed=5)
+    path = tmp_path / "messages.csv"
+    path.write_bytes(b"".join(MESSAGES.read_bytes().splitlines(keepends=True)[:60]))
+    data = load_sms_spam(path, seed=5)
     recipe = {"protocol": "full", "seed": 5}
     (tmp_path / "history.json").write_text(json.dumps({"recipe": recipe, "splits": fingerprints(data)}))
     other = tmp_path / "other.csv"
     other.write_text("label,text\nham,lunch?\nspam,win now\n")
-    for source in (str(MESSAGES), f"{other},{MESSAGES}"):
+    for source in (path, f"{other},{path}"):
         assert find_training_texts(tmp_path, source) == (data["train"]["text"][:], "known")
     assert find_training_texts(tmp_path, other) == (None, "recorded, but not in --data")
-    assert find_training_texts(tmp_path, other, str(MESSAGES)) == (data["train"]["text"][:], "known")
+    assert find_training_texts(tmp_path, other, path) == (data["train"]["text"][:], "known")
     assert find_training_texts(tmp_path / "none", other) == (None, "not recorded")
-    assert find_training_texts(tmp_path / "none", MESSAGES, other)[0] == ["lunch?", "win now"]
+    assert find_training_texts(tmp_path / "none", path, other)[0] == ["lunch?", "win now"]
 
 
 def test_label_maps_are_for_data_and_models():
@@ -184,7 +186,7 @@ def test_on_the_command_line(folder, monkeypatch):
     how = ["--data", "data.csv", "--label-map", "bert:LABEL_1=spam", "--output-dir", "out"]
     done = hf_spam("compare", *models, *how)
     assert done.code == 0, done.err
-    for part in ("bert", "ROC AUC", "bert / gpt2", "category odd", "1 of the 120 messages", "out/compare.html"):
+    for part in ("bert", "ROC AUC", "category odd", "1 of the 120 messages", "out/compare.html"):
         assert part in " ".join(done.out.split()), part
     values = json.loads((folder / "out" / "compare.json").read_text())
     assert [about["name"] for about in values["models"]] == models
