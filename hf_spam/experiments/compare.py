@@ -280,8 +280,8 @@ def compare_tables(values: Values) -> list[Table]:
     names = [about["name"] for about in values["models"]]
     unseen = values["unseen"]
     tables = [
-        _metrics_table("All messages", values["all"], names, values["intervals"]),
-        _pairs_table("Differences", values["all"], names),
+        *_metrics_tables("All messages", values["all"], names, values["intervals"]),
+        *_pairs_tables("all messages", values["all"], names),
         _training_table(values["models"]),
     ]
     if unseen is not None:
@@ -289,8 +289,8 @@ def compare_tables(values: Values) -> list[Table]:
         note = f"Not shown: {', '.join(left_out)}, trained on nearly all of the messages." if left_out else ""
         title = "Without messages that a model was trained on"
         tables += [
-            _metrics_table(title, unseen, names, note),
-            _pairs_table(f"Differences, {title.lower()}", unseen, names),
+            *_metrics_tables(title, unseen, names, note),
+            *_pairs_tables(title.lower(), unseen, names),
         ]
     tables += [
         _groups_table("Spam found, %", "spam", "recall", values["groups"], names),
@@ -300,13 +300,21 @@ def compare_tables(values: Values) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _metrics_table(title: str, part: Values, names: list[str], note: str) -> Table:
-    rows = [
-        [names[model], *(_with_interval(found[name]) for name in METRICS)]
-        for model, found in zip(part["models"], part["metrics"], strict=True)
+def _metrics_tables(title: str, part: Values, names: list[str], note: str) -> list[Table]:
+    """Return a table of the metrics of decisions, and one of those of scores: together they are too wide."""
+
+    def table(title: str, metrics: Sequence[str], note: str) -> Table:
+        rows = [
+            [names[model], *(_with_interval(found[name]) for name in metrics)]
+            for model, found in zip(part["models"], part["metrics"], strict=True)
+        ]
+        return Table(title, ["model", *(METRICS[name] for name in metrics)], rows, note)
+
+    metrics = list(METRICS)
+    return [
+        table(f"{title}: {part['messages']:,}, {part['spam']:,} spam", metrics[:3], note),
+        table(f"{title}, by score", metrics[3:], ""),
     ]
-    title = f"{title}: {part['messages']:,}, {part['spam']:,} spam"
-    return Table(title, ["model", *METRICS.values()], rows, note)
 
 
 def _with_interval(estimate: Estimate) -> str:
@@ -314,32 +322,27 @@ def _with_interval(estimate: Estimate) -> str:
     return format_number(estimate) + interval
 
 
-def _pairs_table(title: str, part: Values, names: list[str]) -> Table:
-    rows = []
+def _pairs_tables(title: str, part: Values, names: list[str]) -> list[Table]:
+    """Return a table of the messages that only one of two models gets right, and one of differences of metrics."""
+    right, differences = [], []
     for pair in part["pairs"]:
-        first, second = (names[model] for model in pair["models"])
-        row = [
-            f"{first} / {second}",
-            *(f"{count:,}" for count in pair["only_right"]),
-            _p(pair["p"]),
-            _p(pair["p_holm"]),
-        ]
-        for metric in DIFFERENCES:
-            found = pair["differences"][metric]
+        name = " / ".join(names[model] for model in pair["models"])
+        right.append([name, *(f"{count:,}" for count in pair["only_right"]), _p(pair["p"]), _p(pair["p_holm"])])
+        differences.append([name])
+        for found in (pair["differences"][metric] for metric in DIFFERENCES):
             value = "-" if found["value"] is None else f"{found['value']:+.4f}"
             interval = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
-            row += [value + interval, _p(found["p_holm"])]
-        rows.append(row)
-    columns = ["pair", "only first right", "only second right", "p", "p, Holm"]
-    for metric in DIFFERENCES:
-        columns += [f"{METRICS[metric]}, first - second", "p, Holm"]
+            differences[-1] += [value + interval, _p(found["p_holm"])]
     note = (
-        "p: how often two equally good models would differ by as much, by McNemar's exact test on the messages that "
-        f"only one of them gets right, and for the metrics by {RESAMPLES:,} bootstrap samples. p, Holm: adjusted for "
-        "the number of pairs; below 0.05, the difference is more than chance. McNemar's test counts near-duplicates as "
-        "different messages, the bootstrap draws them together."
+        "p: how often two equally good models would differ by as much, by McNemar's exact test, which counts "
+        "near-duplicates as different messages. Holm: adjusted for the number of pairs; below 0.05 it is no chance."
     )
-    return Table(title, columns, rows, note)
+    bootstrap = f"By {RESAMPLES:,} bootstrap samples, which draw near-duplicates together."
+    columns = [column for metric in DIFFERENCES for column in (f"{METRICS[metric]}, first - second", "p, Holm")]
+    return [
+        Table(f"Right by one model only, {title}", ["pair", "first", "second", "p", "p, Holm"], right, note),
+        Table(f"Differences, {title}", ["pair", *columns], differences, bootstrap),
+    ]
 
 
 def _p(value: float) -> str:
