@@ -158,36 +158,89 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
 @click.option("--train-data", help="Training messages of MODEL.  [default: from --data, if MODEL was trained on it]")
 @options.reading_options
+@options.trust_remote_code
 @click.option("--output-dir", type=click.Path(), help="Directory for report.html and report.json.")
 @options.as_json
 def evaluate(
-    model: str | None, data: str, split: str | None, output_dir: str | None, as_json: bool, **how: Any
+    model: str | None,
+    data: str,
+    split: str | None,
+    trust_remote_code: bool,
+    output_dir: str | None,
+    as_json: bool,
+    **how: Any,
 ) -> None:
     """Evaluate a model and a linear baseline.
 
-    MODEL is a folder, a Hub id, or bundled, the model that comes with the package (the default).
+    MODEL is a folder, a Hub id, or bundled, the model that comes with the package (the default). It may also be any
+    other sequence classifier, a .skops file or baseline=SOURCE, as for `hf-spam compare`.
 
     The model's own training data is split as in training, so the model has not seen the test split. Other data forms
     one set. The bundled model has seen all messages of its sources, which its card lists.
     """
+    from .evaluation.candidates import load_candidate, split_label_map
     from .evaluation.eval_data import load_eval_data
     from .evaluation.page import check_folder, headline, report_tables, write_report
     from .evaluation.report import make_report
-    from .inference.classifier import SpamClassifier
-    from .modeling.configuration_spam_gpt import class_names
 
     show_log()
     if output_dir:
         check_folder(output_dir)
-    classifier = SpamClassifier.from_pretrained(model)
-    eval_data = load_eval_data(model, data, classes=class_names(classifier.model.config), **how)
-    report = make_report(classifier, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
+    name = model or "bundled"
+    how["label_map"], maps = split_label_map(how["label_map"], [name])
+    candidate = load_candidate(name, label_map=maps[name], trust_remote_code=trust_remote_code, any_labels=True)
+    eval_data = load_eval_data(model, data, classes=candidate.labels, **how)
+    report = make_report(candidate, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
     if output_dir:
         write_report(report, output_dir)
     shown = [*terminal.report_parts(headline(report.values), report_tables(report.values))]
     if output_dir:
         shown.append(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
     finish(as_json, report.values, *shown)
+
+
+@cli.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
+@click.option(
+    "--train-data", metavar="MODEL=SOURCE", multiple=True, help="Training messages of a model, to find them in --data."
+)
+@options.reading_options
+@options.trust_remote_code
+@click.option("--output-dir", type=click.Path(), help="Directory for compare.html and compare.json.")
+@options.as_json
+def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json: bool, **how: Any) -> None:
+    """Compare classifiers on the same messages.
+
+    A MODEL is
+
+    \b
+    - a model of ours or an export of one: a folder, a Hub id, or bundled
+    - a folder or Hub id of any sequence classifier of transformers, a PEFT
+      adapter for one, or a SetFit model
+    - a .skops file: a scikit-learn pipeline that takes texts
+    - baseline=SOURCE: a linear baseline, trained on these messages
+
+    If the labels of a model do not say which is spam, --label-map LABEL_1=spam does, or MODEL:LABEL_1=spam for one
+    model only. All metrics are shown again without messages that any of the models was trained on, if it is known.
+    """
+    from .evaluation.page import check_folder, render_page, write_page
+    from .experiments.compare import compare, compare_tables, notes
+
+    show_log()
+    if output_dir:
+        check_folder(output_dir)
+    for model in models:
+        options.reachable(None, None, model)
+    values = compare(models, data, progress=sys.stderr.isatty(), **how)
+    tables, sentences = compare_tables(values), notes(values)
+    if output_dir:
+        title = f"{len(models)} models on {values['data']}"
+        write_page(output_dir, "compare", values, render_page(title, sentences, tables, values["versions"]))
+    shown = [*terminal.report_parts(sentences, tables)]
+    if output_dir:
+        shown.append(f"The comparison is in {os.path.join(output_dir, 'compare.html')} and compare.json.")
+    finish(as_json, values, *shown)
 
 
 @cli.command()

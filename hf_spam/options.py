@@ -72,6 +72,7 @@ label_column = click.option(
     "others]",
 )
 label_map = click.option("--label-map", help="Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham.")
+trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with MODEL.")
 encoding = click.option("--encoding", help="Encoding of text files, such as cp1252.  [default: whichever fits]")
 skip_bad_rows = click.option("--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be read; log how many.")
 

@@ -1,24 +1,31 @@
 """Reports on a few messages, from a stand-in classifier with fixed answers."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
 
 from hf_spam.data.labels import LABEL_NAMES, features_of
+from hf_spam.evaluation.candidates import Candidate, spam_classes
 from hf_spam.evaluation.eval_data import EvalData
 from hf_spam.evaluation.report import Report, make_report
+from hf_spam.modeling.configuration_spam_gpt import decide
 
 
-class Scorer:
-    """Stand-in for a `SpamClassifier` with a probability table: text -> probability of each class."""
+def scorer(
+    table: dict[str, list[float]], names=LABEL_NAMES, threshold: float | None = None, **attributes: Any
+) -> Candidate:
+    """Return a stand-in for a classifier, with a probability table: text -> probability of each class."""
+    config = SimpleNamespace(id2label=dict(enumerate(names)), threshold=threshold)
 
-    def __init__(self, table: dict[str, list[float]], names=LABEL_NAMES, threshold: float | None = None):
-        self.table = table
-        self.model = SimpleNamespace(config=SimpleNamespace(id2label=dict(enumerate(names)), threshold=threshold))
+    def run(texts, progress):
+        probabilities = np.array([table[text] for text in texts], dtype=np.float32)
+        return probabilities.astype(float), decide(config, torch.from_numpy(probabilities)).numpy()
 
-    def predict_proba(self, texts, *, progress=False):
-        return np.array([self.table[text] for text in texts], dtype=np.float32)
+    about = {"name": "scorer", "source": "scorer", "kind": "Scorer", "size": 0, "parameters": None, **attributes}
+    return Candidate(labels=tuple(names), spam=spam_classes(names, {}), run=run, threshold=threshold, **about)
 
 
 def messages(rows, names=LABEL_NAMES) -> Dataset:
@@ -35,7 +42,7 @@ def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, data=None, **
     table = {text: [1 - answer, answer] if isinstance(answer, float) else answer for text, _, answer in rows}
     train = None if train is None else messages(train, names)
     data = data or EvalData(DatasetDict(test=messages(rows, names)), "by hand", train, "by hand")
-    return make_report(Scorer(table, names, threshold), data, **options)
+    return make_report(scorer(table, names, threshold), data, **options)
 
 
 def values_of(measured: dict) -> dict:

@@ -135,7 +135,7 @@ def load_candidate(
     source, train = "bundled" if name is None else os.fspath(name), None
     meanings = parse_label_map(label_map)
     if source.startswith(BASELINE_PREFIX):
-        other, train = _fit_baseline(source, reading)
+        other, train = _fit_baseline(source, {**reading, "label_map": label_map})
     elif source.endswith(PICKLES):
         advice = "if you trust its author, load it and save it with skops.io.dump"
         raise ValueError(f"{source} is a pickle, which could run any code, and is not read: {advice}.")

@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..conversion.loading import BUNDLED, HISTORY, history_file, named_model
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES
-from ..data.names import Sources
+from ..data.names import Sources, sources_of
 from ..data.sources import load_sms_spam, read_messages, read_sets
 from ..data.splits import SPLITS, fingerprints
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
@@ -196,6 +196,37 @@ def load_eval_data(
         train, trained_on = None, "not known"
     remark, hint = _remark(recipe, is_own=bool(own), has_train_data=train_data is not None)
     return EvalData(sets, splits, train, trained_on, remark, hint)
+
+
+def find_training_texts(
+    model: str | os.PathLike, data: Sources, train_data: Sources | None = None, **reading: Any
+) -> tuple[list[str] | None, str]:
+    """Find the training messages of a model by the fingerprints that training recorded.
+
+    They are looked for in `data`, in each of its sources and, for the bundled model, in the sample; or else all
+    messages of `train_data` are taken to be theirs. Arguments are those of `load_eval_data`.
+
+    Returns:
+        The texts, `None` if none of them are at hand, and a few words on how complete they are.
+    """
+    recipe = trained_recipe(model)
+    own_reading = recipe.as_trained(reading) if recipe else reading
+    if train_data is not None:
+        splits = recipe and recipe.split_as_trained(train_data, **own_reading)
+        train = splits["train"] if splits else read_messages(train_data, allow_single_label=True, **reading)
+        return train["text"][:], "known" if splits else "those of --train-data"
+    if recipe is None or not recipe.splits:
+        return None, "not recorded"
+    if recipe.protocol is not None:
+        for source in [data, *sources_of(data)]:
+            if splits := recipe.split_as_trained(source, **own_reading):
+                return splits["train"]["text"][:], "part of them" if recipe.trained_before else "known"
+        return None, "recorded, but not in --data"
+    texts, found = [], 0
+    for source in dict.fromkeys([*map(os.fspath, sources_of(data)), "sample"]):
+        if splits := recipe.split_as_trained(source, **own_reading):
+            texts, found = texts + splits["train"]["text"][:], found + 1
+    return texts or None, f"{found} of {len(recipe.splits)} sources"
 
 
 def _remark(recipe: TrainedRecipe | None, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:

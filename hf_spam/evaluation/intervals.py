@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import binom, binomtest
 
-from .metrics import BINS, LOW_RATE, Predictions, message_losses, score_bins
+from .metrics import BINS, LOW_RATES, Predictions, message_losses, score_bins
 
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 INTERVALS_NOTE = (
@@ -108,7 +108,7 @@ def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.nd
         "f1": macro(2 * hits, true + claimed, occurs),
         "mcc": np.where(margins > 0, (right * total - (true * claimed).sum(1)) / np.sqrt(margins), 0),
     }
-    values = {}
+    values = {"accuracy": right / total}
     if given.probabilities is not None:
         values["log_loss"] = weights @ message_losses(given) / total
         if given.positive is not None:
@@ -133,9 +133,12 @@ def _ranking_metrics(actual: np.ndarray, scores: np.ndarray, weights: np.ndarray
     # A spam and a legitimate message with equal scores count half.
     ordered = np.einsum("bt,bt->b", messages - spam, spam_above - spam / 2)
     precisions = np.einsum("bt,bt->b", spam, spam_above / np.maximum(above, 1))
-    low_rate = above - spam_above <= LOW_RATE * total_ham[:, None]
+    found = {
+        name: np.where(above - spam_above <= rate * total_ham[:, None], spam_above, 0).max(1) / total_spam
+        for name, rate in LOW_RATES.items()
+    }
     return {
         "roc_auc": ordered / (total_spam * total_ham),
         "average_precision": precisions / total_spam,
-        "recall_at_fpr_0.001": np.where(low_rate, spam_above, 0).max(1) / total_spam,
+        **found,
     }

@@ -11,7 +11,8 @@ from sklearn import metrics
 from ..data.labels import LABEL_NAMES
 from ..modeling.configuration_spam_gpt import spam_index
 
-LOW_RATE = 0.001  # false-positive rate at which recall is reported: one legitimate message in a thousand is lost
+# False-positive rates at which recall is reported: one legitimate message in a hundred, or a thousand, is lost.
+LOW_RATES = {"recall_at_fpr_0.01": 0.01, "recall_at_fpr_0.001": 0.001}
 BINS = 10  # equal-width score bins of the calibration error
 PROBABILISTIC = {"brier", "log_loss", "ece"}  # metrics that need probabilities, not just a ranking
 
@@ -76,9 +77,9 @@ class SpamMetrics(evaluate.Metric):
 
     - for any number of classes: `accuracy`, `balanced_accuracy`, `precision`, `recall`, `f1`, `mcc` (Matthews
       correlation) and `log_loss`;
-    - for two classes also `roc_auc`, `average_precision`, `recall_at_fpr_0.001` (best recall at a threshold that
-      flags at most one legitimate message in a thousand), `false_positive_rate`, `brier` and `ece` (expected
-      calibration error over ten bins of equal width).
+    - for two classes also `roc_auc`, `average_precision`, `recall_at_fpr_0.01` and `recall_at_fpr_0.001` (best recall
+      at a threshold that flags at most one legitimate message in a hundred, or a thousand), `false_positive_rate`,
+      `brier` and `ece` (expected calibration error over ten bins of equal width).
 
     With two classes, the positive one is the class named "spam", or else the second. With more, precision, recall and
     F1 are macro averages over the classes that occur.
@@ -166,7 +167,7 @@ def _class_metrics(given: Predictions) -> dict[str, float | None]:
 def _spam_metrics(given: Predictions) -> dict[str, float | None]:
     """Compute the metrics that need a positive class."""
     actual, ham = given.is_spam, ~given.is_spam
-    names = ("roc_auc", "average_precision", "recall_at_fpr_0.001", "false_positive_rate", "brier", "ece")
+    names = ("roc_auc", "average_precision", *LOW_RATES, "false_positive_rate", "brier", "ece")
     values: dict[str, float | None] = dict.fromkeys(names)
     if ham.any():
         values["false_positive_rate"] = given.predicted_spam[ham].mean()
@@ -179,5 +180,5 @@ def _spam_metrics(given: Predictions) -> dict[str, float | None]:
         rates, recalls, _ = metrics.roc_curve(actual, scores, drop_intermediate=False)
         values["roc_auc"] = metrics.roc_auc_score(actual, scores)
         values["average_precision"] = metrics.average_precision_score(actual, scores)
-        values["recall_at_fpr_0.001"] = recalls[rates <= LOW_RATE].max()
+        values |= {name: recalls[rates <= rate].max() for name, rate in LOW_RATES.items()}
     return values

@@ -1,7 +1,8 @@
-"""Present a report: tables for the terminal, and an HTML page with tables and figures."""
+"""Present results: tables for the terminal, and an HTML page with tables and figures."""
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,23 +56,32 @@ def check_folder(output_dir: str | os.PathLike) -> Path:
 
 def write_report(report: Report, output_dir: str | os.PathLike) -> None:
     """Write `report.html`, a self-contained page, and `report.json`, into a folder, created if necessary."""
-    folder = check_folder(output_dir)
-    page, data = render_page(report), json.dumps(report.values, indent=2, allow_nan=False) + "\n"
+    write_page(output_dir, "report", report.values, render_report(report))
+
+
+def write_page(output_dir: str | os.PathLike, name: str, values: dict[str, Any], page: str) -> None:
+    """Write a page and its values, as NAME.html and NAME.json, into a folder, created if necessary."""
+    folder, data = check_folder(output_dir), json.dumps(values, indent=2, allow_nan=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "report.html", page.encode())
-    write_file(folder / "report.json", data.encode())
+    write_file(folder / f"{name}.html", page.encode())
+    write_file(folder / f"{name}.json", data.encode())
 
 
-def render_page(report: Report) -> str:
+def render_report(report: Report) -> str:
     """Return the report as a self-contained HTML page without scripts."""
+    values = report.values
+    title, figures = f"{values['model']} on {values['data']}", report_figures(report)
+    return render_page(title, headline(values), report_tables(values), values["versions"], figures)
+
+
+def render_page(
+    title: str, sentences: Sequence[str], tables: Sequence[Table], versions: dict[str, str], figures: Sequence[Any] = ()
+) -> str:
+    """Return a self-contained HTML page without scripts; the figures come after the first table."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["printable"] = printable
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        report=report.values,
-        headline=headline(report.values),
-        tables=report_tables(report.values),
-        figures=report_figures(report),
-    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(title=title, headline=sentences, tables=tables, versions=versions, figures=figures)
 
 
 def headline(values: dict[str, Any]) -> list[str]:
@@ -103,11 +113,11 @@ def headline(values: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _number(estimate: Estimate) -> str:
+def format_number(estimate: Estimate) -> str:
     return "-" if estimate["value"] is None else f"{estimate['value']:.4f}"
 
 
-def _interval(estimate: Estimate) -> str:
+def format_interval(estimate: Estimate) -> str:
     return "-" if estimate["low"] is None else f"{estimate['low']:.3f}\u2013{estimate['high']:.3f}"
 
 
@@ -124,9 +134,9 @@ def _metrics_table(values: dict[str, Any]) -> Table:
     rows = [
         [
             metric,
-            *(_number(other["model"][metric]) for other in others.values()),
-            *(_number(estimate), _interval(estimate)),
-            *([_number(baseline[metric])] if baseline else []),
+            *(format_number(other["model"][metric]) for other in others.values()),
+            *(format_number(estimate), format_interval(estimate)),
+            *([format_number(baseline[metric])] if baseline else []),
         ]
         for metric, estimate in measured["model"].items()
     ]
@@ -162,8 +172,8 @@ def _thresholds_table(values: dict[str, Any]) -> Table:
                 "" if threshold is None else f"{threshold:.7f}",
                 f"{row['false_alarms']:,}",
                 f"{row['missed']:,}",
-                *(_number(row["recall"]), _interval(row["recall"])),
-                _number(row["precision"]),
+                *(format_number(row["recall"]), format_interval(row["recall"])),
+                format_number(row["precision"]),
             ]
         )
     (other,) = (label for label in values["labels"] if label != positive)
@@ -198,7 +208,7 @@ def _without_duplicates_table(name: str, measured: dict[str, Any], positive: str
         return Table(title, [], [])
     kinds = ["model", "baseline"] if measured["baseline"] else ["model"]
     rows = [
-        [metric, *(_number(column[kind][metric]) for kind in kinds for column in columns.values())]
+        [metric, *(format_number(column[kind][metric]) for kind in kinds for column in columns.values())]
         for metric in measured["model"]
     ]
     rows += _counts([*columns.values()] * len(kinds), positive)
@@ -215,8 +225,8 @@ def _length_table(values: dict[str, Any]) -> Table:
         [
             part["part"],
             *(f"{part[count]:,}" for count in counts),
-            *(_number(part["accuracy"]), _interval(part["accuracy"])),
-            *([_number(part["recall"])] if positive else []),
+            *(format_number(part["accuracy"]), format_interval(part["accuracy"])),
+            *([format_number(part["recall"])] if positive else []),
         ]
         for part in values["details"]["by_length"]
     ]

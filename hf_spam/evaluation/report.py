@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import confusion_matrix
 
@@ -15,9 +14,8 @@ from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.names import Sources, source_name
 from ..files import public, versions
-from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from .baseline import BASELINE, fit_baseline, predict_baseline
+from .candidates import Candidate
 from .eval_data import EvalData
 from .intervals import INTERVALS_NOTE, Interval, bootstrap, percentiles, proportions, wilson
 from .metrics import BINS, Predictions, lowest_threshold, probability_table, score_bins
@@ -44,7 +42,7 @@ class Report:
 
 
 def make_report(
-    classifier: SpamClassifier,
+    candidate: Candidate,
     data: EvalData,
     *,
     split: str | None = None,
@@ -52,7 +50,7 @@ def make_report(
     source: Sources = "",
     progress: bool = False,
 ) -> Report:
-    """Evaluate a classifier alongside a linear baseline trained on the same messages.
+    """Evaluate a classifier (see `load_candidate`) alongside a linear baseline trained on the same messages.
 
     If the messages are labelled spam and not spam but the model has other labels, one of them "spam", the model is
     evaluated on spam against the rest.
@@ -61,13 +59,13 @@ def make_report(
     `source` are names for the report.
     """
     sets, train = data.sets, data.train
-    _check_labels(classifier, [*sets.values(), *([] if train is None else [train])])
+    _check_labels(candidate, [*sets.values(), *([] if train is None else [train])])
     if split is not None and split not in sets:
         raise DataError(f"there is no split {split!r}; available: {', '.join(sets)}")
     detailed = split or ("test" if "test" in sets else list(sets)[-1])
     evaluated = [detailed] if split else list(sets)
     unseen = [name for name in evaluated if train is not None and sets[name] is not train]
-    predictions = {name: _predict(classifier, sets[name], progress) for name in evaluated}
+    predictions = {name: _predict(candidate, sets[name], progress) for name in evaluated}
     fitted = None if train is None else fit_baseline(train)
     baselines = {name: predict_baseline(fitted, sets[name]) for name in unseen if fitted is not None}
     found = _find_duplicates(sets, train)
@@ -78,8 +76,7 @@ def make_report(
         for key, left_out in zip(("without_exact", "without_near"), duplicates.get(name, ()), strict=False):
             measured[name][key] = _measure_without(left_out, given, baselines.get(name))
 
-    config, shown = classifier.model.config, predictions[detailed]
-    threshold = getattr(config, "threshold", None)
+    shown, threshold = predictions[detailed], candidate.threshold
     values = {
         "model": BUNDLED_NAME if model in (None, "bundled") else public(os.fspath(model)),
         "data": public(source_name(source)),
@@ -91,7 +88,7 @@ def make_report(
         "labels": list(shown.names),
         "positive_label": None if shown.positive is None else shown.names[shown.positive],
         "intervals": INTERVALS_NOTE,
-        "temperature": getattr(config, "temperature", 1.0),
+        "temperature": candidate.temperature,
         "threshold": threshold,
         "sets": measured,
         "duplicates": {
@@ -106,48 +103,50 @@ def make_report(
     return Report(values, shown, baselines.get(detailed))
 
 
-def _check_labels(classifier: SpamClassifier, sets: list[Dataset]) -> None:
-    expected = class_names(classifier.model.config)
-    allowed = [expected, LABEL_NAMES] if "spam" in map(str.lower, expected) else [expected]
+def _check_labels(candidate: Candidate, sets: list[Dataset]) -> None:
+    expected = list(candidate.labels)
+    allowed = [expected, LABEL_NAMES] if candidate.spam else [expected]
     for messages in sets:
         names = label_names(messages)
         if names not in allowed or len(names) != len(label_names(sets[0])):
-            raise DataError(f"the messages are labelled {', '.join(names)}, but the model knows {', '.join(expected)}")
+            advice = (
+                "" if candidate.spam else f"; if one of them means spam, use --label-map, such as {expected[-1]}=spam"
+            )
+            known = f"the model knows {', '.join(expected)}{advice}"
+            raise DataError(f"the messages are labelled {', '.join(names)}, but {known}")
 
 
-def _predict(classifier: SpamClassifier, messages: Dataset, progress: bool) -> Predictions:
+def _predict(candidate: Candidate, messages: Dataset, progress: bool) -> Predictions:
     """Classify a set of messages."""
-    texts, names, config = messages["text"][:], label_names(messages), classifier.model.config
-    probabilities = classifier.predict_proba(texts, progress=progress)
-    predicted = decide(config, torch.from_numpy(probabilities)).numpy()
-    probabilities = probabilities.astype(float)
-    model_names = class_names(config)
-    if names != model_names:  # spam against the rest
-        spam = spam_index(model_names)
-        predicted = (predicted == spam).astype(int)
-        probabilities = probability_table(probabilities[:, spam], positive=1)
-    return Predictions(tuple(names), np.array(messages["label"][:]), predicted, probabilities, tuple(texts))
+    texts, names = messages["text"][:], tuple(label_names(messages))
+    if names == candidate.labels:
+        probabilities, predicted = candidate.run(texts, progress)
+    else:  # spam against the rest
+        answers = candidate.answers(texts, progress=progress)
+        probabilities, predicted = probability_table(answers.scores, positive=1), answers.called.astype(int)
+    labels = np.array(messages["label"][:])
+    return Predictions(names, labels, predicted, probabilities, tuple(texts), candidate.only_ranks)
 
 
 def _measure_both(model: Predictions, baseline: Predictions | None) -> dict[str, Any]:
     """Measure the model and the baseline on a set, and the difference of their F1."""
     groups = duplicate_groups(model.texts)
-    ours, our_samples = _measure(model, groups)
+    ours, our_samples = measure(model, groups)
     theirs = difference = None
     if baseline is not None:
-        theirs, their_samples = _measure(baseline, groups)
+        theirs, their_samples = measure(baseline, groups)
         if ours["f1"]["value"] is not None:
             value = ours["f1"]["value"] - theirs["f1"]["value"]
-            difference = _estimate(value, percentiles(our_samples["f1"] - their_samples["f1"]))
+            difference = estimate_of(value, percentiles(our_samples["f1"] - their_samples["f1"]))
     counts = {"messages": len(model.texts)} | ({} if model.positive is None else {"spam": int(model.is_spam.sum())})
     return {**counts, "model": ours, "baseline": theirs, "f1_difference": difference}
 
 
-def _measure(given: Predictions, groups: np.ndarray) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
+def measure(given: Predictions, groups: np.ndarray) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
     """Return every metric with its interval, and the values of the bootstrap samples."""
     samples = bootstrap(given, groups)
     intervals = {name: percentiles(sample) for name, sample in samples.items()} | proportions(given)
-    return {name: _estimate(value, intervals.get(name)) for name, value in given.metrics().items()}, samples
+    return {name: estimate_of(value, intervals.get(name)) for name, value in given.metrics().items()}, samples
 
 
 def _measure_without(left_out: np.ndarray, model: Predictions, baseline: Predictions | None) -> dict[str, Any] | None:
@@ -157,7 +156,7 @@ def _measure_without(left_out: np.ndarray, model: Predictions, baseline: Predict
     return _measure_both(model.select(~left_out), None if baseline is None else baseline.select(~left_out))
 
 
-def _estimate(value: float | None, interval: Interval | None) -> Estimate:
+def estimate_of(value: float | None, interval: Interval | None) -> Estimate:
     if value is None or interval is None:
         return {"value": None, "low": None, "high": None}
     low, high = interval if interval[1] - interval[0] > ROUNDING else (None, None)
@@ -165,7 +164,7 @@ def _estimate(value: float | None, interval: Interval | None) -> Estimate:
 
 
 def _proportion(count: int, total: int) -> Estimate:
-    return _estimate(count / max(1, total), wilson(count, total))
+    return estimate_of(count / max(1, total), wilson(count, total))
 
 
 def _find_duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dict[str, Duplicates]]:

@@ -23,7 +23,7 @@ def breakdown(answers: Mapping[str, Predictions | None], notes: Mapping[str, Seq
     `notes` holds the value of each of `NOTES` for each message, (N,); "" if it is not known. Returns groups in the
     order of `NOTES`, then by name: none with more than two classes, or if everything is one group.
     """
-    if answers["model"].positive is None:
+    if next(iter(answers.values())).positive is None:
         return []
     groups = []
     for by in NOTES:
@@ -31,7 +31,7 @@ def breakdown(answers: Mapping[str, Predictions | None], notes: Mapping[str, Seq
         found = sorted({*values} - {""})
         for name in found if len(found) > 1 or "" in values else ():
             parts = {kind: answer and answer.select(values == name) for kind, answer in answers.items()}
-            spam = parts["model"].is_spam
+            spam = next(iter(parts.values())).is_spam
             counts = {"spam": int(spam.sum()), "ham": int((~spam).sum())}
             measured = {kind: part and _measure(part) for kind, part in parts.items()}
             groups.append({"by": by, "name": name, **counts, **measured})

@@ -31,7 +31,6 @@ PICKLES = (".pkl", ".pickle", ".joblib")
 KNOWN_TYPES = {f"sklearn.calibration.{name}" for name in ("_CalibratedClassifier", "_SigmoidCalibration")}
 HEAD_WEIGHT = re.compile(r"\.(score|classifier)(\.out_proj)?\.weight$")  # in an adapter
 WINDOW = 4096  # messages that a scikit-learn pipeline gets at a time
-INSTALL = "which is not installed: pip install hf-spam[compare]"
 
 Run = Callable[[Sequence[str], bool], tuple[np.ndarray, np.ndarray]]
 """Takes texts and whether to show a progress bar. Returns the probability of each class, (N, num_labels) in float64,
@@ -111,7 +110,7 @@ def load_pipeline(source: str, path: Path, embed: Callable[[list[str]], np.ndarr
     try:
         from skops import io
     except ImportError as error:
-        raise ValueError(f"{source} needs skops, {INSTALL}") from error
+        raise ValueError(f"{source} needs skops, which is not installed: pip install hf-spam[skops]") from error
     with errors_as(f"{source} cannot be loaded"):
         unknown = {*io.get_untrusted_types(file=path)} - KNOWN_TYPES
         pipeline = None if unknown else io.load(path, trusted=list(KNOWN_TYPES))
@@ -232,7 +231,9 @@ def _load_setfit(source: str, folder: Path, trust_remote_code: bool) -> OtherMod
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ValueError(f"{source} needs sentence-transformers, {INSTALL}") from error
+        raise ValueError(
+            f"{source} needs sentence-transformers, which is not installed: pip install hf-spam[setfit]"
+        ) from error
     with _errors_of(source):
         options = {"trust_remote_code": trust_remote_code, "model_kwargs": {"use_safetensors": True}}
         body = SentenceTransformer(str(folder), **options)

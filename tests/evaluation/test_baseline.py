@@ -5,8 +5,9 @@ import pytest
 from datasets import DatasetDict
 from small_reports import NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, messages, report_of, values_of
 
-from hf_spam import SpamClassifier, load_sms_spam
+from hf_spam import load_sms_spam
 from hf_spam.evaluation.baseline import ahead, fit_baseline, measure_baseline, predict_baseline
+from hf_spam.evaluation.candidates import load_candidate
 from hf_spam.evaluation.eval_data import load_eval_data
 from hf_spam.evaluation.page import report_tables
 from hf_spam.evaluation.report import make_report
@@ -17,7 +18,7 @@ def test_baseline_of_the_books_split(sms_collection, tmp_path):
     measured = measure_baseline(load_sms_spam(sms_collection, protocol="book"))
     assert measured["test"]["accuracy"] == pytest.approx(293 / 300) and set(measured) == {"validation", "test"}
     data = load_eval_data(tmp_path, sms_collection, protocol="book")
-    test = make_report(SpamClassifier.from_pretrained(), data, split="test").values["sets"]["test"]
+    test = make_report(load_candidate(), data, split="test").values["sets"]["test"]
     assert values_of(test["baseline"]) == pytest.approx(measured["test"])
     assert all(test["baseline"][name]["value"] is None for name in ("brier", "log_loss", "ece"))
     difference = test["model"]["f1"]["value"] - test["baseline"]["f1"]["value"]

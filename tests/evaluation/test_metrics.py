@@ -17,7 +17,7 @@ from small_data import MESSAGES
 from hf_spam.evaluation.metrics import BINS, SpamMetrics, lowest_threshold
 
 ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=30)
-NEED_BOTH_LABELS = ("balanced_accuracy", "roc_auc", "average_precision", "recall_at_fpr_0.001")
+NEED_BOTH_LABELS = ("balanced_accuracy", "roc_auc", "average_precision", "recall_at_fpr_0.01", "recall_at_fpr_0.001")
 
 
 def test_two_classes_by_hand():
@@ -36,6 +36,7 @@ def test_two_classes_by_hand():
             "log_loss": -sum(map(math.log, (0.9, 0.4, 0.4, 0.9, 0.8, 0.7))) / 6,
             "roc_auc": 7 / 8,
             "average_precision": (1 + 2 / 3) / 2,
+            "recall_at_fpr_0.01": 1 / 2,
             "recall_at_fpr_0.001": 1 / 2,
             "false_positive_rate": 1 / 4,
             "brier": (0.1**2 + 0.6**2 + 0.6**2 + 0.1**2 + 0.2**2 + 0.3**2) / 6,

@@ -9,7 +9,7 @@ import pytest
 from small_reports import HOME, NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, report_of
 
 from hf_spam.evaluation.figures import COLOURS, report_figures
-from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tables, write_report
+from hf_spam.evaluation.page import TEMPLATE, headline, render_report, report_tables, write_report
 
 
 class Page(HTMLParser):
@@ -39,7 +39,7 @@ NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)> \"' & {{ 7 * 7 }}
 def test_page_runs_nothing_and_loads_nothing(tmp_path):
     """Messages and file names are shown as text, whatever they contain."""
     report = report_of([(NASTY, 1, 0.1), *ROWS], TRAIN, model="<i>model", source="<b>.csv")
-    page = Page(render_page(report))
+    page = Page(render_report(report))
     assert not {"script", "img", "b", "i", "iframe", "link", "object", "image"} & set(page.tags)
     assert page.tags["svg"] == 4 and page.tags["table"] == len(report_tables(report.values))
     assert any(NASTY.replace("\x1b", "\ufffd").replace("\x00", "\ufffd") == text for text in page.text)
@@ -85,7 +85,7 @@ def test_tables_of_many_labels(count):
     confusion = tables["Confusion matrix, test"]
     assert confusion.columns == (["label", *(f"predicted {name}" for name in names)] if count == 3 else [])
     assert count == 3 or "30 labels" in confusion.note
-    assert "Thresholds, test" not in tables and render_page(report).count("<svg") == 1
+    assert "Thresholds, test" not in tables and render_report(report).count("<svg") == 1
 
 
 def test_two_labels_of_other_names():
@@ -93,7 +93,7 @@ def test_two_labels_of_other_names():
     names = ["<i>no</i>", "$yes$ & 是"]
     rows = [("a b", 1, 0.9), ("b c", 0, 0.8), ("c d", 0, 0.1), ("d e", 1, 0.2)]
     report = report_of(rows, rows, names)
-    page = render_page(report)
+    page = render_report(report)
     assert list(report.values["details"]["confusion"]) == names[::-1] and report.values["positive_label"] == names[1]
     assert "<i>" not in page and "&lt;i&gt;no" in page
     assert "Score (probability of $yes$ &amp; 是)</text>" in page  # in a figure: not a formula

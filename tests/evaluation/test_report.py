@@ -8,7 +8,7 @@ import pytest
 from datasets import DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_reports import HOME, NAMES, PROMO, ROWS, ROWS_3, TRAIN, TRAIN_3, Scorer, messages, report_of, values_of
+from small_reports import HOME, NAMES, PROMO, ROWS, ROWS_3, TRAIN, TRAIN_3, messages, report_of, scorer, values_of
 
 from hf_spam import SpamMetrics
 from hf_spam.data.duplicates import duplicate_key
@@ -88,7 +88,7 @@ def test_no_interval_if_all_samples_agree():
     """Without errors, no bootstrap sample has any, which proves nothing; Wilson's intervals remain."""
     rows = [("win now", 1, 0.9), ("win here", 1, 0.8), ("hello", 0, 0.2), ("good night", 0, 0.1)]
     model = report_of(rows, TRAIN).values["sets"]["test"]["model"]
-    for name in ("f1", "mcc", "balanced_accuracy", "roc_auc", "recall_at_fpr_0.001"):
+    for name in ("f1", "mcc", "balanced_accuracy", "roc_auc", "recall_at_fpr_0.01", "recall_at_fpr_0.001"):
         assert model[name] == {"value": 1.0, "low": None, "high": None}
     assert model["recall"]["low"] < 0.5 and model["accuracy"]["low"] < 0.6 and model["brier"]["low"] is not None
 
@@ -162,8 +162,8 @@ def test_any_three_label_predictions_can_be_reported(rows):
 
 def test_spam_against_the_rest():
     """A model with "spam" among several labels can be evaluated on messages labelled spam and not spam."""
-    scorer = Scorer({"a": [0.33, 0.22, 0.45], "b": [0.42, 0.28, 0.3]}, ["ham", "ad", "Spam"])
+    model = scorer({"a": [0.33, 0.22, 0.45], "b": [0.42, 0.28, 0.3]}, ["ham", "ad", "Spam"])
     data = EvalData(DatasetDict(test=messages([("a", 1), ("b", 0)])), "", None, "")
-    test = make_report(scorer, data).values["sets"]["test"]["model"]
+    test = make_report(model, data).values["sets"]["test"]["model"]
     assert test["accuracy"]["value"] == 1  # 0.45 is the highest of three, though below one half
     assert test["brier"]["value"] == pytest.approx((0.55**2 + 0.3**2) / 2)
