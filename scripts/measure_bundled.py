@@ -17,13 +17,13 @@ from sklearn.metrics import roc_auc_score
 from train_bundled import training_splits
 
 from hf_spam import SpamClassifier, entry
+from hf_spam.data.obfuscation import leet, spacing
 from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.baseline import fit_baseline, predict_baseline
 from hf_spam.evaluation.intervals import wilson
 
 LEAST = {"source": 1, "category": 30, "language": 20}  # messages of a group that is shown
 LABELS = ("", "spam", "ham", "scam", "smishing", "ok")  # categories that only repeat a label
-LEET = str.maketrans("aeiost", "431057")
 
 
 @click.command()
@@ -63,8 +63,8 @@ def main(uci: str, promotions: str | None, public: tuple[str, ...]) -> None:
     spam, rng = [text for text, label in zip(texts, is_spam, strict=True) if label], random.Random(0)
     changes: dict[str, Callable[[str], str]] = {
         "as it is": str,
-        "in leet": lambda text: "".join(c.translate(LEET) if rng.random() < 0.3 else c for c in text),
-        "with words spaced out": lambda text: " ".join(spaced(word, rng) for word in text.split(" ")),
+        "in leet": lambda text: leet(text, 0.3, rng.random),
+        "with words spaced out": lambda text: spacing(text, 0.3, rng.random),
         "in capitals": str.upper,
     }
     for name, change in changes.items():
@@ -81,11 +81,6 @@ def rate(answers: np.ndarray) -> str:
     """Return the share of true answers in percent, with its Wilson interval."""
     interval = wilson(answers.sum(), len(answers))
     return "-" if interval is None else f"{100 * answers.mean():.0f} ({100 * interval[0]:.0f}-{100 * interval[1]:.0f})"
-
-
-def spaced(word: str, rng: random.Random) -> str:
-    """Put spaces between the letters of a third of the longer words."""
-    return " ".join(word) if len(word) > 3 and word.isalpha() and rng.random() < 0.3 else word
 
 
 if __name__ == "__main__":

@@ -1,0 +1,193 @@
+"""The benchmark: the suite never changes unnoticed, obfuscation does what it says, and every figure is one by hand."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from command_line import hf_spam
+from sklearn.metrics import roc_auc_score
+from small_data import MESSAGES
+from small_models import save_small
+
+from hf_spam import SpamClassifier
+from hf_spam.data import obfuscation
+from hf_spam.data.duplicates import find_duplicates
+from hf_spam.data.tokenization import encode
+from hf_spam.evaluation.candidates import Candidate, load_candidate
+from hf_spam.evaluation.intervals import wilson
+from hf_spam.experiments import benchmark as module
+from hf_spam.experiments.benchmark import FEW, OBFUSCATIONS, benchmark, benchmark_row, make_suite, markdown
+from hf_spam.training.recipes import RECIPES
+
+FINGERPRINT = "1749747d2f5605fe0d560d38bb3a287a6affd8f70b06474a5a379a50d30885b2"
+
+
+@pytest.fixture(scope="module")
+def split():
+    return module.split_sample()
+
+
+@pytest.fixture
+def small(split, monkeypatch):
+    """Let the benchmark train on 400 messages and measure on 55."""
+    train, held_out = (part.select(range(0, len(part), every)) for part, every in zip(split, (48, 40), strict=True))
+    monkeypatch.setattr(module, "split_sample", lambda: (train, held_out))
+    return train, held_out
+
+
+@pytest.fixture
+def collection(tmp_path):
+    """A file of 200 messages that stands for the SMS Spam Collection."""
+    path = tmp_path / "collection.csv"
+    path.write_text("".join(MESSAGES.read_text().splitlines(keepends=True)[:201]))
+    return str(path)
+
+
+def reader(texts: list[str], **attributes) -> Candidate:
+    """Return a classifier that finds links and capitals, and keeps a list of the texts that it has read."""
+
+    def run(given, progress):
+        texts.extend(given)
+        spam = np.array([0.2 + 0.5 * ("http" in text or "www" in text) + 0.2 * text.isupper() for text in given])
+        return np.stack([1 - spam, spam], axis=1), (spam > 0.5).astype(int)
+
+    about = {"name": "reader", "source": "", "kind": "Reader", "size": 2_000_000, "parameters": 3, **attributes}
+    return Candidate(labels=("not spam", "spam"), spam=(1,), run=run, **about)
+
+
+def test_the_suite_is_pinned(split):
+    """The fingerprint was computed in another process; nothing in it is in the messages that may be trained on."""
+    train, held_out = split
+    suite = make_suite(held_out)
+    assert suite.fingerprint == FINGERPRINT, "if this is on purpose, raise the number of SUITE, and measure all again"
+    assert (len(held_out), sum(held_out["label"][:]), len(train)) == (2161, 693, 21396 - 2161)
+    assert not find_duplicates(held_out["text"][:], train["text"][:])[1].any()
+    assert not {*held_out["group"][:]} & {*train["group"][:]}  # a message and its twin are on the same side
+    for texts, rows in suite.variants.values():
+        assert len(texts) == len(rows)
+
+
+@pytest.mark.parametrize(("name", "alphabet"), [("homoglyphs", "abcd"), ("zero-width", "xyz"), ("leet", "aeiost")])
+def test_the_given_share_of_characters_is_changed(name, alphabet):
+    rng, (change, _) = random.Random(0), OBFUSCATIONS[name]
+    text = "".join(rng.choice(alphabet) for _ in range(4000))
+    for rate in (0.0, 0.3, 1.0):
+        changed = change(text, rate, rng.random)
+        count = len(changed) - len(text) or sum(map(str.__ne__, text, changed))
+        assert count / len(text) == pytest.approx(rate, abs=0.03)
+
+
+def test_obfuscations_by_hand():
+    always = random.Random(0).random
+    text = "Win cash, at a www.x.co"
+    assert obfuscation.leet(text, 1, always) == "W1n c45h, 47 4 www.x.c0"
+    assert obfuscation.spacing(text, 1, always) == text
+    assert obfuscation.spacing("a free iPad", 1, always) == "a f r e e i P a d"
+    assert obfuscation.swapped_case(text, 1, always) == text.swapcase()
+    assert obfuscation.capitals(text, 1, always) == text.upper()
+    assert obfuscation.full_width("a b!", 1, always) == "\uff41 \uff42\uff01"
+    assert obfuscation.homoglyphs("I ace", 1, lambda: 0) == "I a\u0441\u0435"  # the first letter of a word is kept
+    assert obfuscation.zero_width("ab", 1, lambda: 0) == "a\u200bb\u200b"
+    for change, _ in OBFUSCATIONS.values():
+        assert change(text, 0, always) == text and change("", 1, always) == ""
+
+
+def test_the_tokenizer_undoes_what_is_only_drawn_differently(split):
+    """The bundled model reads homoglyphs, zero-width and full-width characters as plain ones."""
+    suite, tokenizer = make_suite(split[1].select(range(0, 2161, 5))), SpamClassifier.from_pretrained().tokenizer
+    plain = encode(tokenizer, suite.messages["text"][:], 10**6)
+    for name in ("homoglyphs", "zero-width", "full-width"):
+        texts, _ = suite.variants["obfuscated", f"{name}, 30%"]
+        assert encode(tokenizer, texts, 10**6) == plain, name
+        assert sum(map(str.__eq__, texts, suite.messages["text"][:])) < len(texts) / 10
+
+
+def test_every_figure_by_hand(small, collection):
+    _, messages = small
+    seen: list[str] = []
+    candidate = reader(seen, train=tuple(messages["text"][:7]))
+    values = benchmark(candidate, uci=collection)
+    suite, labels = make_suite(messages), np.array(messages["label"][:])
+    spam, ham = labels == 1, labels == 0
+
+    def check(figures, texts, chosen):
+        called = np.array([candidate.run([text], False)[1][0] for text in texts], dtype=bool)
+        scores = np.array([candidate.run([text], False)[0][0, 1] for text in texts])
+        rates = [called[spam[chosen]].mean(), called[ham[chosen]].mean(), roc_auc_score(spam[chosen], scores)]
+        found = [figures[name]["value"] for name in ("recall", "false_positive_rate", "roc_auc")]
+        assert found == pytest.approx(rates)
+        interval = wilson(called[spam[chosen]].sum(), spam[chosen].sum())
+        assert (figures["recall"]["low"], figures["recall"]["high"]) == pytest.approx(interval)
+
+    parts = {(part["section"], part["name"]): part for part in values["parts"]}
+    everything = np.arange(len(labels))
+    check(values["figures"], messages["text"][:], everything)
+    for name, (texts, rows) in suite.variants.items():
+        if len(rows) >= FEW:
+            check(parts[name]["figures"], texts, rows)
+    chosen = np.flatnonzero([40 < len(text) <= 160 for text in messages["text"][:]])
+    check(parts["length", "41 to 160"]["figures"], [messages["text"][int(row)] for row in chosen], chosen)
+    assert sum(part["messages"] for part in values["parts"] if part["section"] == "category") == len(labels)
+    assert {part["figures"] is None for part in parts.values() if part["messages"] < FEW} == {True}
+    assert values["suite"]["seen"] == find_duplicates(messages["text"][:], messages["text"][:7])[1].sum() >= 7
+    assert values["suite"] | {"seen": 0} == {
+        "name": module.SUITE, "fingerprint": suite.fingerprint, "messages": 55, "spam": spam.sum(), "seen": 0
+    }  # fmt: skip
+    assert values["uci"]["how"] == "not seen" and values["uci"]["messages"] == 200
+    assert {*seen} >= {*suite.variants["length", module.VERY_LONG][0]}
+
+
+def test_very_long_messages_end_with_the_message(small):
+    suite = make_suite(small[1])
+    texts, rows = suite.variants["length", module.VERY_LONG]
+    ham = {text for text, label in zip(small[1]["text"][:], small[1]["label"][:], strict=True) if not label}
+    for text, row in zip(texts, rows, strict=True):
+        message = small[1]["text"][int(row)]
+        before = text.removesuffix("\n" + message)
+        assert len(before) >= 2000 and any(before.startswith(one) for one in ham)
+
+
+def test_the_row_shows_the_worst_obfuscation_and_what_was_seen(small):
+    values = benchmark(reader([], train=tuple(small[1]["text"][:1])))
+    obfuscated = [part for part in values["parts"] if part["section"] == "obfuscated"]
+    worst = min(part["figures"]["roc_auc"]["value"] for part in obfuscated)
+    row = benchmark_row(values)
+    assert row[0] == "reader (has seen 1)" and row[5] == "-" and row[7] == "2.0 MB"
+    assert row[6].startswith(f"{worst:.3f} (")
+    assert len(markdown([values, values]).splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_the_collection_is_measured_on_messages_not_seen_if_it_can_be(small, collection, monkeypatch):
+    """By cross-validation for a baseline and a recipe; a model of ours that was trained on it is marked."""
+    baseline = benchmark(load_candidate(f"baseline={collection}"), uci=collection)["uci"]
+    assert baseline["how"] == "5 folds" and 0.8 < baseline["figures"]["f1"]["value"] < 1
+    fold = {"recall": 0.5, "false_positive_rate": 0.01, "recall_at_fpr_0.01": 0.5, "roc_auc": 0.9, "f1": 0.7}
+    results = {"pooled": {"model": fold}, "spread": {"model": {"f1": 0.02}}}
+    monkeypatch.setattr(module, "cross_validate", lambda recipe, data: results)
+    recipe = replace(RECIPES["pocket"], max_steps=2, n_embd=16, vocab_size=300)
+    values = benchmark("pocket", recipe=recipe, uci=collection)
+    assert values["model"]["name"] == "pocket" and values["suite"]["seen"] == 0
+    assert values["model"]["size"] == 4 * values["model"]["parameters"]
+    assert values["uci"]["figures"]["f1"] == {"value": 0.7, "low": None, "high": None}
+
+
+@pytest.mark.slow
+def test_bundled_model_on_the_command_line(small, collection, tmp_path):
+    """It has not seen the suite, though it was trained on the rest of the sample."""
+    done = hf_spam("benchmark", "bundled", "--uci", collection, "--output", tmp_path / "row.json")
+    assert done.code == 0, done.err
+    values = json.loads((tmp_path / "row.json").read_text())
+    assert values["suite"]["seen"] == 0 and values["uci"]["how"].startswith("seen")
+    assert done.out.splitlines()[-1] == markdown([values]).splitlines()[-1]
+    assert "Messages of the suite that the model was trained on: 0" in done.out and "Too few" in done.out
+
+
+def test_model_of_unknown_training_on_the_command_line(small, tmp_path):
+    save_small(tmp_path / "model")
+    values = json.loads(hf_spam("benchmark", tmp_path / "model", "--json").out)
+    assert values["suite"]["seen"] is None and values["uci"]["figures"] is None and "--uci" in values["uci"]["how"]
+    done = hf_spam("benchmark", tmp_path / "missing")
+    assert done.code == 1 and len(done.err.strip().splitlines()) == 1
