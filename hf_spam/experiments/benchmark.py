@@ -237,7 +237,7 @@ def _measure_uci(
         return {"how": "not measured: give the SMS Spam Collection with --uci", "figures": None}
     messages = read_messages(uci)
     texts, labels = messages["text"][:], np.array(messages["label"][:])
-    about = {"messages": len(texts), "fingerprint": digest(messages)}
+    about = {"messages": len(texts), "spam": int((labels == 1).sum()), "fingerprint": digest(messages)}
     seen = 0 if trained is None else int(find_duplicates(texts, trained)[1].sum())
     if recipe is not None:
         results = cross_validate(recipe, data=uci)
