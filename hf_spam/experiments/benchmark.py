@@ -20,7 +20,7 @@ from ..data import obfuscation
 from ..data.duplicates import find_duplicates
 from ..data.names import Sources
 from ..data.obfuscation import Obfuscation
-from ..data.sources import EMBEDDED, read_messages
+from ..data.sources import read_messages
 from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import fit_baseline, predict_baseline
 from ..evaluation.candidates import Candidate, as_candidate, load_candidate
@@ -32,12 +32,12 @@ from ..evaluation.report import measure
 from ..files import versions
 from ..inference.classifier import SpamClassifier
 from ..training.calibration import needs_calibration
+from ..training.corrections import divide
 from ..training.finetune import finetune
 from ..training.recipes import RECIPES, Recipe, get_recipe
 from .crossval import cross_validate
 
 SUITE = "hf-spam 1"  # raise the number whenever a message of the suite changes
-HELD_OUT = EMBEDDED / "held_out.txt"  # the first eight digits of the SHA-256 of each held-out message of the sample
 # Each way to obfuscate messages, and the share of their characters or words that it changes.
 OBFUSCATIONS: dict[str, tuple[Obfuscation, float]] = {
     "homoglyphs": (obfuscation.homoglyphs, 0.3),
@@ -76,9 +76,7 @@ class Suite:
 
 def split_sample() -> tuple[Dataset, Dataset]:
     """Return the messages of the sample that may be trained on, and those of the suite."""
-    messages, held_out = read_messages("sample"), {*HELD_OUT.read_text().split()}
-    chosen = [hashlib.sha256(text.encode()).hexdigest()[:8] in held_out for text in messages["text"][:]]
-    return messages.select(np.flatnonzero(~np.array(chosen))), messages.select(np.flatnonzero(chosen))
+    return divide(read_messages("sample"))
 
 
 def make_suite(messages: Dataset) -> Suite:
