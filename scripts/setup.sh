@@ -10,8 +10,9 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$requirements" ]; then
   echo "Installing into $venv; this takes a few minutes ..."
   python3 -m venv "$venv"
   # Torch first, alone and with its exact version: that picks the small CPU build where there is one.
-  "$venv/bin/pip" install -qq --disable-pip-version-check "$(grep '^torch==' constraints.txt)" -c constraints.txt
-  "$venv/bin/pip" install -qq --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
+  # Not byte-compiled: Python compiles those modules that are imported, at their first import, which is faster.
+  "$venv/bin/pip" install -qq --no-compile --disable-pip-version-check "$(grep '^torch==' constraints.txt)" -c constraints.txt
+  "$venv/bin/pip" install -qq --no-compile --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
   echo "$requirements" >"$stamp"
 fi
 export PATH="$PWD/$venv/bin:$PATH"

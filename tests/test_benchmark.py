@@ -11,7 +11,7 @@ from small_data import MESSAGES
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 
 
-@pytest.mark.parametrize("table", ["fine-tuning", "scoring, bundled"])
+@pytest.mark.parametrize("table", ["fine-tuning", pytest.param("scoring, bundled", marks=pytest.mark.slow)])
 def test_benchmark_runs(table, gpt2_tokenizer_dir, tmp_path, monkeypatch):
     """Times are reported but not judged here; the results must agree."""
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)

@@ -87,7 +87,7 @@ def test_evaluation_needs_no_flags_and_agrees_with_training(trained, source, tmp
 
 
 def test_all_classification_paths_use_the_labels(trained, source, tmp_path):
-    """`classify`, `score`, the stock pipeline and an ONNX export agree, and no text is changed."""
+    """`classify`, `score`, the stock pipeline and an export agree, and no text is changed."""
     texts = [f"{WORDS[label][1]} {text}" for label in LABELS for text in FOREIGN]
     answers = [json.loads(line) for line in run("classify", *texts, "--model", trained, "--json").splitlines()]
     labels = [answer["label"] for answer in answers]
@@ -106,8 +106,8 @@ def test_all_classification_paths_use_the_labels(trained, source, tmp_path):
         assert [(row["body"], row["label"]) for row in rows] == [
             (answer["text"], answer["label"]) for answer in answers
         ]
-    run("export", trained, tmp_path / "onnx", "--format", "onnx", "--data", source, *COLUMNS[:2])
-    exported = run("classify", *texts, "--model", tmp_path / "onnx", "--json")
+    run("export", trained, tmp_path / "gpt2", "--format", "gpt2", "--data", source, *COLUMNS[:2])
+    exported = run("classify", *texts, "--model", tmp_path / "gpt2", "--json")
     assert [json.loads(line)["label"] for line in exported.splitlines()] == labels
 
 

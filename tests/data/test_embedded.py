@@ -43,6 +43,7 @@ def test_files_hold_one_kind_each():
             assert set(labels) == {path.stem in ("phishing", "offers")}, path
 
 
+@pytest.mark.slow
 def test_no_message_nearly_repeats_another(messages):
     """A tenth of the messages is compared with all, by character 5-grams with digits as 0."""
     # Bare codes and bare links may be alike.

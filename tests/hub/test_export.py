@@ -13,7 +13,7 @@ from command_line import hf_spam
 from tiny_models import build
 
 from hf_spam import SpamClassifier
-from hf_spam.conversion import onnx as onnx_module
+from hf_spam.conversion import gpt2
 from hf_spam.conversion.loading import BUNDLED, load_classifier, save_classifier
 from hf_spam.conversion.onnx import PACKAGES
 from hf_spam.data.sources import read_texts
@@ -120,16 +120,16 @@ def test_what_cannot_be_folded_is_one_clear_line(settings, found, tmp_path, mess
 
 
 def test_an_export_with_other_answers_is_not_written(tmp_path, messages, monkeypatch):
-    def write_biased(model, folder, *, write=onnx_module.write_onnx, **options):
-        biased = load_classifier("bundled", attn_implementation="sdpa").eval()
+    def write_biased(model, *where, write=gpt2.write_gpt2):
+        biased = load_classifier("bundled").eval()
         with torch.no_grad():
             biased.out_head.bias[0] += 100
-        write(biased, folder, **options)
+        return write(biased, *where)
 
-    monkeypatch.setattr("hf_spam.hub.export.write_onnx", write_biased)
-    message = r"^The export was not written: in ONNX Runtime \(fp32\), 1 of 3 messages get a different label, "
+    monkeypatch.setattr("hf_spam.hub.export.write_gpt2", write_biased)
+    message = r"^The export was not written: in transformers \(fp32\), 1 of 3 messages get a different label, "
     with pytest.raises(ValueError, match=message):
-        export_model("bundled", tmp_path / "out", format="onnx", data=messages)
+        export_model("bundled", tmp_path / "out", format="gpt2", data=messages)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -111,6 +111,7 @@ def test_models_of_other_classes_and_layouts(settings):
         assert (explanation.log_odds_without < explanation.log_odds) == (label == explanation.explained)
 
 
+@pytest.mark.slow
 def test_an_onnx_export_explains_like_its_model(onnx_export):
     exported = SpamClassifier.from_pretrained(onnx_export).explain(SAMPLE[:3])
     for one, two in zip(exported, CLASSIFIER.explain(SAMPLE[:3]), strict=True):

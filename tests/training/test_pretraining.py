@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from command_line import hf_spam
 from datasets import Dataset, DatasetDict
 from small_data import MESSAGES, delimited
+from small_runs import first_messages
 from tiny_models import build, right
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
@@ -46,7 +47,8 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights():
 
 def test_a_run_starts_from_the_pretrained_network(tmp_path, monkeypatch):
     """And a resumed run does not pretrain again, and ends with the same weights."""
-    settings = {"data": MESSAGES, "pretraining_steps": 3, "eval_freq": 100, **SMALL, "max_steps": 4}
+    data = first_messages(train=100, validation=20, test=20)
+    settings = {"data": data, "pretraining_steps": 3, "eval_freq": 100, **SMALL, "max_steps": 4}
     whole = finetune("pocket", **settings, output_dir=tmp_path / "whole", save_steps=2)
     plain = finetune("pocket", **{**settings, "pretraining_steps": 0})
     assert not torch.equal(whole.model.gpt.pos_emb.weight, plain.model.gpt.pos_emb.weight)
