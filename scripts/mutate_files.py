@@ -110,7 +110,7 @@ def compare(case: Case, rows: list[Row], answer: list, skips: bool = False) -> s
     for i, row in enumerate(rows):
         if one is not None and is_right(case, row, one):
             one = next(found)
-        elif not (skips and may_go(case, row)):
+        elif "" not in row.also and not (skips and may_go(case, row)):  # "": what may be an empty text in quotes
             return f"{len(answer)} of {len(rows)} messages; message {i + 1}: {contrast(row, one)}"
     return "" if one is None else f"{len(answer)} messages for {len(rows)}; got {one!r:.120}"
 

@@ -103,7 +103,8 @@ class Labels:
         """Return the class names, in the order of their indices.
 
         If all labels mean ham or spam, these are `LABEL_NAMES`. Other labels become classes in the order of the
-        column's `ClassLabel`, or sorted (numerically if all are whole numbers) if the user named the label column.
+        column's `ClassLabel`, or sorted (numerically if all are whole numbers) if the user named the label column and
+        the label map has other classes than ham and spam, or is empty.
         The `reader` of any split knows that column. `classes` are those of a model, and must include all labels.
 
         Raises:
@@ -118,7 +119,9 @@ class Labels:
             return list(classes)
         if all(label_key(label) in LABELS for label in (*meanings.values(), *(declared or ()))):
             return order_classes(source, LABEL_NAMES, positive_label)
-        own = classes is None and (declared is not None or named is not None)
+        mapped = {label_key(meaning) for meaning in self.reading.meanings.values()}
+        only_spam = bool(mapped) and mapped <= LABELS.keys()  # the map names no class of the user's own
+        own = classes is None and (declared is not None or (named is not None and not only_spam))
         if own and len(meanings) > min(MAX_CLASSES, max(20, total // 2)):
             found = f"{len(meanings):,} different labels in {total:,} messages"
             raise DataError(f"{source}: {found}, so {named or 'this'} is not a label column; see --label-column")
@@ -143,7 +146,12 @@ class Labels:
                 advice = f"say what it means with --label-map {quoted}=ham or {quoted}=spam"
                 advice = "rename it, since a label map cannot hold commas" if "," in label else advice
                 if not classes and not declared:
-                    advice += ", or keep labels of your own with --label-column"
+                    keep = (
+                        f"keep it as a class with {quoted}={quoted}"
+                        if named
+                        else "keep labels of your own with --label-column"
+                    )
+                    advice += f", or {keep}"
                 fault = f"unknown label {short(seen.value)}; known: {known}"
                 raise DataError(f"{seen.place}: {fault}; {advice}; {SKIP}")
         return order_classes(source, names, positive_label)

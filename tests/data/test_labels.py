@@ -328,3 +328,14 @@ def test_unknown_labels_are_left_out_and_counted(tmp_path, caplog):
     assert named(found) == [("not spam", "one"), ("spam", "three")]
     assert "ham 1, maybe/Maybe (left out) 2, spam 1" in caplog.text
     assert "Left out 2 rows labelled 'maybe', the first at" in caplog.text and "a.csv, line 3" in caplog.text
+
+
+def test_a_label_map_of_ham_and_spam_leaves_no_class_of_its_own(tmp_path):
+    """A stray label would become a third class, since the label column is named; the map can still keep it as one."""
+    (tmp_path / "a.csv").write_text("kind,text\n1,see you\n0,win cash\n?,hello\n")
+    named = {"label_column": "kind", "text_column": "text"}
+    with pytest.raises(DataError, match="line 4: unknown label") as error:
+        read_messages(tmp_path / "a.csv", label_map="1=ham,0=spam", **named)
+    assert "with --label-map '?'=ham or '?'=spam, or keep it as a class with '?'='?'; " in str(error.value)
+    kept = read_messages(tmp_path / "a.csv", label_map="1=ham,0=spam,?=?", **named)
+    assert kept.features["label"].names == ["?", "not spam", "spam"] and kept["label"][:] == [1, 2, 0]

