@@ -241,7 +241,7 @@ def _measure_uci(
         results = cross_validate(recipe, data=uci)
         figures = {name: _estimate(results["pooled"]["model"][name]) for name in FIGURES}
         return {"how": "5 folds", **about, "figures": figures, "spread": results["spread"]["model"]["f1"]}
-    if seen and candidate.train is not None:
+    if 2 * seen > len(texts) and candidate.train is not None:
         predicted, scores = labels.copy(), np.empty(len(labels))
         for train, test in grouped_folds(messages.add_column("row", range(len(texts)))):
             answers = predict_baseline(fit_baseline(train), test)
@@ -265,7 +265,8 @@ def benchmark_row(values: Values) -> list[str]:
     about, figures, uci, seen = values["model"], values["figures"], values["uci"], values["suite"]["seen"]
     obfuscated = [part for part in values["parts"] if part["section"] == "obfuscated" and part["figures"]]
     worst = min(obfuscated, key=lambda part: part["figures"]["roc_auc"]["value"], default=None)
-    f1 = uci["figures"] and f"{_score(uci['figures']['f1'])}{', ' + uci['how'] if 'seen:' in uci['how'] else ''}"
+    how = f", {uci['how']}" if "seen:" in uci["how"] or "folds" in uci["how"] else ""
+    f1 = uci["figures"] and _score(uci["figures"]["f1"]) + how
     return [
         about["name"] + (f" (has seen {seen:,})" if seen else ""),
         *(_percent(figures[name]) for name in FIGURES[:3]),
