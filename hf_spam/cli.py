@@ -266,8 +266,8 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
 def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None:
     """Measure a classifier on a fixed suite of messages.
 
-    MODEL is one that `hf-spam compare` takes, or the name of a recipe, which is trained six times: for the suite, and
-    for five folds of the SMS Spam Collection.
+    MODEL is one that `hf-spam compare` takes, or the name of a recipe. A recipe is trained once for the suite and, with
+    --uci, five times more for cross-validation.
 
     The suite has 2,161 messages of the sample that the bundled model was not trained on, also obfuscated in seven ways,
     and counts how many of them were in the training data of MODEL. The last lines are a Markdown table of one row, to

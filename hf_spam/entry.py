@@ -44,6 +44,8 @@ def run(command: click.Command, name: str) -> NoReturn:
         sys.exit(1)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
+        if package == __package__:  # a bug
+            raise
         _fail(name, f'{package} is not installed: pip install "hf-spam[train]"', 1)
     except (ValueError, OSError) as error:
         _fail(name, str(error), 1)

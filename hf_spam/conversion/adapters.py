@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from ..extras import import_extra
+
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -76,12 +78,9 @@ def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     Raises:
         ValueError: PEFT is not installed, or the adapter does not fit the model.
     """
-    try:
-        from peft import PeftModel, get_peft_model_state_dict
-    except ImportError as error:
-        raise ValueError("an adapter needs peft, which is not installed: pip install hf-spam[lora]") from error
-    adapted = PeftModel.from_pretrained(model, adapter.folder)
-    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    peft = import_extra("peft", "lora", "an adapter")
+    adapted = peft.PeftModel.from_pretrained(model, adapter.folder)
+    expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
     if misfits := sorted(expected ^ adapter.tensors.keys()):
         raise ValueError(f"the adapter does not fit its base {adapter.base!r}: {misfits[0]} is missing in one of them")
     return adapted.merge_and_unload()

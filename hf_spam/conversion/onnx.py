@@ -4,7 +4,6 @@ The folder has the layout of the Hugging Face Hub, which Transformers.js, optimu
 graph contains the model's padding, pooling and temperature.
 """
 
-import importlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ..extras import import_extra
 from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
@@ -58,7 +58,7 @@ class OnnxModel:
     device = torch.device("cpu")
 
     def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
-        require("onnxruntime")
+        import_extra("onnxruntime", "onnx", "ONNX")
         self.config = load_config(source, revision=revision)
         path = Path(source)
         if path.suffix != ".onnx":
@@ -112,18 +112,6 @@ def is_onnx(source: str | os.PathLike, *, revision: str | None = None) -> bool:
     if path.suffix == ".onnx" or path.is_dir():
         return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
     return EXPORTED_SETTINGS in read_config(source, revision)
-
-
-def require(package: str) -> None:
-    """Check that a package needed for ONNX is installed.
-
-    Raises:
-        ValueError: The package is not installed; the message says how to install it.
-    """
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(f"ONNX needs {package}, which is not installed: pip install hf-spam[onnx]") from error
 
 
 def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, *, end_token_id: int | None = None) -> None:

@@ -43,7 +43,7 @@ class Runtime:
 
 
 def _missing_onnx_runtime() -> str | None:
-    return None if importlib.util.find_spec("onnxruntime") else "needs onnxruntime: pip install hf-spam[onnx]"
+    return None if importlib.util.find_spec("onnxruntime") else 'needs onnxruntime: pip install "hf-spam[onnx]"'
 
 
 def _run_pipeline(folder: Path, texts: Sequence[str]) -> np.ndarray:

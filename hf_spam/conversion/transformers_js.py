@@ -55,7 +55,7 @@ def missing_in_chromium() -> str | None:
     if not (_browser() and shutil.which("chromedriver")):
         return "needs Chromium and its driver: apt-get install chromium chromium-driver"
     if not importlib.util.find_spec("selenium"):
-        return "needs selenium: pip install hf-spam[runtimes]"
+        return 'needs selenium: pip install "hf-spam[runtimes]"'
     return None
 
 

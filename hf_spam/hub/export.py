@@ -14,11 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
 from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
-from ..conversion.onnx import PACKAGES, is_onnx, require, write_onnx
+from ..conversion.onnx import PACKAGES, is_onnx, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
 from ..conversion.transformers_js import adapt_tokenizer
 from ..data.names import Sources, source_name
+from ..extras import import_extra
 from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
@@ -77,7 +78,7 @@ def export_model(
         raise ValueError(f"{os.fspath(source)!r} is an ONNX export; export the model that it was made from.")
     packages = PACKAGES if format == "onnx" else ()
     for package in packages:
-        require(package)
+        import_extra(package, "onnx", "ONNX")
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
     texts = read_texts(data, **reading)

@@ -98,7 +98,7 @@ class _Search:
 
     text: str
     spans: list[tuple[int, int]]
-    """What can be left out."""
+    """Start and end of each word or group of words to leave out."""
     unread: tuple[int, int] | None
     explained: int
     log_odds: float

@@ -23,6 +23,7 @@ from ..conversion.adapters import ADAPTER_WEIGHTS
 from ..conversion.loading import broken_weights, errors_as, local_folder, named_model
 from ..data.batching import batch_tokens_for, length_batches, pad_batch
 from ..data.tokenization import encode, replace_lone_surrogates
+from ..extras import import_extra
 from ..modeling.configuration_spam_gpt import class_names
 from ..text import short_list
 
@@ -108,10 +109,7 @@ def load_pipeline(source: str, path: Path, embed: Callable[[list[str]], np.ndarr
     Raises:
         ValueError: It cannot be used, or has types that could run code.
     """
-    try:
-        from skops import io
-    except ImportError as error:
-        raise ValueError(f"{source} needs skops, which is not installed: pip install hf-spam[skops]") from error
+    io = import_extra("skops.io", "skops", source)
     with errors_as(f"{source} cannot be loaded"):
         unknown = {*io.get_untrusted_types(file=path)} - KNOWN_TYPES
         pipeline = None if unknown else io.load(path, trusted=list(KNOWN_TYPES))
@@ -185,9 +183,7 @@ def _load_transformer(base: Path, folder: Path, adapter: dict[str, Any], trust_r
         raise ValueError(f"it is not a finished classifier: it has no weights for {short_list(missing)}")
     if not adapter:
         return model
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(model, folder)
+    adapted = import_extra("peft", "lora", "an adapter").PeftModel.from_pretrained(model, folder)
     return adapted.merge_and_unload() if adapter.get("peft_type") == "LORA" else adapted
 
 
@@ -229,15 +225,10 @@ def _load_setfit(source: str, folder: Path, trust_remote_code: bool) -> OtherMod
         raise ValueError(f"{source}: {pickled.name} is a pickle, which could run any code, and is not read; {advice}")
     if not head.is_file():
         raise ValueError(f"{source} gives embeddings, not classes: train a classifier, and save it as {head.name}.")
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ValueError(
-            f"{source} needs sentence-transformers, which is not installed: pip install hf-spam[setfit]"
-        ) from error
+    sentence_transformers = import_extra("sentence_transformers", "setfit", source)
     with _errors_of(source):
         options = {"trust_remote_code": trust_remote_code, "model_kwargs": {"use_safetensors": True}}
-        body = SentenceTransformer(str(folder), **options)
+        body = sentence_transformers.SentenceTransformer(str(folder), **options)
 
     def embed(texts: list[str]) -> np.ndarray:
         return body.encode(list(map(replace_lone_surrogates, texts)), show_progress_bar=False)

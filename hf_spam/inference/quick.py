@@ -26,6 +26,6 @@ def classify_quickly(texts: list[str], model: str | Path | None = None) -> list[
         threshold = (config if folder is BUNDLED else config["spam_gpt"]).get("threshold")
         answers = EndpointHandler(str(folder), graph)({"inputs": texts})
         is_sound = (threshold is None or 0 < threshold <= 1) and all(0 <= each["score"] <= 1 for each in answers)
-    except Exception:  # a damaged file can raise anything
+    except Exception:  # a damaged file can raise anything; `SpamClassifier` loads it again and reports it
         return None
     return answers if is_sound else None

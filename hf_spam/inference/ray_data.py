@@ -32,6 +32,7 @@ from ..data.readers import JsonReader, open_file
 from ..data.reading import Reading
 from ..data.rows import OUTPUTS
 from ..data.windows import Window, joined
+from ..extras import import_extra
 from ..text import first_line
 from . import storage
 from .classifier import SpamClassifier, one_thread
@@ -109,7 +110,7 @@ class ScoredFiles(ScoredFile):
     files: int
     """Number of files whose rows are in the output."""
     files_left_out: list[str]
-    """What is wrong with each file that could not be read."""
+    """Error message of each file that could not be read."""
 
 
 def score_with_ray(
@@ -276,10 +277,8 @@ class JsonTables(JsonReader):
 
 def _import_ray() -> Any:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **os.environ}
-    try:
-        import ray.data
-    except ImportError as error:
-        raise ValueError("--engine ray needs ray, which is not installed: pip install hf-spam[ray]") from error
+    ray = import_extra("ray", "ray", "--engine ray")
+    import_extra("ray.data", "ray", "--engine ray")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 

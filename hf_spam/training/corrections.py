@@ -1,6 +1,6 @@
 """Corrections: teach a model the messages that it got wrong, without losing the others.
 
-The corrections are mixed with messages that the base has learned from, for which the base itself gives the targets:
+The corrections are mixed with messages from the training data of the base. Their targets are the answers of the base:
 rehearsal with distillation (Robins 1995, *Catastrophic Forgetting, Rehearsal and Pseudorehearsal*; Li and Hoiem 2016,
 *Learning without Forgetting*). If the held-out messages lose too much, the weights go part of the way back to those of
 the base (Wortsman et al. 2022, *Robust Fine-Tuning of Zero-Shot Models*).

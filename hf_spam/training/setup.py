@@ -18,6 +18,7 @@ from ..conversion.loading import load_classifier, load_config, load_tokenizer
 from ..data.batching import EncodedMessages
 from ..data.labels import label_names
 from ..data.tokenization import encode, train_tokenizer
+from ..extras import import_extra
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line
@@ -182,14 +183,10 @@ def _add_adapters(model: SpamGPTForSequenceClassification, r: int, alpha: int) -
     A layer computes `W x + b + alpha / r * B A x` with A (r, in) and B (out, r). The book stores A transposed, so its
     initial values are about `sqrt(in / r)` times as large as PEFT's; under AdamW that means faster learning.
     """
-    try:
-        from peft import LoraConfig
-        from peft.tuners.lora import LoraModel
-    except ImportError as error:
-        raise ValueError("lora_r needs peft, which is not installed: pip install hf-spam[lora]") from error
+    peft = import_extra("peft", "lora", "lora_r")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     initial = [nn.init.kaiming_uniform_(torch.empty(layer.in_features, r), a=math.sqrt(5)) for layer in layers.values()]
-    adapters = LoraModel(model, LoraConfig(r=r, lora_alpha=alpha, target_modules=list(layers)), ADAPTER)
+    adapters = peft.LoraModel(model, peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=list(layers)), ADAPTER)
     with torch.no_grad():
         for name, value in zip(layers, initial, strict=True):
             model.get_submodule(name).lora_A[ADAPTER].weight.copy_(value.T)

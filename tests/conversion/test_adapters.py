@@ -149,4 +149,4 @@ def test_without_peft_the_line_says_how_to_install_it(adapter, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     done = hf_spam("classify", "hi", "--model", adapter)
     assert done.code == 1 and done.err.count("\n") == 1
-    assert "an adapter needs peft, which is not installed: pip install hf-spam[lora]" in done.err
+    assert 'an adapter needs peft, which is not installed: pip install "hf-spam[lora]"' in done.err

@@ -143,7 +143,7 @@ def test_an_export_is_not_exported_again(tmp_path, messages):
 
 def test_a_missing_package_is_named_with_its_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    hint = "hf-spam: ONNX needs onnxruntime, which is not installed: pip install hf-spam[onnx]\n"
+    hint = 'hf-spam: ONNX needs onnxruntime, which is not installed: pip install "hf-spam[onnx]"\n'
     assert hf_spam("export", "bundled", tmp_path / "out", "--format", "onnx").err == hint
     assert hf_spam("classify", "hi").code == 0
 

@@ -219,7 +219,7 @@ def test_the_command_line_says_what_is_missing(tmp_path, monkeypatch):
     (tmp_path / "in.csv").write_text("text\na\n")
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = hf_spam("score", tmp_path / "in.csv", tmp_path / "out.csv", "--engine", "ray")
-    assert code == 1 and err == "hf-spam: --engine ray needs ray, which is not installed: pip install hf-spam[ray]\n"
+    assert code == 1 and err == 'hf-spam: --engine ray needs ray, which is not installed: pip install "hf-spam[ray]"\n'
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
     code, _, err = hf_spam("score", tmp_path / "in.csv", tmp_path / "out.csv", "--address", "auto")
     assert code == 2 and "--address needs --engine ray" in err

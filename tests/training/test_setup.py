@@ -139,5 +139,7 @@ def test_lora_is_merged_into_the_saved_model(data, base, tmp_path):
 
 def test_lora_without_peft_says_what_to_install(data, base, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r"^lora_r needs peft, which is not installed: pip install hf-spam\[lora\]$"):
+    with pytest.raises(
+        ValueError, match=r"^lora_r needs peft, which is not installed: pip install \"hf-spam\[lora\]\"$"
+    ):
         finetune("book", data=data, base=base, **LORA)
