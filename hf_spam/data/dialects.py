@@ -296,10 +296,12 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
 
 def _is_utf8(file: DataFile) -> bool:
     """Return whether all of a file is UTF-8."""
-    with file.text("utf-8") as text:
+    decoder = codecs.getincrementaldecoder("utf-8")()  # three times as fast as a text file
+    with file.open() as blocks:
         try:
-            while text.read(2**20):
-                pass
+            while block := blocks.read(2**20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             return False
     return True
