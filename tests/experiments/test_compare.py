@@ -193,6 +193,11 @@ def test_on_the_command_line(folder, monkeypatch):
     assert values["models"][2]["training"]["near"] == 1 and values["unseen"]["messages"] == 119
     assert all(about["messages_per_second"] > 0 and about["size"] > 1000 for about in values["models"])
     assert {group["name"]: group["spam"] + group["ham"] for group in values["groups"]}.keys() == {"odd", "even"}
+    titles = [table.title for table in compare_tables(values)]
+    monkeypatch.setattr("hf_spam.experiments.compare.FEW", 1000)
+    assert set(titles) - {table.title for table in compare_tables(values)} == {"Spam found, %", "False alarms, %"}  # too few
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
     page = (folder / "out" / "compare.html").read_text()
     assert page.count("<table>") == len(compare_tables(values)) and "<script" not in page
 

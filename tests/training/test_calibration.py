@@ -17,7 +17,8 @@ from small_runs import SMALL, config_of, first_messages, result
 
 from hf_spam import SpamClassifier, finetune
 from hf_spam.evaluation.intervals import allowed_false_alarms, ham_needed, wilson
-from hf_spam.training.calibration import TEMPERATURES, Calibration, fit_calibration
+from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
+from hf_spam.training.calibration import TEMPERATURES, Calibration, calibration_of, fit_calibration, shift_of
 
 SETTINGS = {**SMALL, "max_steps": 16, "eval_freq": 6, "save_steps": 8, "learning_rate": 5e-3, "warmup_steps": 0}
 BOTH = {"temperature_scaling": True, "target_fpr": 0.1}
@@ -225,3 +226,12 @@ def test_calibration_needs_a_validation_split_of_both_classes(setting, data, cap
     with pytest.raises(ValueError, match=message):
         finetune("pocket", data=DatasetDict(data, validation=ham), **SMALL, **setting)
     assert "Before training" not in caplog.text
+
+
+@pytest.mark.parametrize(("temperature", "threshold"), [(1.0, None), (1.7, None), (1.0, 0.9), (0.6, 0.2), (2.5, 0.98)])
+def test_shifted_logits_are_largest_at_the_class_to_predict(temperature, threshold):
+    """So the loss of corrections counts from the threshold that their scores must pass."""
+    config = SpamGPTConfig(temperature=temperature, threshold=threshold)
+    logits = 4 * torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    shifted = logits + shift_of(calibration_of(config), class_names(config))
+    assert shifted.argmax(-1).tolist() == decide(config, (logits / temperature).softmax(-1)).tolist()
