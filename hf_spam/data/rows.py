@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from .formats import DELIMITERS, JSON_LINES, DataError
-from .windows import Strings, Table
+from .windows import Reader, Strings, Table
 
 OUTPUTS = (".csv", ".tsv", *JSON_LINES, ".parquet")
 
@@ -37,6 +37,19 @@ def check_output(name: str, rows: list[str] | Table, suffix: str, *, has_types: 
             raise DataError(f"{name}: {suffix} cannot hold two columns called {column!r}; write .csv")
     if suffix in JSON_LINES and has_types:
         _json_lines(name, rows)
+
+
+def check_input(reader: Reader, window_size: int, suffix: str) -> int | None:
+    """Check a whole file, or the first window of a Hub dataset, before scoring starts; return the number of rows."""
+    rows = 0
+    for window in reader.windows(window_size):
+        messages = reader.messages(window)
+        check_output(reader.name, reader.table(messages.window), suffix, has_types=reader.has_types)
+        if reader.file is None:
+            return reader.total
+        rows += len(window)
+    reader.file.check_unchanged()
+    return rows
 
 
 def format_rows(

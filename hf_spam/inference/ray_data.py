@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,15 +28,14 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 from tqdm.auto import tqdm
 
 from ..data.formats import DataError
-from ..data.readers import JsonReader, open_file
 from ..data.reading import Reading
 from ..data.rows import OUTPUTS
-from ..data.windows import Window, joined
+from ..data.windows import joined
 from ..extras import import_extra
 from ..text import first_line
 from . import storage
 from .classifier import SpamClassifier, one_thread
-from .scoring import ScoredFile, check_input, score_window
+from .scoring import ScoredFile, score_window
 
 WINDOW_SIZE = 16_384
 
@@ -166,7 +165,7 @@ def score_with_ray(
     if inputs.equals(outputs) and any(f"{path}/".startswith(f"{folder}/") for path in paths):
         raise ValueError(f"{output} is the input; name another folder for the output.")
     storage.make_folder(outputs, folder, overwrite)
-    read, write = ReadWindows(inputs, how, window_size, suffix), (classifier, outputs, folder, suffix)
+    read, write = storage.ReadWindows(inputs, how, window_size, suffix), (classifier, outputs, folder, suffix)
     with tqdm(desc="Scoring", unit="row", disable=not progress) as bar, _cluster(ray, address):
         rows, faults = _add_up(_summaries(ray, paths, read, write, num_processes), bar.update)
     if isinstance(outputs, LocalFileSystem):
@@ -200,35 +199,6 @@ def _add_up(summaries: Iterable[dict[str, Any]], update: Callable[[int], Any]) -
     return {**counts, "first_left_out": first_left_out}, [faults[file] for file in sorted(faults)]
 
 
-class ReadWindows:
-    """Read files and yield their windows, pickled with their reader: `map_batches` calls it with files."""
-
-    def __init__(self, filesystem: FileSystem, reading: Reading, window_size: int, suffix: str):
-        self.filesystem, self.reading, self.window_size, self.suffix = filesystem, reading, window_size, suffix
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list]]:
-        for file, path in zip(batch["file"].tolist(), batch["path"].tolist(), strict=True):
-            number = -1
-            try:
-                for number, window in enumerate(self.windows(path)):
-                    yield {"file": [file], "number": [number], "fault": [""], "window": [window]}
-            except DataError as error:
-                yield {"file": [file], "number": [number + 1], "fault": [str(error)], "window": [b""]}
-
-    def windows(self, path: str) -> Iterator[bytes]:
-        """Yield the windows of a file after a check of all of it, which raises a `DataError`."""
-        with storage.local_copy(self.filesystem, path) as file:
-            reader = open_file(file, self.reading)
-            if isinstance(reader, JsonReader) and self.suffix == ".parquet":
-                reader = JsonTables(reader.file, reader.reading, reader.encoding)
-            check_input(reader, self.window_size, self.suffix)
-            for window in reader.windows(self.window_size):
-                if isinstance(window.rows, pa.Table):
-                    window = replace(window, rows=_compact(window.rows))
-                yield pickle.dumps((reader, window))
-            file.check_unchanged()
-
-
 class WriteParts(SpamScorer):
     """Score pickled windows, write each as a part, and return summaries in JSON, for `map_batches`."""
 
@@ -260,21 +230,6 @@ class WriteParts(SpamScorer):
         return summary
 
 
-class JsonTables(JsonReader):
-    """Read JSON as tables, with the keys of all rows of a window; a key that a row lacks is null there."""
-
-    has_types = True
-
-    def table(self, window: Window) -> pa.Table:
-        try:
-            rows = [json.loads(line) for line in window.rows]
-            names = dict.fromkeys(name for row in rows for name in row) or [self.reading.text_column or "text"]
-            return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            place = self.place(window, 0) if len(window) else self.name
-            raise DataError(f"{place} and after: {first_line(error)}; write .jsonl") from None
-
-
 def _import_ray() -> Any:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **os.environ}
     ray = import_extra("ray", "ray", "--engine ray")
@@ -300,7 +255,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 
 def _summaries(
-    ray: Any, paths: list[str], read: ReadWindows, write: tuple[Any, ...], num_processes: int | None
+    ray: Any, paths: list[str], read: storage.ReadWindows, write: tuple[Any, ...], num_processes: int | None
 ) -> Iterator[dict[str, Any]]:
     """Read files and write parts on the cluster; yield a summary of each part, and of each file that has a fault."""
     resources = ray.cluster_resources()
@@ -309,6 +264,7 @@ def _summaries(
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.target_max_block_size = 1  # a window is a block, which is what Ray sends to an actor
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = 0  # keep actors while the first windows are read
     # If a machine is lost, an actor that becomes idle makes room for the one that must start again elsewhere.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors)
     with ray.data.DataContext.current(context):
@@ -324,11 +280,3 @@ def _summaries(
                 yield json.loads(row["summary"])
         except ray.exceptions.RayError as error:
             raise OSError(f"Ray failed: {first_line(error)}") from error
-
-
-def _compact(table: pa.Table) -> pa.Table:
-    """Return a table without the rest of the data that it is a slice of, which would be pickled with it."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return pa.ipc.open_stream(sink.getvalue()).read_all()

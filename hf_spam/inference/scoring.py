@@ -41,7 +41,7 @@ from ..data.dialects import find_encoding
 from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id, suffix_of
 from ..data.readers import LinesReader, open_file
 from ..data.reading import Reading
-from ..data.rows import OUTPUTS, check_output, format_rows
+from ..data.rows import OUTPUTS, check_input, check_output, format_rows
 from ..data.windows import Reader, Window
 from ..files import hash_file, versions
 from ..hub_errors import explained
@@ -252,19 +252,6 @@ def _model_hash(classifier: SpamClassifier) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def check_input(reader: Reader, window_size: int, suffix: str) -> int | None:
-    """Check a whole file, or the first window of a Hub dataset, before scoring starts; return the number of rows."""
-    rows = 0
-    for window in reader.windows(window_size):
-        messages = reader.messages(window)
-        check_output(reader.name, reader.table(messages.window), suffix, has_types=reader.has_types)
-        if reader.file is None:
-            return reader.total
-        rows += len(window)
-    reader.file.check_unchanged()
-    return rows
 
 
 def _begin_imports() -> None:
