@@ -10,12 +10,13 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from local_hub import LocalHub
 
@@ -67,6 +68,34 @@ def _no_plots() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _nothing_twice() -> Iterator[None]:
+    """Split the same messages, and fit the same baseline to them, only once: most tests use the same file."""
+    from datasets.fingerprint import Hasher
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import Pipeline
+
+    split, fit, known = StratifiedGroupKFold.split, Pipeline.fit, {}
+
+    def remember(key: object, compute: Callable[[], object]) -> object:
+        key = Hasher.hash(key)
+        if key not in known:
+            known[key] = compute()
+        return known[key]
+
+    def fit_once(self: Pipeline, texts: list[str], labels: list[int]) -> Pipeline:
+        vars(self).update(vars(remember([repr(self), texts, labels], lambda: fit(self, texts, labels))))
+        return self
+
+    def split_once(self: StratifiedGroupKFold, *columns: object) -> list:
+        return remember([repr(self), *columns], lambda: list(split(self, *columns)))
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(StratifiedGroupKFold, "split", split_once)
+        monkeypatch.setattr(Pipeline, "fit", fit_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_javascript(request: pytest.FixtureRequest) -> Iterator[None]:
     """Unless this is a run of the `runtimes`, export as if Transformers.js was not installed: it takes minutes."""
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -90,11 +119,15 @@ def gpt2_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _exported(format: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from command_line import hf_spam
 
-    data = tmp_path_factory.mktemp("data") / "few.csv"
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # which all workers share
+    folder, data = base / f"export-{format}", tmp_path_factory.mktemp("data") / "few.csv"
     data.write_text("label,text\nspam,Free entry! Txt WIN to 10010\nham,okay\n")
-    folder = tmp_path_factory.mktemp("exports") / format
-    done = hf_spam("export", "bundled", folder, "--format", format, "--handler", "--data", data)
-    assert done.code == 0, done.err
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            done = hf_spam("export", "bundled", folder, "--format", format, "--handler", "--data", data)
+            assert done.code == 0, done.err
     return folder
 
 

@@ -110,10 +110,9 @@ def test_answers_are_those_of_the_model(served):
         assert alone == {"label": answer["label"], "score": pytest.approx(answer["score"], abs=1e-6)}
 
 
-def test_parameters_are_those_of_the_pipeline(served, few, tmp_path):
+def test_parameters_are_those_of_the_pipeline(served, gpt2_export):
     """Where the threshold does not matter, answers have the shape and values of the stock pipeline's."""
-    assert hf_spam("export", "bundled", tmp_path / "gpt2", "--format", "gpt2", "--data", few).code == 0
-    classify = pipeline("text-classification", model=str(tmp_path / "gpt2"))
+    classify = pipeline("text-classification", model=str(gpt2_export))
     for request in REQUESTS:
         answers, expected = served[1][json.dumps(request)], classify(request["inputs"], **request["parameters"])
         assert shape(answers) == shape(expected), request
@@ -128,7 +127,7 @@ def test_mistakes_are_explained(served):
 def test_requirements_beside_the_handler(served):
     """Exactly the packages that it imports."""
     names = {line.split(">=")[0] for line in (served[0] / "requirements.txt").read_text().splitlines()}
-    runtime = {"torch", "transformers"} if served[0].name == "gpt2" else {"onnxruntime"}
+    runtime = {"torch", "transformers"} if served[0].name == "export-gpt2" else {"onnxruntime"}
     assert names == {"numpy", "tokenizers"} | runtime
 
 

@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from small_data import MESSAGES
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
 
 from hf_spam import SpamClassifier, SpamPipeline, classify_text
 from hf_spam.conversion.import_weights import import_weights
 from hf_spam.conversion.loading import load_classifier, load_tokenizer, save_classifier
 from hf_spam.data.sources import read_messages
-from hf_spam.hub.export import export_model
 from hf_spam.hub.push import push_folder
 
 # At temperature 3, the bundled model's scores of these lie on either side of the threshold and of one half.
@@ -152,55 +158,70 @@ def test_remote_code_without_the_package(calibrated, probabilities, expected, hu
     assert type(ours) is SpamPipeline and ours(TEXTS) == expected
 
 
-LOAD = """
+LOADED = ("trained", "imported", "exported", "alice/spam")
+STRANGER_LOADS = """
 import json, sys
-if sys.argv[1] == "without the package":
-    sys.modules["hf_spam"] = None
-else:
-    import hf_spam
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
+sys.modules["hf_spam"] = None
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 report = {}
-for name in ("trained", "imported", "exported", "alice/spam"):
+for name in sys.argv[1:]:
     # The Hub has code, for which the library asks where it does not know the type of the model.
-    settings = {"trust_remote_code": False} if name == "alice/spam" and sys.modules["hf_spam"] is None else {}
+    settings = {"trust_remote_code": False} if name == "alice/spam" else {}
     for loaded in AutoTokenizer.from_pretrained(name, **settings), PreTrainedTokenizerFast.from_pretrained(name):
         report.setdefault(name, []).append([loaded(["win", ""], padding=True).input_ids, loaded.model_max_length])
-if sys.modules["hf_spam"]:
-    print(pipeline("text-classification", "trained")("Win"), pipeline("spam-classification", "alice/spam")("Win"))
 print("REPORT" + json.dumps(report))
 """
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> Path:
+def folders(tmp_path_factory, onnx_export) -> Path:
     """A folder of each kind that has a tokenizer: saved by training, imported, and exported."""
     folder, classifier = tmp_path_factory.mktemp("folders"), SpamClassifier.from_pretrained()
     save_classifier(classifier.model, classifier.tokenizer, folder / "trained")
     GPT2Model(GPT2Config(vocab_size=4000, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder / "gpt2")
     import_weights(folder / "gpt2", folder / "imported", n_head=1, tokenizer=classifier.tokenizer)
-    export_model("bundled", folder / "exported", format="onnx", data=MESSAGES)
+    (folder / "exported").symlink_to(onnx_export)
     return folder
 
 
-@pytest.mark.parametrize("hub", ["lfs"], indirect=True)
-@pytest.mark.parametrize("mode", ["with the package", "without the package"])
-def test_nothing_is_asked_when_a_tokenizer_or_a_pipeline_is_loaded(mode, folders, hub):
-    """A question on standard input stops a program that nobody watches, here one whose input is an idle pipe."""
-    push_folder(folders / "trained", "alice/spam")
+@pytest.fixture
+def expected_of_tokenizers() -> list:
     tokenizer = SpamClassifier.from_pretrained().tokenizer
-    expected = [tokenizer(["win", ""], padding=True).input_ids, tokenizer.model_max_length]
+    return [tokenizer(["win", ""], padding=True).input_ids, tokenizer.model_max_length]
+
+
+def test_nothing_is_asked_when_a_tokenizer_or_a_pipeline_is_loaded(folders, expected_of_tokenizers, hub, monkeypatch):
+    """A question on standard input stops a program that nobody watches."""
+    push_folder(folders / "trained", "alice/spam")
+    monkeypatch.chdir(folders)
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
+    for name in LOADED:
+        for tokenizer in AutoTokenizer.from_pretrained(name), PreTrainedTokenizerFast.from_pretrained(name):
+            found = [tokenizer(["win", ""], padding=True).input_ids, tokenizer.model_max_length]
+            assert found == expected_of_tokenizers, name
+    for task, name in ("text-classification", "trained"), ("spam-classification", "alice/spam"):
+        assert pipeline(task, name)("Win")[0]["label"] == "not spam"
+
+
+def test_nothing_is_asked_without_the_package(folders, expected_of_tokenizers, hub):
+    """Here in a process of its own, whose input is an idle pipe."""
+    push_folder(folders / "trained", "alice/spam")
     environment = {**os.environ, "HF_HOME": str(folders / "home")}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, "-c", LOAD, mode]
+    command = [sys.executable, "-c", STRANGER_LOADS, *LOADED]
     with subprocess.Popen(command, cwd=folders, env=environment, text=True, **pipes) as process:
         out, err = process.stdout.read(), process.stderr.read()  # the input stays open
     assert process.returncode == 0, err
     assert "Do you wish to run" not in out + err
     report = json.loads(out.split("REPORT")[1])
-    assert len(report) == 4 and all(found == [expected, expected] for found in report.values()), report
+    assert report == {name: [expected_of_tokenizers] * 2 for name in LOADED}
 
 
 def test_an_export_does_not_name_code_that_it_lacks(folders):
     settings = json.loads((folders / "exported/config.json").read_text())
-    assert "auto_map" not in settings and "custom_pipelines" not in settings and not list(folders.glob("exported/*.py"))
+    assert (
+        "auto_map" not in settings
+        and "custom_pipelines" not in settings
+        and not [*folders.glob("exported/*_spam_gpt.py")]
+    )
     assert SpamClassifier.from_pretrained(folders / "exported").predict("hi") == ["not spam"]
