@@ -1,6 +1,6 @@
 """Compare the speed and memory of this package with its peers on the same work.
 
-    python scripts/benchmark.py --data ../shared/data/SMSSpamCollection --tokenizer ../shared/data/gpt2-tokenizer
+    python scripts/benchmark.py --data SMSSpamCollection --tokenizer FOLDER
 
 Fine-tuning is compared with the book's plain loop (the oracle in `tests/`) and with the Trainer of transformers, both
 with the same frozen layers and as many evaluations; scoring with the stock text-classification pipeline at its best

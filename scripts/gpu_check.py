@@ -1,6 +1,6 @@
 """Check this package on a GPU and measure it; without a GPU, everything runs on the CPU.
 
-    python scripts/gpu_check.py --data ../shared/data/SMSSpamCollection --tokenizer ../shared/data/gpt2-tokenizer
+    python scripts/gpu_check.py --data SMSSpamCollection --tokenizer FOLDER
 
 Runs the tests marked `gpu`. Then trains the recipe `book` at the shape of GPT-2 124M, with all of its epochs and
 evaluations, in float32, in bfloat16, and in bfloat16 compiled, and scores 100,000 messages in float32 and bfloat16.

@@ -1,6 +1,6 @@
 """Measure the bundled model on the tenth of its messages that it was not trained on, beside a linear SVM.
 
-    python scripts/measure_bundled.py --uci ../shared/data/SMSSpamCollection PHILIPPINES SMISHING THAI MENDELEY
+    python scripts/measure_bundled.py --uci SMSSpamCollection PHILIPPINES SMISHING THAI MENDELEY
 
 Takes the arguments of `train_bundled.py`, and prints the numbers of model_card.md.
 """

@@ -1,6 +1,6 @@
 """Measure the recipe `corrections`: ten messages that the bundled model got wrong, and what learning them changes.
 
-    python scripts/measure_corrections.py --uci ../shared/data/SMSSpamCollection india_promotions.tsv philippines.tsv
+    python scripts/measure_corrections.py --uci SMSSpamCollection india_promotions.tsv philippines.tsv
 
 Draws corrections from the files, and from the held-out messages of the sample, and trains on each draw. The table in
 docs/training.md comes from this script.

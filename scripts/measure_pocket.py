@@ -1,6 +1,6 @@
 """Measure the recipe `pocket` on five folds and on the book's split.
 
-    OMP_NUM_THREADS=1 python scripts/measure_pocket.py --data ../shared/data/SMSSpamCollection --repeats 3
+    OMP_NUM_THREADS=1 python scripts/measure_pocket.py --data SMSSpamCollection --repeats 3
 
 The tables in README.md and model_card.md come from this script. The folds are those of `hf-spam crossval --recipe
 pocket`; the baseline is trained on the same messages.

@@ -1,6 +1,6 @@
 """Train the model that comes with the package: recipe `inbox` on the SMS Spam Collection, the sample and public sets.
 
-    python scripts/train_bundled.py --uci ../shared/data/SMSSpamCollection PHILIPPINES SMISHING THAI MENDELEY
+    python scripts/train_bundled.py --uci SMSSpamCollection PHILIPPINES SMISHING THAI MENDELEY
 
 The last four are files of the public sets that model_card.md names, in its order. Nine tenths of the messages are
 trained on; the temperature and the threshold are fitted to the rest, and `measure_bundled.py` measures on it. It takes
