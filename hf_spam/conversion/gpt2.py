@@ -137,13 +137,7 @@ def write_gpt2(
 
 
 def with_own_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return a tokenizer with the same tokens for every text, none of which ends with its pad token.
-
-    Raises:
-        ValueError: It is not a fast tokenizer.
-    """
-    if not tokenizer.is_fast:
-        raise ValueError("The tokenizer has no tokenizer.json, which other programs need.")
+    """Return a tokenizer with the same tokens for every text, none of which ends with its pad token."""
     probe = tokenizer.backend_tokenizer.encode("a")
     if probe.special_tokens_mask[-1] and probe.ids[-1] != tokenizer.pad_token_id:
         return tokenizer  # it ends every text with another token

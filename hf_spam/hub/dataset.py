@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..data.duplicates import find_duplicates
 from ..data.formats import suffix_of
@@ -19,7 +19,8 @@ from ..data.sources import load_sms_spam
 from ..files import versions
 from ..hub_errors import explained
 from ..text import in_markdown
-from .repository import commit_files, prepare_repository
+from .card import PLACEHOLDER
+from .repository import push_files
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_to_hub`
@@ -88,40 +89,31 @@ def push_dataset(
 ) -> str:
     """Push the splits of a source to the Hub, so that `load_sms_spam(repo_id)` loads the same splits.
 
-    Everything goes into one commit, so nobody can load half of it. If nothing has changed, no commit is made. An
-    existing card is merged with the new one, see `merge_card`.
+    Everything goes into one commit, whose URL is returned, so nobody can load half of it. If nothing has changed, no
+    commit is made. An existing card is merged with the new one, see `merge_card`.
 
     Args:
         source, protocol, seed, **reading: As for `load_sms_spam`. Load the splits back with protocol "full" in either
             case, which keeps the splits of a Hub dataset.
         repo_id, revision, private: As for `prepare_repository`.
-
-    Returns:
-        The URL of the commit.
     """
     data = load_sms_spam(source, protocol=protocol, seed=seed, **reading)
+    card = render_dataset_card(data, source, protocol=protocol, seed=seed)
+    files = {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
     with explained(repo_id, "dataset"):
-        api = HfApi()
-        repo_id = prepare_repository(api, repo_id, revision, repo_type="dataset", private=private)
-        tip = api.dataset_info(repo_id, revision=revision).sha
-        card = render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed)
-        files = {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
-        commit = commit_files(
-            api,
+        commit = push_files(
             repo_id,
             {"README.md": card.encode(), **files},
             title=f"{_describe(source).name}, protocol {protocol}, seed {seed}",
-            tip=tip,
-            commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
             repo_type="dataset",
+            private=private,
             revision=revision,
+            commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
         )
     return str(commit.commit_url)
 
 
-def render_dataset_card(
-    data: DatasetDict, source: Sources, repo_id: str, *, protocol: str = "full", seed: int = 123
-) -> str:
+def render_dataset_card(data: DatasetDict, source: Sources, *, protocol: str = "full", seed: int = 123) -> str:
     """Return the text of the dataset card, with sizes and duplicates counted in `data`."""
     about, names = _describe(source), label_names(data["train"])
     files = [{"split": split, "path": FILE.format(split=split)} for split in data]
@@ -138,7 +130,7 @@ def render_dataset_card(
         template_path=str(TEMPLATE),
         title=metadata.pretty_name,
         source=about.text,
-        repo_id=repo_id,
+        repo_id=PLACEHOLDER,
         names=[in_markdown(name) for name in names],
         splits=_statistics(data),
         total=sum(map(len, data.values())),

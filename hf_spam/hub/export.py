@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
-from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
+from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, is_onnx, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
@@ -22,15 +22,15 @@ from ..data.names import Sources, source_name
 from ..extras import import_extra
 from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
+from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .card import inherited, render_export_card
 
 CERTIFICATE = "parity.json"
 # Packages that `handler.py` imports. Older versions of tokenizers cannot read the files of today's.
 REQUIREMENTS = {
-    "gpt2": ("numpy", "tokenizers>=0.20", "torch", "transformers>=4.45"),
-    "onnx": ("numpy", "onnxruntime>=1.17", "tokenizers>=0.20"),
+    "gpt2": "numpy\ntokenizers>=0.20\ntorch\ntransformers>=4.45\n",
+    "onnx": "numpy\nonnxruntime>=1.17\ntokenizers>=0.20\n",
 }
 LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters needs minutes for all messages of a source
 
@@ -65,8 +65,7 @@ def export_model(
         `compare_runtimes`, the size and sha256 of the `files`, and the `versions` of the packages.
 
     Raises:
-        FileExistsError: `output_dir` exists.
-        OSError: `source` does not exist, or `output_dir` cannot be written.
+        OSError: `source` does not exist, or `output_dir` exists or cannot be written.
         ValueError: There is no SpamGPT classifier at `source`, it has no exact export, a package is missing, or a
             runtime does not agree. Nothing is written.
     """
@@ -87,7 +86,7 @@ def export_model(
     classifier = SpamClassifier(model, tokenizer)
     logits = classifier.logits(texts, progress=progress)
     labels = decide(model.config, logits.softmax(-1)).numpy()
-    about = {**describe(model.config), "handler": handler}  # before the threshold is folded
+    threshold = model.config.threshold
     if fold_threshold:
         fold(model)
     weights = {path.name: hash_file(path)["sha256"] for path in sorted(local_folder(source).glob("*.safetensors"))}
@@ -101,8 +100,9 @@ def export_model(
     def fill(folder: Path) -> None:
         write_files(model, tokenizer, folder, format)
         if handler:
-            add_handler(folder, format)
-        if history := history_file(source):
+            shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
+            (folder / "requirements.txt").write_text(REQUIREMENTS[format], encoding="utf-8")
+        if history := find_file(source, HISTORY):
             shutil.copyfile(history, folder / HISTORY)
         try:
             results = compare_runtimes(folder, format, model.config, classifier.predict_proba, texts, labels)
@@ -111,37 +111,36 @@ def export_model(
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
         certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
         write_json(folder / CERTIFICATE, certificate)
-        metadata = inherited(find_file(source, CARD))
-        card = render_export_card(certificate, source=os.fspath(source), metadata=metadata, **about)
+        names = class_names(model.config)
+        card = render_export_card(
+            certificate,
+            source=os.fspath(source),
+            labels=names,
+            positive_label=None if threshold is None else names[spam_index(names)],
+            threshold=threshold,
+            calibrated=model.config.temperature != 1,
+            max_tokens=model.config.max_tokens,
+            handler=handler,
+            metadata=inherited(find_file(source, CARD)),
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
 
     write_folder(output_dir, fill)
     return certificate
 
 
-def describe(config: SpamGPTConfig) -> dict[str, Any]:
-    """Return what a card says about a model's answers."""
-    names, threshold = class_names(config), config.threshold
-    return {
-        "labels": names,
-        "positive_label": None if threshold is None else names[spam_index(names)],
-        "threshold": threshold,
-        "calibrated": config.temperature != 1,
-        "max_tokens": config.max_tokens,
-    }
-
-
 def write_files(
     model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format
 ) -> None:
     """Write the weights, configuration and tokenizer of an export."""
+    if not tokenizer.is_fast:
+        raise ValueError("The tokenizer has no tokenizer.json, which other programs need.")
     if format == "gpt2":
-        tokenizer = write_gpt2(model, folder, tokenizer)
-    else:
-        write_onnx(model, folder, end_token_id=end_token(tokenizer))
+        return save_tokenizer(write_gpt2(model, folder, tokenizer), folder, model.config.max_tokens)
+    last = tokenizer("")["input_ids"][-1:]  # the token with which it ends every text, if there is one
+    write_onnx(model, folder, end_token_id=last[0] if last else None)
     save_tokenizer(tokenizer, folder, model.config.max_tokens)
-    if format == "onnx" and (folder / "tokenizer.json").is_file():
-        adapt_tokenizer(folder / "tokenizer.json")
+    adapt_tokenizer(folder / "tokenizer.json")
 
 
 @torch.no_grad()
@@ -161,23 +160,9 @@ def fold(model: SpamGPTForSequenceClassification) -> None:
     config.threshold = None
 
 
-def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token with which a tokenizer ends every text, or `None`."""
-    ids = tokenizer("")["input_ids"]
-    return int(ids[-1]) if ids else None
-
-
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
     """Save a tokenizer so that older versions of transformers, and other programs, read it and cut long messages."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": max_tokens}
-    if (folder / "tokenizer.json").is_file():
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    write_json(path, settings)
-
-
-def add_handler(folder: Path, format: Format) -> None:
-    """Add the `handler.py` that Inference Endpoints call, and a list of the packages that it needs."""
-    shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
-    (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS[format]), encoding="utf-8")
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, settings | {"model_max_length": max_tokens, "tokenizer_class": "PreTrainedTokenizerFast"})
