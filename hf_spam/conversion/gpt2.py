@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import GPT2Config, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .remote_code import save_without_code
 
 # GPT-2 module -> SpamGPT modules (three where GPT-2 joins query, key and value in one tensor).
 MODULES = {
@@ -39,21 +40,17 @@ IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight"  # buffers of old 
 SAME_SETTINGS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 SAME_SETTINGS += ("layer_norm_epsilon", "initializer_range")
 DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
-READS = {"first": "the first token", "last": "the last position, pads included", "mean": "the mean of all positions"}
 TOLERANCE = 1e-6  # of the logits, for the head's bias
 
 
-def convert_settings(config: GPT2Config) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of the `SpamGPTConfig` for a GPT-2, and one phrase for each setting that SpamGPT lacks."""
+def convert_settings(config: GPT2Config) -> dict[str, Any]:
+    """Return the fields of the `SpamGPTConfig` for a GPT-2; a setting that SpamGPT lacks raises a `ValueError`."""
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    implemented = IMPLEMENTED | (CLASSIFIER if classifies else {})
-    problems = [
-        f"config.json: {name} is {getattr(config, name)!r}, SpamGPT supports {' or '.join(map(repr, values))}"
-        for name, values in implemented.items()
-        if getattr(config, name) not in values
-    ]
+    for name, values in (IMPLEMENTED | (CLASSIFIER if classifies else {})).items():
+        if (value := getattr(config, name)) not in values:
+            raise ValueError(f"{name} is {value!r}, SpamGPT supports {' or '.join(map(repr, values))}")
     if classifies and config.num_labels == 1:
-        problems.append("config.json: it has a single label, and its score is not a probability")
+        raise ValueError("it has a single label, and its score is not a probability")
 
     def token(*candidates: Any) -> int | None:
         """Return the first candidate in the vocabulary; `None` stands for its last id."""
@@ -67,7 +64,7 @@ def convert_settings(config: GPT2Config) -> tuple[dict[str, Any], list[str]]:
     if classifies:  # GPT-2 reads the last token that is not padding
         settings |= {"pooling": "last_token", "id2label": config.id2label, "label2id": config.label2id}
         settings["threshold"] = getattr(config, "threshold", None)  # written by `write_gpt2`
-    return settings, problems
+    return settings
 
 
 def convert_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -88,27 +85,20 @@ def write_gpt2(
     It gives the same probabilities, in any batch padded on the right, to any text of at least one token. A threshold is
     kept in `config.json`, but other programs pick the most likely label.
 
-    Args:
-        model: The classifier.
-        folder: An existing folder.
-        tokenizer: Its tokenizer.
-
-    Returns:
-        The tokenizer to save next to it. GPT-2 reads the last token that is not padding, so where a message could end
-        with the pad token, this one pads with a new token, which is never read from a text.
+    The tokenizer to save next to it is returned. GPT-2 reads the last token that is not padding, so where a message
+    could end with the pad token, this one pads with a new token, which is never read from a text.
 
     Raises:
-        OSError: A file cannot be written.
         ValueError: GPT-2 cannot compute what the model does.
     """
     from transformers import GPT2ForSequenceClassification  # most commands do without it
 
     config = model.config
-    reads_last = config.pooling == "last_token" or (config.pooling == "last" and config.padded_length is None)
     if not config.causal:
         raise ValueError(_refusal("attends to later tokens too (causal is False)"))
-    if not reads_last:
-        raise ValueError(_refusal(f"reads {READS[config.pooling]}, not the last token (pooling is {config.pooling!r})"))
+    if config.pooling != "last_token" and (config.pooling != "last" or config.padded_length is not None):
+        settings = f"pooling is {config.pooling!r}, padded_length {config.padded_length}"
+        raise ValueError(_refusal(f"does not read the last token of a message ({settings})"))
     if config.num_labels == 1:
         raise ValueError(_refusal("has a single label, which programs take for a number to predict"))
     tokenizer = with_own_pad(tokenizer)
@@ -130,9 +120,7 @@ def write_gpt2(
         stock = GPT2ForSequenceClassification(stock_config)
     tensors = dict(_stock_tensors(model, stock_config))
     stock.load_state_dict(tensors, strict=True, assign=True)  # checks all names and shapes
-    stock.save_pretrained(folder)
-    for path in folder.glob("*.safetensors"):  # safetensors creates files that only their owner can read
-        path.chmod((folder / "config.json").stat().st_mode)
+    save_without_code(stock, folder)
     return tokenizer
 
 
@@ -184,10 +172,7 @@ def _fold_head(model: SpamGPTForSequenceClassification) -> tuple[torch.Tensor, t
     """Return a bias of the final norm and a head without bias and temperature, which give the same probabilities.
 
     The logits are (W (n + c) + b) / T, with n the rest of the final norm and c its bias. Given a δ with W δ = b, they
-    are W / T (n + c + δ).
-
-    Raises:
-        ValueError: There is no such δ.
+    are W / T (n + c + δ). Without such a δ, this raises a `ValueError`.
     """
     head, norm = model.out_head, model.gpt.final_norm.bias.detach().double().cpu()
     weight, bias = (p.detach().double().cpu() / model.config.temperature for p in (head.weight, head.bias))

@@ -27,8 +27,9 @@ FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_
 PROTOCOLS = {
     "book": "As in the book, the classes are balanced by sampling from the larger ones, and the messages are shuffled "
     "and divided 70/10/20, regardless of duplicates.",
-    "full": "All messages are kept and divided 70/10/20, stratified by label. Near-duplicates, which differ only in "
-    "digits, case, punctuation or white space, are in the same split.",
+    "full": "If the source has its own train, validation and test splits, they are used. Otherwise, all messages are "
+    "kept and divided 70/10/20, stratified by label. Near-duplicates, which differ only in digits, case, punctuation "
+    "or white space, are in the same split.",
 }
 
 
@@ -39,9 +40,7 @@ class Source:
     name: str
     text: str
     license: str | None = None
-    language: str | list[str] | None = None
-    may_have_splits: bool = False
-    """Whether the source may have its own splits, which protocol "full" keeps."""
+    language: str | None = None
 
 
 SOURCES = {
@@ -89,13 +88,9 @@ def push_dataset(
 ) -> str:
     """Push the splits of a source to the Hub, so that `load_sms_spam(repo_id)` loads the same splits.
 
-    Everything goes into one commit, whose URL is returned, so nobody can load half of it. If nothing has changed, no
-    commit is made. An existing card is merged with the new one, see `merge_card`.
-
-    Args:
-        source, protocol, seed, **reading: As for `load_sms_spam`. Load the splits back with protocol "full" in either
-            case, which keeps the splits of a Hub dataset.
-        repo_id, revision, private: As for `prepare_repository`.
+    The messages are read as by `load_sms_spam`. Load the splits back with protocol "full" in either case, which keeps
+    the splits of a Hub dataset. Everything goes into one commit, whose URL is returned, so nobody can load half of it.
+    If nothing has changed, no commit is made. An existing card is merged with the new one, see `merge_card`.
     """
     data = load_sms_spam(source, protocol=protocol, seed=seed, **reading)
     card = render_dataset_card(data, source, protocol=protocol, seed=seed)
@@ -137,7 +132,6 @@ def render_dataset_card(data: DatasetDict, source: Sources, *, protocol: str = "
         protocol=protocol,
         seed=seed,
         method=PROTOCOLS[protocol],
-        keeps_splits=about.may_have_splits and protocol == "full",
     )
     return str(card)
 
@@ -162,7 +156,7 @@ def _describe_one(source: str | os.PathLike) -> Source:
         name = re.sub(r"[^\w .()-]", "_", Path(name).name)  # not the path, which may be private
         return Source(name, f"The file `{name}`. Its license and origin are not known to hf_spam.")
     link = f"[`{name}`](https://huggingface.co/datasets/{name})"
-    return Source(name, f"The Hub dataset {link}. Its license applies.", may_have_splits=True)
+    return Source(name, f"The Hub dataset {link}. Its license applies.")
 
 
 def _statistics(data: DatasetDict) -> dict[str, dict[str, int | list[int]]]:

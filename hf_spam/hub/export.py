@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
-from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, local_folder
+from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, is_onnx, write_onnx
 from ..conversion.parity import compare_runtimes
 from ..conversion.runtimes import Format
@@ -32,7 +32,7 @@ REQUIREMENTS = {
     "gpt2": "numpy\ntokenizers>=0.20\ntorch\ntransformers>=4.45\n",
     "onnx": "numpy\nonnxruntime>=1.17\ntokenizers>=0.20\n",
 }
-LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters needs minutes for all messages of a source
+LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters would need minutes for all messages of a source
 
 
 def export_model(
@@ -46,23 +46,15 @@ def export_model(
     progress: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Export a classifier, and check that every runtime gives the same answers as the model.
+    """Export a classifier to a new folder, and check that every runtime gives the same answers as the model.
 
-    Args:
-        source: The folder or Hub id of the classifier.
-        output_dir: The folder to create.
-        format: "gpt2" for a stock `GPT2ForSequenceClassification`, or "onnx" for ONNX graphs in fp32 and int8.
-        fold_threshold: Whether to shift the logits by the model's threshold, so that programs that pick the most likely
-            class decide like the model. Scores are then no longer probabilities.
-        handler: Whether to add a `handler.py` for Inference Endpoints.
-        data: Source of the messages to compare on, as for `load_sms_spam`. For a model of more than 16 million
-            parameters, 1,000 of them are used, evenly spaced.
-        progress: Whether to show progress bars.
-        **reading: How to read `data`, as for `load_sms_spam`; its labels are not read.
+    The format "gpt2" is a stock `GPT2ForSequenceClassification`, "onnx" are graphs in fp32 and int8. `fold_threshold`
+    shifts the logits by the model's threshold, so that programs that pick the most likely class decide like the model;
+    scores are then no longer probabilities. `handler` adds a `handler.py` for Inference Endpoints. The messages to
+    compare on are read like those of `load_sms_spam`, without their labels.
 
-    Returns:
-        The certificate, which is also written to `parity.json`: the `model` and the `data`, the result of
-        `compare_runtimes`, the size and sha256 of the `files`, and the `versions` of the packages.
+    The certificate that is also written to `parity.json` is returned: the `model` and the `data`, the result of
+    `compare_runtimes`, the sha256 of the `files`, and the `versions` of the packages.
 
     Raises:
         OSError: `source` does not exist, or `output_dir` exists or cannot be written.
@@ -102,7 +94,7 @@ def export_model(
         if handler:
             shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
             (folder / "requirements.txt").write_text(REQUIREMENTS[format], encoding="utf-8")
-        if history := find_file(source, HISTORY):
+        if history := history_file(source):
             shutil.copyfile(history, folder / HISTORY)
         try:
             results = compare_runtimes(folder, format, model.config, classifier.predict_proba, texts, labels)
@@ -145,11 +137,7 @@ def write_files(
 
 @torch.no_grad()
 def fold(model: SpamGPTForSequenceClassification) -> None:
-    """Shift the bias of the head so that the most likely of two classes is the one that the threshold decides.
-
-    Raises:
-        ValueError: The model has no threshold, one of 1, or not two classes.
-    """
+    """Shift the bias of the head so that the most likely of two classes is the one that the threshold decides."""
     config = model.config
     if config.threshold is None or config.num_labels != 2 or config.threshold >= 1:
         found = f"{config.num_labels} classes" if config.num_labels != 2 else f"the threshold {config.threshold}"

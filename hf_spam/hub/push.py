@@ -40,17 +40,9 @@ class Uploader:
 
     Use it as a context manager. Entering checks that the repository is writable, and creates it and its branches if
     necessary; if the Hub cannot be reached, the worker thread does that later. Snapshots that an earlier run left in
-    the queue are sent first. Leaving waits for pending uploads.
+    the queue are sent first. Leaving waits for pending uploads, at most `timeout` seconds.
 
-    Args:
-        output_dir: Folder of the run; the queue is written to it.
-        repo_id, private, revision: As for `prepare_repository`.
-        strategy: What to push, see `Strategy`.
-        push_state: Also push the training state of the newest checkpoint, to its own branch.
-        timeout: Seconds to wait for pending uploads when leaving.
-
-    Attributes:
-        left: Snapshots that could not be sent, set when leaving.
+    `push_state` also pushes the training state of the newest checkpoint, to its own branch.
 
     Raises:
         ValueError: `timeout` is invalid; or, when entering, pushing can never succeed.
@@ -78,12 +70,12 @@ class Uploader:
         self.state_branch = STATE_BRANCH if revision == MAIN else f"{revision}-{STATE_BRANCH}"
         self.timeout = timeout
         self.queue = Queue(output_dir / QUEUE)
-        self.left: list[Snapshot] = []
+        self.left: list[Snapshot] = []  # could not be sent; set when leaving
         self._waiting: list[Snapshot] = []
         self._sending: Snapshot | None = None
         self._damaged: list[Snapshot] = []
         self._closing = False
-        self._change = threading.Condition()  # of the four attributes above
+        self._change = threading.Condition()
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="hub-uploader", daemon=True)
         self._cleanup = ExitStack()
@@ -253,12 +245,8 @@ def push_folder(
 ) -> str:
     """Push the folder of a model, a checkpoint or an export in one commit, and return the URL of the commit.
 
-    If nothing has changed, no commit is made. An existing README is merged with the new one, see `merge_card`.
-
-    Args:
-        folder: Folder of a run, of a checkpoint or of an export.
-        repo_id, private, revision: As for `prepare_repository`.
-        timeout: Seconds during which failed requests are tried again.
+    If nothing has changed, no commit is made. An existing README is merged with the new one, see `merge_card`. Failed
+    requests are tried again for `timeout` seconds.
 
     Raises:
         HubError: The folder could not be pushed.
@@ -278,16 +266,7 @@ def push_folder(
 def push_space(
     model: str | os.PathLike, repo_id: str, *, private: bool = False, revision: str = MAIN, timeout: float = 600.0
 ) -> str:
-    """Push the demo page of a model as a static Space, in one commit, and return the URL of the Space.
-
-    Args:
-        model: Folder or Hub id of a model, or "bundled".
-        repo_id, private, revision, timeout: As for `push_folder`.
-
-    Raises:
-        HubError: The Space could not be pushed.
-        OSError, ValueError: As for `render_demo`.
-    """
+    """Push the demo page of a model as a static Space, like `push_folder`, and return the URL of the Space."""
     from .space import space_files  # loads torch
 
     name = os.fspath(model)
@@ -299,7 +278,7 @@ def push_space(
 def _push(
     repo_id: str, files: Mapping[str, Path | bytes], timeout: float, *, title: str, repo_type: str = "model", **how: Any
 ) -> CommitInfo:
-    """Push files, and try again for `timeout` seconds."""
+    """Push files, and try again for `timeout` seconds. The options are those of `push_files`."""
     push = functools.partial(push_files, repo_id, files, title=title, repo_type=repo_type, **how)
     with limited_silence(), explained(repo_id, repo_type):
         return keep_trying(push, title, repo_id, repo_type, stop=stop_after_delay(timeout))

@@ -10,7 +10,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import torch
@@ -67,11 +66,7 @@ def space_files(source: str | os.PathLike, *, model_id: str | None = None) -> di
 
 
 def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> str:
-    """Return the page with a model, as HTML.
-
-    Args:
-        source: Folder or Hub id of a model, or "bundled".
-        model_id: Id of the model's repository on the Hub, which the page links to.
+    """Return the page with a model, as HTML, which links to the repository `model_id` on the Hub.
 
     Raises:
         OSError: There is no such model.
@@ -91,17 +86,12 @@ def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> st
         name=model_id or ("the bundled model of hf_spam" if name == "bundled" else name),
         parameters=model.num_parameters(),
         config=layout["config"],
-        layout=_in_script(layout),
+        layout=json.dumps(layout, separators=(",", ":")).replace("<", r"\u003c"),  # can stand in a script element
         examples=EXAMPLES,
         network=NETWORK.read_text(encoding="utf-8"),
         weights="@WEIGHTS@",
     )
     return _with_hashes(page).replace("@WEIGHTS@", weights)
-
-
-def _in_script(value: Any) -> str:
-    """Return a value as JSON that can stand in a script element."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", r"\u003c")
 
 
 def _with_hashes(page: str) -> str:

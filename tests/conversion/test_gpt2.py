@@ -208,11 +208,17 @@ def constant_head():
     "classifier, reason",
     [
         (lambda: model(causal=False), "attends to later tokens too (causal is False)"),
-        (lambda: model(pooling="first"), "reads the first token, not the last token (pooling is 'first')"),
-        (lambda: model(pooling="mean"), "reads the mean of all positions, not the last token (pooling is 'mean')"),
+        (
+            lambda: model(pooling="first"),
+            "does not read the last token of a message (pooling is 'first', padded_length None)",
+        ),
+        (
+            lambda: model(pooling="mean"),
+            "does not read the last token of a message (pooling is 'mean', padded_length None)",
+        ),
         (
             lambda: model(pooling="last", padded_length=9),
-            "reads the last position, pads included, not the last token (pooling is 'last')",
+            "does not read the last token of a message (pooling is 'last', padded_length 9)",
         ),
         (lambda: model(id2label={0: "spam"}), "has a single label, which programs take for a number to predict"),
         (constant_head, "has a head whose bias no shift of its input can replace"),
