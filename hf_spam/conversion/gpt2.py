@@ -1,15 +1,13 @@
 """Convert GPT-2 checkpoints of `transformers` (names and layout of its `modeling_gpt2.py`), in both directions."""
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from transformers import GPT2Config, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import GPT2Config
 
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .remote_code import save_without_code
@@ -39,7 +37,6 @@ CLASSIFIER = {"problem_type": (None, "single_label_classification")}
 IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight"  # buffers of old versions, and the language-model head
 SAME_SETTINGS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 SAME_SETTINGS += ("layer_norm_epsilon", "initializer_range")
-DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 TOLERANCE = 1e-6  # of the logits, for the head's bias
 
 
@@ -77,16 +74,11 @@ def convert_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return converted
 
 
-def write_gpt2(
-    model: SpamGPTForSequenceClassification, folder: Path, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedTokenizerBase:
+def write_gpt2(model: SpamGPTForSequenceClassification, folder: Path, pad_token_id: int) -> None:
     """Write a classifier as a stock `GPT2ForSequenceClassification`: `config.json` and `model.safetensors`.
 
-    It gives the same probabilities, in any batch padded on the right, to any text of at least one token. A threshold is
-    kept in `config.json`, but other programs pick the most likely label.
-
-    The tokenizer to save next to it is returned. GPT-2 reads the last token that is not padding, so where a message
-    could end with the pad token, this one pads with a new token, which is never read from a text.
+    It gives the same probabilities, in any batch padded on the right, to any text of at least one token that does not
+    end with the pad token. A threshold is kept in `config.json`, but other programs pick the most likely label.
 
     Raises:
         ValueError: GPT-2 cannot compute what the model does.
@@ -101,66 +93,31 @@ def write_gpt2(
         raise ValueError(_refusal(f"does not read the last token of a message ({settings})"))
     if config.num_labels == 1:
         raise ValueError(_refusal("has a single label, which programs take for a number to predict"))
-    tokenizer = with_own_pad(tokenizer)
-    same = {name: getattr(config, name) for name in (*SAME_SETTINGS, *DROPOUT, "id2label", "label2id")}
-    stock_config = GPT2Config(
-        **same
-        | {
-            "vocab_size": max(config.vocab_size, tokenizer.pad_token_id + 1),
-            "n_positions": config.max_tokens,  # pads come later and are not attended to, so only the cut matters
-            "activation_function": "gelu_new",
-            "bos_token_id": config.bos_token_id,
-            "eos_token_id": config.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "tie_word_embeddings": False,
-        },
-        **({} if config.threshold is None else {"threshold": config.threshold}),
-    )
+    same = (*SAME_SETTINGS, "embd_pdrop", "attn_pdrop", "resid_pdrop", "bos_token_id", "eos_token_id")
+    settings = {name: getattr(config, name) for name in (*same, "id2label", "label2id")}
+    settings["n_positions"] = config.max_tokens  # pads come later and are not attended to, so only the cut matters
+    if config.threshold is not None:
+        settings["threshold"] = config.threshold
+    settings |= {"activation_function": "gelu_new", "pad_token_id": pad_token_id, "tie_word_embeddings": False}
     with torch.device("meta"):
-        stock = GPT2ForSequenceClassification(stock_config)
-    tensors = dict(_stock_tensors(model, stock_config))
-    stock.load_state_dict(tensors, strict=True, assign=True)  # checks all names and shapes
+        stock = GPT2ForSequenceClassification(GPT2Config(**settings))
+    stock.load_state_dict(dict(_stock_tensors(model)), strict=True, assign=True)  # checks all names and shapes
     save_without_code(stock, folder)
-    return tokenizer
 
 
-def with_own_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return a tokenizer with the same tokens for every text, none of which ends with its pad token."""
-    probe = tokenizer.backend_tokenizer.encode("a")
-    if probe.special_tokens_mask[-1] and probe.ids[-1] != tokenizer.pad_token_id:
-        return tokenizer  # it ends every text with another token
-    vocabulary = tokenizer.get_vocab()
-    names = itertools.chain(["<|pad|>"], (f"<|pad_{i}|>" for i in itertools.count()))
-    # With `split_special_tokens`, special tokens are not found in texts; the others, now ordinary, still are.
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for token in backend["added_tokens"]:
-        token["special"] = False
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(backend)),
-        pad_token=next(name for name in names if name not in vocabulary),
-        split_special_tokens=True,
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _stock_tensors(model: SpamGPTForSequenceClassification, stock: GPT2Config) -> Iterator[tuple[str, torch.Tensor]]:
+def _stock_tensors(model: SpamGPTForSequenceClassification) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of the stock model in float32: the inverse of `_convert`."""
     state = {name: tensor.float().cpu() for name, tensor in model.gpt.state_dict().items()}
-    rows = state["tok_emb.weight"]
-    # A new pad token is embedded as the model's own one, which it reads where a message has no token.
-    new_row = rows[model.config.pad_token_id].expand(stock.vocab_size - len(rows), -1)
-    state["tok_emb.weight"] = torch.cat([rows, new_row])
-    state["pos_emb.weight"] = state["pos_emb.weight"][: stock.n_positions]
+    state["pos_emb.weight"] = state["pos_emb.weight"][: model.config.max_tokens]
     state["final_norm.bias"], score = _fold_head(model)
     yield "score.weight", score
-    blocks = ((f"h.{i}.", f"trf_blocks.{i}.") for i in range(stock.n_layer))
+    blocks = ((f"h.{i}.", f"trf_blocks.{i}.") for i in range(model.config.n_layer))
     for (prefix, ours), (module, parts), kind in itertools.product(
         [("", ""), *blocks], MODULES.items(), ("weight", "bias")
     ):
         names = [f"{ours}{part}.{kind}" for part in parts]
         if module == "attn.c_attn" and ours and names[0] not in state:
-            yield f"transformer.{prefix}{module}.{kind}", torch.zeros(3 * stock.n_embd)  # no qkv_bias
+            yield f"transformer.{prefix}{module}.{kind}", torch.zeros(3 * model.config.n_embd)  # no qkv_bias
         elif names[0] in state:
             tensor = torch.cat([state[name] for name in names])
             if module.startswith(("attn.", "mlp.")) and kind == "weight":

@@ -127,12 +127,12 @@ def write_files(
     """Write the weights, configuration and tokenizer of an export."""
     if not tokenizer.is_fast:
         raise ValueError("The tokenizer has no tokenizer.json, which other programs need.")
+    save_tokenizer(tokenizer, folder, model.config.max_tokens)
     if format == "gpt2":
-        return save_tokenizer(write_gpt2(model, folder, tokenizer), folder, model.config.max_tokens)
+        return write_gpt2(model, folder, tokenizer.pad_token_id)
+    adapt_tokenizer(folder / "tokenizer.json")
     last = tokenizer("")["input_ids"][-1:]  # the token with which it ends every text, if there is one
     write_onnx(model, folder, end_token_id=last[0] if last else None)
-    save_tokenizer(tokenizer, folder, model.config.max_tokens)
-    adapt_tokenizer(folder / "tokenizer.json")
 
 
 @torch.no_grad()
@@ -152,5 +152,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens:
     """Save a tokenizer so that older versions of transformers, and other programs, read it and cut long messages."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, settings | {"model_max_length": max_tokens, "tokenizer_class": "PreTrainedTokenizerFast"})
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": max_tokens}
+    # By default, this class returns token types too, for which a stock GPT-2 adds embeddings.
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    write_json(path, settings)
