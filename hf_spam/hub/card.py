@@ -119,17 +119,12 @@ def render_export_card(
         ModelCardData(library_name="transformers.js" if format == "onnx" else "transformers", **about, **metadata),
         template_path=str(EXPORT_TEMPLATE),
         **_facts(labels, positive_label),
-        format=format,
+        **{**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])},
         copy_of="the bundled model" if is_bundled else in_markdown(public(source)),
         max_tokens=max_tokens,
         threshold=threshold,
-        folds_threshold=certificate["folded_threshold"],
         calibrated=calibrated,
         handler=handler,
-        messages=certificate["messages"],
-        data=DATA.get(certificate["data"]) or in_markdown(certificate["data"]),
-        runtimes=certificate["runtimes"],
-        not_run=list(certificate["not_run"]),
     )
     return str(card)
 

@@ -51,7 +51,7 @@ TRAINED = train_tokenizer(["win a prize now"] * 9, VOCAB)
 
 
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that ends every text with a token, as ours do, or one that pads with this token, as GPT-2's."""
+    """Return a tokenizer that ends every text with a token, as ours, or one that pads with this token, as GPT-2's."""
     backend = type(TRAINED.backend_tokenizer).from_str(TRAINED.backend_tokenizer.to_str())
     if kind == "as GPT-2's":
         backend.post_processor = processors.ByteLevel()
