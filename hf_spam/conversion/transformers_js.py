@@ -73,10 +73,10 @@ def run_in_node(folder: Path, texts: Sequence[str], *, precision: str) -> np.nda
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it stopped without a message"]
         error = ValueError(next((line for line in lines if "Error:" in line), lines[-1]))
         raise ValueError(f"Transformers.js in Node.js failed: {one_line(error)}")
-    return rows(folder, json.loads(done.stdout.splitlines()[-1]))
+    return to_array(folder, json.loads(done.stdout.splitlines()[-1]))
 
 
-def rows(folder: Path, found: list[list[float] | None]) -> np.ndarray:
+def to_array(folder: Path, found: list[list[float] | None]) -> np.ndarray:
     """Return the answers of `transformers_js.mjs` as an array, with NaN where there is none."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     nothing = [np.nan] * len(config["id2label"])

@@ -13,7 +13,7 @@ from tricky_texts import tricky_texts
 
 from hf_spam.conversion.parity import NEWER
 from hf_spam.conversion.runtimes import Runtime
-from hf_spam.conversion.transformers_js import DTYPES, SCRIPT, rows
+from hf_spam.conversion.transformers_js import DTYPES, SCRIPT, to_array
 from hf_spam.data.tokenization import encode
 
 pytestmark = pytest.mark.runtimes
@@ -37,7 +37,7 @@ def classify(folder: Path, texts: Sequence[str], *, precision: str) -> np.ndarra
     """Return the probability of each class for each text."""
     request = {"model": "/model", "dtype": DTYPES[precision], "texts": list(texts)}
     files = {"run.mjs": SCRIPT.read_bytes(), "request.json": json.dumps(request).encode("ascii")}
-    return rows(folder, run_in_page(CLASSIFY, {"model": folder}, files))
+    return to_array(folder, run_in_page(CLASSIFY, {"model": folder}, files))
 
 
 @pytest.mark.parametrize(("precision", "labels_differ", "difference"), [("fp32", 0, 1e-5), ("int8", 21, 0.1)])
