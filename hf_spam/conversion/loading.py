@@ -19,6 +19,7 @@ from typing import Any, Literal
 import httpx2
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoTokenizer,
@@ -278,7 +279,8 @@ def errors_as(message: str, *others: type[Exception]) -> Iterator[None]:
     except others:
         raise
     except Exception as error:
-        raise ValueError(f"{message}: {one_line(error)}") from error
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        raise ValueError(f"{message}: {one_line(cause or error)}") from error
 
 
 def classifier_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
