@@ -1,4 +1,4 @@
-"""Push models to the Hub in the background during training.
+"""Push models to the Hub: in the background during training, or a finished folder.
 
 Training never waits for an upload and never fails because of one. Every snapshot is frozen, with the hashes of its
 files, before the worker thread sees it: the commit of step N holds the weights of step N even if the checkpoint has
