@@ -16,7 +16,7 @@ from .terminal import finish
 @click.argument("model", type=click.Path())
 @click.argument("repo_id", metavar="REPO", required=False)
 @click.option("--space", is_flag=True, help="Push a page that runs MODEL in the browser, as a static Space.")
-@click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run or push.")
+@click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run.")
 @options.private
 @click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
@@ -25,14 +25,19 @@ def push(model: str, repo_id: str | None, space: bool, resume: bool, **settings:
 
     MODEL is the folder of a model, a checkpoint or an export. With --space it may also be a Hub id, or bundled.
     """
-    from .hub.push import push_folder, push_space
+    from .hub.push import push_folder, push_queue, push_space
 
     show_log()
-    if not space:
-        return push_folder(Path(model), repo_id, resume=resume, **settings)
-    if resume or repo_id is None:
-        raise click.UsageError("--space needs REPO, and cannot be used with --resume.")
-    terminal.show(f"The page is at {push_space(model, repo_id, **settings)}")
+    if resume and (repo_id or space):
+        raise click.UsageError("--resume takes neither REPO nor --space.")
+    if not resume and repo_id is None:
+        raise click.UsageError("Give the repository to push to (owner/name), or --resume to send the queue.")
+    if resume:
+        push_queue(Path(model), timeout=settings["timeout"])
+    elif space:
+        terminal.show(f"The page is at {push_space(model, repo_id, **settings)}")
+    else:
+        terminal.show(f"The commit is {push_folder(Path(model), repo_id, **settings)}")
 
 
 @click.group()

@@ -129,7 +129,7 @@ MISTAKES = {
     f"{BASE} --base weights.pth --tokenizer model": ["weights.pth is not a torch.save file"],
     f"{TRAIN} --base somewhere/else": ["vocab_size", "needs base random"],
     f"{BASE} --base random": ["base random needs a tokenizer", "vocab_size"],
-    f"{BASE} --tokenizer folder": ["No tokenizer in the folder 'folder'", "--tokenizer"],
+    f"{BASE} --tokenizer folder": ["No tokenizer in 'folder'", "--tokenizer"],
     "classify hi --model folder": ["No model in 'folder'", "config.json"],
     "classify hi --model ./gone": ["No model in './gone'", "no such folder"],
     "classify hi --model text.txt": ["No model in 'text.txt'", "file"],
@@ -153,7 +153,7 @@ MISTAKES = {
         "neither a model nor an export",
         "config.json, and model.safetensors or onnx/model.onnx",
     ],
-    "push model": ["owner/name", "--resume"],
+    "push model": ["owner/name", "--resume", USAGE],
     # Output and checkpoints
     "evaluate --data good.csv --output-dir text.txt": ["text.txt is a file"],
     f"{TRAIN} --output-dir run": ["run is not empty", "--overwrite-output-dir"],

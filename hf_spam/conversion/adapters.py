@@ -23,32 +23,26 @@ UNSAFE_SETTINGS = ("megatron_config", "layer_replication")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter on disk.
-
-    Attributes:
-        folder: Its folder.
-        base: Folder or Hub id of the model it was trained for.
-        revision: Branch, tag or commit of the base on the Hub.
-        tensors: Its tensors by name.
-    """
+    """An adapter on disk."""
 
     folder: Path
     base: str
+    """Folder or Hub id of the model it was trained for."""
     revision: str | None
+    """Branch, tag or commit of the base on the Hub."""
     tensors: Mapping[str, torch.Tensor]
 
     @property
     def head(self) -> dict[str, torch.Tensor]:
         """Tensors of the adapter's own classification head by their names in the model; empty without one."""
-        head = {name: tensor for name, tensor in self.tensors.items() if name.startswith(f"{PREFIX}out_head.")}
-        return {name.removeprefix(PREFIX): tensor for name, tensor in head.items()}
+        names = {name.removeprefix(PREFIX): name for name in self.tensors}
+        return {name: self.tensors[full] for name, full in names.items() if name.startswith("out_head.")}
 
 
 def read_adapter(folder: Path) -> Adapter | None:
     """Read the adapter in a folder; return `None` if there is none, or if it is next to a whole model.
 
-    Raises:
-        ValueError: It is not complete, not of a kind that can be merged, or does not name its base.
+    One that is not complete, cannot be merged, or does not name its base, raises a `ValueError`.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file() or any(folder.glob("model*.safetensors*")):
@@ -73,11 +67,7 @@ def read_adapter(folder: Path) -> Adapter | None:
 
 
 def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
-    """Merge an adapter into its base; the model is changed in place.
-
-    Raises:
-        ValueError: PEFT is not installed, or the adapter does not fit the model.
-    """
+    """Merge an adapter into its base; the model is changed in place."""
     peft = import_extra("peft", "lora", "an adapter")
     adapted = peft.PeftModel.from_pretrained(model, adapter.folder)
     expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()

@@ -1,17 +1,16 @@
 """Convert GPT-2 checkpoints of `transformers` (names and layout of its `modeling_gpt2.py`), in both directions."""
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from transformers import GPT2Config, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import GPT2Config
 
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .remote_code import save_without_code
 
 # GPT-2 module -> SpamGPT modules (three where GPT-2 joins query, key and value in one tensor).
 MODULES = {
@@ -38,22 +37,17 @@ CLASSIFIER = {"problem_type": (None, "single_label_classification")}
 IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight"  # buffers of old versions, and the language-model head
 SAME_SETTINGS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 SAME_SETTINGS += ("layer_norm_epsilon", "initializer_range")
-DROPOUT = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
-READS = {"first": "the first token", "last": "the last position, pads included", "mean": "the mean of all positions"}
 TOLERANCE = 1e-6  # of the logits, for the head's bias
 
 
-def convert_settings(config: GPT2Config) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of the `SpamGPTConfig` for a GPT-2, and one phrase for each setting that SpamGPT lacks."""
+def convert_settings(config: GPT2Config) -> dict[str, Any]:
+    """Return the fields of the `SpamGPTConfig` for a GPT-2; a setting that SpamGPT lacks raises a `ValueError`."""
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    implemented = IMPLEMENTED | (CLASSIFIER if classifies else {})
-    problems = [
-        f"config.json: {name} is {getattr(config, name)!r}, SpamGPT supports {' or '.join(map(repr, values))}"
-        for name, values in implemented.items()
-        if getattr(config, name) not in values
-    ]
+    for name, values in (IMPLEMENTED | (CLASSIFIER if classifies else {})).items():
+        if (value := getattr(config, name)) not in values:
+            raise ValueError(f"{name} is {value!r}, SpamGPT supports {' or '.join(map(repr, values))}")
     if classifies and config.num_labels == 1:
-        problems.append("config.json: it has a single label, and its score is not a probability")
+        raise ValueError("it has a single label, and its score is not a probability")
 
     def token(*candidates: Any) -> int | None:
         """Return the first candidate in the vocabulary; `None` stands for its last id."""
@@ -67,7 +61,7 @@ def convert_settings(config: GPT2Config) -> tuple[dict[str, Any], list[str]]:
     if classifies:  # GPT-2 reads the last token that is not padding
         settings |= {"pooling": "last_token", "id2label": config.id2label, "label2id": config.label2id}
         settings["threshold"] = getattr(config, "threshold", None)  # written by `write_gpt2`
-    return settings, problems
+    return settings
 
 
 def convert_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -80,105 +74,50 @@ def convert_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return converted
 
 
-def write_gpt2(
-    model: SpamGPTForSequenceClassification, folder: Path, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedTokenizerBase:
+def write_gpt2(model: SpamGPTForSequenceClassification, folder: Path, pad_token_id: int) -> None:
     """Write a classifier as a stock `GPT2ForSequenceClassification`: `config.json` and `model.safetensors`.
 
-    It gives the same probabilities, in any batch padded on the right, to any text of at least one token. A threshold is
-    kept in `config.json`, but other programs pick the most likely label.
-
-    Args:
-        model: The classifier.
-        folder: An existing folder.
-        tokenizer: Its tokenizer.
-
-    Returns:
-        The tokenizer to save next to it. GPT-2 reads the last token that is not padding, so where a message could end
-        with the pad token, this one pads with a new token, which is never read from a text.
+    It gives the same probabilities, in any batch padded on the right, to any text of at least one token that does not
+    end with the pad token. A threshold is kept in `config.json`, but other programs pick the most likely label.
 
     Raises:
-        OSError: A file cannot be written.
         ValueError: GPT-2 cannot compute what the model does.
     """
     from transformers import GPT2ForSequenceClassification  # most commands do without it
 
     config = model.config
-    reads_last = config.pooling == "last_token" or (config.pooling == "last" and config.padded_length is None)
     if not config.causal:
         raise ValueError(_refusal("attends to later tokens too (causal is False)"))
-    if not reads_last:
-        raise ValueError(_refusal(f"reads {READS[config.pooling]}, not the last token (pooling is {config.pooling!r})"))
+    if config.pooling != "last_token" and (config.pooling != "last" or config.padded_length is not None):
+        settings = f"pooling is {config.pooling!r}, padded_length {config.padded_length}"
+        raise ValueError(_refusal(f"does not read the last token of a message ({settings})"))
     if config.num_labels == 1:
         raise ValueError(_refusal("has a single label, which programs take for a number to predict"))
-    tokenizer = with_own_pad(tokenizer)
-    same = {name: getattr(config, name) for name in (*SAME_SETTINGS, *DROPOUT, "id2label", "label2id")}
-    stock_config = GPT2Config(
-        **same
-        | {
-            "vocab_size": max(config.vocab_size, tokenizer.pad_token_id + 1),
-            "n_positions": config.max_tokens,  # pads come later and are not attended to, so only the cut matters
-            "activation_function": "gelu_new",
-            "bos_token_id": config.bos_token_id,
-            "eos_token_id": config.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "tie_word_embeddings": False,
-        },
-        **({} if config.threshold is None else {"threshold": config.threshold}),
-    )
+    same = (*SAME_SETTINGS, "embd_pdrop", "attn_pdrop", "resid_pdrop", "bos_token_id", "eos_token_id")
+    settings = {name: getattr(config, name) for name in (*same, "id2label", "label2id")}
+    settings["n_positions"] = config.max_tokens  # pads come later and are not attended to, so only the cut matters
+    if config.threshold is not None:
+        settings["threshold"] = config.threshold
+    settings |= {"activation_function": "gelu_new", "pad_token_id": pad_token_id, "tie_word_embeddings": False}
     with torch.device("meta"):
-        stock = GPT2ForSequenceClassification(stock_config)
-    tensors = dict(_stock_tensors(model, stock_config))
-    stock.load_state_dict(tensors, strict=True, assign=True)  # checks all names and shapes
-    stock.save_pretrained(folder)
-    for path in folder.glob("*.safetensors"):  # safetensors creates files that only their owner can read
-        path.chmod((folder / "config.json").stat().st_mode)
-    return tokenizer
+        stock = GPT2ForSequenceClassification(GPT2Config(**settings))
+    stock.load_state_dict(dict(_stock_tensors(model)), strict=True, assign=True)  # checks all names and shapes
+    save_without_code(stock, folder)
 
 
-def with_own_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return a tokenizer with the same tokens for every text, none of which ends with its pad token.
-
-    Raises:
-        ValueError: It is not a fast tokenizer.
-    """
-    if not tokenizer.is_fast:
-        raise ValueError("The tokenizer has no tokenizer.json, which other programs need.")
-    probe = tokenizer.backend_tokenizer.encode("a")
-    if probe.special_tokens_mask[-1] and probe.ids[-1] != tokenizer.pad_token_id:
-        return tokenizer  # it ends every text with another token
-    vocabulary = tokenizer.get_vocab()
-    names = itertools.chain(["<|pad|>"], (f"<|pad_{i}|>" for i in itertools.count()))
-    # With `split_special_tokens`, special tokens are not found in texts; the others, now ordinary, still are.
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for token in backend["added_tokens"]:
-        token["special"] = False
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(backend)),
-        pad_token=next(name for name in names if name not in vocabulary),
-        split_special_tokens=True,
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _stock_tensors(model: SpamGPTForSequenceClassification, stock: GPT2Config) -> Iterator[tuple[str, torch.Tensor]]:
+def _stock_tensors(model: SpamGPTForSequenceClassification) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of the stock model in float32: the inverse of `_convert`."""
     state = {name: tensor.float().cpu() for name, tensor in model.gpt.state_dict().items()}
-    rows = state["tok_emb.weight"]
-    # A new pad token is embedded as the model's own one, which it reads where a message has no token.
-    new_row = rows[model.config.pad_token_id].expand(stock.vocab_size - len(rows), -1)
-    state["tok_emb.weight"] = torch.cat([rows, new_row])
-    state["pos_emb.weight"] = state["pos_emb.weight"][: stock.n_positions]
+    state["pos_emb.weight"] = state["pos_emb.weight"][: model.config.max_tokens]
     state["final_norm.bias"], score = _fold_head(model)
     yield "score.weight", score
-    blocks = ((f"h.{i}.", f"trf_blocks.{i}.") for i in range(stock.n_layer))
+    blocks = ((f"h.{i}.", f"trf_blocks.{i}.") for i in range(model.config.n_layer))
     for (prefix, ours), (module, parts), kind in itertools.product(
         [("", ""), *blocks], MODULES.items(), ("weight", "bias")
     ):
         names = [f"{ours}{part}.{kind}" for part in parts]
         if module == "attn.c_attn" and ours and names[0] not in state:
-            yield f"transformer.{prefix}{module}.{kind}", torch.zeros(3 * stock.n_embd)  # no qkv_bias
+            yield f"transformer.{prefix}{module}.{kind}", torch.zeros(3 * model.config.n_embd)  # no qkv_bias
         elif names[0] in state:
             tensor = torch.cat([state[name] for name in names])
             if module.startswith(("attn.", "mlp.")) and kind == "weight":
@@ -190,10 +129,7 @@ def _fold_head(model: SpamGPTForSequenceClassification) -> tuple[torch.Tensor, t
     """Return a bias of the final norm and a head without bias and temperature, which give the same probabilities.
 
     The logits are (W (n + c) + b) / T, with n the rest of the final norm and c its bias. Given a δ with W δ = b, they
-    are W / T (n + c + δ).
-
-    Raises:
-        ValueError: There is no such δ.
+    are W / T (n + c + δ). Without such a δ, this raises a `ValueError`.
     """
     head, norm = model.out_head, model.gpt.final_norm.bias.detach().double().cpu()
     weight, bias = (p.detach().double().cpu() / model.config.temperature for p in (head.weight, head.bias))

@@ -14,11 +14,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import httpx2
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoTokenizer,
@@ -37,7 +38,7 @@ from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import first_line, one_line, short_list
 from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, merge, read_adapter
 from .gpt2 import convert_settings, convert_tensors
-from .remote_code import remove_code
+from .remote_code import save_without_code
 
 CARD = "README.md"
 HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
@@ -52,8 +53,6 @@ EXPORTED_SETTINGS = "spam_gpt"  # entry of an ONNX export's config.json that hol
 MAX_CLASSES = 10_000  # `num_labels` is a single number in the file, but every class gets a name in memory
 MAX_WEIGHT = 1e9  # trained weights stay far below it; a flipped exponent bit goes far beyond
 
-Config = TypeVar("Config", bound=PreTrainedConfig)
-
 logger = logging.getLogger(__name__)
 
 
@@ -62,37 +61,19 @@ def named_model(source: str | os.PathLike) -> str | os.PathLike:
     return BUNDLED if source == "bundled" else source
 
 
-def model_type(source: str | os.PathLike, *, revision: str | None = None) -> str:
-    """Return the `model_type` in the `config.json` of a local folder or a Hub repository.
-
-    Raises:
-        OSError: There is no such file.
-    """
-    return read_config(source, revision)["model_type"]
-
-
 def load_config(source: str | os.PathLike, *, revision: str | None = None) -> SpamGPTConfig:
     """Load the configuration of a SpamGPT or a GPT-2 from a local folder or the Hub; for an adapter, that of its base.
 
-    Raises:
-        OSError: There is no configuration, or the Hub cannot be reached.
-        ValueError: The configuration belongs to another kind of model, or is not valid.
+    Errors are as for `load_classifier`.
     """
     settings = read_config(source, revision)
     if isinstance(settings.get(EXPORTED_SETTINGS), dict):
         settings = {"model_type": None} | settings[EXPORTED_SETTINGS]
     if settings["model_type"] != GPT2Config.model_type:
         return _parse(source, settings, SpamGPTConfig)
-    fields, problems = convert_settings(_parse(source, settings, GPT2Config))
-    if problems:
-        raise ValueError(f"{os.fspath(source)!r} does not fit SpamGPT: {problems[0]}.")
-    with errors_as(f"The config.json of {os.fspath(source)!r} is not valid"):
-        return SpamGPTConfig(**fields)
-
-
-def load_gpt2_config(source: str | os.PathLike, *, revision: str | None = None) -> GPT2Config:
-    """Load the configuration of a GPT-2 from a local folder or the Hub. Errors are as for `load_config`."""
-    return _parse(source, read_config(source, revision), GPT2Config)
+    stock = _parse(source, settings, GPT2Config)
+    with errors_as(f"The config.json of {os.fspath(source)!r} does not fit SpamGPT"):
+        return SpamGPTConfig(**convert_settings(stock))
 
 
 def load_classifier(
@@ -120,7 +101,7 @@ def load_classifier(
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
     if adapter := find_adapter(source, revision=revision):
         weights = classifier_tensors(adapter.base, revision=adapter.revision) | adapter.head
-        base = _build(name, load_config(source, revision=revision), weights, dtype=torch.float32)
+        base = build_classifier(name, load_config(source, revision=revision), weights, dtype=torch.float32)
         with errors_as(f"{name} cannot be loaded"):
             weights = merge(base, adapter).state_dict()
     else:
@@ -131,7 +112,7 @@ def load_classifier(
         weights = {key: tensor for key, tensor in weights.items() if key not in head}
     elif not head and not fresh_head:
         raise ValueError(f"{name} is a base model without a classification head: fine-tune it first (hf-spam train).")
-    model = _build(name, config, weights, fresh_head=bool(fresh_head), **kwargs)
+    model = build_classifier(name, config, weights, fresh_head=bool(fresh_head), **kwargs)
     model.name_or_path = os.fspath(named_model(source))  # PEFT records it as the base of an adapter
     return model
 
@@ -140,17 +121,9 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
     """Load a tokenizer from a local folder or the Hub, with a pad token and padding on the right.
 
     A folder with only GPT-2's `vocab.json` and `merges.txt` is accepted too. An adapter without a tokenizer has that of
-    its base.
-
-    Raises:
-        OSError: There is no such folder or repository, or the Hub cannot be reached.
-        ValueError: There is no usable tokenizer, or it does not fit the vocabulary of the SpamGPT next to it.
+    its base. A tokenizer that is unusable, or does not fit the model next to it, raises a `ValueError`.
     """
-    name, options = repr(os.fspath(source)), "name a folder that has a tokenizer with --tokenizer"
-    try:
-        folder = local_folder(source, revision=revision)
-    except HubError as error:
-        raise HubError(f"{error}; or {options}") from error
+    name, folder = repr(os.fspath(source)), local_folder(source, revision=revision)
     has_tokenizer = any((folder / file).is_file() for file in TOKENIZER_FILES)
     if not has_tokenizer and (adapter := find_adapter(source, revision=revision)):
         return load_tokenizer(adapter.base, revision=adapter.revision)
@@ -162,42 +135,39 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if not tokenizer("a", add_special_tokens=False)["input_ids"]:
             raise ValueError("its vocabulary is empty")
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except BaseException as error:  # a damaged file can raise anything, even a Rust panic
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        where = "the folder" if os.path.isdir(named_model(source)) else "the Hub repository"
         raise ValueError(
-            f"No tokenizer in {where} {name} (tokenizer.json, or vocab.json and merges.txt): save one there, or pass "
-            f"one to train or import-weights with --tokenizer. ({first_line(error)})"
+            f"No tokenizer in {name} (tokenizer.json, or vocab.json and merges.txt): save one there, or pass one to "
+            f"train or import-weights with --tokenizer. ({first_line(error)})"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or END_OF_TEXT
     tokenizer.padding_side = "right"
     try:
-        vocab_size = load_config(source, revision=revision).vocab_size
+        config = load_config(source, revision=revision)
     except (OSError, ValueError):  # no model next to it, or another kind of model
         return tokenizer
-    if (highest := max(tokenizer.get_vocab().values())) >= vocab_size:
-        raise ValueError(
-            f"The tokenizer in {name} does not fit its model: it has id {highest}, but the model's vocabulary has only "
-            f"{vocab_size} entries."
-        )
+    check_vocabulary(tokenizer, config, name)
     return tokenizer
 
 
-def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-    """Save a model and its tokenizer, without the code that `save_pretrained` adds, see `remote_code.py`.
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: SpamGPTConfig, name: str) -> None:
+    """Raise a `ValueError` if a tokenizer has ids that the model lacks."""
+    if (highest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
+        raise ValueError(
+            f"The tokenizer does not fit the model {name}: it has id {highest}, but the model's vocabulary has only "
+            f"{config.vocab_size} entries."
+        )
 
-    Raises:
-        OSError: A file cannot be written.
-    """
+
+def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """Save a model and its tokenizer; whatever cannot be written raises an `OSError`."""
     try:
-        model.save_pretrained(folder)
+        save_without_code(model, folder)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    remove_code(folder)
-    for path in folder.glob("*.safetensors"):  # safetensors creates files that only their owner can read
-        path.chmod((folder / "config.json").stat().st_mode)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -205,11 +175,7 @@ def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase |
 def local_folder(source: str | os.PathLike, *, revision: str | None = None, files: Sequence[str] = SMALL_FILES) -> Path:
     """Return the local folder of a source, or download files of a Hub repository to the cache and return their folder.
 
-    Without a connection, what is in the cache is used. A single request shows whether there is one, since functions
-    that retry would take a minute.
-
-    Raises:
-        OSError: There is no such folder or repository, or the Hub cannot be reached.
+    Without a connection, what is in the cache is used. Raises an `OSError` if there is nothing.
     """
     name, path = repr(os.fspath(source)), os.fspath(named_model(source))
     if os.path.isdir(path):
@@ -237,12 +203,7 @@ def find_file(source: str | os.PathLike, name: str, *, revision: str | None = No
 
 
 def find_adapter(source: str | os.PathLike, *, revision: str | None = None) -> Adapter | None:
-    """Return the adapter at a source, or `None` if it holds a whole model or nothing.
-
-    Raises:
-        OSError: There is no such folder or repository, or the Hub cannot be reached.
-        ValueError: The adapter cannot be used, or its base is an adapter too.
-    """
+    """Return the adapter at a source, or `None` if it holds a whole model or nothing."""
     with errors_as(f"{os.fspath(source)!r} cannot be loaded", OSError):
         adapter = read_adapter(local_folder(source, revision=revision))
     if adapter is None:
@@ -270,11 +231,7 @@ def history_file(source: str | os.PathLike) -> Path | None:
 def open_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
     """Memory-map the tensors in the safetensors files of a folder or repository; only the headers are read.
 
-    The files of a checkpoint are verified against its manifest.
-
-    Raises:
-        OSError: There is no such folder or repository, or the Hub cannot be reached.
-        ValueError: There are no safetensors files, or they are damaged.
+    The files of a checkpoint are verified against its manifest. Errors are as for `load_classifier`.
     """
     folder = local_folder(source, revision=revision, files=WEIGHT_FILES)
     with errors_as(f"{os.fspath(source)!r} cannot be loaded"):
@@ -284,20 +241,14 @@ def open_tensors(source: str | os.PathLike, *, revision: str | None = None) -> d
         return {name: file.get_tensor(name) for file in files for name in file.keys()}  # noqa: SIM118
 
 
-def find_misfits(
-    model_class: type[PreTrainedModel],
-    config: SpamGPTConfig,
-    weights: Mapping[str, torch.Tensor],
-    *,
-    fresh_head: bool = False,
-) -> list[str]:
-    """Compare weights with the network that a configuration describes; return one phrase for each misfit."""
+def find_misfits(config: SpamGPTConfig, weights: Mapping[str, torch.Tensor], *, fresh_head: bool = False) -> list[str]:
+    """Compare weights with the classifier that a configuration describes; return one phrase for each misfit."""
     blocks = len({match[1] for name in weights if (match := re.search(r"\btrf_blocks\.(\d+)\.", name))})
     if config.n_layer > max(blocks, 1):  # check before building them: a configuration can claim any number
         return [f"n_layer is {config.n_layer}, but there are weights for {blocks}"]
     try:
         with torch.device("meta"):
-            expected = model_class(config).state_dict()
+            expected = SpamGPTForSequenceClassification(config).state_dict()
     except (RuntimeError, TypeError) as error:  # sizes too large for a tensor
         return [f"the network cannot be built: {one_line(error)}"]
     misfits = []
@@ -328,20 +279,24 @@ def errors_as(message: str, *others: type[Exception]) -> Iterator[None]:
     except others:
         raise
     except Exception as error:
-        raise ValueError(f"{message}: {one_line(error)}") from error
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        raise ValueError(f"{message}: {one_line(cause or error)}") from error
 
 
 def classifier_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
     """Open the tensors of a SpamGPT or a GPT-2, with or without a head, by their names in a SpamGPT classifier."""
     weights = open_tensors(source, revision=revision)
-    if model_type(source, revision=revision) == GPT2Config.model_type:
+    if read_config(source, revision)["model_type"] == GPT2Config.model_type:
         weights = {key: tensor.contiguous() for key, tensor in convert_tensors(weights).items()}
-    if any(key.startswith("gpt.") for key in weights):
-        return weights
+    return weights if any(key.startswith("gpt.") for key in weights) else in_classifier(weights)
+
+
+def in_classifier(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a base model, and those of a head, by their names in a classifier."""
     return {key if key.startswith("out_head.") else f"gpt.{key}": tensor for key, tensor in weights.items()}
 
 
-def _parse(source: str | os.PathLike, settings: dict[str, Any], config_class: type[Config]) -> Config:
+def _parse(source: str | os.PathLike, settings: dict[str, Any], config_class: type[PreTrainedConfig]) -> Any:
     """Return the configuration of a class from the settings in a `config.json`. Errors are as for `load_config`."""
     name = repr(os.fspath(source))
     if settings["model_type"] != config_class.model_type:
@@ -352,11 +307,11 @@ def _parse(source: str | os.PathLike, settings: dict[str, Any], config_class: ty
         return config_class.from_dict({key: value for key, value in settings.items() if key not in UNSAFE_SETTINGS})
 
 
-def _build(
+def build_classifier(
     name: str, config: SpamGPTConfig, weights: dict[str, torch.Tensor], *, fresh_head: bool = False, **kwargs: Any
 ) -> SpamGPTForSequenceClassification:
     """Check weights and build a classifier from them. Arguments as for `load_classifier`."""
-    if misfits := find_misfits(SpamGPTForSequenceClassification, config, weights, fresh_head=fresh_head):
+    if misfits := find_misfits(config, weights, fresh_head=fresh_head):
         raise ValueError(f"The weights of {name} do not fit its config.json: {short_list(misfits)}.")
     with errors_as(f"{name} cannot be loaded"):
         # No folder is passed, so the library cannot load anything else from it, such as adapters.

@@ -21,8 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from ..extras import import_extra
 from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from ..text import one_line
-from .loading import EXPORTED_SETTINGS, load_config, local_folder, named_model, read_config
+from .loading import EXPORTED_SETTINGS, errors_as, load_config, local_folder, named_model, read_config
 from .remote_code import without_code
 
 if TYPE_CHECKING:
@@ -40,22 +39,11 @@ MODEL_TYPE, ARCHITECTURE = "distilbert", "DistilBertForSequenceClassification"
 class OnnxModel:
     """Exported classifier that is called like a `SpamGPTForSequenceClassification`.
 
-    It runs on the CPU, and on as many threads as torch.
-
-    Args:
-        source: A folder that `write_onnx` wrote or the Hub id of one, whose fp32 graph is run; or the path of a graph.
-        revision: Branch, tag or commit on the Hub.
-
-    Attributes:
-        config: The model's configuration.
-        device: The CPU; inputs must be there.
-
-    Raises:
-        OSError: There is no such model, or the Hub cannot be reached.
-        ValueError: ONNX Runtime is not installed, or cannot load the graph.
+    The source is a folder that `write_onnx` wrote or the Hub id of one, whose fp32 graph is run, or the path of a
+    graph. It runs on the CPU, and on as many threads as torch.
     """
 
-    device = torch.device("cpu")
+    device = torch.device("cpu")  # where inputs must be
 
     def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
         import_extra("onnxruntime", "onnx", "ONNX")
@@ -68,15 +56,12 @@ class OnnxModel:
 
     def _start_session(self) -> None:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # they have no common base class
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads = torch.get_num_threads()
         options.log_severity_level = 4  # do not log errors, which are raised as well
-        try:
+        with errors_as(f"{str(self._path)!r} cannot be loaded"):
             self._session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
-        except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.RuntimeException) as error:
-            raise ValueError(f"{str(self._path)!r} cannot be loaded: it is damaged ({one_line(error)})") from error
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
         """Return the `logits` (B, num_labels) of messages (B, T), padded on either side."""
@@ -103,11 +88,7 @@ class OnnxModel:
 
 
 def is_onnx(source: str | os.PathLike, *, revision: str | None = None) -> bool:
-    """Return whether a source is an exported classifier: a folder, the path of a graph, or a Hub id.
-
-    Raises:
-        OSError: There is no such source, or the Hub cannot be reached.
-    """
+    """Return whether a source is an exported classifier: a folder, the path of a graph, or a Hub id."""
     path = Path(named_model(source))
     if path.suffix == ".onnx" or path.is_dir():
         return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
@@ -120,14 +101,8 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, *, end_tok
     The graphs take `input_ids` and `attention_mask` in int64, (B, T) with any T, padded anywhere, and return `logits`
     (B, num_labels) in float32, divided by the model's temperature. The second one stores its large weights in int8.
 
-    Args:
-        model: A classifier in fp32, in evaluation mode, with "sdpa" attention.
-        folder: The folder to write to.
-        end_token_id: The token with which the tokenizer ends every text, if there is one. The graph puts it back where
-            a program has cut it off a long text, as Transformers.js does.
-
-    Raises:
-        OSError: A file cannot be written.
+    The model must be in fp32, in evaluation mode, with "sdpa" attention. `end_token_id` is the token with which the
+    tokenizer ends every text: the graph puts it back where a program has cut it off, as Transformers.js does.
     """
     import onnx
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import write_json
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, decide
 from .runtimes import RUNTIMES, Format, Runtime
 
@@ -33,25 +34,21 @@ AWKWARD = {
     NEWER: "\U0001ccdb\U0001cce7\U0001ccda\U0001ccda \U0001cce5\U0001cce7\U0001ccde\U0001ccef\U0001ccda",
 }
 LEFT_PADDED = "left-padded batch"
-Answer = Callable[[Sequence[str]], np.ndarray]
 
 
 def compare_runtimes(
-    folder: Path, format: Format, config: SpamGPTConfig, answer: Answer, texts: Sequence[str], labels: np.ndarray
+    folder: Path,
+    format: Format,
+    config: SpamGPTConfig,
+    answer: Callable[[Sequence[str]], np.ndarray],
+    texts: Sequence[str],
+    labels: np.ndarray,
 ) -> dict[str, Any]:
     """Run an export in every runtime that is installed, and compare it with its model.
 
-    Args:
-        folder: Folder of the export.
-        format: Its format.
-        config: The model's configuration, whose threshold decides the label.
-        answer: Returns the model's probabilities for texts, (N, num_labels).
-        texts: The messages to compare on.
-        labels: The class that each of them must get, (N,).
-
-    Returns:
-        `messages`, their number; `runtimes`, the result of `compare` for each with its name, precision and version; and
-        `not_run`, why the others cannot run here.
+    `answer` returns the model's probabilities for texts, (N, num_labels), and `labels` are the classes that the texts
+    must get, (N,). The result has the number of `messages`, a comparison for each of the `runtimes`, and why others
+    were `not_run`.
 
     Raises:
         ValueError: A runtime does not agree.
@@ -65,47 +62,42 @@ def compare_runtimes(
             continue
         logger.info("Running %s messages in %s (%s) ...", f"{len(texts):,}", runtime.name, runtime.precision)
         about = {"runtime": runtime.name, "precision": runtime.precision, "version": runtime.version()}
-        result = compare(config, expected, runtime.probabilities(folder, texts), labels)
-        check(result, len(texts), runtime)
+        result = _compare(config, runtime, expected, runtime.probabilities(folder, texts), labels)
         results.append({**about, **result, **_compare_awkward(folder, runtime, awkward, expected, texts)})
     return {"messages": len(texts), "runtimes": results, "not_run": not_run}
 
 
-def compare(
-    config: SpamGPTConfig, expected: np.ndarray, actual: np.ndarray, labels: np.ndarray
+def _compare(
+    config: SpamGPTConfig, runtime: Runtime, expected: np.ndarray, actual: np.ndarray, labels: np.ndarray
 ) -> dict[str, int | float]:
-    """Count `labels_differ`, and find the `largest_score_difference`; a row of NaN has another label."""
+    """Check that nearly all messages get the same label, and in fp32 nearly the same score; no answer is no label."""
     answered = ~np.isnan(actual).any(-1)
     found = decide(config, torch.from_numpy(actual[answered])).numpy()
-    difference = np.abs(actual[answered] - expected[answered]).max(initial=0)
-    differ = (found != labels[answered]).sum() + (~answered).sum()
-    return {"labels_differ": int(differ), "largest_score_difference": float(difference)}
-
-
-def check(result: dict[str, int | float], messages: int, runtime: Runtime) -> None:
-    """Check that at least 999 of 1,000 messages get the same label, and in fp32 nearly the same score."""
-    where, differ, difference = f"in {runtime.name} ({runtime.precision})", *result.values()
-    if differ > LABELS_TOLERANCE * messages:
+    differ = int((found != labels[answered]).sum() + (~answered).sum())
+    difference = float(np.abs(actual[answered] - expected[answered]).max(initial=0))
+    where = f"in {runtime.name} ({runtime.precision})"
+    if differ > LABELS_TOLERANCE * len(labels):
         raise ValueError(
-            f"{where}, {differ} of {messages} messages get a different label, more than {LABELS_TOLERANCE:.1%}."
+            f"{where}, {differ} of {len(labels)} messages get a different label, more than {LABELS_TOLERANCE:.1%}."
         )
     if difference > (tolerance := SCORE_TOLERANCE[runtime.precision]):
         raise ValueError(f"{where}, a score differs by {difference:.1g}, more than {tolerance:.0e}.")
+    return {"labels_differ": differ, "largest_score_difference": difference}
 
 
 def _compare_awkward(
     folder: Path, runtime: Runtime, awkward: np.ndarray, expected: np.ndarray, texts: Sequence[str]
 ) -> dict[str, list[str]]:
     """Find awkward messages that are `not_answered`, or `answered_differently`."""
-    names, found = list(AWKWARD), runtime.probabilities(folder, list(AWKWARD.values()))
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".left-") as temporary:
         left = Path(shutil.copytree(folder, Path(temporary, "left"), copy_function=os.link))
-        settings = json.loads((left / "tokenizer_config.json").read_text(encoding="utf-8"))
-        (left / "tokenizer_config.json").unlink()
-        (left / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}), "utf-8")
-        batch = np.concatenate([runtime.probabilities(left, texts[:8]), found])
-    expected, names = np.concatenate([expected[:8], awkward]), [LEFT_PADDED] * len(expected[:8]) + names
-    unanswered = np.isnan(batch).any(-1)
-    differs = ~unanswered & (np.abs(batch - expected).max(-1) > AWKWARD_TOLERANCE[runtime.precision])
+        path = left / "tokenizer_config.json"
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"padding_side": "left"})  # replaces the link
+        batch = runtime.probabilities(left, texts[:8])
+    names = np.array([LEFT_PADDED] * len(batch) + list(AWKWARD))
+    actual = np.concatenate([batch, runtime.probabilities(folder, list(AWKWARD.values()))])
+    expected = np.concatenate([expected[: len(batch)], awkward])
+    unanswered = np.isnan(actual).any(-1)
+    differs = ~unanswered & (np.abs(actual - expected).max(-1) > AWKWARD_TOLERANCE[runtime.precision])
     found = {"not_answered": unanswered, "answered_differently": differs}
-    return {what: list(dict.fromkeys(np.array(names)[which].tolist())) for what, which in found.items()}
+    return {what: list(dict.fromkeys(names[which].tolist())) for what, which in found.items()}

@@ -5,9 +5,12 @@ Repositories on the Hub carry it, local folders do not: it would make `AutoToken
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CODE = sorted((Path(__file__).parent.parent / "modeling").glob("*_spam_gpt.py"))
 CODE_SETTINGS = ("auto_map", "custom_pipelines")  # entries of `config.json` that name the classes in these files
@@ -18,12 +21,15 @@ def without_code(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in CODE_SETTINGS}
 
 
-def remove_code(folder: Path) -> None:
-    """Remove the code that `save_pretrained` added to a folder."""
+def save_without_code(model: "PreTrainedModel", folder: Path) -> None:
+    """Save weights and configuration, without the code that `save_pretrained` adds."""
+    model.save_pretrained(folder)
     for path in CODE:
         (folder / path.name).unlink(missing_ok=True)
     config = folder / "config.json"
     write_json(config, without_code(json.loads(config.read_bytes())))
+    for path in folder.glob("*.safetensors"):  # safetensors creates files that only their owner can read
+        path.chmod(config.stat().st_mode)
 
 
 def with_code(files: dict[str, Path]) -> dict[str, Path | bytes]:

@@ -1,20 +1,19 @@
 """Run an exported folder in every runtime that is installed, as its users do."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from ..data.batching import predict_logits
 from ..modeling.configuration_spam_gpt import class_names
-from . import transformers_js as js
 from .loading import load_tokenizer
 from .onnx import GRAPHS, OnnxModel
+from .transformers_js import missing_in_node, run_in_node, version_in_node
 
 Format = Literal["gpt2", "onnx"]
 Precision = Literal["fp32", "int8"]
@@ -23,27 +22,17 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Runtime:
-    """A program that runs one format of export in one precision.
-
-    Attributes:
-        name: Its name.
-        format, precision: What it runs.
-        missing: Returns why it cannot run here, in words that end with a remedy, or `None` if it can.
-        version: Returns its version.
-        probabilities: Takes the folder of an export and texts, and returns the probability of each class,
-            (N, num_labels) in float32; a row of NaN for a text that makes the runtime fail.
-    """
+    """A program that runs one format of export in one precision."""
 
     name: str
     format: Format
     precision: Precision
-    missing: Callable[[], str | None]
     version: Callable[[], str]
     probabilities: Callable[[Path, Sequence[str]], np.ndarray]
-
-
-def _missing_onnx_runtime() -> str | None:
-    return None if importlib.util.find_spec("onnxruntime") else 'needs onnxruntime: pip install "hf-spam[onnx]"'
+    """Takes the folder of an export and texts, and returns the probability of each class, (N, num_labels) in float32;
+    a row of NaN for a text that makes the runtime fail."""
+    missing: Callable[[], str | None] = lambda: None
+    """Returns why it cannot run here, in words that end with a remedy, or `None` if it can."""
 
 
 def _run_pipeline(folder: Path, texts: Sequence[str]) -> np.ndarray:
@@ -84,16 +73,10 @@ def in_batches(
     return found
 
 
-ONNX_RUNTIMES = (
-    ("ONNX Runtime", _missing_onnx_runtime, partial(version, "onnxruntime"), _run_onnx),
-    ("Transformers.js in Node.js", js.missing_in_node, js.version_in_node, js.run_in_node),
-    ("Transformers.js in Chromium", js.missing_in_chromium, js.version_in_chromium, js.run_in_chromium),
-)
-RUNTIMES = [
-    Runtime("transformers", "gpt2", "fp32", lambda: None, partial(version, "transformers"), _run_pipeline),
-    *(
-        Runtime(name, "onnx", precision, missing, its_version, partial(run, precision=precision))
-        for name, missing, its_version, run in ONNX_RUNTIMES
-        for precision in get_args(Precision)
-    ),
-]
+RUNTIMES = [Runtime("transformers", "gpt2", "fp32", partial(version, "transformers"), _run_pipeline)]
+for precision in GRAPHS:
+    in_python, in_node = (partial(run, precision=precision) for run in (_run_onnx, run_in_node))
+    RUNTIMES += [
+        Runtime("ONNX Runtime", "onnx", precision, partial(version, "onnxruntime"), in_python),
+        Runtime("Transformers.js in Node.js", "onnx", precision, version_in_node, in_node, missing_in_node),
+    ]

@@ -1,18 +1,11 @@
-"""Run an exported folder in Transformers.js, under Node.js or in a headless Chromium."""
+"""Adapt an exported folder to Transformers.js, and run it there, under Node.js."""
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import numpy as np
 
@@ -22,129 +15,8 @@ from ..text import one_line
 LIBRARY = "@huggingface/transformers"
 SCRIPT = Path(__file__).with_suffix(".mjs")
 DTYPES = {"fp32": "fp32", "int8": "q8"}  # what Transformers.js calls a precision
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run")
-MAX_SECONDS = 3600
-POLL_SECONDS = 100  # for a busy page to say whether it is done; Selenium itself gives up after 120
 # The words of GPT-2, as in the library tokenizers.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-def find_library() -> Path | None:
-    """Return the folder of Transformers.js, or `None` if it is not installed.
-
-    It is looked for in the folders of `NODE_PATH`, and in the `node_modules` of the current directory, of the folder of
-    this file, and of the folders above them.
-    """
-    return _package(LIBRARY, Path.cwd(), SCRIPT.parent)
-
-
-def missing_in_node() -> str | None:
-    """Return what Transformers.js needs to run under Node.js, with a remedy, or `None` if it is all there."""
-    if not shutil.which("node"):
-        return "needs Node.js, from version 18: https://nodejs.org"
-    if not find_library():
-        return f"needs {LIBRARY}: npm install --ignore-scripts {LIBRARY}"
-    return None
-
-
-def missing_in_chromium() -> str | None:
-    """Return what Transformers.js needs to run in Chromium, with a remedy, or `None` if it is all there."""
-    if not find_library():
-        return f"needs {LIBRARY}: npm install --ignore-scripts {LIBRARY}"
-    if not (_browser() and shutil.which("chromedriver")):
-        return "needs Chromium and its driver: apt-get install chromium chromium-driver"
-    if not importlib.util.find_spec("selenium"):
-        return 'needs selenium: pip install "hf-spam[runtimes]"'
-    return None
-
-
-def version_in_node() -> str:
-    """Return the version of Transformers.js and that of Node.js."""
-    return f"{_library_version()} (Node.js {_version_of('node').lstrip('v')})"
-
-
-def version_in_chromium() -> str:
-    """Return the version of Transformers.js and that of Chromium."""
-    number = next((word for word in _version_of(_browser() or "").split() if word[:1].isdigit()), "?")
-    return f"{_library_version()} (Chromium {number})"
-
-
-def run_in_node(folder: Path, texts: Sequence[str], *, precision: str) -> np.ndarray:
-    """Return the probability of each class for each text, (N, num_labels); a row of NaN where Transformers.js fails.
-
-    Raises:
-        ValueError: Transformers.js cannot load the folder.
-    """
-    library = find_library()
-    command = ["node", SCRIPT, library / "dist" / "transformers.node.mjs"]
-    done = subprocess.run(command, input=_request(folder.absolute(), texts, precision), capture_output=True)
-    if done.returncode:
-        raise ValueError(f"Transformers.js in Node.js failed: {_error_in(done.stderr.decode(errors='replace'))}")
-    return _to_array(folder, json.loads(done.stdout.splitlines()[-1]))
-
-
-def run_in_chromium(folder: Path, texts: Sequence[str], *, precision: str) -> np.ndarray:
-    """Return the probability of each class for each text, (N, num_labels); a row of NaN where Transformers.js fails.
-
-    Everything is served from this machine; Chromium runs the graph in WebAssembly.
-
-    Raises:
-        ValueError: Transformers.js cannot load the folder.
-    """
-    files = {"run.mjs": SCRIPT.read_bytes(), "request.json": _request("/model", texts, precision)}
-    return _to_array(folder, run_in_page(_CLASSIFY, {"model": folder}, files))
-
-
-def run_in_page(script: str, folders: dict[str, Path], files: dict[str, bytes]) -> Any:
-    """Run JavaScript in a page of a headless Chromium, which can import Transformers.js by its name.
-
-    Args:
-        script: The body of an asynchronous function.
-        folders: Folders to serve to the page under a name of one part.
-        files: Files to serve to it.
-
-    Returns:
-        What the function returns.
-
-    Raises:
-        ValueError: The function fails.
-    """
-    from selenium.common import WebDriverException
-
-    library = find_library()
-    folders = {"library": library, "onnxruntime-web": _package("onnxruntime-web", library), **folders}
-    page = f"""<!doctype html><title>Transformers.js</title>
-<script type="importmap">{json.dumps({"imports": {LIBRARY: "/library/dist/transformers.min.js"}})}</script>"""
-    try:
-        with _serve(folders, {"page.html": page.encode(), **files}) as url, open_chromium() as browser:
-            browser.set_script_timeout(POLL_SECONDS)
-            browser.get(f"{url}/page.html")
-            browser.execute_script(_START % script)
-            end = time.monotonic() + MAX_SECONDS
-            while not (answer := browser.execute_script("return window.answer")) and time.monotonic() < end:
-                time.sleep(0.1)
-    except WebDriverException as error:  # Chromium does not start, or has crashed
-        answer = {"error": error.msg or type(error).__name__}
-    if not answer or "error" in answer:
-        reason = one_line(ValueError(answer["error"])) if answer else f"no answer in {MAX_SECONDS} seconds"
-        raise ValueError(f"Transformers.js in Chromium failed: {reason}")
-    return answer["found"]
-
-
-# Selenium could wait for an answer too, but only for two minutes.
-_START = """
-(async () => {
-  const { env } = await import("@huggingface/transformers");
-  env.backends.onnx.wasm.wasmPaths = "/onnxruntime-web/dist/";  // by default, they come from a CDN
-  return await (async () => { %s })();
-})().then((found) => (window.answer = { found }), (error) => (window.answer = { error: String(error) }));
-"""
-_CLASSIFY = """
-const library = await import("@huggingface/transformers");
-const { probabilities } = await import("/run.mjs");
-return probabilities(library, await (await fetch("/request.json")).json());
-"""
 
 
 def adapt_tokenizer(path: Path) -> None:
@@ -164,90 +36,48 @@ def adapt_tokenizer(path: Path) -> None:
     write_json(path, tokenizer)
 
 
-@contextmanager
-def open_chromium() -> Iterator[Any]:
-    """Open a headless Chromium, and yield its Selenium driver."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = _browser() or ""
-    for flag in FLAGS:
-        options.add_argument(flag)
-    # With the path of a driver, Selenium downloads none.
-    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        yield browser
-    finally:
-        browser.quit()
+def find_library() -> Path | None:
+    """Return the folder of Transformers.js: in `NODE_PATH`, or in a `node_modules` here or in a folder above."""
+    places = [Path(path) for path in os.environ.get("NODE_PATH", "").split(os.pathsep) if path]
+    places += [folder / "node_modules" for folder in (Path.cwd(), *Path.cwd().parents)]
+    return next((place / LIBRARY for place in places if (place / LIBRARY / "package.json").is_file()), None)
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    """Serves files from memory, and folders under a name of one part."""
-
-    def do_GET(self) -> None:
-        body = self.server.files.get(self.path.lstrip("/"))
-        if body is None:
-            return super().do_GET()
-        self.send_response(200)
-        self.send_header("Content-Type", self.guess_type(self.path))
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def translate_path(self, path: str) -> str:
-        name, _, rest = path.lstrip("/").partition("/")
-        self.directory = os.fspath(self.server.folders.get(name, os.devnull))
-        return super().translate_path(f"/{rest}")
-
-    def log_message(self, *about: object) -> None:
-        pass
+def missing_in_node() -> str | None:
+    """Return what Transformers.js needs to run under Node.js, with a remedy, or `None` if it is all there."""
+    if not shutil.which("node"):
+        return "needs Node.js, from version 18: https://nodejs.org"
+    if not find_library():
+        return f"needs {LIBRARY}: npm install --ignore-scripts {LIBRARY}"
+    return None
 
 
-@contextmanager
-def _serve(folders: dict[str, Path], files: dict[str, bytes]) -> Iterator[str]:
-    """Serve folders and files to programs on this machine, and yield the address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.folders, server.files = folders, files
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def version_in_node() -> str:
+    """Return the version of Transformers.js and that of Node.js."""
+    library = json.loads((find_library() / "package.json").read_text(encoding="utf-8"))
+    node = subprocess.run(["node", "--version"], capture_output=True, text=True).stdout.strip()
+    return f"{library['version']} (Node.js {node.lstrip('v')})"
 
 
-def _request(model: str | os.PathLike, texts: Sequence[str], precision: str) -> bytes:
-    request = {"model": os.fspath(model), "dtype": DTYPES[precision], "texts": list(texts)}
-    return json.dumps(request).encode("ascii")  # lone surrogates, which UTF-8 does not have, are escaped
+def run_in_node(folder: Path, texts: Sequence[str], *, precision: str) -> np.ndarray:
+    """Return the probability of each class for each text, (N, num_labels); a row of NaN where Transformers.js fails.
+
+    Raises:
+        ValueError: Transformers.js cannot load the folder.
+    """
+    command = ["node", SCRIPT, find_library() / "dist" / "transformers.node.mjs"]
+    request = {"model": os.fspath(folder.absolute()), "dtype": DTYPES[precision], "texts": list(texts)}
+    how = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    done = subprocess.run(command, input=json.dumps(request), **how)  # JSON escapes lone surrogates
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it stopped without a message"]
+        error = ValueError(next((line for line in lines if "Error:" in line), lines[-1]))
+        raise ValueError(f"Transformers.js in Node.js failed: {one_line(error)}")
+    return to_array(folder, json.loads(done.stdout.splitlines()[-1]))
 
 
-def _to_array(folder: Path, found: list[list[float] | None]) -> np.ndarray:
+def to_array(folder: Path, found: list[list[float] | None]) -> np.ndarray:
+    """Return the answers of `transformers_js.mjs` as an array, with NaN where there is none."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     nothing = [np.nan] * len(config["id2label"])
-    return np.array([nothing if scores is None else scores for scores in found], np.float32).reshape(-1, len(nothing))
-
-
-def _package(name: str, *starts: Path) -> Path | None:
-    """Return the folder of a package, looked for as Node.js does from each start."""
-    places = [Path(path) for path in os.environ.get("NODE_PATH", "").split(os.pathsep) if path]
-    places += [above / "node_modules" for start in map(Path.resolve, starts) for above in (start, *start.parents)]
-    return next((place / name for place in places if (place / name / "package.json").is_file()), None)
-
-
-def _browser() -> str | None:
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
-def _library_version() -> str:
-    return json.loads((find_library() / "package.json").read_text(encoding="utf-8"))["version"]
-
-
-@cache
-def _version_of(program: str) -> str:
-    return subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip()
-
-
-def _error_in(output: str) -> str:
-    """Return the line of Node.js's output that says what is wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()] or ["it stopped without a message"]
-    return one_line(ValueError(next((line for line in lines if "Error:" in line), lines[-1])))
+    return np.array([scores or nothing for scores in found], np.float32).reshape(-1, len(nothing))

@@ -19,7 +19,7 @@ from .merging import split_card
 TEMPLATE = Path(__file__).with_name("card_template.md")
 EXPORT_TEMPLATE = Path(__file__).with_name("export_card_template.md")
 MODEL_NAME = "SpamGPT"
-PLACEHOLDER = "path/to/this/model"  # replaced by the repository's id when the card is pushed
+PLACEHOLDER = "path/to/this/model"  # replaced by the repository's id when a card is pushed
 SPAM_LABELS = ["not spam", "spam"]
 SPAM_EXAMPLE = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
 NEUTRAL_EXAMPLE = "Hello, could you call me back after lunch? Thank you."  # for labels about any topic
@@ -30,7 +30,6 @@ DATA = {
     "marketing": "the marketing messages included in hf_spam (MIT)",
 }
 HUB_DATASETS = {"uci": "ucirvine/sms_spam"}
-LANGUAGES = {"uci": "en", "sample": "multilingual", "marketing": "multilingual"}
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")  # metadata of a model and its copies
 PROTOCOLS = {
     "book": "The classes are balanced and the splits were drawn at random, as in the book. Duplicates were not "
@@ -66,25 +65,14 @@ def render_card(
 ) -> str:
     """Return the text of the model card, with the results as a `model-index` that the Hub can read.
 
-    Args:
-        labels: Names of the classes, in order.
-        positive_label: Positive class. `None` if there is none.
-        base_model: Hub id of the original or of the starting weights. Local paths and "random" are left out.
-        recipe: All fields of the recipe, for a trained model. Local paths are shortened to their last component.
-        data: Source of the messages. `None` for a `DatasetDict` passed from Python.
-        metrics: Metrics of each split.
-        baseline: Metrics of the baseline, for some of these splits.
-        metadata: Values for the keys in `INHERITED`. Language and datasets are otherwise those of known `data`.
-        facts: Further variables of the template. For any model: `threshold`, `calibrated` (whether the scores are
-            probabilities), `calibration` (sentences) and `calibrated_on` (messages). For a trained model: `parameters`,
-            `trained_parameters`, `examples_seen`, `seconds`, `trained_before` (whether the starting weights were
-            already a classifier), `verdicts` (sentences on the baseline) and `plots` ("loss", "accuracy"). For a
-            calibrated copy: `copy_of`, a description of the original.
+    A trained model has a `recipe` (all its fields), a copy that was only recalibrated has none. `data` is `None` for a
+    `DatasetDict` passed from Python. Local paths are shortened to their last component, and a `base_model` that is one
+    is left out. `metadata` has values for the keys in `INHERITED`. `facts` are the other variables of the template.
     """
     labels, sources = list(labels), sources_of(data or ())
-    languages = {LANGUAGES.get(one) for one in sources}
+    own_language = "multilingual" if {"sample", "marketing"} & set(sources) else None
     known = {
-        "language": languages.pop() if len(languages) == 1 else "multilingual" if "multilingual" in languages else None,
+        "language": "en" if set(sources) == {"uci"} else own_language,
         "datasets": [HUB_DATASETS[one] for one in sources if one in HUB_DATASETS] or None,
         "metrics": [HUB_METRICS[name] for name in HUB_METRICS if any(name in one for one in metrics.values())] or None,
     }
@@ -118,16 +106,10 @@ def render_export_card(
     handler: bool = False,
     metadata: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """Return the text of the card of an export.
+    """Return the text of the card of an export of the model `source`.
 
-    Args:
-        certificate: The content of `parity.json`; `folded_threshold` tells whether the threshold is in the weights.
-        source: The exported model: a folder, a Hub id, or "bundled".
-        labels, positive_label, metadata: As for `render_card`.
-        max_tokens: Number of tokens that the model reads.
-        threshold: Threshold of the exported model. `None` if it has none.
-        calibrated: Whether the scores of the exported model are probabilities.
-        handler: Whether there is a `handler.py`.
+    `certificate` is the content of `parity.json`. The threshold and whether the scores are `calibrated` are those of
+    the original. `handler` says whether there is a `handler.py`.
     """
     format, is_bundled = certificate["format"], source == "bundled"
     about = _metadata(labels, None if is_bundled else source, ["onnx"] if format == "onnx" else [])
@@ -137,17 +119,12 @@ def render_export_card(
         ModelCardData(library_name="transformers.js" if format == "onnx" else "transformers", **about, **metadata),
         template_path=str(EXPORT_TEMPLATE),
         **_facts(labels, positive_label),
-        format=format,
+        **{**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])},
         copy_of="the bundled model" if is_bundled else in_markdown(public(source)),
         max_tokens=max_tokens,
         threshold=threshold,
-        folds_threshold=certificate["folded_threshold"],
         calibrated=calibrated,
         handler=handler,
-        messages=certificate["messages"],
-        data=DATA.get(certificate["data"]) or in_markdown(certificate["data"]),
-        runtimes=certificate["runtimes"],
-        not_run=list(certificate["not_run"]),
     )
     return str(card)
 

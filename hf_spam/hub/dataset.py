@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..data.duplicates import find_duplicates
 from ..data.formats import suffix_of
@@ -19,15 +19,17 @@ from ..data.sources import load_sms_spam
 from ..files import versions
 from ..hub_errors import explained
 from ..text import in_markdown
-from .repository import commit_files, prepare_repository
+from .card import PLACEHOLDER
+from .repository import push_files
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_to_hub`
 PROTOCOLS = {
     "book": "As in the book, the classes are balanced by sampling from the larger ones, and the messages are shuffled "
     "and divided 70/10/20, regardless of duplicates.",
-    "full": "All messages are kept and divided 70/10/20, stratified by label. Near-duplicates, which differ only in "
-    "digits, case, punctuation or white space, are in the same split.",
+    "full": "If the source has its own train, validation and test splits, they are used. Otherwise, all messages are "
+    "kept and divided 70/10/20, stratified by label. Near-duplicates, which differ only in digits, case, punctuation "
+    "or white space, are in the same split.",
 }
 
 
@@ -38,9 +40,7 @@ class Source:
     name: str
     text: str
     license: str | None = None
-    language: str | list[str] | None = None
-    may_have_splits: bool = False
-    """Whether the source may have its own splits, which protocol "full" keeps."""
+    language: str | None = None
 
 
 SOURCES = {
@@ -88,40 +88,27 @@ def push_dataset(
 ) -> str:
     """Push the splits of a source to the Hub, so that `load_sms_spam(repo_id)` loads the same splits.
 
-    Everything goes into one commit, so nobody can load half of it. If nothing has changed, no commit is made. An
-    existing card is merged with the new one, see `merge_card`.
-
-    Args:
-        source, protocol, seed, **reading: As for `load_sms_spam`. Load the splits back with protocol "full" in either
-            case, which keeps the splits of a Hub dataset.
-        repo_id, revision, private: As for `prepare_repository`.
-
-    Returns:
-        The URL of the commit.
+    The messages are read as by `load_sms_spam`. Load the splits back with protocol "full" in either case, which keeps
+    the splits of a Hub dataset. Everything goes into one commit, whose URL is returned, so nobody can load half of it.
+    If nothing has changed, no commit is made. An existing card is merged with the new one, see `merge_card`.
     """
     data = load_sms_spam(source, protocol=protocol, seed=seed, **reading)
+    card = render_dataset_card(data, source, protocol=protocol, seed=seed)
+    files = {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
     with explained(repo_id, "dataset"):
-        api = HfApi()
-        repo_id = prepare_repository(api, repo_id, revision, repo_type="dataset", private=private)
-        tip = api.dataset_info(repo_id, revision=revision).sha
-        card = render_dataset_card(data, source, repo_id, protocol=protocol, seed=seed)
-        files = {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
-        commit = commit_files(
-            api,
+        commit = push_files(
             repo_id,
             {"README.md": card.encode(), **files},
             title=f"{_describe(source).name}, protocol {protocol}, seed {seed}",
-            tip=tip,
-            commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
             repo_type="dataset",
+            private=private,
             revision=revision,
+            commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
         )
     return str(commit.commit_url)
 
 
-def render_dataset_card(
-    data: DatasetDict, source: Sources, repo_id: str, *, protocol: str = "full", seed: int = 123
-) -> str:
+def render_dataset_card(data: DatasetDict, source: Sources, *, protocol: str = "full", seed: int = 123) -> str:
     """Return the text of the dataset card, with sizes and duplicates counted in `data`."""
     about, names = _describe(source), label_names(data["train"])
     files = [{"split": split, "path": FILE.format(split=split)} for split in data]
@@ -138,14 +125,13 @@ def render_dataset_card(
         template_path=str(TEMPLATE),
         title=metadata.pretty_name,
         source=about.text,
-        repo_id=repo_id,
+        repo_id=PLACEHOLDER,
         names=[in_markdown(name) for name in names],
         splits=_statistics(data),
         total=sum(map(len, data.values())),
         protocol=protocol,
         seed=seed,
         method=PROTOCOLS[protocol],
-        keeps_splits=about.may_have_splits and protocol == "full",
     )
     return str(card)
 
@@ -170,7 +156,7 @@ def _describe_one(source: str | os.PathLike) -> Source:
         name = re.sub(r"[^\w .()-]", "_", Path(name).name)  # not the path, which may be private
         return Source(name, f"The file `{name}`. Its license and origin are not known to hf_spam.")
     link = f"[`{name}`](https://huggingface.co/datasets/{name})"
-    return Source(name, f"The Hub dataset {link}. Its license applies.", may_have_splits=True)
+    return Source(name, f"The Hub dataset {link}. Its license applies.")
 
 
 def _statistics(data: DatasetDict) -> dict[str, dict[str, int | list[int]]]:

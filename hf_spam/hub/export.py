@@ -22,17 +22,17 @@ from ..data.names import Sources, source_name
 from ..extras import import_extra
 from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
+from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .card import inherited, render_export_card
 
 CERTIFICATE = "parity.json"
 # Packages that `handler.py` imports. Older versions of tokenizers cannot read the files of today's.
 REQUIREMENTS = {
-    "gpt2": ("numpy", "tokenizers>=0.20", "torch", "transformers>=4.45"),
-    "onnx": ("numpy", "onnxruntime>=1.17", "tokenizers>=0.20"),
+    "gpt2": "numpy\ntokenizers>=0.20\ntorch\ntransformers>=4.45\n",
+    "onnx": "numpy\nonnxruntime>=1.17\ntokenizers>=0.20\n",
 }
-LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters needs minutes for all messages of a source
+LARGE, FEWER_MESSAGES = 2**24, 1000  # a model of more parameters would need minutes for all messages of a source
 
 
 def export_model(
@@ -46,27 +46,18 @@ def export_model(
     progress: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
-    """Export a classifier, and check that every runtime gives the same answers as the model.
+    """Export a classifier to a new folder, and check that every runtime gives the same answers as the model.
 
-    Args:
-        source: The folder or Hub id of the classifier.
-        output_dir: The folder to create.
-        format: "gpt2" for a stock `GPT2ForSequenceClassification`, or "onnx" for ONNX graphs in fp32 and int8.
-        fold_threshold: Whether to shift the logits by the model's threshold, so that programs that pick the most likely
-            class decide like the model. Scores are then no longer probabilities.
-        handler: Whether to add a `handler.py` for Inference Endpoints.
-        data: Source of the messages to compare on, as for `load_sms_spam`. For a model of more than 16 million
-            parameters, 1,000 of them are used, evenly spaced.
-        progress: Whether to show progress bars.
-        **reading: How to read `data`, as for `load_sms_spam`; its labels are not read.
+    The format "gpt2" is a stock `GPT2ForSequenceClassification`, "onnx" are graphs in fp32 and int8. `fold_threshold`
+    shifts the logits by the model's threshold, so that programs that pick the most likely class decide like the model;
+    scores are then no longer probabilities. `handler` adds a `handler.py` for Inference Endpoints. The messages to
+    compare on are read like those of `load_sms_spam`, without their labels.
 
-    Returns:
-        The certificate, which is also written to `parity.json`: the `model` and the `data`, the result of
-        `compare_runtimes`, the size and sha256 of the `files`, and the `versions` of the packages.
+    The certificate that is also written to `parity.json` is returned: the `model` and the `data`, the result of
+    `compare_runtimes`, the sha256 of the `files`, and the `versions` of the packages.
 
     Raises:
-        FileExistsError: `output_dir` exists.
-        OSError: `source` does not exist, or `output_dir` cannot be written.
+        OSError: `source` does not exist, or `output_dir` exists or cannot be written.
         ValueError: There is no SpamGPT classifier at `source`, it has no exact export, a package is missing, or a
             runtime does not agree. Nothing is written.
     """
@@ -87,7 +78,7 @@ def export_model(
     classifier = SpamClassifier(model, tokenizer)
     logits = classifier.logits(texts, progress=progress)
     labels = decide(model.config, logits.softmax(-1)).numpy()
-    about = {**describe(model.config), "handler": handler}  # before the threshold is folded
+    threshold = model.config.threshold
     if fold_threshold:
         fold(model)
     weights = {path.name: hash_file(path)["sha256"] for path in sorted(local_folder(source).glob("*.safetensors"))}
@@ -101,7 +92,8 @@ def export_model(
     def fill(folder: Path) -> None:
         write_files(model, tokenizer, folder, format)
         if handler:
-            add_handler(folder, format)
+            shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
+            (folder / "requirements.txt").write_text(REQUIREMENTS[format], encoding="utf-8")
         if history := history_file(source):
             shutil.copyfile(history, folder / HISTORY)
         try:
@@ -111,46 +103,41 @@ def export_model(
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
         certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
         write_json(folder / CERTIFICATE, certificate)
-        metadata = inherited(find_file(source, CARD))
-        card = render_export_card(certificate, source=os.fspath(source), metadata=metadata, **about)
+        names = class_names(model.config)
+        card = render_export_card(
+            certificate,
+            source=os.fspath(source),
+            labels=names,
+            positive_label=None if threshold is None else names[spam_index(names)],
+            threshold=threshold,
+            calibrated=model.config.temperature != 1,
+            max_tokens=model.config.max_tokens,
+            handler=handler,
+            metadata=inherited(find_file(source, CARD)),
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
 
     write_folder(output_dir, fill)
     return certificate
 
 
-def describe(config: SpamGPTConfig) -> dict[str, Any]:
-    """Return what a card says about a model's answers."""
-    names, threshold = class_names(config), config.threshold
-    return {
-        "labels": names,
-        "positive_label": None if threshold is None else names[spam_index(names)],
-        "threshold": threshold,
-        "calibrated": config.temperature != 1,
-        "max_tokens": config.max_tokens,
-    }
-
-
 def write_files(
     model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format
 ) -> None:
     """Write the weights, configuration and tokenizer of an export."""
-    if format == "gpt2":
-        tokenizer = write_gpt2(model, folder, tokenizer)
-    else:
-        write_onnx(model, folder, end_token_id=end_token(tokenizer))
+    if not tokenizer.is_fast:
+        raise ValueError("The tokenizer has no tokenizer.json, which other programs need.")
     save_tokenizer(tokenizer, folder, model.config.max_tokens)
-    if format == "onnx" and (folder / "tokenizer.json").is_file():
-        adapt_tokenizer(folder / "tokenizer.json")
+    if format == "gpt2":
+        return write_gpt2(model, folder, tokenizer.pad_token_id)
+    adapt_tokenizer(folder / "tokenizer.json")
+    last = tokenizer("")["input_ids"][-1:]  # the token with which it ends every text, if there is one
+    write_onnx(model, folder, end_token_id=last[0] if last else None)
 
 
 @torch.no_grad()
 def fold(model: SpamGPTForSequenceClassification) -> None:
-    """Shift the bias of the head so that the most likely of two classes is the one that the threshold decides.
-
-    Raises:
-        ValueError: The model has no threshold, one of 1, or not two classes.
-    """
+    """Shift the bias of the head so that the most likely of two classes is the one that the threshold decides."""
     config = model.config
     if config.threshold is None or config.num_labels != 2 or config.threshold >= 1:
         found = f"{config.num_labels} classes" if config.num_labels != 2 else f"the threshold {config.threshold}"
@@ -161,23 +148,11 @@ def fold(model: SpamGPTForSequenceClassification) -> None:
     config.threshold = None
 
 
-def end_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token with which a tokenizer ends every text, or `None`."""
-    ids = tokenizer("")["input_ids"]
-    return int(ids[-1]) if ids else None
-
-
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
     """Save a tokenizer so that older versions of transformers, and other programs, read it and cut long messages."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": max_tokens}
-    if (folder / "tokenizer.json").is_file():
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # In older versions, this class returns token types by default, for which a stock GPT-2 adds embeddings.
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
     write_json(path, settings)
-
-
-def add_handler(folder: Path, format: Format) -> None:
-    """Add the `handler.py` that Inference Endpoints call, and a list of the packages that it needs."""
-    shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
-    (folder / "requirements.txt").write_text("".join(f"{name}\n" for name in REQUIREMENTS[format]), encoding="utf-8")

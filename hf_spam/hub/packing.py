@@ -2,15 +2,14 @@
 
 import base64
 import json
-import re
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from ..data.tokenization import normalizer
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 
@@ -20,27 +19,17 @@ EXTRA_BYTES = 920_000  # in base64, beyond 8 bits a weight; the rest of a page t
 TOKEN_SHARES = (0.04, 0.14, 0.49)
 MORE_BITS = {"pos_emb": 3, "W_value": 1, "W_query": 1, "W_key": 1, "out_proj": 1}
 MAX_PARAMETERS = 200_000_000  # a browser refuses strings of half a gigabyte
-UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-# Syntax with the same meaning in Oniguruma, which the tokenizers library uses, and in JavaScript.
-COMMON_REGEX = re.compile(
-    r"(?: \((?!\?) | \(\?(?:[:=!]|<[=!]) | [)|] | \\[^\w\s] | \[\^?(?:[^\[\]\\&^-](?:-[^\[\]\\&^-])?)+\]"
-    r"| [^\\\[\]{}()|*+?.^$] | (?<![*+?}])[*+?] | (?<![*+?}])\{\d+(?:,\d*)?\} )+",
-    re.VERBOSE,
-)
 
 
 def pack(model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], str]:
     """Pack a model for `unpack` in `spam_gpt.js`: its layout, and its tensors compressed and in base64.
 
-    Raises:
-        ValueError: The JavaScript cannot run it; the message is a reason that continues a sentence.
+    Raises a `ValueError` if the JavaScript cannot run it; the message is a reason that continues a sentence.
     """
     config = _page_config(model.config)
     if model.num_parameters() > MAX_PARAMETERS:
         raise ValueError(f"it has {model.num_parameters():,} parameters, more than {MAX_PARAMETERS:,}")
     settings, merges = read_tokenizer(tokenizer)
-    if len(settings["prefix"]) + len(settings["suffix"]) >= config["max_tokens"]:
-        raise ValueError(f"it reads {config['max_tokens']} tokens, too few for those that its tokenizer adds")
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     tensors = [{"name": "merges", "shape": list(merges.shape), "type": "int32"}]
     tensors += [
@@ -99,84 +88,45 @@ def _bits(name: str, values: np.ndarray, bits: int) -> np.ndarray | int:
 def read_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], np.ndarray]:
     """Return the settings of a byte-level BPE tokenizer for `Tokenizer` in `spam_gpt.js`, and its merges.
 
-    Returns:
-        The settings, and for each merge the ids of its left and right token and of both together (n, 3).
-
-    Raises:
-        ValueError: The tokenizer is of another kind; the message is a reason that continues a sentence.
+    For each merge, there are the ids of its left and right token and of both together, (n, 3). Raises a `ValueError` as
+    `pack` does.
     """
     if not tokenizer.is_fast:
         raise ValueError("its tokenizer cannot be saved as tokenizer.json")
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    model, words, normalizer = spec["model"], spec["pre_tokenizer"] or {}, spec["normalizer"]
+    backend = tokenizer.backend_tokenizer
+    spec = json.loads(backend.to_str())
+    model, words = spec["model"], spec["pre_tokenizer"] or {}
     odd = ("dropout", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
     if model["type"] != "BPE" or any(model.get(name) for name in odd):
         raise ValueError("its tokenizer is not a plain BPE tokenizer like GPT-2's")
     if words.get("type") != "ByteLevel" or words["add_prefix_space"] or not words["use_regex"]:
         raise ValueError("its tokenizer does not split texts into words as GPT-2's does")
+    # JavaScript may read the regular expressions of others differently.
+    if backend.normalizer is not None and backend.normalizer.__getstate__() != normalizer().__getstate__():
+        raise ValueError("its tokenizer normalizes texts in another way than those of hf_spam")
+    normalizers = spec["normalizer"]["normalizers"] if spec["normalizer"] else []
     vocab, symbols = model["vocab"], bytes_to_unicode()
     if missing := [symbol for symbol in symbols.values() if symbol not in vocab]:
         raise ValueError(f"{len(missing)} of the 256 bytes are not in the vocabulary of its tokenizer")
-    specials = {}
     for token in spec["added_tokens"]:
-        if token["single_word"] or token["lstrip"] or token["rstrip"] or (token["normalized"] and normalizer):
+        if token["single_word"] or token["lstrip"] or token["rstrip"] or (token["normalized"] and normalizers):
             raise ValueError(f"its tokenizer has the added token {token['content']!r}, which depends on its neighbours")
-        specials[token["content"]] = token["id"]
-    merges, made = [], set(symbols.values())
-    for left, right in model["merges"]:
-        if not {left, right} <= made or left + right in made:
-            raise ValueError("the merges of its tokenizer are not in the order in which tokens arise")
-        made.add(left + right)
-        merges.append((vocab[left], vocab[right], vocab[left + right]))
-    prefix, suffix = _added_ids(spec["post_processor"])
+    plain, marked = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
+    start = marked.index(plain[0])
     settings = {
-        "specials": list(specials.items()),
-        "normalizers": list(_normalizers(normalizer)),
+        "specials": [(token["content"], token["id"]) for token in spec["added_tokens"]],
+        "normalizers": [
+            {"form": step["type"]}
+            if step["type"] == "NFKC"
+            else {"regex": step["pattern"]["Regex"], "content": step["content"]}
+            for step in normalizers
+        ],
         "byte_ids": [vocab[symbols[byte]] for byte in range(256)],
-        "prefix": prefix,
-        "suffix": suffix,
+        "prefix": marked[:start],
+        "suffix": marked[start + len(plain) :],
     }
+    merges = [(vocab[left], vocab[right], vocab[left + right]) for left, right in model["merges"]]
     return settings, np.array(merges, dtype=np.int32).reshape(-1, 3)
-
-
-def _normalizers(spec: dict[str, Any] | None) -> Iterator[dict[str, str]]:
-    """Yield the steps of a normalizer: a Unicode form, or a text or regular expression to replace."""
-    if spec is None:
-        return
-    if spec["type"] == "Sequence":
-        for step in spec["normalizers"]:
-            yield from _normalizers(step)
-    elif spec["type"] in UNICODE_FORMS:
-        yield {"form": spec["type"]}
-    elif spec["type"] == "Replace":
-        ((kind, pattern),) = spec["pattern"].items()
-        if kind == "Regex" and not COMMON_REGEX.fullmatch(pattern):
-            raise ValueError(f"its tokenizer replaces {pattern[:60]!r}, which JavaScript may read differently")
-        yield {kind.lower(): pattern, "content": spec["content"]}
-    else:
-        raise ValueError(f"its tokenizer has a normalizer of type {spec['type']}")
-
-
-def _added_ids(spec: dict[str, Any] | None) -> tuple[list[int], list[int]]:
-    """Return the ids that a post-processor puts before and after every text."""
-    kind = spec and spec["type"]
-    if kind in (None, "ByteLevel"):  # the latter only changes offsets
-        return [], []
-    if kind == "Sequence" and len(spec["processors"]) <= 2:
-        found = [ids for ids in map(_added_ids, spec["processors"]) if ids != ([], [])]
-        if len(found) <= 1:
-            return found[0] if found else ([], [])
-    if kind == "TemplateProcessing":
-        added: tuple[list[int], list[int]] = ([], [])
-        texts = 0
-        for part in spec["single"]:
-            if "Sequence" in part:
-                texts += 1
-            else:
-                added[min(texts, 1)].extend(spec["special_tokens"][part["SpecialToken"]["id"]]["ids"])
-        if texts == 1:
-            return added
-    raise ValueError(f"its tokenizer has a post-processor of type {kind} that the page does not know")
 
 
 def _page_config(config: SpamGPTConfig) -> dict[str, Any]:

@@ -4,12 +4,13 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
-import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from ..files import MANIFEST, read_manifest, write_folder
 
@@ -33,15 +34,14 @@ Strategy = Literal["end", "checkpoint", "every_save", "best"]
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Files to push as one commit."""
+    """Files to push as one commit: a folder with a manifest, and the files in its subfolder `files`."""
 
-    files: Path
+    folder: Path
     repo_id: str
     revision: str
     private: bool
-    run_id: str
-    step: int | None
-    """Optimizer step of the weights. `None` if unknown."""
+    step: int
+    """Optimizer step of the weights."""
     kind: Kind
     is_best: bool
 
@@ -49,28 +49,33 @@ class Snapshot:
     def title(self) -> str:
         """Title of the commit."""
         what = {"checkpoint": "checkpoint", "final": "final model", "state": "training state"}[self.kind]
-        return what if self.step is None else f"{what}, step {self.step}"
+        return f"{what}, step {self.step}"
 
-    @property
-    def signature(self) -> str:
-        """Line in the commit's description that identifies it."""
-        return f"hf_spam run {self.run_id}, {self.title}"
+    def files(self) -> dict[str, Path]:
+        """Return the files by their names on the Hub, after checking that none has changed since it was frozen."""
+        return {name.removeprefix("files/"): self.folder / name for name in read_manifest(self.folder)["files"]}
+
+    def remove(self) -> None:
+        """Delete the snapshot. If that fails, it is sent again later, which changes nothing."""
+        with contextlib.suppress(OSError):
+            (self.folder / MANIFEST).unlink()  # first: without a manifest, a killed process leaves no snapshot
+            shutil.rmtree(self.folder)
 
 
 class Queue:
-    """Frozen snapshots in the order they were made, each a folder with its `files` and a manifest."""
+    """Snapshots in the order they were made."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def snapshots(self) -> list[Snapshot]:
-        """Return all snapshots. Their files are checked when they are sent."""
-        keys = [field.name for field in fields(Snapshot) if field.name != "files"]
+        """Return all snapshots."""
+        keys = [field.name for field in fields(Snapshot) if field.name != "folder"]
         found = []
-        for folder in self.folders():
+        for folder in self._folders():
             try:
                 about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-                found.append(Snapshot(files=folder / "files", **{key: about[key] for key in keys}))
+                found.append(Snapshot(folder=folder, **{key: about[key] for key in keys}))
             except (OSError, ValueError, KeyError, TypeError):
                 logger.warning("Ignoring %s: it has no readable %s.", folder, MANIFEST)
         return found
@@ -81,7 +86,7 @@ class Queue:
         The files are hard-linked, which takes neither time nor space: this package never changes a file in place, and
         any other change is noticed by its hash before sending. If linking fails, the files are copied.
         """
-        last = max((int(folder.name.partition("-")[0]) for folder in self.folders()), default=0)
+        last = max((int(folder.name.partition("-")[0]) for folder in self._folders()), default=0)
         folder = self.folder / f"{last + 1:06d}-{about['kind']}"
 
         def fill(folder: Path) -> None:
@@ -94,34 +99,29 @@ class Queue:
                     shutil.copy(source / name, target)
 
         write_folder(folder, fill, about)
-        return Snapshot(files=folder / "files", **about)
+        return Snapshot(folder=folder, **about)
 
-    def check(self, snapshot: Snapshot) -> list[str]:
-        """Return the names of a snapshot's files, after checking that none has changed since it was frozen."""
-        if not self.holds(snapshot):
-            return published(snapshot.files)
-        return [name.removeprefix("files/") for name in read_manifest(snapshot.files.parent)["files"]]
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out, and delete what a killed one left unfinished; afterwards, remove an empty queue."""
+        self.folder.mkdir(exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"Another process is pushing from {self.folder}; wait until it is done.") from None
+        try:
+            without_manifest = [folder for folder in self._folders() if not (folder / MANIFEST).exists()]
+            for folder in [*self.folder.glob(".writing-*"), *without_manifest]:
+                shutil.rmtree(folder, ignore_errors=True)
+            yield
+        finally:
+            if not self._folders():
+                shutil.rmtree(self.folder, ignore_errors=True)
+            lock.release()
 
-    def remove(self, snapshot: Snapshot) -> None:
-        """Remove a snapshot, atomically."""
-        if self.holds(snapshot):
-            deleted = self.folder / f".deleted-{uuid.uuid4().hex}"
-            with contextlib.suppress(OSError):  # if it stays, sending it again finds its commit
-                os.replace(snapshot.files.parent, deleted)
-            shutil.rmtree(deleted, ignore_errors=True)
-
-    def tidy(self) -> None:
-        """Delete the partly written and partly deleted snapshots of a killed process."""
-        for folder in [*self.folder.glob(".deleted-*"), *self.folder.glob(".writing-*")]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def holds(self, snapshot: Snapshot) -> bool:
-        """Return whether a snapshot is frozen in this queue. Otherwise it is sent from its original folder."""
-        return snapshot.files.parent.parent == self.folder
-
-    def folders(self) -> list[Path]:
-        """Return the folders of all snapshots, readable or not, in order."""
-        return sorted(path for path in self.folder.glob("*") if re.fullmatch(r"\d{6}-\w+", path.name))
+    def _folders(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*-*"))
 
 
 def published(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Build a page that runs a model in the browser, and the folder of a static Space with that page.
+"""Build a page that runs a model in the browser, and a static Space with that page.
 
 The page is one HTML file without libraries that sends nothing anywhere. It contains the packed model and the
 network in JavaScript (`spam_gpt.js`), which unpacks it.
@@ -10,7 +10,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import torch
@@ -18,7 +17,7 @@ import yaml
 
 from ..conversion.loading import CARD, find_file, load_classifier, load_tokenizer, named_model
 from ..conversion.onnx import is_onnx
-from ..files import check_empty, public, write_file, write_folder
+from ..files import public, write_file
 from .card import inherited
 from .packing import pack
 
@@ -38,36 +37,14 @@ EXAMPLES = (
 
 
 def write_demo(source: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Write a page that runs a model in the browser.
-
-    Args:
-        source: Folder or Hub id of a model, or "bundled".
-        path: The HTML file to write, or to replace.
-
-    Raises:
-        OSError: There is no such model, or the file cannot be written.
-        ValueError: The page cannot run this model; the message says why.
-    """
+    """Write or replace an HTML file: a page that runs a model in the browser. Errors are as for `render_demo`."""
     page = render_demo(source)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_file(Path(path), page.encode())
 
 
-def build_space(source: str | os.PathLike, folder: str | os.PathLike, *, model_id: str | None = None) -> None:
-    """Write the folder of a static Space: `index.html`, which runs the model, and `README.md`.
-
-    Args:
-        source: Folder or Hub id of a model, or "bundled".
-        folder: A new or empty folder.
-        model_id: Id of the model's repository on the Hub, which the Space links to.
-
-    Raises:
-        OSError: There is no such model, or the folder is not empty or cannot be written.
-        ValueError: The page cannot run this model; the message says why.
-    """
-    folder = Path(folder)
-    check_empty(folder)
-    page = render_demo(source, model_id=model_id)
+def space_files(source: str | os.PathLike, *, model_id: str | None = None) -> dict[str, bytes]:
+    """Return the files of a static Space: the page and a card. Arguments and errors are as for `render_demo`."""
     about = {
         "title": "Is it spam?",
         "emoji": "📱",
@@ -85,16 +62,16 @@ def build_space(source: str | os.PathLike, folder: str | os.PathLike, *, model_i
         f"This page runs {model} in the browser, and shows the label and score of messages and the words that made it. "
         "Nothing that is typed leaves the page. Made with `hf-spam demo`.\n"
     )
-
-    def fill(target: Path) -> None:
-        (target / "index.html").write_text(page, encoding="utf-8")
-        (target / "README.md").write_text(readme, encoding="utf-8")
-
-    write_folder(folder, fill)
+    return {"index.html": render_demo(source, model_id=model_id).encode(), "README.md": readme.encode()}
 
 
 def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> str:
-    """Return the page with a model, as HTML. Arguments and errors are as for `build_space`."""
+    """Return the page with a model, as HTML, which links to the repository `model_id` on the Hub.
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: The page cannot run this model; the message says why.
+    """
     name = "bundled" if named_model(source) != source else public(os.fspath(source))
     if is_onnx(source):
         raise ValueError(f"{os.fspath(source)!r} is an ONNX export: make the demo of the model it was made from.")
@@ -109,17 +86,12 @@ def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> st
         name=model_id or ("the bundled model of hf_spam" if name == "bundled" else name),
         parameters=model.num_parameters(),
         config=layout["config"],
-        layout=_in_script(layout),
+        layout=json.dumps(layout, separators=(",", ":")).replace("<", r"\u003c"),  # can stand in a script element
         examples=EXAMPLES,
         network=NETWORK.read_text(encoding="utf-8"),
         weights="@WEIGHTS@",
     )
     return _with_hashes(page).replace("@WEIGHTS@", weights)
-
-
-def _in_script(value: Any) -> str:
-    """Return a value as JSON that can stand in a script element."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", r"\u003c")
 
 
 def _with_hashes(page: str) -> str:

@@ -112,7 +112,7 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             interruption.postpones = False
             if uploader is not None:
                 progress = loop.state.progress
-                uploader.submit(output_dir, progress.run_id, progress.step, "final", is_best=progress.is_best)
+                uploader.submit(output_dir, progress.step, "final", is_best=progress.is_best)
         accelerator.wait_for_everyone()  # other processes may read the folder
     return run
 

@@ -1,6 +1,5 @@
 """Plain data of a run: its history, its progress, and its result."""
 
-import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,6 @@ class Progress:
     """Position of a run, saved with every checkpoint.
 
     Attributes:
-        run_id: identifies the run across resumptions.
         step: last finished optimizer step, counted from 0; -1 before the first.
         epoch: current epoch, counted from 1.
         batch: finished batches of this epoch.
@@ -77,7 +75,6 @@ class Progress:
         history: measurements so far.
     """
 
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     step: int = -1
     epoch: int = 1
     batch: int = 0

@@ -19,7 +19,7 @@ from ..data.names import IN_MEMORY
 from ..evaluation.plots import plot_values
 from ..files import public, versions, write_folder, write_json
 from ..hub.card import render_card
-from ..hub.push import LOG, Uploader
+from ..hub.push import Uploader
 from ..hub.snapshots import QUEUE
 from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..text import in_markdown
@@ -45,7 +45,7 @@ def prepare_output_dir(options: RunOptions) -> Path:
     checkpoints, resumes = Checkpoints(path), options.resume_from_checkpoint is not None
     steps = checkpoints.steps()
     # A run that was killed before its first checkpoint leaves nothing else.
-    is_used = not all(entry.name.startswith((".", QUEUE, LOG, TRACKERS)) for entry in path.iterdir())
+    is_used = not all(entry.name.startswith((".", QUEUE, TRACKERS)) for entry in path.iterdir())
     if is_used and not (options.overwrite_output_dir or (resumes and steps)):
         found = "has no checkpoint to resume from" if resumes else "is not empty"
         raise FileExistsError(f"{path} {found}: choose another --output-dir, or --overwrite-output-dir.")
@@ -98,7 +98,7 @@ class Saver:
                 logger.warning("Step %d: no checkpoint was written (%s). Training continues.", progress.step, error)
             else:
                 if self.uploader is not None:
-                    self.uploader.submit(folder, progress.run_id, progress.step, "checkpoint", is_best=progress.is_best)
+                    self.uploader.submit(folder, progress.step, "checkpoint", is_best=progress.is_best)
                 try:
                     self.checkpoints.rotate(progress.step, progress.best_step)
                 except OSError as error:

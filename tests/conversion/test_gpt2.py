@@ -51,26 +51,32 @@ TRAINED = train_tokenizer(["win a prize now"] * 9, VOCAB)
 
 
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that ends texts with another token than its pad ("guarded") or not."""
+    """Return a tokenizer that ends every text with a token, as ours, or one that pads with this token, as GPT-2's."""
     backend = type(TRAINED.backend_tokenizer).from_str(TRAINED.backend_tokenizer.to_str())
-    if kind in ("pad as in GPT-2", "open"):
+    if kind == "as GPT-2's":
         backend.post_processor = processors.ByteLevel()
-    pad = END_OF_TEXT if kind in ("pad as in GPT-2", "ends with its pad") else PAD
+    pad = END_OF_TEXT if kind == "as GPT-2's" else PAD
     names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": pad}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names, model_input_names=["input_ids", "attention_mask"])
 
 
-KINDS = ("guarded", "open", "pad as in GPT-2", "ends with its pad")
+KINDS = ("ours", "as GPT-2's")
 
 
-def model(kind: str = "guarded", **changes):
+def texts_for(kind: str) -> list[str]:
+    """Return the texts that do not end with the pad token after others, which stock GPT-2 does not read."""
+    return [text for text in TEXTS if kind == "ours" or text != f"win{END_OF_TEXT}"]
+
+
+def model(kind: str = "ours", **changes):
     shape = {"vocab_size": VOCAB, "n_positions": POSITIONS, "pooling": "last_token", "eos_token_id": 0}
     return build(**shape | {"pad_token_id": tokenizer(kind).pad_token_id} | changes)
 
 
-def write(classifier, folder: Path, kind: str = "guarded") -> Path:
+def write(classifier, folder: Path, kind: str = "ours") -> Path:
     folder.mkdir(exist_ok=True)
-    save_tokenizer(write_gpt2(classifier, folder, tokenizer(kind)), folder, classifier.config.max_tokens)
+    write_gpt2(classifier, folder, tokenizer(kind).pad_token_id)
+    save_tokenizer(tokenizer(kind), folder, classifier.config.max_tokens)
     return folder
 
 
@@ -103,24 +109,24 @@ def stock_scores(folder: Path, texts: list[str], batch_size: int) -> np.ndarray:
 def test_the_stock_pipeline_gives_the_same_scores(
     kind: str, n_head: int, head_dim: int, labels: list[str], pooling: dict, **shape
 ) -> None:
-    """For any shape, and any text that the tokenizer gives a token: also those that end with a special token."""
+    """For any shape, and any text that the tokenizer gives a token, but those that end with the pad token."""
     shape |= {"n_head": n_head, "n_embd": n_head * head_dim, "id2label": dict(enumerate(labels)), **pooling}
-    original = SpamClassifier(model(kind, **shape), tokenizer(kind))
-    expected = original.predict_proba(TEXTS)
+    original, texts = SpamClassifier(model(kind, **shape), tokenizer(kind)), texts_for(kind)
+    expected = original.predict_proba(texts)
     with tempfile.TemporaryDirectory() as folder:
         write(original.model, Path(folder), kind)
         for batch_size in (1, 8):
-            np.testing.assert_allclose(stock_scores(Path(folder), TEXTS, batch_size), expected, atol=1e-5)
+            np.testing.assert_allclose(stock_scores(Path(folder), texts, batch_size), expected, atol=1e-5)
         again = SpamClassifier.from_pretrained(folder, device="cpu")
-    np.testing.assert_allclose(again.predict_proba(TEXTS), expected, atol=1e-5)
-    torch.testing.assert_close(again.logits(TEXTS), original.logits(TEXTS), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(again.predict_proba(texts), expected, atol=1e-5)
+    torch.testing.assert_close(again.logits(texts), original.logits(texts), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_message_is_read_where_the_tokenizer_gives_it_a_token(tmp_path: Path, kind: str) -> None:
     original = SpamClassifier(model(kind), tokenizer(kind))
     write(original.model, tmp_path / "out", kind)
-    if kind in ("open", "pad as in GPT-2"):
+    if kind == "as GPT-2's":
         with pytest.raises(RuntimeError):
             stock_scores(tmp_path / "out", [""], 1)
     else:
@@ -135,10 +141,7 @@ def test_the_tokens_of_a_text_stay_the_same(tmp_path: Path, kind: str) -> None:
     exported = AutoTokenizer.from_pretrained(tmp_path / "out")
     expected = encode(tokenizer(kind), TEXTS, POSITIONS)
     assert exported(TEXTS, truncation=True)["input_ids"] == expected == encode(exported, TEXTS, POSITIONS)
-    exported.backend_tokenizer.encode_special_tokens = False
-    assert encode(exported, TEXTS, POSITIONS) == expected
     assert exported.model_max_length == POSITIONS
-    assert all(not ids or ids[-1] != exported.pad_token_id for ids in expected)
 
 
 def test_names_and_settings_are_those_of_gpt2_as_vllm_reads_it(tmp_path: Path) -> None:
@@ -161,7 +164,7 @@ def test_names_and_settings_are_those_of_gpt2_as_vllm_reads_it(tmp_path: Path) -
 
 
 def test_a_fresh_process_loads_it_without_this_package_and_without_a_question(tmp_path: Path) -> None:
-    write(model("open"), tmp_path / "out", "open")
+    write(model("as GPT-2's"), tmp_path / "out", "as GPT-2's")
     code = """
 import sys
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
@@ -186,7 +189,7 @@ def test_a_head_of_opposite_rows_keeps_its_scores(tmp_path: Path) -> None:
     with torch.no_grad():
         classifier.out_head.weight[1] = -classifier.out_head.weight[0]
         classifier.out_head.bias.copy_(torch.tensor([0.5, 1.5]))
-    expected = SpamClassifier(classifier, tokenizer("guarded")).predict_proba(TEXTS)
+    expected = SpamClassifier(classifier, tokenizer("ours")).predict_proba(TEXTS)
     scores = stock_scores(write(classifier, tmp_path / "out"), TEXTS, 8)
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
@@ -208,11 +211,17 @@ def constant_head():
     "classifier, reason",
     [
         (lambda: model(causal=False), "attends to later tokens too (causal is False)"),
-        (lambda: model(pooling="first"), "reads the first token, not the last token (pooling is 'first')"),
-        (lambda: model(pooling="mean"), "reads the mean of all positions, not the last token (pooling is 'mean')"),
+        (
+            lambda: model(pooling="first"),
+            "does not read the last token of a message (pooling is 'first', padded_length None)",
+        ),
+        (
+            lambda: model(pooling="mean"),
+            "does not read the last token of a message (pooling is 'mean', padded_length None)",
+        ),
         (
             lambda: model(pooling="last", padded_length=9),
-            "reads the last position, pads included, not the last token (pooling is 'last')",
+            "does not read the last token of a message (pooling is 'last', padded_length 9)",
         ),
         (lambda: model(id2label={0: "spam"}), "has a single label, which programs take for a number to predict"),
         (constant_head, "has a head whose bias no shift of its input can replace"),
@@ -228,7 +237,8 @@ def test_what_gpt2_cannot_compute_is_refused(tmp_path: Path, classifier, reason:
 def sample_scores(folder: Path, texts: list[str]) -> None:
     original = SpamClassifier.from_pretrained(device="cpu")
     folder.mkdir()
-    save_tokenizer(write_gpt2(original.model, folder, original.tokenizer), folder, original.model.config.max_tokens)
+    write_gpt2(original.model, folder, original.tokenizer.pad_token_id)
+    save_tokenizer(original.tokenizer, folder, original.model.config.max_tokens)
     expected = original.predict_proba(texts)
     scores = stock_scores(folder, texts, 8)
     assert (scores.argmax(1) == expected.argmax(1)).all()
@@ -247,7 +257,7 @@ def test_the_bundled_model_answers_alike_for_all_messages(tmp_path: Path) -> Non
 
 
 def test_the_command_line_exports_and_reads_it(tmp_path: Path) -> None:
-    save_classifier(model(threshold=0.6), tokenizer("guarded"), tmp_path)
+    save_classifier(model(threshold=0.6), tokenizer("ours"), tmp_path)
     (tmp_path / "texts.txt").write_text("win a prize\nsee you\n")
     done = hf_spam("export", tmp_path, tmp_path / "out", "--format", "gpt2", "--data", tmp_path / "texts.txt")
     assert done.code == 0, done
@@ -265,7 +275,7 @@ def others(folder: Path, model_class: type = GPT2ForSequenceClassification, **ch
     config = {"n_inner": 20, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     reference = model_class(GPT2Config(**shape | config | changes)).eval()
     reference.save_pretrained(folder)
-    tokenizer("pad as in GPT-2").save_pretrained(folder)
+    tokenizer("as GPT-2's").save_pretrained(folder)
     return reference
 
 
@@ -277,7 +287,7 @@ PLAIN = ["win a prize", "a", "now " * 40]
 def test_a_gpt2_classifier_is_used_as_it_is_or_imported(tmp_path: Path, changes: dict) -> None:
     """Its own class reads one message at a time, since without a pad token it refuses batches."""
     reference = others(tmp_path / "gpt2", id2label={0: "ham", 1: "spam", 2: "unsure"}, **changes)
-    ids = tokenizer("pad as in GPT-2")(PLAIN, truncation=True, max_length=POSITIONS)["input_ids"]
+    ids = tokenizer("as GPT-2's")(PLAIN, truncation=True, max_length=POSITIONS)["input_ids"]
     expected = torch.cat([reference(torch.tensor([row])).logits for row in ids])
     import_weights(tmp_path / "gpt2", tmp_path / "imported")
     for folder in ("gpt2", "imported"):

@@ -23,8 +23,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import (
     AutoTokenizer,
-    BertConfig,
-    BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
@@ -114,7 +112,7 @@ def test_shards_prefixes_and_leftovers_of_older_versions_change_nothing(tmp_path
     buffers = {"h.1.attn.bias": torch.ones(1, 1, 24, 24), "h.1.attn.masked_bias": torch.tensor(-1e4)}
     edit_tensors(tmp_path / "old", lambda tensors: tensors.update(buffers))
     for source in ("sharded", "prefixed", "old"):
-        imported = import_weights(tmp_path / source, tmp_path / f"{source}-out", n_head=4)
+        imported = import_weights(tmp_path / source, tmp_path / f"{source}-out")
         torch.testing.assert_close(imported(x).last_hidden_state, expected, atol=1e-5, rtol=0)
 
 
@@ -228,7 +226,7 @@ def test_a_book_file_can_be_given_a_tokenizer(tmp_path: Path) -> None:
     """The file has none, and without one the model could not classify a message."""
     tokenizer = train_tokenizer(["win a prize"] * 9, 300)
     source = saved(book().state_dict(), tmp_path)
-    assert "the tokenizer has id 2" in refused(source, tmp_path, n_head=4, tokenizer=tokenizer)
+    assert "it has id 2" in refused(source, tmp_path, n_head=4, tokenizer=tokenizer)
     source = saved(book().state_dict() | {"tok_emb.weight": torch.randn(len(tokenizer), 32)}, tmp_path)
     import_weights(source, tmp_path / "out", n_head=4, tokenizer=tokenizer)
     assert SpamClassifier.from_pretrained(tmp_path / "out")(["win a prize"])[0]["label"] in ("spam", "not spam")
@@ -306,10 +304,10 @@ def fused(model: GPTModel) -> dict:
 # What is saved of a classifier, further options, and a part of what is said.
 FORMS = {
     "plain": (lambda model: model.state_dict(), "", ""),
-    "compiled": (lambda model: prefixed(model, "_orig_mod."), "", "without _orig_mod"),
-    "distributed": (lambda model: nn.DataParallel(model).state_dict(), "", "without module"),
-    "both": (lambda model: prefixed(model, "module._orig_mod."), "", "without _orig_mod, module"),
-    "averaged": (lambda model: AveragedModel(model).state_dict(), "", "without module"),
+    "compiled": (lambda model: prefixed(model, "_orig_mod."), "", ""),
+    "distributed": (lambda model: nn.DataParallel(model).state_dict(), "", ""),
+    "both": (lambda model: prefixed(model, "module._orig_mod."), "", ""),
+    "averaged": (lambda model: AveragedModel(model).state_dict(), "", ""),
     "checkpoint": (checkpoint, "", "only 'model_state_dict' of epoch, model_state_dict, optimizer_state_dict"),
     "state_dict": (lambda model: {"state_dict": prefixed(model, "model.")}, "", "only 'state_dict'"),
     "model": (lambda model: checkpoint(model, "model", ema=model.state_dict()), "", "only 'model'"),
@@ -357,36 +355,18 @@ def test_a_classifier_trained_without_padding(tmp_path: Path, caplog: pytest.Log
     torch.testing.assert_close(imported(message).logits, reference(message)[:, -1], atol=1e-5, rtol=0)
 
 
-# Settings in the file, a `config.json` next to it, and what is read and said.
+# Settings in the file, and what is read and said.
 SETTINGS = {"emb_dim": 128, "n_layers": 2, "n_heads": 4, "context_length": 130, "drop_rate": 0.1, "qkv_bias": True}
 HINTS = {
-    "none": ({}, None, 120, 2, "--padded-length 120 (the book's data), --n-head 2 (n_embd / 64, as in every GPT-2)"),
+    "none": ({}, 120, 2, "--padded-length 120 (the book's data), --n-head 2 (n_embd / 64, as in every GPT-2)"),
     "in a checkpoint": (
         {"BASE_CONFIG": SETTINGS, "max_length": 60},
-        None,
         60,
         4,
         "--padded-length 60 (the checkpoint's settings), --n-head 4 (the",
     ),
-    "beside": ({}, SETTINGS | {"max_length": 50}, 50, 4, "--padded-length 50 (config.json), --n-head 4 (config.json)"),
-    "both": (
-        {"n_heads": 8},
-        SETTINGS,
-        120,
-        8,
-        "--padded-length 120 (the book's data), --n-head 8 (the checkpoint's settings)",
-    ),
-    "of another model": ({}, SETTINGS | {"n_layers": 12}, 120, 2, "--n-head 2 (n_embd / 64"),
-    "of no model": ({}, {"max_length": 50, "n_heads": 4}, 120, 2, "--n-head 2 (n_embd / 64"),
-    "no number": ({}, SETTINGS | {"n_heads": "4", "max_length": True}, 120, 2, "--n-head 2 (n_embd / 64"),
-    "impossible": (
-        {"n_heads": 5, "max_length": 131},
-        None,
-        120,
-        2,
-        "--padded-length 120 (the book's data), --n-head 2",
-    ),
-    "not JSON": ({}, b"{", 120, 2, "--n-head 2 (n_embd / 64"),
+    "beside the weights": ({"n_heads": 8}, 120, 8, "--n-head 8 (the checkpoint's settings)"),
+    "no number": ({"config": SETTINGS | {"n_heads": "4", "max_length": True}}, 120, 2, "--n-head 2 (n_embd / 64"),
 }
 
 
@@ -394,11 +374,8 @@ HINTS = {
 def test_what_no_shape_reveals_is_found_or_assumed_and_said(
     tmp_path: Path, hint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, beside, padded_length, n_head, said = HINTS[hint]
+    settings, padded_length, n_head, said = HINTS[hint]
     source = saved({"model_state_dict": book(width=128, heads=2).state_dict(), **settings}, tmp_path)
-    if beside is not None:
-        content = beside if isinstance(beside, bytes) else json.dumps(beside).encode()
-        (tmp_path / "config.json").write_bytes(content)
     assert hf_spam("import-weights", source, tmp_path / "out").code == 0
     config = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "out").config
     assert (config.padded_length, config.n_head, config.pad_token_id) == (padded_length, n_head, 59)
@@ -448,20 +425,28 @@ def test_the_misfits_of_a_gpt2_are_counted_and_the_first_named(tmp_path: Path) -
         tensors["ln_f.bias"] = tensors["ln_f.bias"].long()
 
     edit_tensors(tmp_path / "gpt2", spoil)
+    assert refused(tmp_path / "gpt2", tmp_path) == (
+        f"The weights of '{tmp_path}/gpt2' do not fit its config.json: gpt.final_norm.bias has type int64, "
+        "expected a float, gpt.h.1.attn.c_proj.bias is unexpected, gpt.pos_emb.weight has shape (23, 32), "
+        "expected (24, 32), and 7 more."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"activation_function": "relu"}, "activation_function is 'relu', SpamGPT supports 'gelu_new' or"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False, SpamGPT supports True"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True, SpamGPT supports False"),
+        ({"add_cross_attention": True}, "add_cross_attention is True, SpamGPT supports False"),
+        ({"n_head": 5}, "n_embd (32) must be a multiple of n_head (5)"),
+    ],
+)
+def test_a_gpt2_with_settings_that_spam_gpt_lacks_is_refused(tmp_path: Path, changes: dict, said: str) -> None:
+    gpt2().save_pretrained(tmp_path / "gpt2")
     config = json.loads((tmp_path / "gpt2/config.json").read_text())
-    config |= {"activation_function": "relu", "scale_attn_weights": False, "add_cross_attention": True}
-    config |= {"scale_attn_by_inverse_layer_idx": True, "n_head": 5}
-    (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
-    assert "n_embd (32) must be a multiple of n_head (5)" in refused(tmp_path / "gpt2", tmp_path)
-    config["n_head"] = 2
-    (tmp_path / "gpt2/config.json").write_text(json.dumps(config))
-    assert refused(tmp_path / "gpt2", tmp_path, n_head=4).splitlines() == [
-        f"{tmp_path / 'gpt2'} does not fit SpamGPT, and nothing was written:",
-        "  config.json: activation_function is 'relu', SpamGPT supports 'gelu_new' or 'gelu_pytorch_tanh'",
-        "  and 4 more problems",
-        "  10 of the tensors: final_norm.bias has type int64, expected a float, h.1.attn.c_proj.bias is unexpected, "
-        "pos_emb.weight has shape (23, 32), expected (24, 32), and 7 more",
-    ]
+    (tmp_path / "gpt2/config.json").write_text(json.dumps(config | changes))
+    assert f"gpt2' does not fit SpamGPT: {said}" in refused(tmp_path / "gpt2", tmp_path)
 
 
 # How the weights of a classifier are spoiled, the options, and a part of what is said about it.
@@ -504,28 +489,27 @@ MISFITS = {
         "",
         "55 of the tensors: ",
     ),
-    "heads": (lambda state: None, "--n-head 5", "--n-head 5 does not divide n_embd (32)"),
-    "no head": (lambda state: None, "--n-head 0", "--n-head 0 does not divide"),
-    "length": (lambda state: None, "--padded-length 131", "--padded-length 131 is not in 1..130"),
-    "pad": (lambda state: None, "--pad-token-id 60", "--pad-token-id 60 is not in the vocabulary of 60 ids"),
-    "no LoRA": (lambda state: None, "--lora-alpha 16", "--lora-alpha 16 has no use"),
-    "all": (
-        lambda state: [state.pop(name) for name in list(state)[:20]],
-        "--n-head 5 --padded-length 0 --pad-token-id -1 --lora-alpha 1",
-        "  and 3 more problems",
+    "a GPT-2": (
+        lambda state: [state.clear(), state.update(gpt2().state_dict())],
+        "",
+        "of the tensors: final_norm.bias is missing, final_norm.weight is missing, h.0.attn.c_attn.bias is unexpected",
     ),
+    "heads": (lambda state: None, "--n-head 5", "n_embd (32) must be a multiple of n_head (5)"),
+    "no head": (lambda state: None, "--n-head 0", "n_head must be at least 1, got 0"),
+    "length": (lambda state: None, "--padded-length 131", "padded_length (131) must lie in 1..n_positions (130)"),
+    "pad": (lambda state: None, "--pad-token-id 60", "pad_token_id (60) is not in the vocabulary of 60 ids"),
+    "no LoRA": (lambda state: None, "--lora-alpha 16", "--lora-alpha 16 has no use"),
 }
 
 
 @pytest.mark.parametrize("misfit", MISFITS)
-def test_what_does_not_fit_is_told_in_five_lines(tmp_path: Path, misfit: str) -> None:
+def test_what_does_not_fit_is_told_in_one_line(tmp_path: Path, misfit: str) -> None:
     spoil, options, said = MISFITS[misfit]
     state = book().state_dict()
     spoil(state)
     source = saved(state, tmp_path)
     done = hf_spam("import-weights", source, tmp_path / "out", *f"--n-head 4 {options}".split())
-    assert done.code == 1 and said in done.err and len(done.err.splitlines()) <= 5, done
-    assert done.err.startswith(f"hf-spam: {source} does not fit SpamGPT, and nothing was written:\n")
+    assert done.code == 1 and said in done.err and str(source) in done.err and done.err.count("\n") == 1, done
     assert ('torch.save(model.state_dict(), "model.pth")' in done.err) == ("of the tensors" in done.err)
     assert not (tmp_path / "out").exists()
 
@@ -533,38 +517,12 @@ def test_what_does_not_fit_is_told_in_five_lines(tmp_path: Path, misfit: str) ->
 def test_a_needed_option_is_named(tmp_path: Path) -> None:
     """The file is imported with both of them."""
     source = saved(add_lora(book()).state_dict(), tmp_path)
-    _, *lines = refused(source, tmp_path).splitlines()
-    assert lines == [
-        "  import-weights needs --lora-alpha: the factor of the LoRA layers, which the file lacks (alpha, 16 in the "
-        "book, or alpha / 4 if your code divides it by the rank)",
-        "  import-weights needs --n-head: n_embd (32) is not a multiple of 64",
-    ]
+    assert refused(source, tmp_path).endswith(
+        "import-weights needs --lora-alpha: the factor of the LoRA layers, which the file lacks (alpha, 16 in the "
+        "book, or alpha / 4 if your code divides it by the rank)"
+    )
+    assert refused(source, tmp_path, lora_alpha=16) == f"{source} needs --n-head: n_embd (32) is not a multiple of 64."
     assert hf_spam("import-weights", source, tmp_path / "out", "--lora-alpha", 16, "--n-head", 4).code == 0
-
-
-def test_other_models_are_named_with_a_remedy_that_works(tmp_path: Path) -> None:
-    def name(model: nn.Module) -> str:
-        message = refused(saved(model.state_dict(), tmp_path), tmp_path)
-        assert "\n" not in message
-        return message.removeprefix(f"{tmp_path}/model.pth holds ")
-
-    for model in (gpt2(), gpt2(GPT2LMHeadModel), gpt2(GPT2ForSequenceClassification)):
-        assert name(model).startswith("a GPT-2") and 'model.save_pretrained("gpt2")' in name(model)
-        model.save_pretrained(tmp_path / "gpt2")
-        import_weights(tmp_path / "gpt2", tmp_path / type(model).__name__)
-    spam_gpt = import_weights(saved(book().state_dict(), tmp_path), tmp_path / "spam", n_head=4)
-    assert name(spam_gpt).startswith("a SpamGPT") and 'model.save_pretrained("folder")' in name(spam_gpt)
-    shape = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    assert name(BertModel(BertConfig(**shape, intermediate_size=8))).startswith("a BERT")
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(target_modules=["W_query"], modules_to_save=["out_head"], init_lora_weights=False)
-    model = peft.get_peft_model(book(), config).eval()
-    assert name(model).startswith("PEFT adapters") and "model.merge_and_unload().state_dict()" in name(model)
-    message = random_ids(59)
-    expected = model(message)[:, -1]
-    source = saved(model.merge_and_unload().state_dict(), tmp_path)
-    imported = import_weights(source, tmp_path / "merged", n_head=4, padded_length=None)
-    torch.testing.assert_close(imported(message).logits, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
@@ -586,30 +544,15 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     source = saved(book().state_dict() | {"evil": Evil(ran)}, tmp_path)
     message = refused(source, tmp_path, n_head=4)
-    assert "mkdir" in message and "could run code" in message and "\n" not in message and not ran.exists()
+    assert "without running code" in message and "\n" not in message and not ran.exists()
     torch.load(source, weights_only=False)
     assert ran.exists()  # it would have run
 
 
-@pytest.mark.parametrize(
-    "content, what, remedy",
-    [
-        (lambda model: model, "a whole model", "model.state_dict()"),
-        (
-            lambda model: {"model_state_dict": model.state_dict(), "accuracy": np.float64(0.97)},
-            "Python objects (numpy.",
-            'checkpoint["model_state_dict"]',
-        ),
-    ],
-)
-def test_pickled_objects_are_refused_with_a_remedy_that_works(tmp_path: Path, content, what: str, remedy: str) -> None:
-    source = saved(content(book()), tmp_path)
-    message = refused(source, tmp_path)
-    assert f"holds {what}" in message and f'torch.save({remedy}, "model.pth")' in message
-    loading = 'torch.load("model.pth", weights_only=False)'
-    assert loading in message and "\n" not in message
-    model = checkpoint = eval(loading.replace("model.pth", str(source)))  # noqa: F841
-    import_weights(saved(eval(remedy), tmp_path), tmp_path / "out", n_head=4)
+@pytest.mark.parametrize("content", [lambda model: model, lambda model: {"accuracy": np.float64(0.97)}])
+def test_pickled_objects_are_refused_with_a_remedy(tmp_path: Path, content) -> None:
+    message = refused(saved(content(book()), tmp_path), tmp_path)
+    assert 'in Python: torch.save(model.state_dict(), "model.pth")' in message and "\n" not in message
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02abc", pickle.dumps({"a": 1}), b"PK\x03\x04" + b"\0" * 50])
@@ -621,12 +564,12 @@ def test_a_file_of_another_kind_is_refused_with_one_line(tmp_path: Path, content
 
 @pytest.mark.parametrize(
     "content",
-    [torch.ones(3), {"model_state_dict": {}}, {"a": torch.eye(3).to_sparse()}, {"a": torch.ones(3, device="meta")}],
-    ids=["tensor", "nested", "sparse", "without values"],
+    [torch.ones(3), {"model_state_dict": {}}],
+    ids=["tensor", "nested"],
 )
 def test_a_torch_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     message = refused(saved(content, tmp_path), tmp_path)
-    assert message.endswith('no state_dict of dense tensors. In Python: torch.save(model.state_dict(), "model.pth")')
+    assert message.endswith('no state_dict. In Python: torch.save(model.state_dict(), "model.pth")')
 
 
 def test_the_weights_of_several_models_are_not_mixed(tmp_path: Path) -> None:
@@ -639,8 +582,8 @@ def test_the_weights_of_several_models_are_not_mixed(tmp_path: Path) -> None:
 
 def test_the_options_of_book_files_are_refused_for_a_gpt2(tmp_path: Path) -> None:
     gpt2().save_pretrained(tmp_path / "gpt2")
-    for options in ({"padded_length": 9}, {"pad_token_id": 9}, {"lora_alpha": 9}):
-        assert "are for book files, and this is a GPT-2" in refused(tmp_path / "gpt2", tmp_path, **options)
+    for options in ({"padded_length": 9}, {"pad_token_id": 9}, {"lora_alpha": 9}, {"n_head": 4}):
+        assert "are for files of the book's model" in refused(tmp_path / "gpt2", tmp_path, **options)
 
 
 def test_each_kind_of_damaged_gpt2_folder_is_refused_with_one_line(tmp_path: Path) -> None:
@@ -651,7 +594,7 @@ def test_each_kind_of_damaged_gpt2_folder_is_refused_with_one_line(tmp_path: Pat
             None: "config.json",
             b"{": "config.json",
             b"[]": "no config.json that names a model_type",
-            b'{"model_type": "bert"}': "holds a model of type 'bert', not 'gpt2'",
+            b'{"model_type": "bert"}': "holds a model of type 'bert', not 'spam_gpt'",
             b'{"model_type": "gpt2", "n_layer": "two"}': "'n_layer' expected int",
             b'{"model_type": "gpt2", "n_layer": 1000000000}': "n_layer is 1000000000, but there are weights for 2",
         },
@@ -659,7 +602,7 @@ def test_each_kind_of_damaged_gpt2_folder_is_refused_with_one_line(tmp_path: Pat
             None: "no model.safetensors, and a pickle (pytorch_model.bin) is not read",
             weights[:100]: "cannot be loaded",
         },
-        "tokenizer.json": {b"{": "No tokenizer in the folder"},
+        "tokenizer.json": {b"{": "No tokenizer in "},
     }
     for name, contents in files.items():
         for content, expected in contents.items():

@@ -84,7 +84,7 @@ def replace(old, name, content):
 UNFIT = r"^The weights of '.*' do not fit its config\.json: "
 BAD_CONFIG = r"^The config\.json of '.*' is not valid: "
 UNREADABLE = r"^'.*/model' cannot be loaded: "
-NO_TOKENIZER = r"^No tokenizer in the folder '.*\(.*"
+NO_TOKENIZER = r"^No tokenizer in '.*\(.*"
 HUGE = 10**9
 DAMAGES = {
     "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1), f"{UNFIT}the network cannot be built: Storage size"),
@@ -128,7 +128,7 @@ DAMAGES = {
     ),
     "a tokenizer too large": (
         tokenizer(lambda model: model["vocab"].update(zz=5000)),
-        "does not fit its model: it has id 5000, but the model's vocabulary has only 4000 entries",
+        "does not fit the model .*: it has id 5000, but the model's vocabulary has only 4000 entries",
     ),
     "an empty tokenizer": (tokenizer(lambda model: model.update(vocab={}, merges=[])), f"{NO_TOKENIZER}is empty"),
     "a tokenizer that panics": (
@@ -242,6 +242,5 @@ def test_without_a_connection_the_cache_or_the_cause_is_found_at_once(hub, tmp_p
     assert SpamClassifier.from_pretrained("alice/spam").predict("hi") == ["not spam"]
     assert history_file("alice/spam") is None
     for load in (load_classifier, load_tokenizer, load_config, open_tensors):
-        with pytest.raises(OSError, match=r"^alice/gone: no such file or folder; cannot reach the Hub at ") as caught:
+        with pytest.raises(OSError, match=r"^alice/gone: no such file or folder; cannot reach the Hub at "):
             load("alice/gone")
-        assert ("--tokenizer" in str(caught.value)) == (load is load_tokenizer)

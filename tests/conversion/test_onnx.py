@@ -145,7 +145,7 @@ def test_large_weights_have_their_own_file(folder, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         os.link(folder / name, tmp_path / name)
     assert is_onnx(tmp_path) and is_onnx(tmp_path / GRAPHS["int8"]) and not is_onnx("bundled")
-    with pytest.raises(ValueError, match=r"model\.onnx' cannot be loaded: it is damaged"):
+    with pytest.raises(ValueError, match=r"model\.onnx' cannot be loaded: "):
         OnnxModel(tmp_path)
 
 

@@ -27,7 +27,7 @@ def certify(monkeypatch, tmp_path: Path, change, *, texts=TEXTS, precision="fp32
         change(answers, texts, left)
         return answers
 
-    runtime = Runtime("a runtime", "onnx", precision, lambda: missing, lambda: "1.0", run)
+    runtime = Runtime("a runtime", "onnx", precision, lambda: "1.0", run, lambda: missing)
     monkeypatch.setattr(parity, "RUNTIMES", [runtime])
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "tokenizer_config.json").write_text('{"model_max_length": 8}')

@@ -137,16 +137,16 @@ def test_labels_of_any_name_keep_their_order(hub, tmp_path):
 def test_license_and_origin_by_source():
     """The authors of the collection are credited; no license is claimed for unknown data."""
     data = load_sms_spam(MESSAGES)
-    text = render_dataset_card(data, "uci", REPO)
+    text = render_dataset_card(data, "uci")
     about = metadata(text)
     assert about["license"] == "cc-by-4.0" and about["language"] == "en"
     assert all(words in text for words in ("10.24432/C5CC84", "Almeida", "Hidalgo", "Yamakami", "by/4.0/"))
-    text = render_dataset_card(data, "sample", REPO)
+    text = render_dataset_card(data, "sample")
     assert metadata(text)["license"] == "mit" and "Almeida" not in text
-    text = render_dataset_card(data, REPO, "alice/copy")
+    text = render_dataset_card(data, REPO)
     assert "license" not in metadata(text) and f"[`{REPO}`](https://huggingface.co/datasets/{REPO})" in text
     assert "If the source has its own train, validation and test splits, they are used." in text
-    nasty = render_dataset_card(data, Path(f"`{END} [x](y).csv"), REPO)
+    nasty = render_dataset_card(data, Path(f"`{END} [x](y).csv"))
     assert END not in nasty and "_x_(y).csv`" in nasty, "the name neither ends our section nor makes a link"
 
 

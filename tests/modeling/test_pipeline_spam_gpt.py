@@ -179,7 +179,7 @@ def folders(tmp_path_factory, onnx_export) -> Path:
     folder, classifier = tmp_path_factory.mktemp("folders"), SpamClassifier.from_pretrained()
     save_classifier(classifier.model, classifier.tokenizer, folder / "trained")
     GPT2Model(GPT2Config(vocab_size=4000, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder / "gpt2")
-    import_weights(folder / "gpt2", folder / "imported", n_head=1, tokenizer=classifier.tokenizer)
+    import_weights(folder / "gpt2", folder / "imported", tokenizer=classifier.tokenizer)
     (folder / "exported").symlink_to(onnx_export)
     return folder
 

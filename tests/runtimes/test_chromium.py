@@ -2,13 +2,18 @@
 
 import json
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from chromium import run_in_page, skip_without_chromium
 from tricky_texts import tricky_texts
 
-from hf_spam.conversion import transformers_js
 from hf_spam.conversion.parity import NEWER
+from hf_spam.conversion.runtimes import Runtime
+from hf_spam.conversion.transformers_js import DTYPES, SCRIPT, to_array
 from hf_spam.data.tokenization import encode
 
 pytestmark = pytest.mark.runtimes
@@ -16,24 +21,36 @@ pytestmark = pytest.mark.runtimes
 GUIDE = Path(__file__).parents[2] / "docs" / "runtimes.md"
 
 
-@pytest.fixture
-def chromium():
-    """Return a function that runs JavaScript in a page of Chromium, and returns what it returns."""
-    if reason := transformers_js.missing_in_chromium():
-        pytest.skip(f"Transformers.js in Chromium {reason}")
-    return transformers_js.run_in_page
+CLASSIFY = """
+const library = await import("@huggingface/transformers");
+const { probabilities } = await import("/run.mjs");
+return probabilities(library, await (await fetch("/request.json")).json());
+"""
+
+
+@pytest.fixture(autouse=True)
+def _chromium():
+    skip_without_chromium()
+
+
+def classify(folder: Path, texts: Sequence[str], *, precision: str) -> np.ndarray:
+    """Return the probability of each class for each text."""
+    request = {"model": "/model", "dtype": DTYPES[precision], "texts": list(texts)}
+    files = {"run.mjs": SCRIPT.read_bytes(), "request.json": json.dumps(request).encode("ascii")}
+    return to_array(folder, run_in_page(CLASSIFY, {"model": folder}, files))
 
 
 @pytest.mark.parametrize(("precision", "labels_differ", "difference"), [("fp32", 0, 1e-5), ("int8", 21, 0.1)])
 def test_chromium_answers_like_the_model(agreement, precision, labels_differ, difference):
-    result = agreement("Transformers.js in Chromium", precision)
+    run = partial(classify, precision=precision)
+    result = agreement(Runtime("Transformers.js in Chromium", "onnx", precision, lambda: "", run))
     assert result["labels_differ"] <= labels_differ and result["largest_score_difference"] < difference
     assert not result["not_answered"] and set(result["answered_differently"]) <= {NEWER}
 
 
-def test_chromium_reads_every_text_as_the_same_tokens(chromium, exports, messages, classifier):
+def test_chromium_reads_every_text_as_the_same_tokens(exports, messages, classifier):
     texts = [*messages[::10], *tricky_texts(5000)]
-    found = chromium(
+    found = run_in_page(
         """
         const { AutoTokenizer, env } = await import("@huggingface/transformers");
         env.allowLocalModels = true;
@@ -54,9 +71,9 @@ def test_chromium_reads_every_text_as_the_same_tokens(chromium, exports, message
     assert not wrong, f"{len(wrong)} texts, such as {wrong[:3]!r}"
 
 
-def test_the_lines_of_the_guide_run_in_chromium(chromium, exports):
+def test_the_lines_of_the_guide_run_in_chromium(exports):
     lines = re.search(r"```js\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[1]
-    shown = chromium(
+    shown = run_in_page(
         """
         const shown = [];
         console.log = (...words) => shown.push(words.join(" "));
@@ -67,8 +84,3 @@ def test_the_lines_of_the_guide_run_in_chromium(chromium, exports):
         {"guide.mjs": lines.replace("mine-onnx", exports("onnx").name).encode()},
     )
     assert shown == ["spam 0.97 WINNER! Call 09061701461 to claim your prize", "not spam 0.01 See you at lunch"]
-
-
-def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(chromium, tmp_path):
-    with pytest.raises(ValueError, match=r"^Transformers.js in Chromium failed: .*config\.json"):
-        transformers_js.run_in_chromium(tmp_path, ["a"], precision="fp32")

@@ -1,25 +1,23 @@
 """The demo page works in a real browser, opened from disk: typed, pasted, clicked, by keyboard, on a phone."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import BROWSER, DRIVER, open_chromium
 from small_data import MESSAGES
 
 from hf_spam import SpamClassifier
 from hf_spam.data.sources import read_messages
 from hf_spam.hub.space import EXAMPLES, render_demo
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
+pytest.importorskip("selenium", reason="needs selenium: pip install selenium")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.runtimes,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
 ]
 LINES = [text for text in read_messages(MESSAGES)["text"][:] if text.strip() and len(text.splitlines()) == 1][:150]
 
@@ -60,12 +58,7 @@ def html(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)) as browser:
+    with open_chromium(**{"goog:loggingPrefs": {"browser": "ALL"}}) as browser:
         yield browser
 
 

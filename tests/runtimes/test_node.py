@@ -36,8 +36,8 @@ def node(tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "labels_differ", "difference"), [("fp32", 0, 1e-5), ("int8", 21, 0.1)])
-def test_node_answers_like_the_model(agreement, precision, labels_differ, difference):
-    result = agreement("Transformers.js in Node.js", precision)
+def test_node_answers_like_the_model(agreement, runtimes, precision, labels_differ, difference):
+    result = agreement(runtimes["Transformers.js in Node.js", precision])
     assert result["labels_differ"] <= labels_differ and result["largest_score_difference"] < difference
     assert not result["not_answered"] and set(result["answered_differently"]) <= {NEWER}
 
