@@ -4,6 +4,7 @@ Read are the file of `torch.save(model.state_dict(), ...)`, also from a compiled
 checkpoint; the LoRA layers of appendix E; the joint `qkv` layer of the book's faster attention; and safetensors files.
 """
 
+import json
 import logging
 import re
 import zipfile
@@ -50,7 +51,7 @@ def read_book_file(
     """Memory-map the tensors of a book file, by their names in a classifier, and infer their configuration.
 
     What no shape reveals is taken from the arguments, which are those of `import_weights`, from the tokenizer or the
-    settings in a checkpoint, or else assumed, and logged.
+    settings in a checkpoint or in a `config.json` next to the file, or else assumed, and logged.
     """
     tensors, hints = _unwrap(_load(path), path)
     with errors_as(f"The LoRA or qkv layers of {path} cannot be converted"):
@@ -72,6 +73,8 @@ def read_book_file(
         "n_head": (n_embd // 64, "n_embd / 64, as in every GPT-2"),
         "pad_token_id": (pad, "as in the book" if pad == END_OF_TEXT else "the last id"),
     }
+    companion = _read_companion(path, n_embd)
+    assumed |= {field: (value, "config.json") for field, value in companion.items()}
     assumed |= {field: (value, "the checkpoint's settings") for field, value in hints.items()}
     if tokenizer is not None and tokenizer.pad_token_id is not None:
         assumed["pad_token_id"] = (tokenizer.pad_token_id, "the tokenizer's")
@@ -80,7 +83,7 @@ def read_book_file(
     if padded_length != "auto" or "out_head.weight" not in tensors:  # fine-tuning decides how a base model pads
         given["padded_length"] = None if padded_length == "auto" else padded_length
     assumed = {field: found for field, found in assumed.items() if field not in given}
-    if n_embd % 64 and "n_head" in assumed and "n_head" not in hints:
+    if n_embd % 64 and "n_head" in assumed and "n_head" not in companion | hints:
         raise ValueError(f"{path} needs --n-head: n_embd ({n_embd}) is not a multiple of 64.")
 
     with errors_as(f"{path} cannot be imported"):
@@ -139,7 +142,7 @@ def _unwrap(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], dict[s
     tensors, hints = {}, {}
     for settings in (loaded, *loaded.values()):
         if isinstance(settings, Mapping):
-            hints |= {HINTS[key]: value for key, value in settings.items() if key in HINTS and type(value) is int}
+            hints |= _hints(settings)
     for name, tensor in states[keys[0]].items():
         name = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
         for pattern, new in RENAMED.items():
@@ -151,6 +154,20 @@ def _unwrap(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], dict[s
     if keys[0]:
         logger.info("Reading only %r of %s.", keys[0], short_list(map(str, loaded)))
     return tensors, hints
+
+
+def _hints(settings: Mapping) -> dict[str, int]:
+    """Return the settings that no shape reveals, by their names in `SpamGPTConfig`."""
+    return {HINTS[key]: value for key, value in settings.items() if key in HINTS and type(value) is int}
+
+
+def _read_companion(path: Path, n_embd: int) -> dict[str, int]:
+    """Return the hints in a `config.json` next to the file, if it is of a model of this width, in the book's words."""
+    try:
+        settings = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return _hints(settings) if isinstance(settings, dict) and settings.get("emb_dim") == n_embd else {}
 
 
 def _is_state_dict(value: object) -> bool:

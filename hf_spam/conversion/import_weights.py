@@ -63,7 +63,8 @@ def import_weights(
         revision: Branch, tag or commit on the Hub.
 
     `n_head`, `padded_length` and `pad_token_id` are also found in the settings that a checkpoint of the book's model
-    holds (`n_heads`, `max_length`, `pad_token_id`). What is found or assumed is logged.
+    holds, or in a `config.json` next to it (`n_heads`, `max_length`, `pad_token_id`). What is found or assumed is
+    logged.
 
     Returns:
         The imported model, in evaluation mode.

@@ -389,6 +389,17 @@ def test_what_no_shape_reveals_is_found_or_assumed_and_said(
     assert caplog.messages[-1] == "Assumed --pad-token-id 59 (the last id)."
 
 
+def test_a_config_next_to_the_file_is_a_hint_if_it_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = saved({"model_state_dict": book(width=128, heads=2).state_dict(), "n_heads": 8}, tmp_path)
+    for width, padded_length in (128, 50), (64, 120):
+        companion = json.dumps({"emb_dim": width, "n_heads": 4, "max_length": 50})
+        (tmp_path / "config.json").write_text(companion)
+        with caplog.at_level(logging.INFO, "hf_spam"):
+            config = import_weights(source, tmp_path / str(width)).config
+        assert (config.padded_length, config.n_head) == (padded_length, 8)  # the checkpoint's own settings count first
+    assert any("--padded-length 50 (config.json)" in message for message in caplog.messages)
+
+
 def test_a_small_position_table_and_a_tokenizer_are_hints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = train_tokenizer(["win a prize"] * 9, 300)
     assert tokenizer.pad_token_id == 1
