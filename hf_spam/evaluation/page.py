@@ -179,17 +179,13 @@ def _thresholds_table(values: dict[str, Any]) -> Table:
 
 
 def _duplicates_table(values: dict[str, Any]) -> Table:
-    rows = [
-        [name, other, f"{counts['exact']:,}", f"{counts['near']:,}"]
-        for name, others in values["duplicates"].items()
-        for other, counts in others.items()
-    ]
+    rows = [[name, f"{counts['exact']:,}", f"{counts['near']:,}"] for name, counts in values["duplicates"].items()]
     note = ""
     if values["training_messages"] is None:
         note = "The model's training messages are not known (see --train-data)."
     elif rows:
         note = "Near-duplicates differ only in case, digits, punctuation and white space; exact ones are included."
-    return Table("Duplicates", ["messages of", "also in", "exact", "exact or near"], rows, note)
+    return Table("Duplicates of training messages", ["messages of", "exact", "exact or near"], rows, note)
 
 
 def _without_duplicates_table(name: str, measured: dict[str, Any], positive: str | None) -> Table:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from sklearn.metrics import confusion_matrix
 
 from ..data.duplicates import duplicate_groups, find_duplicates
@@ -62,8 +62,7 @@ def make_report(
         raise DataError(f"there is no split {split!r}; available: {', '.join(sets)}")
     detailed = split or ("test" if "test" in sets else list(sets)[-1])
     fitted = None if train is None else fit_baseline(train)
-    found = _find_duplicates(sets, train)
-    measured = {}
+    measured, duplicates = {}, {}
     for name in [detailed] if split else sets:
         texts, labels = sets[name]["text"][:], np.array(sets[name]["label"][:])
         given = candidate.predictions(texts, labels, label_names(sets[name]), progress=progress)
@@ -73,7 +72,8 @@ def make_report(
         if name == detailed:
             shown, shown_baseline = given, baseline
         if unseen:
-            for key, left_out in zip(("without_exact", "without_near"), found[name]["training"], strict=True):
+            duplicates[name] = find_duplicates(texts, train["text"][:])
+            for key, left_out in zip(("without_exact", "without_near"), duplicates[name], strict=True):
                 part = None
                 if left_out.any() and not left_out.all():
                     part = _measure_both(given.select(~left_out), baseline and baseline.select(~left_out))
@@ -94,12 +94,9 @@ def make_report(
         "threshold": candidate.threshold,
         "sets": measured,
         "duplicates": {
-            name: {
-                other: {"exact": int(exact.sum()), "near": int(near.sum())} for other, (exact, near) in others.items()
-            }
-            for name, others in found.items()
+            name: {"exact": int(exact.sum()), "near": int(near.sum())} for name, (exact, near) in duplicates.items()
         },
-        "details": {"set": detailed, **_details(shown, found.get(detailed, {}).get("training"), candidate)},
+        "details": {"set": detailed, **_details(shown, duplicates.get(detailed), candidate)},
         "versions": versions(),
     }
     return Report(values, shown, shown_baseline)
@@ -127,19 +124,6 @@ def _measure_both(model: Predictions, baseline: Predictions | None) -> dict[str,
         "baseline": theirs and theirs[0],
         "f1_difference": theirs and difference(ours, theirs, "f1")[0],
     }
-
-
-def _find_duplicates(sets: DatasetDict, train: Dataset | None) -> dict[str, dict[str, Duplicates]]:
-    """Find the messages of each set that are duplicates of training messages, or of messages in an earlier set."""
-    found: dict[str, dict[str, Duplicates]] = {}
-    earlier = {} if train is None else {"training": train["text"][:]}
-    for name, messages in sets.items():
-        if messages is train:
-            continue
-        texts = messages["text"][:]
-        found[name] = {other: find_duplicates(texts, others) for other, others in earlier.items()}
-        earlier[name] = texts
-    return found
 
 
 def _details(given: Predictions, duplicates: Duplicates | None, candidate: Candidate) -> dict[str, Any]:
