@@ -54,16 +54,14 @@ class EvalData:
 class TrainedRecipe:
     """Settings with which a model's training messages were read and split, and the fingerprints of the splits."""
 
-    protocol: Literal["book", "full"] | None
-    """`None`: the whole of several sources was used for training, as for the bundled model."""
+    protocol: Literal["book", "full"] | None  # None: trained on the whole of several sources, as the bundled model
     seed: int
     splits: dict[str, dict[str, Any]]
     """The result of `fingerprints`, or with `protocol=None` one fingerprint for each source. Empty if unknown: an old
     model, or one trained on several data sets."""
     reading: dict[str, str | bool] = field(default_factory=dict)  # options of `Reading`
     trained_before: bool = False  # whether training started from a classifier trained on other, or unknown, messages
-    data: str | None = None
-    """Source of the messages, or of those replayed beside corrections, without folders. `None` if unknown."""
+    data: str | None = None  # source of the messages, or of those replayed beside corrections, without folders
 
     def as_trained(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the reading options `given`, with missing ones filled in from training."""
@@ -211,11 +209,10 @@ def find_training_texts(
             if splits := recipe.split_as_trained(source, **reading):
                 return splits["train"]["text"][:], "part of them" if recipe.trained_before else "known"
         return None, "recorded, but not in --data"
-    texts, found = [], 0
-    for source in dict.fromkeys([*map(os.fspath, sources_of(data)), "sample"]):
-        if splits := recipe.split_as_trained(source, **reading):
-            texts, found = texts + splits["train"]["text"][:], found + 1
-    return texts or None, f"{found} of {len(recipe.splits)} sources"
+    sources = dict.fromkeys([*map(os.fspath, sources_of(data)), "sample"])
+    found = [splits for source in sources if (splits := recipe.split_as_trained(source, **reading))]
+    texts = [text for splits in found for text in splits["train"]["text"][:]]
+    return texts or None, f"{len(found)} of {len(recipe.splits)} sources"
 
 
 def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:

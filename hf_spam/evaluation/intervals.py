@@ -46,11 +46,17 @@ def measure(given: Predictions, groups: np.ndarray) -> Measured:
     return estimates(given, samples), samples
 
 
-def difference(first: Measured, second: Measured, metric: str) -> tuple[Estimate, np.ndarray]:
-    """Return the difference of a metric of two models on the same messages, and its bootstrap samples."""
+def difference(first: Measured, second: Measured, metric: str) -> Estimate:
+    """Estimate the difference of a metric of two models on the same messages.
+
+    `p` is the two-sided p-value of no difference; the samples are the bootstrap distribution of the difference.
+    """
     samples = first[1][metric] - second[1][metric]
     values = first[0][metric]["value"], second[0][metric]["value"]
-    return estimate(None if None in values else values[0] - values[1], percentiles(samples)), samples
+    found = estimate(None if None in values else values[0] - values[1], percentiles(samples))
+    samples = samples[np.isfinite(samples)]
+    tail = min((samples <= 0).sum(), (samples >= 0).sum())
+    return {**found, "p": min(1.0, 2 * (tail + 1) / (len(samples) + 1))}
 
 
 def wilson(count: int, total: int) -> Interval | None:

@@ -21,15 +21,9 @@ LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "ece")
 
 
 class Message(str):
-    """Text of a message, in a table, with its `parts`: a text each, with its contribution (`None` between words)."""
+    """Text of a message in a table. On the page, its `words` are coloured by their contributions."""
 
-    def __new__(cls, text: str, words: Sequence[dict[str, Any]] = ()) -> "Message":
-        message, position, parts = super().__new__(cls, text), 0, []
-        for word in words:
-            parts += [(text[position : word["start"]], None), (text[word["start"] : word["end"]], word["contribution"])]
-            position = word["end"]
-        message.parts = [*parts, (text[position:], None)]
-        return message
+    words: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -216,7 +210,9 @@ def _errors_table(values: dict[str, Any]) -> Table:
     details, positive, rows = values["details"], values["positive_label"], []
     for error in details["errors"]:
         answer = [error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or ""]
-        rows.append([*answer, Message(error["text"], error.get("words", ()))])
+        text = Message(error["text"])
+        text.words = error.get("words", ())
+        rows.append([*answer, text])
     note = f"Most confident first. The score is the probability of {positive or 'the predicted label'}."
     if any("words" in error for error in details["errors"]):
         explained = positive or "spam (the predicted label if no class is spam)"

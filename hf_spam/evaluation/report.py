@@ -1,6 +1,7 @@
 """Evaluate a classifier: metrics with intervals, a baseline, and the effect of duplicates of training messages."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +14,6 @@ from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.names import Sources, source_name
 from ..files import public, versions
-from ..inference.classifier import SpamClassifier
 from .baseline import BASELINE, fit_baseline, predict_baseline
 from .candidates import Candidate
 from .eval_data import EvalData
@@ -25,9 +25,6 @@ LENGTHS = (40, 80, 120, 160)  # characters; 160 is what fits into one SMS
 LENGTH_NAMES = ("0 to 40", "41 to 80", "81 to 120", "121 to 160", "161 or more")
 BUNDLED_NAME = "the bundled model (trained on the SMS Spam Collection, the sample and four public sets)"
 EXPLAINED_ERRORS = 50  # each is classified once for every word
-
-Duplicates = tuple[np.ndarray, np.ndarray]
-"""Which messages are exact duplicates, and which are exact or near-duplicates, (N,) bool each."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +119,11 @@ def _measure_both(model: Predictions, baseline: Predictions | None) -> dict[str,
         **({} if model.positive is None else {"spam": int(model.is_spam.sum())}),
         "model": ours[0],
         "baseline": theirs and theirs[0],
-        "f1_difference": theirs and difference(ours, theirs, "f1")[0],
+        "f1_difference": theirs and difference(ours, theirs, "f1"),
     }
 
 
-def _details(given: Predictions, duplicates: Duplicates | None, candidate: Candidate) -> dict[str, Any]:
+def _details(given: Predictions, duplicates: Sequence[np.ndarray] | None, candidate: Candidate) -> dict[str, Any]:
     """Return the confusion matrix, errors and results by length of a set, and its thresholds and calibration."""
     names = given.names
     order = sorted(range(len(names)), key=lambda label: label != given.positive)  # the positive class first
@@ -138,12 +135,10 @@ def _details(given: Predictions, duplicates: Duplicates | None, candidate: Candi
         details |= {"thresholds": _thresholds(given, candidate.threshold), "calibration": _calibration(given)}
     lengths = np.searchsorted(LENGTHS, [len(text) for text in given.texts])  # (N,) indices of LENGTH_NAMES
     by_length = [{"part": LENGTH_NAMES[i], **_count_errors(given.select(lengths == i))} for i in np.unique(lengths)]
-    return details | {"by_length": by_length, "errors": _errors(given, duplicates, candidate.classifier)}
+    return details | {"by_length": by_length, "errors": _errors(given, duplicates, candidate)}
 
 
-def _errors(
-    given: Predictions, duplicates: Duplicates | None, classifier: SpamClassifier | None
-) -> list[dict[str, Any]]:
+def _errors(given: Predictions, duplicates: Sequence[np.ndarray] | None, candidate: Candidate) -> list[dict[str, Any]]:
     """List the misclassified messages, the most confident predictions first.
 
     If the classifier is ours, the first ones are explained: with the log-odds of spam and the contributions of words.
@@ -162,8 +157,8 @@ def _errors(
         }
         for i in wrong[np.argsort(-confidence[wrong], kind="stable")]
     ]
-    if classifier is not None:
-        explanations = classifier.explain([error["text"] for error in errors[:EXPLAINED_ERRORS]], strongest=0)
+    if candidate.classifier is not None:
+        explanations = candidate.classifier.explain([error["text"] for error in errors[:EXPLAINED_ERRORS]], strongest=0)
         for error, explanation in zip(errors, explanations, strict=False):
             error |= {"log_odds": explanation.log_odds, "words": [asdict(word) for word in explanation.words]}
     return errors

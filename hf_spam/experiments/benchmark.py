@@ -33,7 +33,7 @@ from ..training.calibration import needs_calibration
 from ..training.corrections import divide
 from ..training.finetune import finetune
 from ..training.recipes import RECIPES, Recipe, get_recipe
-from .compare import FEW, classify
+from .compare import FEW, PERCENT, classify
 from .crossval import cross_validate
 
 SUITE = "hf-spam 1"  # raise the number whenever a message of the suite changes
@@ -53,7 +53,7 @@ FILLER = 2000  # characters of genuine messages before a very long one
 FIGURES = ("recall", "false_positive_rate", "recall_at_fpr_0.01", "roc_auc", "f1")  # with intervals
 COLUMNS = ["model", "found, %", "false alarms, %", "found at 1 %, %", "ROC AUC", "UCI F1", "worst obfuscation", "size"]
 COLUMNS += ["messages/s"]
-PERCENT, SCORE = "{:.1f} ({:.0f}-{:.0f})", "{:.3f} ({:.3f}-{:.3f})"  # forms of `format_estimate`
+SCORE = "{:.3f} ({:.3f}-{:.3f})"  # form of a score, for `format_estimate`
 
 Values = dict[str, Any]
 

@@ -20,7 +20,7 @@ from ..data.names import Sources, source_name
 from ..data.sources import read_messages
 from ..evaluation.candidates import Candidate, load_candidate, split_label_map
 from ..evaluation.eval_data import find_training_texts
-from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, difference, measure
+from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, difference, estimate, measure
 from ..evaluation.metrics import Predictions
 from ..evaluation.page import Table, format_estimate
 from ..files import public, versions
@@ -38,6 +38,7 @@ METRICS = {
 DIFFERENCES = ("f1", "roc_auc")  # shown for each pair of models; the values have all metrics
 FEW = 20  # groups of fewer messages are not shown
 WARM_UP = 64  # messages that are classified before the time is taken
+PERCENT = "{:.1f} ({:.0f}-{:.0f})"  # form of a share, for `format_estimate`
 
 Values = dict[str, Any]
 
@@ -169,10 +170,8 @@ def _measure_all(
     pairs = []
     for i, j in combinations(range(len(models)), 2):
         only = [int((right[i] & ~right[j]).sum()), int((right[j] & ~right[i]).sum())]
-        pair = {"models": [models[i], models[j]], "only_right": only, "p": mcnemar(*only), "differences": {}}
-        for metric in METRICS:
-            found, samples = difference(measured[i], measured[j], metric)
-            pair["differences"][metric] = {**found, "p": _bootstrap_p(samples)}
+        differences = {metric: difference(measured[i], measured[j], metric) for metric in METRICS}
+        pair = {"models": [models[i], models[j]], "only_right": only, "p": mcnemar(*only), "differences": differences}
         pairs.append(pair)
     for family in (pairs, *([pair["differences"][metric] for pair in pairs] for metric in METRICS)):
         for one, adjusted in zip(family, holm([one["p"] for one in family]), strict=True):
@@ -184,13 +183,6 @@ def _measure_all(
         "metrics": [metrics for metrics, _ in measured],
         "pairs": pairs,
     }
-
-
-def _bootstrap_p(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of a difference of zero; the samples are its bootstrap distribution."""
-    differences = differences[np.isfinite(differences)]
-    tails = ((differences <= 0).sum(), (differences >= 0).sum())
-    return min(1.0, 2 * (min(tails) + 1) / (len(differences) + 1))
 
 
 def _measure_unseen(
@@ -217,12 +209,12 @@ def _by_group(answers: list[Predictions], messages: Dataset) -> list[Values]:
 def notes(values: Values) -> list[str]:
     """Return what a reader must know about a comparison, in sentences."""
     lines = [f"{values['messages']:,} messages of {values['data']}, {values['spam']:,} of them spam."]
-    unseen = values["unseen"]
-    for about in values["models"]:
-        if near := about["training"]["near"]:
-            share = f"{near:,} of the {values['messages']:,} messages ({near / values['messages']:.1%})"
-            lines.append(f"{about['name']} was trained on {share}, or near-duplicates of them.")
-    if unseen is None and any(about["training"]["near"] for about in values["models"]):
+    trained = [about for about in values["models"] if about["training"]["near"]]
+    for about in trained:
+        near = about["training"]["near"]
+        share = f"{near:,} of the {values['messages']:,} messages ({near / values['messages']:.1%})"
+        lines.append(f"{about['name']} was trained on {share}, or near-duplicates of them.")
+    if trained and values["unseen"] is None:
         lines.append("No messages are left that no model was trained on.")
     return lines
 
@@ -247,14 +239,11 @@ def compare_tables(values: Values) -> list[Table]:
 
 def _part_tables(title: str, part: Values, names: list[str], note: str) -> list[Table]:
     """Return the tables of some of the messages: metrics of decisions, and of scores; then two on pairs of models."""
-    metrics = list(METRICS)
-    decisions, scores = (
-        [
-            [names[model], *(format_estimate(found[name], "{:.4f} ({:.3f}\u2013{:.3f})") for name in chosen)]
-            for model, found in zip(part["models"], part["metrics"], strict=True)
-        ]
-        for chosen in (metrics[:3], metrics[3:])
-    )
+    headings = ["model", *METRICS.values()]
+    rows = [
+        [names[model], *(format_estimate(found[metric], "{:.4f} ({:.3f}\u2013{:.3f})") for metric in METRICS)]
+        for model, found in zip(part["models"], part["metrics"], strict=True)
+    ]
     right, differences = [], []
     for pair in part["pairs"]:
         name = " / ".join(names[model] for model in pair["models"])
@@ -267,11 +256,11 @@ def _part_tables(title: str, part: Values, names: list[str], note: str) -> list[
         "near-duplicates as different messages. Holm: adjusted for the number of pairs; below 0.05 it is no chance."
     )
     bootstrap_note = f"By {RESAMPLES:,} bootstrap samples, which draw near-duplicates together."
-    headings, where = list(METRICS.values()), title.lower()
     columns = [column for metric in DIFFERENCES for column in (f"{METRICS[metric]}, first - second", "p, Holm")]
+    counts, where = f"{part['messages']:,}, {part['spam']:,} spam", title.lower()
     return [
-        Table(f"{title}: {part['messages']:,}, {part['spam']:,} spam", ["model", *headings[:3]], decisions, note),
-        Table(f"{title}, by score", ["model", *headings[3:]], scores),
+        Table(f"{title}: {counts}", headings[:4], [row[:4] for row in rows], note),
+        Table(f"{title}, by score", ["model", *headings[4:]], [[row[0], *row[4:]] for row in rows]),
         Table(f"Right by one model only, {where}", ["pair", "first", "second", "p", "p, Holm"], right, mcnemar_note),
         Table(f"Differences, {where}", ["pair", *columns], differences, bootstrap_note),
     ]
@@ -293,13 +282,10 @@ def _training_table(abouts: list[Values]) -> Table:
 def _groups_table(title: str, count: str, metric: str, groups: list[Values], names: list[str]) -> Table:
     rows = []
     for group in groups:
-        if group[count] < FEW:
-            continue
-        row = [f"{group['by']} {group['name']}", f"{group[count]:,}"]
-        for found in group["models"]:
-            value, (low, high) = found[metric], found[f"{metric}_interval"]
-            row.append(f"{100 * value:.1f} ({100 * low:.0f}-{100 * high:.0f})")
-        rows.append(row)
+        if group[count] >= FEW:
+            shares = [estimate(found[metric], found[f"{metric}_interval"]) for found in group["models"]]
+            name = f"{group['by']} {group['name']}"
+            rows.append([name, f"{group[count]:,}", *(format_estimate(share, PERCENT, 100) for share in shares)])
     note = f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} are in the JSON only."
     return Table(title, ["messages", count, *names], rows, note)
 
