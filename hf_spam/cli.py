@@ -110,7 +110,9 @@ def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **se
 @click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, each with another seed.")
 @click.option("--by-source", is_flag=True, help="Leave out one source of --data at a time in place of folds.")
-@click.option("--output-dir", type=click.Path(), help="Folder for finished runs, which are not run again.")
+@click.option(
+    "--output-dir", type=click.Path(file_okay=False), help="Folder for finished runs, which are not run again."
+)
 @options.as_json
 @click.pass_context
 @options.options_of(Recipe)
@@ -169,7 +171,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @click.option("--train-data", help="Training messages of MODEL.  [default: from --data, if MODEL was trained on it]")
 @options.reading_options
 @options.trust_remote_code
-@click.option("--output-dir", type=click.Path(), help="Directory for report.html and report.json.")
+@click.option("--output-dir", type=click.Path(file_okay=False), help="Directory for report.html and report.json.")
 @options.as_json
 def evaluate(
     model: str | None,
@@ -190,25 +192,24 @@ def evaluate(
     """
     from .evaluation.candidates import load_candidate, split_label_map
     from .evaluation.eval_data import load_eval_data
-    from .evaluation.page import check_folder, headline, report_tables, write_report
-    from .evaluation.report import explain_errors, make_report
+    from .evaluation.figures import report_figures
+    from .evaluation.page import headline, render_page, report_tables, write_page
+    from .evaluation.report import make_report
 
     show_log()
-    if output_dir:
-        check_folder(output_dir)
     name = model or "bundled"
     how["label_map"], maps = split_label_map(how["label_map"], [name])
     candidate = load_candidate(name, label_map=maps[name], trust_remote_code=trust_remote_code, any_labels=True)
     eval_data = load_eval_data(model, data, classes=candidate.labels, **how)
     report = make_report(candidate, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
-    if candidate.classifier is not None:
-        explain_errors(report, candidate.classifier)
+    values, sentences, tables = report.values, headline(report.values), report_tables(report.values)
+    shown = [*terminal.report_parts(sentences, tables)]
     if output_dir:
-        write_report(report, output_dir)
-    shown = [*terminal.report_parts(headline(report.values), report_tables(report.values))]
-    if output_dir:
+        title = f"{values['model']} on {values['data']}"
+        page = render_page(title, sentences, tables, values["versions"], report_figures(report))
+        write_page(output_dir, "report", values, page)
         shown.append(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
-    finish(as_json, report.values, *shown)
+    finish(as_json, values, *shown)
 
 
 @cli.command()
@@ -219,7 +220,7 @@ def evaluate(
 )
 @options.reading_options
 @options.trust_remote_code
-@click.option("--output-dir", type=click.Path(), help="Directory for compare.html and compare.json.")
+@click.option("--output-dir", type=click.Path(file_okay=False), help="Directory for compare.html and compare.json.")
 @options.as_json
 def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json: bool, **how: Any) -> None:
     """Compare classifiers on the same messages.
@@ -236,21 +237,18 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
     If the labels of a model do not say which is spam, --label-map LABEL_1=spam does, or MODEL:LABEL_1=spam for one
     model only. All metrics are shown again without messages that any of the models was trained on, if it is known.
     """
-    from .evaluation.page import check_folder, render_page, write_page
+    from .evaluation.page import render_page, write_page
     from .experiments.compare import compare, compare_tables, notes
 
     show_log()
-    if output_dir:
-        check_folder(output_dir)
     for model in models:
         options.reachable(None, None, model)
     values = compare(models, data, progress=sys.stderr.isatty(), **how)
     tables, sentences = compare_tables(values), notes(values)
+    shown = [*terminal.report_parts(sentences, tables)]
     if output_dir:
         title = f"{len(models)} models on {values['data']}"
         write_page(output_dir, "compare", values, render_page(title, sentences, tables, values["versions"]))
-    shown = [*terminal.report_parts(sentences, tables)]
-    if output_dir:
         shown.append(f"The comparison is in {os.path.join(output_dir, 'compare.html')} and compare.json.")
     finish(as_json, values, *shown)
 

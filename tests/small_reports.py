@@ -34,7 +34,7 @@ def messages(rows, names=LABEL_NAMES) -> Dataset:
     return Dataset.from_dict({"text": texts, "label": labels}, features=features_of(names))
 
 
-def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, data=None, **options) -> Report:
+def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, data=None, classifier=None, **options) -> Report:
     """Return the report on (text, label, answer) rows, or on `data` with the answers to these texts.
 
     An answer is the probability of spam, or one probability for each class.
@@ -42,7 +42,7 @@ def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, data=None, **
     table = {text: [1 - answer, answer] if isinstance(answer, float) else answer for text, _, answer in rows}
     train = None if train is None else messages(train, names)
     data = data or EvalData(DatasetDict(test=messages(rows, names)), "by hand", train, "by hand")
-    return make_report(scorer(table, names, threshold), data, **options)
+    return make_report(scorer(table, names, threshold, classifier=classifier), data, **options)
 
 
 def values_of(measured: dict) -> dict:

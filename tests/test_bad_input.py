@@ -155,7 +155,7 @@ MISTAKES = {
     ],
     "push model": ["owner/name", "--resume", USAGE],
     # Output and checkpoints
-    "evaluate --data good.csv --output-dir text.txt": ["text.txt is a file"],
+    "evaluate --data good.csv --output-dir text.txt": ["Directory 'text.txt' is a file", USAGE],
     f"{TRAIN} --output-dir run": ["run is not empty", "--overwrite-output-dir"],
     f"{TRAIN} --output-dir text.txt": ["text.txt is a file", "--output-dir"],
     f"{TRAIN} --output-dir text.txt/out": ["Not a directory", "text.txt/out"],

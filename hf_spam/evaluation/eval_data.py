@@ -41,18 +41,12 @@ HINT = "Name its training messages with --train-data{} to get a baseline and a c
 class EvalData:
     """Messages to evaluate a model on, and its training messages."""
 
-    sets: DatasetDict
-    """Evaluation sets, named "train", "validation" and "test", or after the source."""
-    splits: str
-    """Description of the splits."""
-    train: Dataset | None
-    """Training messages of the model, or its best substitute. `None` if unknown."""
-    trained_on: str
-    """Description of `train`."""
-    remark: str = ""
-    """Warning that the model has, or may have, seen these messages. Empty if there is no doubt."""
-    hint: str = ""
-    """Advice that goes with the remark, or empty."""
+    sets: DatasetDict  # named "train", "validation" and "test", or after the source
+    splits: str  # description of the splits
+    train: Dataset | None  # training messages of the model, or the best substitute; None if unknown
+    trained_on: str  # description of `train`
+    remark: str = ""  # warning that the model has, or may have, seen the messages; empty if there is no doubt
+    hint: str = ""  # advice that goes with the remark, or empty
 
 
 @strict
@@ -60,18 +54,14 @@ class EvalData:
 class TrainedRecipe:
     """Settings with which a model's training messages were read and split, and the fingerprints of the splits."""
 
-    protocol: Literal["book", "full"] | None
-    """`None`: the whole of several sources was used for training, as for the bundled model."""
+    protocol: Literal["book", "full"] | None  # None: trained on the whole of several sources, as the bundled model
     seed: int
     splits: dict[str, dict[str, Any]]
     """The result of `fingerprints`, or with `protocol=None` one fingerprint for each source. Empty if unknown: an old
     model, or one trained on several data sets."""
-    reading: dict[str, str | bool] = field(default_factory=dict)
-    """Options of `Reading` with which they were read."""
-    trained_before: bool = False
-    """Whether training started from a classifier trained on other, or unknown, messages."""
-    data: str | None = None
-    """Source of the messages, or of those replayed beside corrections, without folders. `None` if unknown."""
+    reading: dict[str, str | bool] = field(default_factory=dict)  # options of `Reading`
+    trained_before: bool = False  # whether training started from a classifier trained on other, or unknown, messages
+    data: str | None = None  # source of the messages, or of those replayed beside corrections, without folders
 
     def as_trained(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the reading options `given`, with missing ones filled in from training."""
@@ -81,6 +71,7 @@ class TrainedRecipe:
         """Split a source as in training; return `None` if the splits do not have the recorded fingerprints."""
         if not self.splits:
             return None
+        reading = self.as_trained(reading)
         log = logging.getLogger("hf_spam.data")
         level = log.level
         log.setLevel(logging.ERROR)  # if these are not the training messages, they are read again
@@ -99,6 +90,9 @@ class TrainedRecipe:
         finally:
             log.setLevel(level)
         return splits if fingerprints(splits) == self.splits else None
+
+
+NO_RECIPE = TrainedRecipe("full", 123, splits={})  # of a model without a record
 
 
 def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
@@ -149,31 +143,24 @@ def load_eval_data(
     """Load the messages to evaluate a model on.
 
     The model's own training data, recognized by its fingerprints, is split as in training. Any other data forms one
-    set named after its source, or keeps the splits of its Hub dataset; it may be small and have a single label.
+    set named after its source, or keeps the splits of its Hub dataset; it may be small and have a single label. With
+    `protocol` or `seed`, the data is split by these, regardless of how the model was trained.
 
-    Args:
-        model: Folder or Hub id. `None` or "bundled": the bundled model.
-        data: Source, as for `load_sms_spam`.
-        protocol: Split the data by this protocol, regardless of how the model was trained.
-        seed: Split the data with this seed, regardless of how the model was trained.
-        train_data: Source of the training messages, to train the baseline and find duplicates. If it is the model's
-            own training data, its `train` split is used. `None`: look for them in `data`.
-        classes: Labels that the model knows.
-        **reading: How to read the data, as for `load_sms_spam`. The model's own data are read as in training, and the
-            columns of its training data are used in other data that have them.
+    `train_data` is the source of the training messages, to train the baseline and find duplicates; if it is the model's
+    own training data, its `train` split is used. Without it, they are looked for in `data`. `classes` are the labels
+    that the model knows. `reading` says how to read the data, as for `load_sms_spam`; the model's own data are read as
+    in training, and the columns of its training data are used in other data that have them.
 
     Raises:
         DataError: A source cannot be read, or cannot be split as requested.
     """
-    recipe = trained_recipe(model)
-    reading = {**reading, "classes": classes}
-    own_reading = recipe.as_trained(reading) if recipe else reading
-    known = recipe.reading if recipe else {}
-    remembered = (known.get("text_column"), known.get("label_column"))
-    if not reading.get("label_map") and "label_map" in known:
-        reading["label_map"] = known["label_map"]
-        logger.info("Labels are read with the model's label map: %s", known["label_map"])
-    own = recipe.split_as_trained(data, **own_reading) if recipe else None
+    recipe = trained_recipe(model) or NO_RECIPE
+    reading["classes"] = classes
+    if not reading.get("label_map") and "label_map" in recipe.reading:
+        reading["label_map"] = recipe.reading["label_map"]
+        logger.info("Labels are read with the model's label map: %s", reading["label_map"])
+    reading["remembered"] = (recipe.reading.get("text_column"), recipe.reading.get("label_column"))
+    own = recipe.split_as_trained(data, **reading)
     if protocol is not None or seed is not None:
         protocol = protocol or (own and recipe.protocol) or "full"
         seed = seed if seed is not None else (recipe.seed if own else 123)
@@ -181,18 +168,17 @@ def load_eval_data(
         protocol_and_seed = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
         sets, splits = own, protocol_and_seed if recipe.protocol else ONE_SET
     elif protocol is not None:
-        how = own_reading if own else {**reading, "remembered": remembered}
-        sets = load_sms_spam(data, protocol=protocol, seed=seed, **how)
+        sets = load_sms_spam(data, protocol=protocol, seed=seed, **(recipe.as_trained(reading) if own else reading))
         splits = f"protocol {protocol}, seed {seed}"
     else:
-        sets = read_sets(data, **reading, remembered=remembered)
+        sets = read_sets(data, **reading)
         splits = ONE_SET if len(sets) == 1 else "those of the dataset"
 
-    trained = own if train_data is None else recipe and recipe.split_as_trained(train_data, **own_reading)
+    trained = own if train_data is None else recipe.split_as_trained(train_data, **reading)
     if trained:
         train, trained_on = trained["train"], PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
     elif train_data is not None:
-        train = read_messages(train_data, allow_single_label=True, **reading, remembered=remembered)
+        train = read_messages(train_data, allow_single_label=True, **reading)
         trained_on = "those of --train-data"
     elif "train" in sets:
         train, trained_on = sets["train"], "the split train (the model's own training data is not known)"
@@ -208,37 +194,33 @@ def find_training_texts(
     """Find the training messages of a model by the fingerprints that training recorded.
 
     They are looked for in `data`, in each of its sources and, for the bundled model, in the sample; or else all
-    messages of `train_data` are taken to be theirs. Arguments are those of `load_eval_data`.
-
-    Returns:
-        The texts, `None` if none of them are at hand, and a few words on how complete they are.
+    messages of `train_data` are taken to be theirs. Arguments are those of `load_eval_data`. Returns the texts, `None`
+    if none of them are at hand, and a few words on how complete they are.
     """
-    recipe = trained_recipe(model)
-    own_reading = recipe.as_trained(reading) if recipe else reading
+    recipe = trained_recipe(model) or NO_RECIPE
     if train_data is not None:
-        splits = recipe and recipe.split_as_trained(train_data, **own_reading)
+        splits = recipe.split_as_trained(train_data, **reading)
         train = splits["train"] if splits else read_messages(train_data, allow_single_label=True, **reading)
         return train["text"][:], "known" if splits else "those of --train-data"
-    if recipe is None or not recipe.splits:
+    if not recipe.splits:
         return None, "not recorded"
     if recipe.protocol is not None:
         for source in [data, *sources_of(data)]:
-            if splits := recipe.split_as_trained(source, **own_reading):
+            if splits := recipe.split_as_trained(source, **reading):
                 return splits["train"]["text"][:], "part of them" if recipe.trained_before else "known"
         return None, "recorded, but not in --data"
-    texts, found = [], 0
-    for source in dict.fromkeys([*map(os.fspath, sources_of(data)), "sample"]):
-        if splits := recipe.split_as_trained(source, **own_reading):
-            texts, found = texts + splits["train"]["text"][:], found + 1
-    return texts or None, f"{found} of {len(recipe.splits)} sources"
+    sources = dict.fromkeys([*map(os.fspath, sources_of(data)), "sample"])
+    found = [splits for source in sources if (splits := recipe.split_as_trained(source, **reading))]
+    texts = [text for splits in found for text in splits["train"]["text"][:]]
+    return texts or None, f"{len(found)} of {len(recipe.splits)} sources"
 
 
-def _remark(recipe: TrainedRecipe | None, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
+def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
     """Return the remark and the hint of `EvalData`."""
-    if recipe is not None and recipe.protocol is None:  # the bundled model
+    if recipe.protocol is None:  # the bundled model
         return (SEEN_ALL if is_own else BUNDLED_SEEN), ("" if is_own or has_train_data else HINT.format(" uci,sample"))
     if is_own:
         return (BASE_SEEN if recipe.trained_before else ""), ""
     if has_train_data:
         return "", ""
-    return (OTHER_DATA if recipe and recipe.splits else NO_RECORD), HINT.format("")
+    return (OTHER_DATA if recipe.splits else NO_RECORD), HINT.format("")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import datasets
 import evaluate
 import numpy as np
-from sklearn import metrics
+from sklearn.metrics import roc_curve
 
 from ..data.labels import LABEL_NAMES
 from ..modeling.configuration_spam_gpt import spam_index
@@ -15,6 +15,8 @@ from ..modeling.configuration_spam_gpt import spam_index
 LOW_RATES = {"recall_at_fpr_0.01": 0.01, "recall_at_fpr_0.001": 0.001}
 BINS = 10  # equal-width score bins of the calibration error
 PROBABILISTIC = {"brier", "log_loss", "ece"}  # metrics that need probabilities, not just a ranking
+CLASS_METRICS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "mcc", "log_loss")
+SPAM_METRICS = ("roc_auc", "average_precision", *LOW_RATES, "false_positive_rate", "brier", "ece")
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class Predictions:
         )
 
     def metrics(self) -> dict[str, float | None]:
-        """Return the metrics that `SpamMetrics` describes. Those that need probabilities are `None` without them."""
-        values = _class_metrics(self) | ({} if self.positive is None else _spam_metrics(self))
-        values |= dict.fromkeys(PROBABILISTIC & values.keys()) if self.only_ranks else {}
-        return {name: None if value is None else float(value) for name, value in values.items()}
+        """Return the metrics that `SpamMetrics` describes, `None` where they are undefined."""
+        values = weighted_metrics(self, np.ones((1, len(self.labels))))
+        hidden = PROBABILISTIC if self.only_ranks else ()
+        return {name: None if name in hidden or np.isnan(value) else float(value) for name, (value,) in values.items()}
 
 
 class SpamMetrics(evaluate.Metric):
@@ -120,13 +122,6 @@ def probability_table(scores: np.ndarray, positive: int) -> np.ndarray:
     return np.stack([scores, 1 - scores] if positive == 0 else [1 - scores, scores], axis=-1)
 
 
-def message_losses(predictions: Predictions) -> np.ndarray:
-    """Return the log loss of each message, (N,), clipped like scikit-learn's."""
-    epsilon = np.finfo(np.float64).eps
-    probabilities = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    return -np.log(np.clip(probabilities, epsilon, 1 - epsilon))
-
-
 def score_bins(scores: np.ndarray) -> np.ndarray:
     """Return the bin of each score, from 0 to `BINS` - 1. A score on an edge belongs to the bin above it."""
     return np.minimum((scores * BINS).astype(np.int64), BINS - 1)
@@ -139,46 +134,78 @@ def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> flo
     belongs to too many legitimate messages. Of `actual`, (N,) bool, both classes must occur; `scores`, (N,), are
     float64.
     """
-    rates, _, thresholds = metrics.roc_curve(actual, scores, drop_intermediate=False)
+    rates, _, thresholds = roc_curve(actual, scores, drop_intermediate=False)
     last = np.flatnonzero(rates <= rate)[-1]  # never empty: the first threshold lies above all scores
     return float(thresholds[last] + thresholds[last + 1]) / 2 if last else None
 
 
-def _class_metrics(given: Predictions) -> dict[str, float | None]:
-    """Compute the metrics defined for any number of classes."""
-    labels, predicted = given.labels, given.predicted
-    present, macro = np.unique(labels), {"average": "macro", "zero_division": 0}
-    positive = None if given.positive is None else [given.positive]
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, predicted, labels=positive, **macro)
-    # Not `balanced_accuracy_score`, which warns about predicted classes that do not occur.
-    balanced_accuracy = metrics.recall_score(labels, predicted, labels=present, **macro)
-    one_class = len({*labels.tolist(), *predicted.tolist()}) == 1  # scikit-learn returns 0 as well, but warns
-    return {
-        "accuracy": metrics.accuracy_score(labels, predicted),
-        "balanced_accuracy": balanced_accuracy if len(present) > 1 else None,
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-        "mcc": 0.0 if one_class else metrics.matthews_corrcoef(labels, predicted),
-        "log_loss": None if given.probabilities is None else message_losses(given).mean(),
+@np.errstate(divide="ignore", invalid="ignore")
+def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the metrics of many samples of the same messages at once, which the bootstrap needs.
+
+    The weights say how often each sample contains each message, (B, N). Returns each metric, (B,); nan where it is
+    undefined.
+    """
+
+    def sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+        """Sum the weights of the messages in each group, (B, count)."""
+        return np.stack([np.bincount(groups, sample, count) for sample in weights])
+
+    classes = len(given.names)
+    true, claimed = sums(weights, given.labels, classes), sums(weights, given.predicted, classes)
+    hits = sums(weights * (given.labels == given.predicted), given.labels, classes)
+    total, right = weights.sum(1), hits.sum(1)
+    averaged = true + claimed > 0  # classes that precision, recall and F1 are averages of
+    if given.positive is not None:
+        averaged[:] = np.arange(classes) == given.positive
+    several = (true > 0).sum(1) > 1
+
+    def macro(part: np.ndarray, whole: np.ndarray, averaged: np.ndarray) -> np.ndarray:
+        """Average `part / whole` over some of the classes; 0 where `whole` is 0, as in scikit-learn."""
+        return np.where(averaged & (whole > 0), part / whole, 0).sum(1) / averaged.sum(1)
+
+    # Matthews correlation of K classes (Gorodkin 2004); 0 if only one class occurs or is predicted.
+    margins = (total**2 - (claimed**2).sum(1)) * (total**2 - (true**2).sum(1))
+    names = CLASS_METRICS if given.positive is None else CLASS_METRICS + SPAM_METRICS
+    values = dict.fromkeys(names, np.full(len(weights), np.nan)) | {
+        "accuracy": right / total,
+        "balanced_accuracy": np.where(several, macro(hits, true, true > 0), np.nan),
+        "precision": macro(hits, claimed, averaged),
+        "recall": macro(hits, true, averaged),
+        "f1": macro(2 * hits, true + claimed, averaged),
+        "mcc": np.where(margins > 0, (right * total - (true * claimed).sum(1)) / np.sqrt(margins), 0),
     }
-
-
-def _spam_metrics(given: Predictions) -> dict[str, float | None]:
-    """Compute the metrics that need a positive class."""
-    actual, ham = given.is_spam, ~given.is_spam
-    names = ("roc_auc", "average_precision", *LOW_RATES, "false_positive_rate", "brier", "ece")
-    values: dict[str, float | None] = dict.fromkeys(names)
-    if ham.any():
-        values["false_positive_rate"] = given.predicted_spam[ham].mean()
+    if given.positive is not None:
+        values["false_positive_rate"] = (claimed - hits)[:, given.positive] / (total - true[:, given.positive])
     if given.probabilities is None:
         return values
-    scores = given.scores
-    values["brier"] = metrics.brier_score_loss(actual, scores, pos_label=True)
-    values["ece"] = np.abs(np.bincount(score_bins(scores), scores - actual)).sum() / len(actual)
-    if actual.any() and ham.any():
-        rates, recalls, _ = metrics.roc_curve(actual, scores, drop_intermediate=False)
-        values["roc_auc"] = metrics.roc_auc_score(actual, scores)
-        values["average_precision"] = metrics.average_precision_score(actual, scores)
-        values |= {name: recalls[rates <= rate].max() for name, rate in LOW_RATES.items()}
+    epsilon = np.finfo(np.float64).eps  # scikit-learn's
+    chosen = given.probabilities[np.arange(len(given.labels)), given.labels]
+    values["log_loss"] = weights @ -np.log(np.clip(chosen, epsilon, 1 - epsilon)) / total
+    if given.positive is not None:
+        errors = given.scores - given.is_spam
+        values["brier"] = weights @ errors**2 / total
+        values["ece"] = np.abs(sums(weights * errors, score_bins(given.scores), BINS)).sum(1) / total
+        ranking = _ranking_metrics(given.is_spam, given.scores, weights)
+        values |= {name: np.where(several, value, np.nan) for name, value in ranking.items()}
+    return values
+
+
+def _ranking_metrics(actual: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the metrics that depend on the order of the scores; arguments as for `weighted_metrics`."""
+    order = np.argsort(-scores, kind="stable")
+    actual, scores, weights = actual[order], scores[order], weights[:, order]
+    first = np.flatnonzero(np.append(True, np.diff(scores) != 0))  # thresholds lie between different scores
+    messages = np.add.reduceat(weights, first, axis=1)  # at each score, (B, thresholds)
+    spam = np.add.reduceat(weights * actual, first, axis=1)
+    above, spam_above = messages.cumsum(axis=1), spam.cumsum(axis=1)
+    total_spam = spam_above[:, -1]
+    total_ham = above[:, -1] - total_spam
+    # A spam and a legitimate message with equal scores count half.
+    ordered = np.einsum("bt,bt->b", messages - spam, spam_above - spam / 2)
+    precisions = np.einsum("bt,bt->b", spam, spam_above / np.maximum(above, 1))
+    values = {"roc_auc": ordered / (total_spam * total_ham), "average_precision": precisions / total_spam}
+    for name, rate in LOW_RATES.items():
+        allowed = above - spam_above <= rate * total_ham[:, None]
+        values[name] = np.where(allowed, spam_above, 0).max(1) / total_spam
     return values

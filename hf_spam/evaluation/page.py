@@ -1,37 +1,29 @@
 """Present results: tables for the terminal, and an HTML page with tables and figures."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from ..files import write_file
+from ..files import write_file, write_json
 from ..modeling.configuration_spam_gpt import spam_index
 from ..text import printable
 from .baseline import ahead
-from .figures import report_figures
-from .report import Estimate, Report
+from .intervals import Estimate
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 MAX_LABELS = 10  # larger confusion matrices are not shown
-FULL_EFFECT = 2  # log-odds that get the strongest colour
 LOWER_IS_BETTER = ("false_positive_rate", "brier", "log_loss", "ece")
 
 
 class Message(str):
-    """Text of a message, in a table, with its `parts`: a text each, with its contribution (`None` between words)."""
+    """Text of a message in a table. On the page, its `words` are coloured by their contributions."""
 
-    def __new__(cls, text: str, words: list[dict[str, Any]]) -> "Message":
-        message, position, parts = super().__new__(cls, text), 0, []
-        for word in words:
-            parts += [(text[position : word["start"]], None), (text[word["start"] : word["end"]], word["contribution"])]
-            position = word["end"]
-        message.parts = [*parts, (text[position:], None)]
-        return message
+    words: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class Table:
 
     title: str
     columns: list[str]
-    rows: list[list[str]]
+    rows: Sequence[Sequence[str]]
     note: str = ""
 
 
@@ -59,41 +51,20 @@ def report_tables(values: dict[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows or table.note]
 
 
-def check_folder(output_dir: str | os.PathLike) -> Path:
-    """Return the folder for results, which need not exist yet, after checking that it is not a file."""
-    folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: choose another --output-dir.")
-    return folder
-
-
-def write_report(report: Report, output_dir: str | os.PathLike) -> None:
-    """Write `report.html`, a self-contained page, and `report.json`, into a folder, created if necessary."""
-    write_page(output_dir, "report", report.values, render_report(report))
-
-
 def write_page(output_dir: str | os.PathLike, name: str, values: dict[str, Any], page: str) -> None:
     """Write a page and its values, as NAME.html and NAME.json, into a folder, created if necessary."""
-    folder, data = check_folder(output_dir), json.dumps(values, indent=2, allow_nan=False) + "\n"
+    folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", values)
     write_file(folder / f"{name}.html", page.encode())
-    write_file(folder / f"{name}.json", data.encode())
-
-
-def render_report(report: Report) -> str:
-    """Return the report as a self-contained HTML page without scripts."""
-    values = report.values
-    title, figures = f"{values['model']} on {values['data']}", report_figures(report)
-    return render_page(title, headline(values), report_tables(values), values["versions"], figures)
 
 
 def render_page(
     title: str, sentences: Sequence[str], tables: Sequence[Table], versions: dict[str, str], figures: Sequence[Any] = ()
 ) -> str:
-    """Return a self-contained HTML page without scripts; the figures come after the first table."""
+    """Return a self-contained HTML page without scripts; figures, see `report_figures`, come after the first table."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["printable"] = printable
-    environment.globals["full_effect"] = FULL_EFFECT
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(title=title, headline=sentences, tables=tables, versions=versions, figures=figures)
 
@@ -117,14 +88,27 @@ def headline(values: dict[str, Any]) -> list[str]:
     else:
         trained_on = f"{values['training_messages']:,} messages: {values['trained_on']}"
         lines.append(f"Baseline: {values['baseline']}, trained on {trained_on}.")
-        if (difference := measured["f1_difference"]) is not None:
-            low, high = difference["low"], difference["high"]
+        difference = measured["f1_difference"]
+        if difference["value"] is not None:
             verdict = ahead(measured["model"]["f1"]["value"], measured["baseline"]["f1"]["value"], threshold)
-            if low is not None:
-                chance = ", which may be chance" if low <= 0 <= high else ""
-                verdict += f": a difference of {difference['value']:+.4f} ({low:+.4f} to {high:+.4f}){chance}"
+            if difference["low"] is not None:
+                chance = ", which may be chance" if difference["low"] <= 0 <= difference["high"] else ""
+                verdict += f": a difference of {format_estimate(difference, '{:+.4f} ({:+.4f} to {:+.4f})')}{chance}"
             lines.append(f"On {name}, {verdict}.")
     return lines
+
+
+def format_estimate(estimate: Estimate, form: str, scale: float = 1) -> str:
+    """Format a value and its interval, as in "{:.3f} ({:.3f}-{:.3f})"; "-" if the value is undefined.
+
+    If there is no interval, the form ends before the bracket.
+    """
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "-"
+    if low is None:
+        return form.partition(" (")[0].format(scale * value)
+    return form.format(scale * value, scale * low, scale * high)
 
 
 def format_number(estimate: Estimate) -> str:
@@ -135,34 +119,30 @@ def format_interval(estimate: Estimate) -> str:
     return "-" if estimate["low"] is None else f"{estimate['low']:.3f}\u2013{estimate['high']:.3f}"
 
 
-def _counts(sets: list[dict[str, Any]], positive: str | None) -> list[list[str]]:
-    """Return the last rows of a metrics table: the number of messages, and of spam, behind each column."""
-    names = {"messages": "messages"} | ({"spam": positive} if positive else {})
-    return [[name, *(f"{one[count]:,}" for one in sets)] for count, name in names.items()]
+def _names(measured: dict[str, Any], positive: str | None) -> list[str]:
+    """Return the first column of a metrics table."""
+    return [*measured["model"], "messages", *([positive] if positive else [])]
+
+
+def _column(measured: dict[str, Any], kind: str) -> list[str]:
+    """Return the metrics of the model or the baseline on a set, and the numbers of messages behind them."""
+    counts = [f"{measured[count]:,}" for count in ("messages", "spam") if count in measured]
+    return [*map(format_number, measured[kind].values()), *counts]
 
 
 def _metrics_table(values: dict[str, Any]) -> Table:
-    name = values["details"]["set"]
-    measured, baseline = values["sets"][name], values["sets"][name]["baseline"]
-    others = {other: sets for other, sets in values["sets"].items() if other != name}
-    rows = [
-        [
-            metric,
-            *(format_number(other["model"][metric]) for other in others.values()),
-            *(format_number(estimate), format_interval(estimate)),
-            *([format_number(baseline[metric])] if baseline else []),
-        ]
-        for metric, estimate in measured["model"].items()
-    ]
-    columns = ["metric", *others, name, "95 %", *(["baseline"] if baseline else [])]
-    rows += [
-        [*row, *[""] * (len(columns) - len(row))]
-        for row in _counts([*others.values(), measured], values["positive_label"])
-    ]
+    name, positive = values["details"]["set"], values["positive_label"]
+    measured, others = values["sets"][name], {other: part for other, part in values["sets"].items() if other != name}
+    headings = ["metric", *others, name, "95 %"]
+    columns = [_names(measured, positive), *(_column(part, "model") for part in (*others.values(), measured))]
+    columns.append([*map(format_interval, measured["model"].values())])
+    if measured["baseline"]:
+        headings.append("baseline")
+        columns.append(_column(measured, "baseline"))
     note = f"Lower is better for {', '.join(metric for metric in LOWER_IS_BETTER if metric in measured['model'])}. "
-    if values["positive_label"] is None:
+    if positive is None:
         note += "Precision, recall and F1 are macro averages over the labels. "
-    return Table("Metrics", columns, rows, note + values["intervals"])
+    return Table("Metrics", headings, list(zip_longest(*columns, fillvalue="")), note + values["intervals"])
 
 
 def _confusion_table(details: dict[str, Any]) -> Table:
@@ -179,17 +159,10 @@ def _thresholds_table(values: dict[str, Any]) -> Table:
         return Table(title, [], [])
     rows = []
     for row in values["details"]["thresholds"]:
-        rate, threshold = row["false_positive_rate"], row["threshold"]
-        rows.append(
-            [
-                "the model's own" if rate is None else f"{rate:.1%}",
-                "" if threshold is None else f"{threshold:.7f}",
-                f"{row['false_alarms']:,}",
-                f"{row['missed']:,}",
-                *(format_number(row["recall"]), format_interval(row["recall"])),
-                format_number(row["precision"]),
-            ]
-        )
+        rate = "the model's own" if row["false_positive_rate"] is None else f"{row['false_positive_rate']:.1%}"
+        threshold = "" if row["threshold"] is None else f"{row['threshold']:.7f}"
+        rates = [format_number(row["recall"]), format_interval(row["recall"]), format_number(row["precision"])]
+        rows.append([rate, threshold, f"{row['false_alarms']:,}", f"{row['missed']:,}", *rates])
     (other,) = (label for label in values["labels"] if label != positive)
     note = (
         f"The lowest threshold within the allowed false-positive rate on these messages; others may bring more "
@@ -200,63 +173,46 @@ def _thresholds_table(values: dict[str, Any]) -> Table:
 
 
 def _duplicates_table(values: dict[str, Any]) -> Table:
-    rows = [
-        [name, other, f"{counts['exact']:,}", f"{counts['near']:,}"]
-        for name, others in values["duplicates"].items()
-        for other, counts in others.items()
-    ]
-    note = "Near-duplicates differ only in case, digits, punctuation and white space; exact ones are included."
+    rows = [[name, f"{counts['exact']:,}", f"{counts['near']:,}"] for name, counts in values["duplicates"].items()]
+    note = ""
     if values["training_messages"] is None:
         note = "The model's training messages are not known (see --train-data)."
-    elif not rows:
-        note = ""
-    return Table("Duplicates", ["messages of", "also in", "exact", "exact or near"], rows, note)
+    elif rows:
+        note = "Near-duplicates differ only in case, digits, punctuation and white space; exact ones are included."
+    return Table("Duplicates of training messages", ["messages of", "exact", "exact or near"], rows, note)
 
 
 def _without_duplicates_table(name: str, measured: dict[str, Any], positive: str | None) -> Table:
     """Return the metrics without duplicates of training messages. Empty if there are none."""
     parts = {"all": measured, "no exact": measured.get("without_exact"), "no near": measured.get("without_near")}
-    columns = {column: part for column, part in parts.items() if part}
-    title = f"Without duplicates of training messages, {name}"
-    if len(columns) == 1:
-        return Table(title, [], [])
+    parts = {heading: part for heading, part in parts.items() if part}
     kinds = ["model", "baseline"] if measured["baseline"] else ["model"]
-    rows = [
-        [metric, *(format_number(column[kind][metric]) for kind in kinds for column in columns.values())]
-        for metric in measured["model"]
-    ]
-    rows += _counts([*columns.values()] * len(kinds), positive)
-    headings = [f"{kind}, {column}" for kind in kinds for column in columns]
-    return Table(title, ["metric", *headings], rows)
+    headings = ["metric", *(f"{kind}, {heading}" for kind in kinds for heading in parts)]
+    columns = [_names(measured, positive), *(_column(part, kind) for kind in kinds for part in parts.values())]
+    rows = list(zip(*columns, strict=True)) if len(parts) > 1 else []
+    return Table(f"Without duplicates of training messages, {name}", headings, rows)
 
 
 def _length_table(values: dict[str, Any]) -> Table:
-    positive = values["positive_label"]
+    positive, rows = values["positive_label"], []
     counts = {"messages": "messages", "wrong": "wrong"}
     if positive:
         counts = {"messages": "messages", "spam": positive, "missed": "missed", "false_alarms": "false alarms"}
-    rows = [
-        [
-            part["part"],
-            *(f"{part[count]:,}" for count in counts),
-            *(format_number(part["accuracy"]), format_interval(part["accuracy"])),
-            *([format_number(part["recall"])] if positive else []),
-        ]
-        for part in values["details"]["by_length"]
-    ]
+    for part in values["details"]["by_length"]:
+        rates = [format_number(part["accuracy"]), format_interval(part["accuracy"])]
+        rates += [format_number(part["recall"])] if positive else []
+        rows.append([part["part"], *(f"{part[count]:,}" for count in counts), *rates])
     columns = ["characters", *counts.values(), "accuracy", "95 %", *(["recall"] if positive else [])]
     return Table(f"By length, {values['details']['set']}", columns, rows)
 
 
 def _errors_table(values: dict[str, Any]) -> Table:
-    details, positive = values["details"], values["positive_label"]
-    rows = [
-        [
-            *(error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or ""),
-            Message(error["text"], error["words"]) if "words" in error else error["text"],
-        ]
-        for error in details["errors"]
-    ]
+    details, positive, rows = values["details"], values["positive_label"], []
+    for error in details["errors"]:
+        answer = [error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or ""]
+        text = Message(error["text"])
+        text.words = error.get("words", ())
+        rows.append([*answer, text])
     note = f"Most confident first. The score is the probability of {positive or 'the predicted label'}."
     if any("words" in error for error in details["errors"]):
         explained = positive or "spam (the predicted label if no class is spam)"

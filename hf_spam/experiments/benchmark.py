@@ -6,7 +6,6 @@ The suite is the tenth of the sample that the bundled model was not trained on, 
 import hashlib
 import json
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,16 +24,16 @@ from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import fit_baseline, predict_baseline
 from ..evaluation.candidates import Candidate, as_candidate, load_candidate
 from ..evaluation.eval_data import find_training_texts
-from ..evaluation.intervals import INTERVALS_NOTE, Interval, proportions
+from ..evaluation.intervals import INTERVALS_NOTE, estimate, estimates, measure
 from ..evaluation.metrics import Predictions, probability_table
-from ..evaluation.page import Table
-from ..evaluation.report import measure
+from ..evaluation.page import Table, format_estimate
 from ..files import versions
 from ..inference.classifier import SpamClassifier
 from ..training.calibration import needs_calibration
 from ..training.corrections import divide
 from ..training.finetune import finetune
 from ..training.recipes import RECIPES, Recipe, get_recipe
+from .compare import FEW, PERCENT, classify
 from .crossval import cross_validate
 
 SUITE = "hf-spam 1"  # raise the number whenever a message of the suite changes
@@ -51,11 +50,10 @@ OBFUSCATIONS: dict[str, tuple[Obfuscation, float]] = {
 LENGTHS = {"up to 40": (0, 40), "41 to 160": (41, 160), "over 160": (161, 10**9)}  # characters
 VERY_LONG = "at the end of 2,000"
 FILLER = 2000  # characters of genuine messages before a very long one
-FEW = 20  # nothing is measured on groups of fewer messages
-WARM_UP = 64  # messages that are classified before the time is taken
 FIGURES = ("recall", "false_positive_rate", "recall_at_fpr_0.01", "roc_auc", "f1")  # with intervals
 COLUMNS = ["model", "found, %", "false alarms, %", "found at 1 %, %", "ROC AUC", "UCI F1", "worst obfuscation", "size"]
 COLUMNS += ["messages/s"]
+SCORE = "{:.3f} ({:.3f}-{:.3f})"  # form of a score, for `format_estimate`
 
 Values = dict[str, Any]
 
@@ -109,44 +107,22 @@ def benchmark(
     progress: bool = False,
     **loading: Any,
 ) -> Values:
-    """Measure a classifier on the suite.
+    """Measure a classifier on the suite; return values that are ready for JSON.
 
-    Args:
-        model: A model, as for `load_candidate`. The name of a recipe trains it: on the rest of the sample for the
-            suite, and on four of five folds for the SMS Spam Collection.
-        uci: The SMS Spam Collection: "uci", or its file. `None`: leave it out.
-        recipe: Recipe of the model, to measure it on the SMS Spam Collection by cross-validation. A baseline that was
-            trained on the collection is cross-validated anyway.
-        progress: Whether to show progress bars.
-        loading: Further arguments of `load_candidate`.
-
-    Returns:
-        Values that are ready for JSON: `suite` (`name`, `fingerprint`, `messages`, `spam`, and `seen`, the number of
-        messages in the model's training data as far as these are known); `model` (`name`, `kind`, `size` in bytes,
-        `parameters`, `threshold`, `messages_per_second`); `figures`, the main ones with intervals; `parts`, each with
-        `section`, `name`, `messages`, `spam`, and `figures` (`None` if there are fewer than `FEW` messages); `uci`,
-        with `how` it was measured, and `figures` (`None` if it was not).
-
-    Raises:
-        DataError, OSError, ValueError: The collection or the model cannot be read.
+    The `model` is one as for `load_candidate`, or the name of a recipe, which is trained on the rest of the sample.
+    With `uci` ("uci", or its file), it is also measured on the SMS Spam Collection: by cross-validation if its `recipe`
+    is known, or if it is a baseline that was trained on the collection. `loading` is passed to `load_candidate`.
     """
     train, held_out = split_sample()
     suite = make_suite(held_out)
     if recipe is None and isinstance(model, str) and model in RECIPES:
         recipe = model
     recipe = None if recipe is None else get_recipe(recipe)
-    if isinstance(model, Candidate):
-        candidate = model
-    elif recipe is not None and model == recipe.name:
-        candidate = _train(recipe, train)
-    else:
-        candidate = load_candidate(model, **loading)
-    texts, trained = suite.messages["text"][:], _training_texts(candidate, held_out, uci)
-    candidate.answers(texts[:WARM_UP])
-    start = time.perf_counter()
-    given = _predictions(candidate, texts, suite.messages, progress)
-    speed = len(texts) / (time.perf_counter() - start)
-    about = {name: getattr(candidate, name) for name in ("name", "kind", "size", "parameters", "threshold")}
+    is_recipe = recipe is not None and model == recipe.name
+    candidate = _train(recipe, train) if is_recipe else load_candidate(model, **loading)
+    texts, labels = held_out["text"][:], np.array(held_out["label"][:])
+    trained = _training_texts(candidate, held_out, uci)
+    given, costs = classify(candidate, texts, labels, progress)
     return {
         "suite": {
             "name": SUITE,
@@ -155,8 +131,8 @@ def benchmark(
             "spam": int(given.is_spam.sum()),
             "seen": None if trained is None else int(find_duplicates(texts, trained)[1].sum()),
         },
-        "model": {**about, "messages_per_second": speed},
-        "figures": _figures(given, suite.messages),
+        "model": {**candidate.about, "messages_per_second": costs["messages_per_second"]},
+        "figures": _figures(given, held_out),
         "parts": list(_parts(suite, given, candidate, progress)),
         "uci": _measure_uci(candidate, uci, recipe, trained, progress),
         "threads": torch.get_num_threads(),
@@ -185,13 +161,6 @@ def _training_texts(candidate: Candidate, held_out: Dataset, uci: Sources | None
     return texts
 
 
-def _predictions(candidate: Candidate, texts: list[str], messages: Dataset, progress: bool = False) -> Predictions:
-    """Return a model's answers to the texts that stand for labelled messages."""
-    answers, labels = candidate.answers(texts, progress=progress), np.array(messages["label"][:])
-    table, names = probability_table(answers.scores, positive=1), tuple(messages.features["label"].names)
-    return Predictions(names, labels, answers.called.astype(int), table, only_ranks=candidate.only_ranks)
-
-
 def _figures(given: Predictions, messages: Dataset) -> Values:
     """Return the main figures with intervals; near-duplicates count as one in the bootstrap."""
     _, groups = np.unique(messages["group"][:], return_inverse=True)
@@ -202,8 +171,8 @@ def _figures(given: Predictions, messages: Dataset) -> Values:
 def _parts(suite: Suite, given: Predictions, candidate: Candidate, progress: bool) -> Iterator[Values]:
     """Measure each variant, length, language and category."""
     for (section, name), (texts, rows) in suite.variants.items():
-        yield _part(section, name, _predictions(candidate, texts, suite.messages.select(rows), progress))
-    characters = np.array(list(map(len, suite.messages["text"][:])))
+        yield _part(section, name, candidate.predictions(texts, given.labels[rows], progress=progress))
+    characters = np.array(list(map(len, given.texts)))
     for name, (low, high) in LENGTHS.items():
         yield _part("length", name, given.select((low <= characters) & (characters <= high)))
     for section in ("language", "category"):
@@ -213,19 +182,17 @@ def _parts(suite: Suite, given: Predictions, candidate: Candidate, progress: boo
 
 
 def _part(section: str, name: str, given: Predictions) -> Values:
-    counts = {"messages": len(given.labels), "spam": int(given.is_spam.sum())}
-    figures = None
-    if counts["messages"] >= FEW:
-        values, intervals = given.metrics(), proportions(given)
-        if not counts["spam"]:
-            values["recall"] = None
-        figures = {figure: _estimate(values[figure], intervals.get(figure)) for figure in FIGURES[:4]}
-    return {"section": section, "name": name, **counts, "figures": figures}
-
-
-def _estimate(value: float | None, interval: Interval | None = None) -> Values:
-    low, high = interval or (None, None)
-    return {"value": value, "low": low, "high": high}
+    messages, figures = len(given.labels), None
+    if messages >= FEW:
+        found = estimates(given)
+        figures = {figure: found[figure] for figure in FIGURES[:4]}
+    return {
+        "section": section,
+        "name": name,
+        "messages": messages,
+        "spam": int(given.is_spam.sum()),
+        "figures": figures,
+    }
 
 
 def _measure_uci(
@@ -239,7 +206,7 @@ def _measure_uci(
     seen = 0 if trained is None else int(find_duplicates(texts, trained)[1].sum())
     if recipe is not None:
         results = cross_validate(recipe, data=uci)
-        figures = {name: _estimate(results["pooled"]["model"][name]) for name in FIGURES}
+        figures = {name: estimate(results["pooled"]["model"][name]) for name in FIGURES}
         return {"how": "5 folds", **about, "figures": figures, "spread": results["spread"]["model"]["f1"]}
     if 2 * seen > len(texts) and candidate.train is not None:
         predicted, scores = labels.copy(), np.empty(len(labels))
@@ -249,7 +216,7 @@ def _measure_uci(
         table = probability_table(scores, positive=1)
         given, how = Predictions(answers.names, labels, predicted, table, only_ranks=True), "5 folds"
     else:
-        given = _predictions(candidate, texts, messages, progress)
+        given = candidate.predictions(texts, labels, progress=progress)
         how = f"seen: {seen:,} of {len(texts):,}" if seen else "not known" if trained is None else "not seen"
     return {"how": how, **about, "figures": _figures(given, messages)}
 
@@ -266,11 +233,11 @@ def benchmark_row(values: Values) -> list[str]:
     obfuscated = [part for part in values["parts"] if part["section"] == "obfuscated" and part["figures"]]
     worst = min(obfuscated, key=lambda part: part["figures"]["roc_auc"]["value"], default=None)
     how = f", {uci['how']}" if "seen:" in uci["how"] or "folds" in uci["how"] else ""
-    f1 = uci["figures"] and _score(uci["figures"]["f1"]) + how
+    f1 = uci["figures"] and format_estimate(uci["figures"]["f1"], SCORE) + how
     return [
         about["name"] + (f" (has seen {seen:,})" if seen else ""),
-        *(_percent(figures[name]) for name in FIGURES[:3]),
-        _score(figures["roc_auc"]),
+        *(format_estimate(figures[name], PERCENT, 100) for name in FIGURES[:3]),
+        format_estimate(figures["roc_auc"], SCORE),
         f1 or "-",
         f"{worst['figures']['roc_auc']['value']:.3f} ({worst['name'].split(',')[0]})" if worst else "-",
         f"{about['size'] / 1e6:,.1f} MB",
@@ -282,28 +249,15 @@ def benchmark_tables(values: Values) -> list[Table]:
     """Return the tables of a result for the terminal."""
     few = [part for part in values["parts"] if part["figures"] is None]
     left_out = f"Too few: {len(few)} groups of fewer than {FEW} messages. " if few else ""
-    given = {name: values["suite"][name] for name in ("messages", "spam")}
-    parts = [{"section": "", "name": "held out", **given, "figures": values["figures"]}, *values["parts"]]
+    held_out = {**values["suite"], "section": "", "name": "held out", "figures": values["figures"]}
+    parts = [held_out, *values["parts"]]
     if values["uci"]["figures"]:
         parts.append({"section": "UCI", "name": values["uci"]["how"], **values["uci"]})
-    rows = [
-        [
-            f"{part['section']} {part['name']}".strip(),
-            *(f"{part[count]:,}" for count in ("messages", "spam")),
-            *(_percent(part["figures"][name]) for name in FIGURES[:3]),
-            _score(part["figures"]["roc_auc"]),
-        ]
-        for part in parts
-        if part["figures"]
-    ]
+    rows = []
+    for part in parts:
+        if figures := part["figures"]:
+            shares = [format_estimate(figures[name], PERCENT, 100) for name in FIGURES[:3]]
+            counts = f"{part['messages']:,}", f"{part['spam']:,}"
+            name = f"{part['section']} {part['name']}".strip()
+            rows.append([name, *counts, *shares, format_estimate(figures["roc_auc"], SCORE)])
     return [Table(SUITE, ["messages", "number", "spam", *COLUMNS[1:5]], rows, left_out + INTERVALS_NOTE)]
-
-
-def _percent(estimate: Values) -> str:
-    low, high = ("" if estimate[end] is None else f"{100 * estimate[end]:.0f}" for end in ("low", "high"))
-    return "-" if estimate["value"] is None else f"{100 * estimate['value']:.1f}" + (f" ({low}-{high})" if low else "")
-
-
-def _score(estimate: Values) -> str:
-    low, high = ("" if estimate[end] is None else f"{estimate[end]:.3f}" for end in ("low", "high"))
-    return "-" if estimate["value"] is None else f"{estimate['value']:.3f}" + (f" ({low}-{high})" if low else "")

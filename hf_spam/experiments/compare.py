@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,9 @@ from ..data.names import Sources, source_name
 from ..data.sources import read_messages
 from ..evaluation.candidates import Candidate, load_candidate, split_label_map
 from ..evaluation.eval_data import find_training_texts
-from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, percentiles
-from ..evaluation.metrics import Predictions, probability_table
-from ..evaluation.page import Table, format_interval, format_number
-from ..evaluation.report import Estimate, estimate_of, measure
+from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, difference, estimate, measure
+from ..evaluation.metrics import Predictions
+from ..evaluation.page import Table, format_estimate
 from ..files import public, versions
 from .breakdown import NOTES, breakdown
 
@@ -39,9 +38,9 @@ METRICS = {
 DIFFERENCES = ("f1", "roc_auc")  # shown for each pair of models; the values have all metrics
 FEW = 20  # groups of fewer messages are not shown
 WARM_UP = 64  # messages that are classified before the time is taken
+PERCENT = "{:.1f} ({:.0f}-{:.0f})"  # form of a share, for `format_estimate`
 
 Values = dict[str, Any]
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -56,32 +55,16 @@ def compare(
     progress: bool = False,
     **reading: Any,
 ) -> Values:
-    """Measure classifiers on the same messages, and test whether they differ.
+    """Measure classifiers on the same messages, and test whether they differ; return values that are ready for JSON.
 
     Each pair is compared by McNemar's exact test, on the messages that only one of them classifies correctly, and by
     the difference of each metric on the same bootstrap samples. p-values are adjusted for the number of pairs (Holm
-    1979). Everything is measured again without the messages that a model was trained on, exactly or nearly, as far as
-    its training messages are at hand. A model that has seen nearly all is left out of that.
+    1979). Everything is measured again, as `unseen`, without the messages that a model was trained on, exactly or
+    nearly, as far as its training messages are at hand. A model that has seen nearly all is left out of that.
 
-    Args:
-        models: Candidates, or names of them as for `load_candidate`.
-        data: Source of the messages, labelled spam and not spam, as for `load_sms_spam`.
-        train_data: Sources of training messages, as "MODEL=SOURCE".
-        label_map: Meaning of labels, of the data and the models, see `split_label_map`.
-        trust_remote_code: Whether to run code that comes with a model.
-        progress: Whether to show progress bars.
-        reading: How to read the data, as for `load_sms_spam`.
-
-    Returns:
-        Values that are ready for JSON: `data`, `messages`, `spam`; `models`, each with `name`, `kind`, `size` (bytes),
-        `parameters`, `threshold`, `loading_seconds`, `messages_per_second`, `memory` (bytes), and `training`, the
-        number of messages that are also in its training messages; `all` and `unseen` (`None` if nothing is left, or
-        nothing was seen), each with `messages`, `spam`, `models` (their indices), `metrics` of each and `pairs`;
-        `groups`, see `breakdown`; and `versions`.
-
-    Raises:
-        DataError: The data cannot be read, or its labels are others.
-        OSError, ValueError: A model cannot be loaded; see `load_candidate`.
+    `models` are candidates, or names of them as for `load_candidate`, and `data` is labelled spam and not spam;
+    `train_data` names sources of training messages, as "MODEL=SOURCE". The `label_map` is for the data and the models,
+    see `split_label_map`; `reading` says how to read the data, as for `load_sms_spam`.
     """
     names = [model.source if isinstance(model, Candidate) else model for model in models]
     reading["label_map"], maps = split_label_map(label_map, names)
@@ -90,22 +73,27 @@ def compare(
     if label_names(messages) != LABEL_NAMES:
         raise DataError(f"the messages are labelled {', '.join(label_names(messages))}; see --label-map")
     texts, labels = messages["text"][:], np.array(messages["label"][:])
-    candidates, abouts, answers, trained = [], [], [], []
-    for model in models:  # all are loaded first, so that every mistake is found at once
-        candidate, about = _load(model, maps, trust_remote_code, reading)
-        candidates.append(candidate)
-        abouts.append(about)
-    for candidate, about in zip(candidates, abouts, strict=True):
+    how = {"trust_remote_code": trust_remote_code, "skip_bad_rows": reading.get("skip_bad_rows", False)}
+    loaded = [  # all of them first, so that every mistake is found at once
+        with_memory(load_candidate, model, label_map=maps[name], **how)
+        for model, name in zip(models, names, strict=True)
+    ]
+    abouts, answers, trained = [], [], []
+    for index, (candidate, memory) in enumerate(loaded):
         logger.info("Classifying with %s", candidate.name)
-        answers.append(_classify(candidate, about, texts, labels, progress))
-        train, known = list(candidate.train or []), "known"
-        if not train:
+        given, costs = classify(candidate, texts, labels, progress)
+        if costs["memory"] is not None:
+            costs["memory"] += memory
+        train, known = candidate.train, "known"
+        if train is None:
             train, known = find_training_texts(candidate.source, data, sources.get(candidate.source), **reading)
         exact, near = find_duplicates(texts, train or [])
-        counts = (None, None) if train is None else (int(exact.sum()), int(near.sum()))
-        about["training"] = dict(zip(("known", "exact", "near"), (known, *counts), strict=True))
+        seen = {"exact": int(exact.sum()), "near": int(near.sum())} if train else {"exact": None, "near": None}
+        namesakes = sum(other.name == candidate.name for other, _ in loaded[:index])
+        name = f"{candidate.name} ({namesakes + 1})" if namesakes else candidate.name
+        abouts.append({**candidate.about, "name": name, **costs, "training": {"known": known, **seen}})
+        answers.append(given)
         trained.append(near)
-    _name_apart(abouts)
     groups, everyone = np.array(messages["group"][:]), list(range(len(models)))
     return {
         "data": public(source_name(data)),
@@ -125,9 +113,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for their number (Holm 1979, *A Simple Sequentially Rejective Multiple Test Procedure*)."""
     order = np.argsort(p_values, kind="stable")
     steps = np.array(p_values)[order] * np.arange(len(order), 0, -1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted.tolist()
+    adjusted = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted[np.argsort(order)].tolist()
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -136,14 +123,24 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return float(binomtest(first_only, total, 0.5).pvalue) if total else 1.0
 
 
-def with_memory(function: Callable[[], T]) -> tuple[T, int | None]:
+def classify(
+    candidate: Candidate, texts: Sequence[str], labels: np.ndarray, progress: bool
+) -> tuple[Predictions, Values]:
+    """Return a model's predictions, and their costs: `messages_per_second` and `memory`, see `with_memory`."""
+    candidate.run(texts[:WARM_UP], False)
+    start = time.perf_counter()
+    given, memory = with_memory(candidate.predictions, texts, labels, progress=progress)
+    return given, {"messages_per_second": len(texts) / (time.perf_counter() - start), "memory": memory}
+
+
+def with_memory(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, int | None]:
     """Call a function; also return by how many bytes the process grew at its peak (Linux only, otherwise `None`)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     except OSError:
-        return function(), None
+        return function(*arguments, **options), None
     before = _resident("VmRSS")
-    result = function()
+    result = function(*arguments, **options)
     return result, max(0, _resident("VmHWM") - before)
 
 
@@ -162,42 +159,6 @@ def _by_model(train_data: Sequence[str], models: Sequence[str]) -> dict[str, str
     return found
 
 
-def _load(
-    model: str | Candidate, maps: dict[str, str | None], trust_remote_code: bool, reading: Values
-) -> tuple[Candidate, Values]:
-    """Return a candidate and what is known about it."""
-
-    def load() -> Candidate:
-        if isinstance(model, Candidate):
-            return model
-        how = {"trust_remote_code": trust_remote_code, "skip_bad_rows": reading.get("skip_bad_rows", False)}
-        return load_candidate(model, label_map=maps[model], **how)
-
-    start = time.perf_counter()
-    candidate, memory = with_memory(load)
-    about = {name: getattr(candidate, name) for name in ("name", "kind", "size", "parameters", "threshold")}
-    return candidate, about | {"loading_seconds": time.perf_counter() - start, "memory": memory}
-
-
-def _classify(candidate: Candidate, about: Values, texts: list[str], labels: np.ndarray, progress: bool) -> Predictions:
-    """Return a model's answers, and add its speed and memory to what is known about it."""
-    candidate.answers(texts[:WARM_UP])
-    start = time.perf_counter()
-    answers, memory = with_memory(lambda: candidate.answers(texts, progress=progress))
-    about["messages_per_second"] = len(texts) / (time.perf_counter() - start)
-    about["memory"] = None if memory is None else about["memory"] + memory
-    table = probability_table(answers.scores, positive=1)
-    called = answers.called.astype(int)
-    return Predictions(tuple(LABEL_NAMES), labels, called, table, only_ranks=candidate.only_ranks)
-
-
-def _name_apart(abouts: list[Values]) -> None:
-    """Number models of the same name."""
-    for index, about in enumerate(abouts):
-        before = sum(other["name"].split(" (")[0] == about["name"] for other in abouts[:index])
-        about["name"] += f" ({before + 1})" if before else ""
-
-
 def _measure_all(
     answers: list[Predictions], models: list[int], groups: np.ndarray, chosen: np.ndarray, progress: bool
 ) -> Values:
@@ -205,16 +166,12 @@ def _measure_all(
     given = [answers[model].select(chosen) for model in models]
     _, groups = np.unique(groups[chosen], return_inverse=True)
     measured = [measure(one, groups) for one in tqdm(given, desc="Intervals", unit="model", disable=not progress)]
+    right = [one.labels == one.predicted for one in given]
     pairs = []
-    for (i, (first, first_samples)), (j, (second, second_samples)) in combinations(enumerate(measured), 2):
-        right = [one.labels == one.predicted for one in (given[i], given[j])]
-        only = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
-        pair = {"models": [models[i], models[j]], "only_right": list(only), "p": mcnemar(*only), "differences": {}}
-        for metric in METRICS:
-            samples = first_samples[metric] - second_samples[metric]
-            values = first[metric]["value"], second[metric]["value"]
-            difference = None if None in values else values[0] - values[1]
-            pair["differences"][metric] = {**estimate_of(difference, percentiles(samples)), "p": _bootstrap_p(samples)}
+    for i, j in combinations(range(len(models)), 2):
+        only = [int((right[i] & ~right[j]).sum()), int((right[j] & ~right[i]).sum())]
+        differences = {metric: difference(measured[i], measured[j], metric) for metric in METRICS}
+        pair = {"models": [models[i], models[j]], "only_right": only, "p": mcnemar(*only), "differences": differences}
         pairs.append(pair)
     for family in (pairs, *([pair["differences"][metric] for pair in pairs] for metric in METRICS)):
         for one, adjusted in zip(family, holm([one["p"] for one in family]), strict=True):
@@ -228,25 +185,14 @@ def _measure_all(
     }
 
 
-def _bootstrap_p(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of a difference of zero; the samples are its bootstrap distribution."""
-    differences = differences[np.isfinite(differences)]
-    tails = ((differences <= 0).sum(), (differences >= 0).sum())
-    return min(1.0, 2 * (min(tails) + 1) / (len(differences) + 1))
-
-
 def _measure_unseen(
     answers: list[Predictions], trained: list[np.ndarray], groups: np.ndarray, progress: bool
 ) -> Values | None:
     """Measure again without messages in the training data of any model, except models that have seen too much."""
     labels = answers[0].labels
-
-    def has_both(chosen: np.ndarray) -> bool:
-        return len(np.unique(labels[chosen])) == 2
-
-    models = [model for model, seen in enumerate(trained) if has_both(~seen)]
+    models = [model for model, seen in enumerate(trained) if len(np.unique(labels[~seen])) == 2]
     seen = np.any([trained[model] for model in models], axis=0) if models else np.ones(len(labels), dtype=bool)
-    if not has_both(~seen) or (len(models) == len(answers) and not seen.any()):
+    if len(np.unique(labels[~seen])) < 2 or (len(models) == len(answers) and not seen.any()):
         return None
     return _measure_all(answers, models, groups, ~seen, progress)
 
@@ -255,22 +201,20 @@ def _by_group(answers: list[Predictions], messages: Dataset) -> list[Values]:
     """Return the groups of `breakdown`, with a list of what was measured for each of the `models`."""
     notes = {name: [public(note) for note in messages[name][:]] for name in NOTES}
     found = breakdown({str(number): given for number, given in enumerate(answers)}, notes)
-    kept = ("by", "name", "spam", "ham")
-    return [
-        {**{name: group[name] for name in kept}, "models": [group[str(i)] for i in range(len(answers))]}
-        for group in found
-    ]
+    for group in found:
+        group["models"] = [group.pop(str(number)) for number in range(len(answers))]
+    return found
 
 
 def notes(values: Values) -> list[str]:
     """Return what a reader must know about a comparison, in sentences."""
     lines = [f"{values['messages']:,} messages of {values['data']}, {values['spam']:,} of them spam."]
-    unseen = values["unseen"]
-    for about in values["models"]:
-        if near := about["training"]["near"]:
-            share = f"{near:,} of the {values['messages']:,} messages ({near / values['messages']:.1%})"
-            lines.append(f"{about['name']} was trained on {share}, or near-duplicates of them.")
-    if unseen is None and any(about["training"]["near"] for about in values["models"]):
+    trained = [about for about in values["models"] if about["training"]["near"]]
+    for about in trained:
+        near = about["training"]["near"]
+        share = f"{near:,} of the {values['messages']:,} messages ({near / values['messages']:.1%})"
+        lines.append(f"{about['name']} was trained on {share}, or near-duplicates of them.")
+    if trained and values["unseen"] is None:
         lines.append("No messages are left that no model was trained on.")
     return lines
 
@@ -279,19 +223,12 @@ def compare_tables(values: Values) -> list[Table]:
     """Return the tables of a comparison, for the terminal and the page."""
     names = [about["name"] for about in values["models"]]
     unseen = values["unseen"]
-    tables = [
-        *_metrics_tables("All messages", values["all"], names, values["intervals"]),
-        *_pairs_tables("all messages", values["all"], names),
-        _training_table(values["models"]),
-    ]
+    tables = _part_tables("All messages", values["all"], names, values["intervals"])
+    tables.append(_training_table(values["models"]))
     if unseen is not None:
         left_out = [name for model, name in enumerate(names) if model not in unseen["models"]]
         note = f"Not shown: {', '.join(left_out)}, trained on nearly all of the messages." if left_out else ""
-        title = "Without messages that a model was trained on"
-        tables += [
-            *_metrics_tables(title, unseen, names, note),
-            *_pairs_tables(title.lower(), unseen, names),
-        ]
+        tables += _part_tables("Without messages that a model was trained on", unseen, names, note)
     tables += [
         _groups_table("Spam found, %", "spam", "recall", values["groups"], names),
         _groups_table("False alarms, %", "ham", "false_positive_rate", values["groups"], names),
@@ -300,48 +237,32 @@ def compare_tables(values: Values) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _metrics_tables(title: str, part: Values, names: list[str], note: str) -> list[Table]:
-    """Return a table of the metrics of decisions, and one of those of scores: together they are too wide."""
-
-    def table(title: str, metrics: Sequence[str], note: str) -> Table:
-        rows = [
-            [names[model], *(_with_interval(found[name]) for name in metrics)]
-            for model, found in zip(part["models"], part["metrics"], strict=True)
-        ]
-        return Table(title, ["model", *(METRICS[name] for name in metrics)], rows, note)
-
-    metrics = list(METRICS)
-    return [
-        table(f"{title}: {part['messages']:,}, {part['spam']:,} spam", metrics[:3], note),
-        table(f"{title}, by score", metrics[3:], ""),
+def _part_tables(title: str, part: Values, names: list[str], note: str) -> list[Table]:
+    """Return the tables of some of the messages: metrics of decisions, and of scores; then two on pairs of models."""
+    headings = ["model", *METRICS.values()]
+    rows = [
+        [names[model], *(format_estimate(found[metric], "{:.4f} ({:.3f}\u2013{:.3f})") for metric in METRICS)]
+        for model, found in zip(part["models"], part["metrics"], strict=True)
     ]
-
-
-def _with_interval(estimate: Estimate) -> str:
-    interval = "" if estimate["low"] is None else f" ({format_interval(estimate)})"
-    return format_number(estimate) + interval
-
-
-def _pairs_tables(title: str, part: Values, names: list[str]) -> list[Table]:
-    """Return a table of the messages that only one of two models gets right, and one of differences of metrics."""
     right, differences = [], []
     for pair in part["pairs"]:
         name = " / ".join(names[model] for model in pair["models"])
         right.append([name, *(f"{count:,}" for count in pair["only_right"]), _p(pair["p"]), _p(pair["p_holm"])])
         differences.append([name])
         for found in (pair["differences"][metric] for metric in DIFFERENCES):
-            value = "-" if found["value"] is None else f"{found['value']:+.4f}"
-            interval = "" if found["low"] is None else f" ({found['low']:+.3f} to {found['high']:+.3f})"
-            differences[-1] += [value + interval, _p(found["p_holm"])]
-    note = (
+            differences[-1] += [format_estimate(found, "{:+.4f} ({:+.3f} to {:+.3f})"), _p(found["p_holm"])]
+    mcnemar_note = (
         "p: how often two equally good models would differ by as much, by McNemar's exact test, which counts "
         "near-duplicates as different messages. Holm: adjusted for the number of pairs; below 0.05 it is no chance."
     )
-    bootstrap = f"By {RESAMPLES:,} bootstrap samples, which draw near-duplicates together."
+    bootstrap_note = f"By {RESAMPLES:,} bootstrap samples, which draw near-duplicates together."
     columns = [column for metric in DIFFERENCES for column in (f"{METRICS[metric]}, first - second", "p, Holm")]
+    counts, where = f"{part['messages']:,}, {part['spam']:,} spam", title.lower()
     return [
-        Table(f"Right by one model only, {title}", ["pair", "first", "second", "p", "p, Holm"], right, note),
-        Table(f"Differences, {title}", ["pair", *columns], differences, bootstrap),
+        Table(f"{title}: {counts}", headings[:4], [row[:4] for row in rows], note),
+        Table(f"{title}, by score", ["model", *headings[4:]], [[row[0], *row[4:]] for row in rows]),
+        Table(f"Right by one model only, {where}", ["pair", "first", "second", "p", "p, Holm"], right, mcnemar_note),
+        Table(f"Differences, {where}", ["pair", *columns], differences, bootstrap_note),
     ]
 
 
@@ -350,13 +271,10 @@ def _p(value: float) -> str:
 
 
 def _training_table(abouts: list[Values]) -> Table:
-    rows = [
-        [
-            about["name"],
-            *("-" if value is None else value if isinstance(value, str) else f"{value:,}" for value in values),
-        ]
-        for about, values in ((about, about["training"].values()) for about in abouts)
-    ]
+    rows = []
+    for about in abouts:
+        known, *counts = about["training"].values()
+        rows.append([about["name"], known, *("-" if count is None else f"{count:,}" for count in counts)])
     note = "Messages that are also in a model's training data. Name those of a model with --train-data MODEL=SOURCE."
     return Table("Seen in training", ["model", "training messages", "exact", "exact or near"], rows, note)
 
@@ -364,13 +282,10 @@ def _training_table(abouts: list[Values]) -> Table:
 def _groups_table(title: str, count: str, metric: str, groups: list[Values], names: list[str]) -> Table:
     rows = []
     for group in groups:
-        if group[count] < FEW:
-            continue
-        row = [f"{group['by']} {group['name']}", f"{group[count]:,}"]
-        for found in group["models"]:
-            value, (low, high) = found[metric], found[f"{metric}_interval"]
-            row.append(f"{100 * value:.1f} ({100 * low:.0f}-{100 * high:.0f})")
-        rows.append(row)
+        if group[count] >= FEW:
+            shares = [estimate(found[metric], found[f"{metric}_interval"]) for found in group["models"]]
+            name = f"{group['by']} {group['name']}"
+            rows.append([name, f"{group[count]:,}", *(format_estimate(share, PERCENT, 100) for share in shares)])
     note = f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} are in the JSON only."
     return Table(title, ["messages", count, *names], rows, note)
 
@@ -378,11 +293,11 @@ def _groups_table(title: str, count: str, metric: str, groups: list[Values], nam
 def _costs_table(values: Values) -> Table:
     rows = []
     for about in values["models"]:
-        megabytes = ["-" if size is None else f"{size / 1e6:,.1f}" for size in (about["size"], about["memory"])]
         parameters = "-" if about["parameters"] is None else f"{about['parameters']:,}"
+        memory = "-" if about["memory"] is None else f"{about['memory'] / 1e6:,.1f}"
         threshold = "most likely" if about["threshold"] is None else f"{about['threshold']:.4f}"
-        speed = f"{about['messages_per_second']:,.0f}"
-        rows.append([about["name"], about["kind"], parameters, megabytes[0], speed, megabytes[1], threshold])
+        costs = f"{about['size'] / 1e6:,.1f}", f"{about['messages_per_second']:,.0f}", memory
+        rows.append([about["name"], about["kind"], parameters, *costs, threshold])
     note = (
         f"Measured once, on this machine, with {values['threads']} threads. Memory: how much the process grew at its "
         "peak, to load the model and to classify. Threshold: the score from which the model says spam."

@@ -21,7 +21,6 @@ from ..data.sources import read_messages
 from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import BASELINE, fit_baseline, predict_baseline
 from ..evaluation.metrics import Predictions
-from ..evaluation.page import check_folder
 from ..files import write_file
 from ..signals import RunInterrupted
 from ..training.calibration import needs_calibration
@@ -84,7 +83,7 @@ def cross_validate(
     identity = settings_of(recipe) | {"folds": None if by_source else folds, "messages": digest(messages)}
     finished = {}
     if output_dir is not None:  # read everything now, before another process writes a run
-        check_folder(output_dir).mkdir(parents=True, exist_ok=True)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
         finished = {path.name: _read_run(path, identity) for path in Path(output_dir).glob("run-*.json")}
     jobs = (
         (_splits(recipe, train, test, seed), seed)

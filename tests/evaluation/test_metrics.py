@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from small_data import MESSAGES
 
-from hf_spam.evaluation.metrics import BINS, SpamMetrics, lowest_threshold
+from hf_spam.evaluation.metrics import BINS, LOW_RATES, SpamMetrics, lowest_threshold
 
 ROWS = st.lists(st.tuples(st.booleans(), st.floats(0, 1, width=32)), min_size=1, max_size=30)
 NEED_BOTH_LABELS = ("balanced_accuracy", "roc_auc", "average_precision", "recall_at_fpr_0.01", "recall_at_fpr_0.001")
@@ -51,11 +51,17 @@ def test_two_classes_agree_with_scikit_learn(rows):
     actual, scores = [int(spam) for spam, _ in rows], [score for _, score in rows]
     predicted = [int(score > 0.5) for score in scores]
     values = SpamMetrics().compute(predictions=predicted, references=actual, scores=scores)
-    assert values["f1"] == pytest.approx(sk.f1_score(actual, predicted, zero_division=0))
+    for name, expected in {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}.items():
+        assert values[name] == pytest.approx(expected(actual, predicted, zero_division=0)), name
+    assert values["accuracy"] == pytest.approx(sk.accuracy_score(actual, predicted))
     if len({*actual, *predicted}) == 2:
         assert values["mcc"] == pytest.approx(sk.matthews_corrcoef(actual, predicted))
     if len(set(actual)) == 2:
         assert values["roc_auc"] == pytest.approx(sk.roc_auc_score(actual, scores))
+        assert values["average_precision"] == pytest.approx(sk.average_precision_score(actual, scores))
+        rates, recalls, _ = sk.roc_curve(actual, scores, drop_intermediate=False)
+        for name, rate in LOW_RATES.items():
+            assert values[name] == pytest.approx(recalls[rates <= rate].max()), name
         assert values["false_positive_rate"] == pytest.approx(1 - sk.recall_score(actual, predicted, pos_label=0))
         assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(actual, predicted))
     else:

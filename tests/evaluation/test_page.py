@@ -10,8 +10,7 @@ from small_reports import HOME, NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, report_of
 
 from hf_spam import SpamClassifier
 from hf_spam.evaluation.figures import COLOURS, report_figures
-from hf_spam.evaluation.page import TEMPLATE, headline, render_report, report_tables, write_report
-from hf_spam.evaluation.report import explain_errors
+from hf_spam.evaluation.page import TEMPLATE, headline, render_page, report_tables, write_page
 from hf_spam.text import printable
 
 
@@ -32,8 +31,19 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+def render(report) -> str:
+    values = report.values
+    title, figures = f"{values['model']} on {values['data']}", report_figures(report)
+    return render_page(title, headline(values), report_tables(values), values["versions"], figures)
+
+
+def write(report, folder) -> None:
+    write_page(folder, "report", report.values, render(report))
+
+
 def texts_in(figure) -> list[str]:
-    return [re.sub("<.*?>", "", text) for text in re.findall(r"<text .*?</text>", figure.svg, re.DOTALL)]
+    svg, _ = figure
+    return [re.sub("<.*?>", "", text) for text in re.findall(r"<text .*?</text>", svg, re.DOTALL)]
 
 
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)> \"' & {{ 7 * 7 }} \x1b[31m\x00"
@@ -42,7 +52,7 @@ NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)> \"' & {{ 7 * 7 }}
 def test_page_runs_nothing_and_loads_nothing(tmp_path):
     """Messages and file names are shown as text, whatever they contain."""
     report = report_of([(NASTY, 1, 0.1), *ROWS], TRAIN, model="<i>model", source="<b>.csv")
-    page = Page(render_report(report))
+    page = Page(render(report))
     assert not {"script", "img", "b", "i", "iframe", "link", "object", "image"} & set(page.tags)
     assert page.tags["svg"] == 4 and page.tags["table"] == len(report_tables(report.values))
     assert any(NASTY.replace("\x1b", "\ufffd").replace("\x00", "\ufffd") == text for text in page.text)
@@ -50,7 +60,7 @@ def test_page_runs_nothing_and_loads_nothing(tmp_path):
     fetched = [v for k, v in page.attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
     assert fetched == [] and not any(k.startswith("on") for k, _ in page.attributes)
     assert "url(" not in "".join(v or "" for _, v in page.attributes).replace("url(#", "")
-    write_report(report, tmp_path / "new" / "folder")
+    write(report, tmp_path / "new" / "folder")
     left = {path.name: path.read_text() for path in (tmp_path / "new" / "folder").iterdir()}
     assert set(left) == {"report.html", "report.json"} and json.loads(left["report.json"]) == report.values
 
@@ -58,13 +68,13 @@ def test_page_runs_nothing_and_loads_nothing(tmp_path):
 def test_words_of_errors_are_coloured():
     """Each with its contribution; the text of the message stays as it is, and runs nothing."""
     text = f"Win {NASTY} prize"
-    report, classifier = report_of([(text, 1, 0.1), *ROWS]), SpamClassifier.from_pretrained()
-    explain_errors(report, classifier)
+    classifier = SpamClassifier.from_pretrained()
+    report = report_of([(text, 1, 0.1), *ROWS], classifier=classifier)
     (explanation,) = classifier.explain(text)
     error = report.values["details"]["errors"][0]
     assert error["text"] == text and error["log_odds"] == pytest.approx(explanation.log_odds)
     assert [word["start"] for word in error["words"]] == [word.start for word in explanation.words]
-    page = Page(render_report(report))
+    page = Page(render(report))
     titles = [value for name, value in page.attributes if name == "title"]
     assert titles[: len(error["words"])] == [f"{word.contribution:+.2f}" for word in explanation.words]
     assert printable(text) in "".join(page.text) and not {"script", "img"} & set(page.tags)
@@ -77,11 +87,9 @@ def test_a_report_replaces_only_an_earlier_report(tmp_path):
     report = report_of([("a", 0, 0.2)])
     (tmp_path / "model.safetensors").write_text("kept")
     (tmp_path / "report.html").write_text("old")
-    write_report(report, tmp_path)
+    write(report, tmp_path)
     assert (tmp_path / "model.safetensors").read_text() == "kept" and (tmp_path / "report.html").read_text() != "old"
     assert len(list(tmp_path.iterdir())) == 3
-    with pytest.raises(NotADirectoryError, match="is a file: choose another --output-dir"):
-        write_report(report, tmp_path / "report.html")
 
 
 def test_headline_says_what_was_measured():
@@ -106,7 +114,7 @@ def test_tables_of_many_labels(count):
     confusion = tables["Confusion matrix, test"]
     assert confusion.columns == (["label", *(f"predicted {name}" for name in names)] if count == 3 else [])
     assert count == 3 or "30 labels" in confusion.note
-    assert "Thresholds, test" not in tables and render_report(report).count("<svg") == 1
+    assert "Thresholds, test" not in tables and render(report).count("<svg") == 1
 
 
 def test_two_labels_of_other_names():
@@ -114,7 +122,7 @@ def test_two_labels_of_other_names():
     names = ["<i>no</i>", "$yes$ & 是"]
     rows = [("a b", 1, 0.9), ("b c", 0, 0.8), ("c d", 0, 0.1), ("d e", 1, 0.2)]
     report = report_of(rows, rows, names)
-    page = render_report(report)
+    page = render(report)
     assert list(report.values["details"]["confusion"]) == names[::-1] and report.values["positive_label"] == names[1]
     assert "<i>" not in page and "&lt;i&gt;no" in page
     assert "Score (probability of $yes$ &amp; 是)</text>" in page  # in a figure: not a formula
@@ -128,7 +136,7 @@ def test_figures_show_the_report_in_the_colours_of_the_page():
     assert {"Precision", "baseline"} <= set(texts_in(precision_recall))
     assert {"perfect calibration", "Fraction of spam"} <= set(texts_in(calibration))
     assert {"spam", "not spam", "Score (probability of spam)"} <= set(texts_in(scores))
-    svg = "".join(figure.svg for figure in figures)
+    svg = "".join(svg for svg, _ in figures)
     assert not set(re.findall("#[0-9a-f]{6}", svg)) - {colour[-8:-1] for colour in COLOURS.values()}
     for name in re.findall(r"var\((--[\w-]+),", "".join(COLOURS.values())):
         assert TEMPLATE.read_text().count(f"{name}: #") == 2 and name in svg  # light and dark

@@ -18,10 +18,15 @@ from small_models import CONFIGS, POSITIONS, save_small, small_tokenizer
 from transformers import AutoModel, BertConfig, BertForSequenceClassification
 
 from hf_spam.evaluation.candidates import load_candidate
+from hf_spam.evaluation.metrics import Predictions
 
 TEXTS = ["you won a free prize", "", "late", " ".join(["see me at home"] * POSITIONS), "call me later", "lunch \ud83d"]
 TRAIN = ["you won a prize", "free prize now", "claim a free prize", "see you at home", "lunch is ready", "are you late"]
 LABELS = ["spam", "spam", "spam", "ham", "ham", "ham"]
+
+
+def answers_of(candidate, texts=TEXTS) -> Predictions:
+    return candidate.predictions(texts, np.zeros(len(texts)))
 
 
 def expected_scores(model, kind: str) -> np.ndarray:
@@ -40,9 +45,9 @@ def test_a_sequence_classifier_answers_as_alone(tmp_path, kind):
     """In batches of any length, with long messages cut to its own limit; GPT-2 here has no pad token."""
     model = save_small(tmp_path, kind)
     candidate = load_candidate(tmp_path)
-    answers, expected = candidate.answers(TEXTS), expected_scores(model, kind)
+    answers, expected = answers_of(candidate), expected_scores(model, kind)
     np.testing.assert_allclose(answers.scores, expected, atol=1e-6)
-    assert np.ptp(expected) > 1e-4 and (answers.called == (answers.scores > 0.5)).all()
+    assert np.ptp(expected) > 1e-4 and (answers.predicted_spam == (answers.scores > 0.5)).all()
     assert (candidate.kind, candidate.parameters) == (type(model).__name__, model.num_parameters())
     assert candidate.size == (tmp_path / "model.safetensors").stat().st_size and candidate.name == tmp_path.name
 
@@ -53,20 +58,20 @@ def test_the_label_map_says_which_class_is_spam(tmp_path):
         ValueError, match=r"none of its labels .*'LABEL_0', 'LABEL_1'.* --label-map, such as LABEL_1=spam"
     ):
         load_candidate(tmp_path)
-    scores = load_candidate(tmp_path, label_map="LABEL_1=spam").scores(TEXTS)
+    scores = answers_of(load_candidate(tmp_path, label_map="LABEL_1=spam")).scores
     np.testing.assert_allclose(scores, expected_scores(model, "bert"), atol=1e-6)
-    other = load_candidate(tmp_path, label_map="label_0=spam").answers(TEXTS)
+    other = answers_of(load_candidate(tmp_path, label_map="label_0=spam"))
     np.testing.assert_allclose(other.scores, 1 - scores)
-    assert (other.called == (scores < 0.5)).all()
+    assert (other.predicted_spam == (scores < 0.5)).all()
 
 
 def test_several_classes_of_spam_are_added(tmp_path):
     save_small(tmp_path, labels=("ham", "smishing", "spam"))
     alone, both = load_candidate(tmp_path), load_candidate(tmp_path, label_map="smishing=spam")
     probabilities, predicted = both.run(TEXTS, False)
-    np.testing.assert_allclose(alone.scores(TEXTS), probabilities[:, 2])
-    np.testing.assert_allclose(both.scores(TEXTS), probabilities[:, 1:].sum(1))
-    assert (both.predict(TEXTS) == (predicted > 0)).all()
+    np.testing.assert_allclose(answers_of(alone).scores, probabilities[:, 2])
+    np.testing.assert_allclose(answers_of(both).scores, probabilities[:, 1:].sum(1))
+    assert (answers_of(both).predicted_spam == (predicted > 0)).all()
 
 
 def test_a_peft_adapter_brings_its_own_head(tmp_path):
@@ -78,7 +83,7 @@ def test_a_peft_adapter_brings_its_own_head(tmp_path):
     adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", init_lora_weights=False)).eval()
     adapted.save_pretrained(tmp_path / "adapter")
     candidate = load_candidate(tmp_path / "adapter", label_map="LABEL_2=spam")
-    np.testing.assert_allclose(candidate.scores(TEXTS), expected_scores(adapted, "bert"), atol=1e-6)
+    np.testing.assert_allclose(answers_of(candidate).scores, expected_scores(adapted, "bert"), atol=1e-6)
     assert candidate.kind == "BertForSequenceClassification (LORA)"
 
 
@@ -90,7 +95,7 @@ def test_a_model_is_loaded_from_the_hub(tmp_path, hub):
     HfApi().create_repo("alice/bert")
     HfApi().upload_folder(folder_path=tmp_path / "model", repo_id="alice/bert")
     candidate = load_candidate("alice/bert")
-    np.testing.assert_allclose(candidate.scores(TEXTS), expected_scores(model, "bert"), atol=1e-6)
+    np.testing.assert_allclose(answers_of(candidate).scores, expected_scores(model, "bert"), atol=1e-6)
     assert candidate.name == "alice/bert" and candidate.size > 1000
 
 
@@ -100,8 +105,8 @@ def test_a_scikit_learn_pipeline(tmp_path, last):
     pipeline = make_pipeline(CountVectorizer(), last).fit(TRAIN, LABELS)
     io.dump(pipeline, tmp_path / "p.skops")
     candidate = load_candidate(tmp_path / "p.skops")
-    answers, texts = candidate.answers(TEXTS), [*TEXTS]
-    assert answers.called.tolist() == (pipeline.predict(texts) == "spam").tolist()
+    answers, texts = answers_of(candidate), [*TEXTS]
+    assert answers.predicted_spam.tolist() == (pipeline.predict(texts) == "spam").tolist()
     if candidate.only_ranks:
         np.testing.assert_allclose(answers.scores, 1 / (1 + np.exp(-pipeline.decision_function(texts))))
     else:
@@ -172,7 +177,7 @@ def test_the_advice_for_a_setfit_head_works(tmp_path, monkeypatch):
         load_candidate(tmp_path / "setfit")
     monkeypatch.chdir(tmp_path / "setfit")
     exec(re.search('python -c "(.*)"', str(error.value))[1])
-    found = load_candidate(tmp_path / "setfit").scores(TRAIN)
+    found = answers_of(load_candidate(tmp_path / "setfit"), TRAIN).scores
     np.testing.assert_allclose(found, head.predict_proba(body.encode(TRAIN))[:, 1], atol=1e-6)
 
 
@@ -198,5 +203,5 @@ def test_code_runs_only_where_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"Python code that comes with it, .* --trust-remote-code"):
         load_candidate(tmp_path)
     assert not (tmp_path / "ran").exists()
-    assert load_candidate(tmp_path, trust_remote_code=True).scores(["late"]).shape == (1,)
+    assert answers_of(load_candidate(tmp_path, trust_remote_code=True), ["late"]).scores.shape == (1,)
     assert (tmp_path / "ran").exists() and BertConfig.model_type == "bert"
