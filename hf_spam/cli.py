@@ -15,8 +15,7 @@ from .cli_models import COMMANDS
 from .entry import is_main_process, run, show_log
 from .experiments.book_table import PUBLISHED
 from .terminal import finish
-from .training.recipes import PRETRAINING, RECIPES, Recipe
-from .training.run_options import RunOptions
+from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
 
 @click.group(context_settings={**options.CONTEXT, "max_content_width": 110})
