@@ -15,8 +15,7 @@ from .cli_models import COMMANDS
 from .entry import is_main_process, run, show_log
 from .experiments.book_table import PUBLISHED
 from .terminal import finish
-from .training.recipes import PRETRAINING, RECIPES, Recipe
-from .training.run_options import RunOptions
+from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
 
 @click.group(context_settings={**options.CONTEXT, "max_content_width": 110})
@@ -44,13 +43,7 @@ def recipes(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command(cls=options.SettingsCommand)
-@click.option(
-    "--recipe",
-    "name",
-    type=click.Choice(list(RECIPES)),
-    metavar="NAME",
-    help="Recipe; `hf-spam recipes` lists them.  [default: corrections with --base bundled, otherwise book]",
-)
+@options.recipe_option(None, "corrections with --base bundled, otherwise book")
 @options.as_json
 @click.pass_context
 @options.options_of(RunOptions, "Saving, resuming and pushing")
@@ -86,7 +79,7 @@ def train(ctx: click.Context, name: str | None, as_json: bool, **settings: Any) 
 
 
 @cli.command(cls=options.SettingsCommand)
-@click.option("--recipe", "name", type=click.Choice(list(RECIPES)), default="inbox", show_default=True, metavar="NAME")
+@options.recipe_option("inbox")
 @click.option("--output-dir", required=True, type=click.Path(), help="Folder for the network; empty or new.")
 @options.as_json
 @click.pass_context
@@ -106,7 +99,7 @@ def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **se
 
 
 @cli.command(cls=options.SettingsCommand)
-@options.recipe_option
+@options.recipe_option("book")
 @click.option("--folds", type=int, default=5, show_default=True, help="Number of folds.")
 @click.option("--repeats", type=int, default=1, show_default=True, help="Number of repeats, each with another seed.")
 @click.option("--by-source", is_flag=True, help="Leave out one source of --data at a time in place of folds.")

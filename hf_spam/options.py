@@ -52,15 +52,16 @@ model_option = click.option(
     callback=reachable,
     help="Model: a folder, a Hub id, or bundled.  [default: bundled]",
 )
-recipe_option = click.option(
-    "--recipe",
-    "name",
-    type=click.Choice(list(RECIPES)),
-    default="book",
-    show_default=True,
-    metavar="NAME",
-    help="Recipe; `hf-spam recipes` lists them.",
-)
+
+
+def recipe_option(default: str | None, shown: str | None = None) -> Callable[[Callable], Callable]:
+    """Return the option --recipe; the help names the default, or what is `shown` for it."""
+    help = f"Recipe; `hf-spam recipes` lists them.  [default: {shown or default}]"
+    return click.option(
+        "--recipe", "name", type=click.Choice(list(RECIPES)), default=default, metavar="NAME", help=help
+    )
+
+
 private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
 text_column = click.option(
     "--text-column",

@@ -209,7 +209,6 @@ TABLES = {
         "the book's loop": book,
         "Trainer": trainer,
         "hf_spam": finetuned,
-        "hf_spam, frozen blocks in bf16": lambda *job: finetuned(*job, prefix_precision="bf16"),
         "hf_spam, last token, no padding": lambda *job: finetuned(*job, pooling="last_token", padded_length=None),
     },
     "scoring": SCORING,

@@ -25,7 +25,7 @@ SHAPES = {
     "124M": {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024},
     "tiny": {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 256},
 }
-BF16 = {"mixed_precision": "bf16", "prefix_precision": "bf16"}
+BF16 = {"mixed_precision": "bf16"}
 TRAINING = {
     "book, float32": ({}, "no"),
     "book, bfloat16": (BF16, "no"),

@@ -28,7 +28,7 @@ POCKET = {**SMALL, "recipe": "pocket", "n_embd": 16, "vocab_size": 300, "per_dev
 STILL = {"dropout": 0.0, "case_augmentation": 0.0, "digit_augmentation": 0.0, "bpe_dropout": 0.0, "weight_average": 0.0}
 RUNS: dict[str, dict[str, Any]] = {
     "nothing random": {**POCKET, **STILL},
-    "dropout": {**POCKET, **STILL, "dropout": 0.2, "attention_dropout": 0.2},
+    "dropout": {**POCKET, **STILL, "dropout": 0.2},
     "accumulation": {**POCKET, "gradient_accumulation_steps": 3, "max_steps": 9},
     "frozen blocks": {**SMALL, "recipe": "book", "per_device_train_batch_size": 8},
     "BPE dropout": {**POCKET, "bpe_dropout": 0.3},

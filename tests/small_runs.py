@@ -19,9 +19,7 @@ SMALL = {"n_embd": 16, "n_head": 2, "vocab_size": 300}
 # An epoch has 5 steps: there is a checkpoint at the end of the first, and one in the middle of the second.
 WITH_CHECKPOINTS = {**SMALL, "max_steps": 12, "eval_freq": 3, "save_steps": 4}
 # No setting of the recipe pocket that draws random numbers at every step.
-NO_DROPOUT = dict.fromkeys(
-    ("dropout", "attention_dropout", "case_augmentation", "digit_augmentation", "bpe_dropout"), 0.0
-)
+NO_DROPOUT = dict.fromkeys(("dropout", "case_augmentation", "digit_augmentation", "bpe_dropout"), 0.0)
 
 # Texts that a reader, a normalization or a terminal might change.
 FOREIGN = [

@@ -163,4 +163,4 @@ def test_checkpoint_with_other_labels_is_refused(source, tmp_path):
     other.write_text(source.read_text(encoding="utf-8").replace("home", "work"), encoding="utf-8")
     flags = ["--resume-from-checkpoint", tmp_path / "out" / "checkpoint-2"]
     refused = hf_spam(*train, "--data", other, "--output-dir", tmp_path / "next", *flags).err
-    assert "the train messages or their tokenizer differ" in refused
+    assert "hash of the train messages was " in refused

@@ -3,7 +3,6 @@
 Imports heavy libraries late, so that the command line can list the published figures at once.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -11,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_file
+from ..files import write_json
 from ..signals import RunInterrupted
 from ..training.recipes import RECIPES, Recipe, get_recipe
-from .results import read_result, settings_of
+from .results import read_result
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +32,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Published:
-    """Published accuracies of an experiment in percent, `None` if unpublished."""
+    """Row of an experiment in the published table, and its accuracies in percent, `None` if unpublished."""
 
     row: int
-    """Number of the experiment in the published table."""
     train: float
     validation: float | None
     test: float
@@ -68,36 +66,31 @@ PUBLISHED = {
 def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **settings: Any) -> Iterator[Row]:
     """Run experiments one after the other, each in a folder named after its recipe.
 
-    A finished experiment is not run again, and an interrupted one resumes from its last checkpoint. An experiment that
-    cannot be run, for example because GPT-2's weights cannot be downloaded, is reported with the reason.
-
-    Args:
-        rows: Row numbers of the published table, or names of recipes. Empty: the whole table.
-        output_dir: Directory for the folders.
-        settings: Fields of `Recipe` to override in every experiment.
+    They are named by their row in the published table or by their recipe, all of the table by default, and `settings`
+    override fields of their recipes. A finished experiment is not run again, and an interrupted one resumes from its
+    last checkpoint. An experiment that cannot be run, for example because GPT-2's weights cannot be downloaded, is
+    reported with the reason.
 
     Yields:
         A dict per experiment: `recipe`; `row`; `published` and `obtained`, the accuracies on `train`, `validation` and
         `test` in percent; `interval`, the 95 % Wilson interval of the obtained test accuracy; `seconds` of training;
         and `problem`, the reason why it was not run, or `None`. `published` is `None` if the run differs from the
         published experiment in a setting or in the test messages.
-
-    Raises:
-        ValueError: An unknown row, recipe or setting, or `output_dir` holds a result of other settings.
-        RunInterrupted: Ctrl-C or SIGTERM.
     """
-    recipes = [get_recipe(name, **settings) for name in map(_recipe_name, rows or PUBLISHED)]
-    finished = {
-        recipe.name: read_result(Path(output_dir, recipe.name, RESULT), settings_of(recipe)) for recipe in recipes
-    }
-    for recipe in recipes:
-        number = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None
-        result, problem = finished[recipe.name], None
+    names = {str(published.row): name for name, published in PUBLISHED.items()}
+    for row in rows:
+        if row.isdecimal() and row not in names:
+            raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
+    recipes = [get_recipe(names.get(row, row), **settings) for row in rows or PUBLISHED]
+    folders = [Path(output_dir, recipe.name) for recipe in recipes]
+    finished = [read_result(folder / RESULT, recipe.public) for folder, recipe in zip(folders, recipes, strict=True)]
+    for recipe, folder, result in zip(recipes, folders, finished, strict=True):
+        number, problem = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None, None
         if result is None:
             title = recipe.name if number is None else f"{recipe.name}, row {number}"
             logger.info("Running %s ...", title)
             try:
-                result = _run(recipe, Path(output_dir, recipe.name))
+                result = _run(recipe, folder)
             except (OSError, ValueError) as error:
                 problem = str(error)
                 logger.info("Not run: %s. %s", title, problem)
@@ -110,22 +103,13 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
         }
 
 
-def _recipe_name(row: str) -> str:
-    """Return the recipe name of a row given by number or by name."""
-    names = {str(published.row): name for name, published in PUBLISHED.items()}
-    if row.isdecimal() and row not in names:
-        raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
-    return names.get(row, row)
-
-
 def _run(recipe: Recipe, folder: Path) -> Row:
     """Run an experiment, from its last checkpoint if there is one, and write its result."""
     from accelerate import PartialState
 
     from ..evaluation.intervals import proportions
     from ..training.checkpoints import Checkpoints
-    from ..training.finetune import finetune
-    from ..training.saving import remove_if_empty
+    from ..training.finetune import finetune, remove_if_empty
 
     saving = {"save_steps": recipe.eval_freq, "save_total_limit": 1, "resume_from_checkpoint": "auto"}
     try:
@@ -135,17 +119,15 @@ def _run(recipe: Recipe, folder: Path) -> Row:
         raise RunInterrupted(message, interruption.number) from None
     finally:
         remove_if_empty(folder.parent)  # nothing could be run as yet
-    accuracies = {split: run.metrics[split]["accuracy"] for split in SPLITS}
-    interval = proportions(run.predictions["test"])["accuracy"]
     result = {
-        "settings": settings_of(recipe),
+        "settings": recipe.public,
         "test_messages": run.history.splits.get("test"),
-        "obtained": {split: round(100 * accuracy, 2) for split, accuracy in accuracies.items()},
-        "interval": [round(100 * bound, 2) for bound in interval],
+        "obtained": {split: round(100 * run.metrics[split]["accuracy"], 2) for split in SPLITS},
+        "interval": [round(100 * bound, 2) for bound in proportions(run.predictions["test"])["accuracy"]],
         "seconds": round(run.history.seconds, 1),
     }
     if PartialState().is_main_process:
-        write_file(folder / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+        write_json(folder / RESULT, result)
         for step in Checkpoints(folder).steps():  # each is three times the size of the model
             Checkpoints(folder).delete(step)
     return result

@@ -27,7 +27,7 @@ from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
 from .breakdown import NOTES, breakdown
-from .results import read_result, settings_of
+from .results import read_result
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ ARRAYS = ("labels", "predicted", "probabilities")  # of `Predictions`
 
 Metrics = dict[str, float | None]
 Run = dict[str, Any]
-"""`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), the
-`answers` of both, from which the metrics are computed, and perhaps `notes` on the tested messages (see `NOTES`)."""
+"""`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), and
+the `answers` of both, from which the metrics are computed."""
 
 
 def cross_validate(
@@ -50,28 +50,17 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Train a recipe on all folds but one and test it on that one, for each fold in turn.
 
-    Folds are stratified and keep duplicates together (see `grouped_folds`). All messages are used: the protocol only
-    says how a file is read. If the recipe fits a temperature or a threshold, it does so on a tenth of the training
-    messages, held out from training; otherwise there is no validation split.
+    Folds are stratified and keep duplicates together (see `grouped_folds`). `by_source`, one source of the data is left
+    out at a time in their place, and messages that duplicate one of it are not trained on. All messages are used: the
+    protocol only says how a file is read. If the recipe fits a temperature or a threshold, it does so on a tenth of the
+    training messages, held out from training; otherwise there is no validation split. Each repeat has the next seed for
+    folds, weights and orders.
 
-    Args:
-        recipe: A `Recipe`, or the name of one.
-        folds: Number of folds, at least 2.
-        repeats: Number of repeats, each with the next seed for folds, weights and orders.
-        by_source: Whether to leave out one source of the data at a time in place of folds. Messages that duplicate one
-            of the source left out are not trained on.
-        output_dir: Folder for a file for each finished run. Runs that are already there are not run again, so a call
-            with the same settings goes on after an interruption. `None`: save nothing.
-        settings: Fields of `Recipe` to override.
+    Finished runs are saved in `output_dir` and not run again, so the same call goes on after an interruption.
 
     Returns:
         `recipe` (its settings), `folds` (`None` by source), `repeats`, `baseline` (a description), and the keys of
         `summary`. The runs are in the order of the folds or sources; by source, they also name the source `left_out`.
-
-    Raises:
-        ValueError: As for `finetune`, a label has fewer different messages than there are folds, there are fewer than
-            two sources to leave out, or `output_dir` holds runs with other settings or messages.
-        RunInterrupted: Ctrl-C or SIGTERM.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
@@ -80,7 +69,8 @@ def cross_validate(
     parts = len(sources_of(recipe.data)) if by_source else folds
     if by_source and parts < 2:
         raise ValueError(f"Leaving a source out needs at least two, got {recipe.data}: use --data uci,sample.")
-    identity = settings_of(recipe) | {"folds": None if by_source else folds, "messages": digest(messages)}
+    about = {"folds": None if by_source else folds}
+    identity = recipe.public | about | {"messages": digest(messages)}
     finished = {}
     if output_dir is not None:  # read everything now, before another process writes a run
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -90,32 +80,27 @@ def cross_validate(
         for seed in range(recipe.seed, recipe.seed + repeats)
         for train, test in (_leave_source_out(messages) if by_source else grouped_folds(messages, folds, seed=seed))
     )
-    runs = []
+    runs, notes = [], {name: [] for name in NOTES}
     for number, (data, seed) in enumerate(jobs, 1):
-        file = f"run-{number}.json"
+        file, which = f"run-{number}.json", f"{number} of {parts * repeats}"
         run = finished.get(file)
         if run is None:
             try:
                 run = measure_run(recipe, data, seed)
             except KeyboardInterrupt as interruption:
                 how = "run the same command again to resume" if output_dir else "nothing is saved without --output-dir"
-                message = f"interrupted in run {number} of {parts * repeats}; {how}"
-                raise RunInterrupted(message, getattr(interruption, "number", signal.SIGINT)) from None
+                received = getattr(interruption, "number", signal.SIGINT)
+                raise RunInterrupted(f"interrupted in run {which}; {how}", received) from None
             if output_dir is not None and PartialState().is_main_process:
                 _write_run(Path(output_dir, file), run, identity)
         runs.append(run)
-        run["notes"] = {name: data["test"][name][:] for name in NOTES}
+        for name in NOTES:
+            notes[name] += data["test"][name][:]
         if by_source:
-            run["left_out"] = run["notes"]["source"][0]
-        where = f", without {run['left_out']}" if by_source else ""
-        logger.info("Run %d of %d%s: %s", number, parts * repeats, where, describe(run))
-    return {
-        "recipe": settings_of(recipe),
-        "folds": None if by_source else folds,
-        "repeats": repeats,
-        "baseline": BASELINE,
-        **summary(runs),
-    }
+            run["left_out"] = data["test"]["source"][0]
+            which += f", without {run['left_out']}"
+        logger.info("Run %s: %s", which, describe(run))
+    return {"recipe": recipe.public, **about, "repeats": repeats, "baseline": BASELINE, **summary(runs, notes)}
 
 
 def _leave_source_out(messages: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
@@ -172,7 +157,7 @@ def _read_run(path: Path, identity: dict[str, Any]) -> Run:
     return run
 
 
-def summary(runs: list[Run]) -> dict[str, Any]:
+def summary(runs: list[Run], notes: dict[str, list[str]] | None = None) -> dict[str, Any]:
     """Aggregate the metrics of several runs.
 
     A false-positive rate of 0.001 cannot be resolved on a fold with fewer than a thousand ham messages, and the mean
@@ -181,18 +166,17 @@ def summary(runs: list[Run]) -> dict[str, Any]:
     models are comparable.
 
     Returns:
-        `runs` without their answers and notes. For `model` and `baseline` (`None` if a run has none): `mean` and
-        `spread`, the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers
-        together. `groups`: the answers by source, category and language, see `breakdown`.
+        `runs` without their answers. For `model` and `baseline` (`None` if a run has none): `mean` and `spread`, the
+        standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers together. `groups`:
+        the answers by source, category and language, given these `notes` on the messages, see `breakdown`.
     """
     answers = {kind: _pooled([run["answers"][kind] for run in runs]) for kind in ("model", "baseline")}
-    notes = {name: [value for run in runs for value in run.get("notes", {}).get(name, ())] for name in NOTES}
     return {
-        "runs": [{name: value for name, value in run.items() if name not in ("answers", "notes")} for run in runs],
+        "runs": [{name: value for name, value in run.items() if name != "answers"} for run in runs],
         "mean": {kind: _aggregate(runs, kind, "mean") for kind in answers},
         "spread": {kind: _aggregate(runs, kind, "std") for kind in answers},
         "pooled": {kind: answer and answer.metrics() for kind, answer in answers.items()},
-        "groups": breakdown(answers, notes) if all(notes.values()) else [],
+        "groups": breakdown(answers, notes) if notes else [],
     }
 
 

@@ -1,25 +1,12 @@
 """Results of finished experiments, which a repeated command does not run again. Imports no heavy library."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..files import public
-from ..training.recipes import Recipe
-
-
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Return the fields of a recipe as they may be published."""
-    return {name: public(value) for name, value in asdict(recipe).items()}
-
 
 def read_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the result of a finished experiment, or `None` if there is none.
-
-    Raises:
-        ValueError: The result cannot be read, or its `settings` are others.
-    """
+    """Return the result of a finished experiment, or `None` if there is none; raise an error if its settings differ."""
     if not path.exists():
         return None
     try:

@@ -24,33 +24,20 @@ TEMPERATURES = (0.1, 10.0)  # range of the search
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A fitted temperature and threshold, and their effect on the messages they were fitted on.
-
-    Attributes:
-        temperature: divisor of the logits.
-        temperature_scaling: whether the temperature was fitted.
-        threshold: score from which a message is called spam. None: predict the most likely class.
-        target_fpr: highest allowed false-positive rate. None: no threshold was asked for.
-        confidence: confidence level for target_fpr on new messages like these. None: it holds on these only.
-        fitted_on: the messages in words, such as "the validation split"; `messages` is their number.
-        loss_before, loss: their log loss at temperature 1 and at this temperature; None if kept from a base.
-        spam: name of the positive class. This and the following are None without `target_fpr`.
-        ham, false_alarms, missed: number of messages of other classes, of those called spam, and of spam not found.
-    """
+    """A temperature and a threshold, and their effect on the messages they were fitted on."""
 
     temperature: float
-    temperature_scaling: bool
-    threshold: float | None
-    target_fpr: float | None
-    confidence: float | None
-    fitted_on: str
-    messages: int
-    loss_before: float | None
-    loss: float | None
-    spam: str | None
-    ham: int | None
-    false_alarms: int | None
-    missed: int | None
+    threshold: float | None  # score from which a message is called spam; None: predict the most likely class
+    fitted_on: str  # the messages in words, such as "the validation split"
+    messages: int = 0
+    loss_before: float | None = None  # log loss at temperature 1; None if no temperature was fitted
+    loss: float | None = None  # log loss at this temperature
+    target_fpr: float | None = None  # highest allowed false-positive rate; None: no threshold was asked for
+    confidence: float | None = None  # level at which it holds for new messages like these; None: on these only
+    spam: str | None = None  # name of the positive class; this and the following only with `target_fpr`
+    ham: int | None = None  # messages of other classes
+    false_alarms: int | None = None  # those of them that are called spam
+    missed: int | None = None  # spam that is not found
 
     @property
     def is_met(self) -> bool:
@@ -60,15 +47,13 @@ class Calibration:
     def summary(self, quote: Callable[[str], str] = printable) -> list[str]:
         """Describe the calibration in sentences; `quote` formats a label."""
         lines = []
-        if self.temperature_scaling:
+        if self.loss is not None:
+            effect = f"log loss {self.loss:.4f} instead of {self.loss_before:.4f}"
             where = f"{self.messages:,} messages of {self.fitted_on}"
-            effect = f"log loss {self.loss:.4f} instead of {self.loss_before:.4f} on {where}"
-            if self.temperature == 1:
-                effect = f"not changed, since all {where} are classified correctly"
-            lines.append(f"Temperature {self.temperature:.4f}: {effect}.")
+            lines.append(f"Temperature {self.temperature:.4f}: {effect} on {where}.")
         if self.target_fpr is not None:
             lines.append(self._threshold_summary(quote(self.spam)))
-        if not self.temperature_scaling and self.target_fpr is None:
+        if not lines:
             threshold = "no threshold" if self.threshold is None else f"threshold {self.threshold:.7f}"
             lines.append(f"Temperature {self.temperature:.4f} and {threshold} are those of the base.")
         return lines
@@ -104,15 +89,8 @@ def calibration_of(config: SpamGPTConfig) -> Calibration | None:
     """Return the calibration of a base, which its corrected copy keeps: scores and threshold mean the same in both."""
     if config.temperature == 1 and config.threshold is None:
         return None
-    unknown = ("target_fpr", "confidence", "loss_before", "loss", "spam", "ham", "false_alarms", "missed")
-    return Calibration(
-        temperature=config.temperature,
-        threshold=config.threshold,
-        temperature_scaling=False,
-        fitted_on="the data that the base was calibrated on",
-        messages=0,
-        **dict.fromkeys(unknown),
-    )
+    base = "the data that the base was calibrated on"
+    return Calibration(temperature=config.temperature, threshold=config.threshold, fitted_on=base)
 
 
 def shift_of(calibration: Calibration | None, names: Sequence[str]) -> torch.Tensor:
@@ -150,10 +128,6 @@ def fit_calibration(
     message is classified correctly, the loss has no minimum and the temperature stays at 1. The threshold is found by
     `lowest_threshold`; given a `confidence`, fewer false alarms are allowed, see `allowed_false_alarms`. `logits` are
     those of the uncalibrated model, (N, num_labels), and `labels` class indices, (N,).
-
-    Raises:
-        ValueError: the messages are all of one class, none is spam and a threshold is wanted, or there is too little
-            ham for the confidence.
     """
     _check_labels(labels, names, target_fpr, confidence, "the data")
     exact = logits.double()
@@ -161,55 +135,41 @@ def fit_calibration(
     def loss(log_temperature: float) -> float:
         return cross_entropy(exact / math.exp(log_temperature), labels).item()
 
-    temperature, threshold = 1.0, None
-    if temperature_scaling and (logits.argmax(-1) != labels).any():
-        bounds = [math.log(end) for end in TEMPERATURES]
-        temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
-    name = ham = false_alarms = missed = None
+    temperature, threshold, found = 1.0, None, {}
+    if temperature_scaling:
+        if (logits.argmax(-1) != labels).any():
+            bounds = [math.log(end) for end in TEMPERATURES]
+            temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+        found = {"loss_before": loss(0.0), "loss": loss(math.log(temperature))}
     if target_fpr is not None:
         spam = spam_index(names)
         scores = (logits / temperature).softmax(-1)[:, spam].double().numpy()  # in float32, as the model computes them
-        name, is_spam = names[spam], (labels == spam).numpy()
-        rate = target_fpr
+        is_spam = (labels == spam).numpy()
+        rate, ham = target_fpr, int((~is_spam).sum())
         if confidence is not None:
-            rate = allowed_false_alarms((~is_spam).sum(), target_fpr, confidence) / (~is_spam).sum()
+            rate = allowed_false_alarms(ham, target_fpr, confidence) / ham
         threshold = lowest_threshold(is_spam, scores, rate)
         called = scores >= threshold if threshold is not None else (logits.argmax(-1) == spam).numpy()
-        ham, false_alarms, missed = (int(which.sum()) for which in (~is_spam, called & ~is_spam, ~called & is_spam))
-    return Calibration(
-        temperature=temperature,
-        temperature_scaling=temperature_scaling,
-        threshold=threshold,
-        target_fpr=target_fpr,
-        confidence=confidence,
-        fitted_on=fitted_on,
-        messages=len(labels),
-        loss_before=loss(0.0),
-        loss=loss(math.log(temperature)),
-        spam=name,
-        ham=ham,
-        false_alarms=false_alarms,
-        missed=missed,
-    )
+        found |= {"target_fpr": target_fpr, "confidence": confidence, "spam": names[spam], "ham": ham}
+        found |= {"false_alarms": int((called & ~is_spam).sum()), "missed": int((~called & is_spam).sum())}
+    return Calibration(temperature=temperature, threshold=threshold, fitted_on=fitted_on, messages=len(labels), **found)
 
 
 def _check_labels(
     labels: torch.Tensor, names: Sequence[str], target_fpr: float | None, confidence: float | None, what: str
 ) -> None:
+    """Raise `ValueError` if messages, `what` in words, are not fit for a calibration."""
     if len(labels.unique()) == 1:
-        raise ValueError(
-            f"Calibration needs messages of different labels; {what} has only {names[labels[0].item()]!r}."
-        )
+        raise ValueError(f"Calibration needs different labels; {what} has only {names[labels[0].item()]!r}.")
     if target_fpr is None:
         return
-    if len(names) > 2 and "spam" not in map(str.lower, names):
-        raise ValueError(f"target_fpr needs a label named spam where there are more than two; {what} has none.")
-    if not (labels == spam_index(names)).any():
-        raise ValueError(f"A threshold needs messages labelled {names[spam_index(names)]!r}; {what} has none.")
-    spam, ham = names[spam_index(names)], int((labels != spam_index(names)).sum())
+    spam = spam_index(names)  # raises an error if none of several labels is spam
+    if not (labels == spam).any():
+        raise ValueError(f"A threshold needs messages labelled {names[spam]!r}; {what} has none.")
+    ham = int((labels != spam).sum())
     if confidence is not None and allowed_false_alarms(ham, target_fpr, confidence) is None:
         raise ValueError(
             f"A false-positive rate of at most {100 * target_fpr:g}% with {100 * confidence:g}% confidence needs at "
-            f"least {ham_needed(target_fpr, confidence):,} messages that are not {spam}; {what} has {ham:,}. "
+            f"least {ham_needed(target_fpr, confidence):,} messages that are not {names[spam]}; {what} has {ham:,}. "
             f"Add messages, or allow a higher rate with --target-fpr."
         )

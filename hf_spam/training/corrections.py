@@ -33,19 +33,14 @@ HELD_OUT = 10  # of a source without recorded splits, every tenth message is hel
 STEPS_BACK = 10  # the weights go back to the base in tenths of the way
 
 
-def read_corrections(recipe: Recipe, data: DatasetDict | Sources | None) -> tuple[Recipe, DatasetDict, Dataset]:
+def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recipe, DatasetDict, Dataset]:
     """Read corrections, and messages to replay and to hold out.
 
-    Args:
-        recipe: A recipe with `replay_messages`.
-        data: Corrections instead of the recipe's; of a `DatasetDict`, those of `train`, and `test` stays as it is.
+    Of a `DatasetDict`, the corrections are those of `train`, and `test` stays as it is.
 
     Returns:
         The recipe with the layout of its base and the source of the replay; the corrections as `train`, and the
         held-out messages as further splits; and the messages to replay. Only `train` has duplicates of corrections.
-
-    Raises:
-        DataError: The messages cannot be read, or their labels are not the two of the base.
     """
     config = load_config(recipe.base)
     names = class_names(config)
@@ -53,15 +48,13 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources | None) -> tupl
         raise DataError(f"corrections need a model of two labels, but {recipe.base} has {len(names)}")
     if isinstance(data, DatasetDict):
         splits = check_splits(data, **recipe.reading)
-        corrections = splits["train"]
     else:
-        source, splits = recipe.data if data is None else data, {}
-        corrections = read_messages(source, allow_single_label=True, classes=names, **recipe.reading)
+        splits = {"train": read_messages(data, allow_single_label=True, classes=names, **recipe.reading)}
     source, seen, held_out = _of_base(recipe, names)
-    if any(label_names(part) != names for part in (corrections, seen)):
-        found = ", ".join(dict.fromkeys([*label_names(corrections), *label_names(seen)]))
+    if any(label_names(part) != names for part in (splits["train"], seen)):
+        found = ", ".join(dict.fromkeys([*label_names(splits["train"]), *label_names(seen)]))
         raise DataError(f"the messages are labelled {found}, but the model knows {', '.join(names)}")
-    corrections = corrections.select_columns(["text", "label"])
+    corrections = splits["train"].select_columns(["text", "label"])
     keys = set(map(duplicate_key, corrections["text"][:]))
     seen = _without(keys, seen, f"Replay from {source}")
     seen = seen.shuffle(seed=recipe.seed).select(range(min(recipe.replay_messages, len(seen))))
@@ -69,10 +62,10 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources | None) -> tupl
     if len(seen) < recipe.per_device_train_batch_size:
         raise DataError(f"{source}: {len(seen)} messages to replay do not fill a batch; name more with --replay")
     logger.info("%d corrections, and %d messages to replay from %s", len(corrections), len(seen), source)
-    tested = {"test": splits["test"]} if "test" in splits else {}
+    if "test" in splits:
+        held_out["test"] = splits["test"]
     layout = {"pooling": config.pooling, "padded_length": config.padded_length, "causal": config.causal}
-    recipe = replace(recipe, replay=source, **layout)
-    return recipe, DatasetDict(train=corrections, **held_out | tested), seen
+    return replace(recipe, replay=source, **layout), DatasetDict(train=corrections, **held_out), seen
 
 
 def _of_base(recipe: Recipe, names: list[str]) -> tuple[str, Dataset, dict[str, Dataset]]:
@@ -123,22 +116,21 @@ def keep_within_bound(
 ) -> tuple[dict[str, Metrics], float]:
     """Move weights back toward those of the base until the validation split loses at most `max_drop`.
 
-    Returns the metrics of the base on each split, and the share of the change that was kept.
+    The loss is that of accuracy or the rise of the false-positive rate, whichever is larger. Returns the metrics of the
+    base on each split, and the share of the change that was kept.
     """
     trained = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(base)
-    before = evaluator.measure(("train", "validation", "test")).metrics
+    predictions, *_ = evaluator.measure(("train", "validation", "test"))
+    before = {split: given.metrics() for split, given in predictions.items()}
     for tenths in range(STEPS_BACK, -1, -1):
         share = tenths / STEPS_BACK
         model.load_state_dict({name: torch.lerp(base[name].to(last), last, share) for name, last in trained.items()})
-        loss = _loss(before["validation"], evaluator.measure(["validation"]).metrics["validation"])
+        predictions, *_ = evaluator.measure(["validation"])
+        after = predictions["validation"].metrics()
+        alarms = (after["false_positive_rate"] or 0.0) - (before["validation"]["false_positive_rate"] or 0.0)
+        loss = max(before["validation"]["accuracy"] - after["accuracy"], alarms)
         if loss <= max_drop:
             break
         logger.info("With %.0f%% of the change, the held-out messages lose %.2f points", 100 * share, 100 * loss)
     return before, share
-
-
-def _loss(before: Metrics, after: Metrics) -> float:
-    """Return the loss of accuracy or the rise of the false-positive rate, whichever is larger."""
-    alarms = (after["false_positive_rate"] or 0.0) - (before["false_positive_rate"] or 0.0)
-    return max(before["accuracy"] - after["accuracy"], alarms)

@@ -13,15 +13,11 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from datasets import Dataset
 from scipy.special import expit
-from transformers import PreTrainedTokenizerBase
 
-from ..data.batching import predict_logits
 from ..data.labels import label_names
 from ..evaluation.baseline import fit_baseline
-from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 
 logger = logging.getLogger(__name__)
 
@@ -43,21 +39,13 @@ def spliced_messages(train: Dataset, count: int, seed: int) -> tuple[list[str], 
     return spliced, expit(SHARPNESS * np.concatenate(margins)).tolist()
 
 
-def rehearsal(
-    base: SpamGPTForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
-    shift: torch.Tensor,
-    corrections: Dataset,
-    replay: Dataset,
-) -> tuple[list[str], list[float]]:
+def rehearsal(texts: list[str], answers: list[float], corrections: Dataset) -> tuple[list[str], list[float]]:
     """Return messages to learn from beside corrections, and their probabilities of class 1.
 
     These are messages to replay with the answers of the base, and the corrections again, so that all of them make up
-    the share `CORRECTIONS` of an epoch. The `shift` is added to the logits, as in the loss.
+    the share `CORRECTIONS` of an epoch.
     """
-    texts, count = replay["text"][:], len(corrections)
-    answers = (predict_logits(base.eval(), tokenizer, texts) + shift).softmax(-1)[:, 1].tolist()
-    repeats = math.ceil(CORRECTIONS / (1 - CORRECTIONS) * len(texts) / count) - 1
+    repeats = math.ceil(CORRECTIONS / (1 - CORRECTIONS) * len(texts) / len(corrections)) - 1
     labels = list(map(float, corrections["label"][:]))
     return texts + corrections["text"][:] * repeats, answers + labels * repeats
 

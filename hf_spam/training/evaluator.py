@@ -10,40 +10,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from ..evaluation.metrics import Predictions
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
+from ..modeling.configuration_spam_gpt import class_names, decide
 from .calibration import Calibration, apply_calibration, fit_calibration, needs_calibration
 from .loaders import Loaders, first_batches
 from .recipes import Recipe
-from .run import Metrics
+from .setup import Setup
 
 BOOK_NAMES = {"train": "train", "validation": "val", "test": "test"}  # our names -> the book's
 DIVERGED = "Training diverged: lower learning_rate or set max_grad_norm."
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Mean loss over batches (as in the book), accuracy, logits (N, num_labels) and labels (N,)."""
-
-    loss: float
-    acc: float
-    logits: torch.Tensor
-    labels: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Metrics of a model on whole splits.
-
-    Attributes:
-        metrics, predictions: of each split, as in `Run`.
-        loss: loss on the validation split before calibration; None if not measured.
-        calibration: calibration fitted on the validation split, if the recipe asks for one, or kept from the base.
-    """
-
-    metrics: dict[str, Metrics]
-    predictions: dict[str, Predictions]
-    loss: float | None
-    calibration: Calibration | None
 
 
 @dataclass(frozen=True)
@@ -53,63 +27,60 @@ class Evaluator:
     accelerator: Accelerator
     model: torch.nn.Module
     loaders: Loaders
-    config: SpamGPTConfig
+    setup: Setup
     recipe: Recipe
-    calibration: Calibration | None = None  # kept from the base
 
     def estimate(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
         """Return `{split}_loss` or `{split}_acc` over the first batches of each split that exists."""
-        return {
-            f"{BOOK_NAMES[split]}_{what}": getattr(
-                evaluate(self.accelerator, self.model, self.loaders.evaluation[split], batches), what
-            )
-            for split in splits
-            if split in self.loaders.evaluation
-        }
+        found = {}
+        for split in splits:
+            if split in self.loaders.evaluation:
+                loss, logits, labels = evaluate(self.accelerator, self.model, self.loaders.evaluation[split], batches)
+                accuracy = (logits.argmax(-1) == labels).sum().item() / len(labels)
+                found[f"{BOOK_NAMES[split]}_{what}"] = loss if what == "loss" else accuracy
+        return found
 
-    def measure(self, splits: Iterable[str]) -> Measured:
-        """Measure the model on all messages of the splits that exist, calibrating it if the recipe says so."""
-        results = {split: self._predict(split) for split in splits if split in self.loaders.evaluation}
-        calibration, config = self.calibration, self.config
+    def measure(self, splits: Iterable[str]) -> tuple[dict[str, Predictions], Calibration | None, float | None]:
+        """Measure the model on all messages of the splits that exist.
+
+        Returns the predictions for each split; the calibration, fitted on the validation split if the recipe asks for
+        one, or kept from the base of corrections; and the loss on the validation split before calibration, if any.
+        """
+        losses, logits, labels = {}, {}, {}
+        for split in splits:
+            if split in self.loaders.by_length:
+                loader, order = self.loaders.by_length[split]
+                losses[split], *found = evaluate(self.accelerator, self.model, loader)
+                logits[split], labels[split] = (values[order.argsort()] for values in found)
+        calibration, config = self.setup.calibration, copy.deepcopy(self.setup.model.config)
+        names = class_names(config)
         if needs_calibration(self.recipe):
-            held_out = results["validation"]
             calibration = fit_calibration(
-                held_out.logits,
-                held_out.labels,
-                class_names(config),
+                logits["validation"],
+                labels["validation"],
+                names,
                 fitted_on="the validation split",
                 temperature_scaling=self.recipe.temperature_scaling,
                 target_fpr=self.recipe.target_fpr,
                 confidence=self.recipe.confidence,
             )
-        if calibration is not None:
-            config = copy.deepcopy(config)
-            apply_calibration(config, calibration)
-        predictions, names = {}, tuple(class_names(config))
-        for split, result in results.items():
-            probabilities = (result.logits / config.temperature).softmax(-1)
-            predicted = decide(config, probabilities).numpy()
-            predictions[split] = Predictions(names, result.labels.numpy(), predicted, probabilities.double().numpy())
-        return Measured(
-            metrics={split: given.metrics() for split, given in predictions.items()},
-            predictions=predictions,
-            loss=results["validation"].loss if "validation" in results else None,
-            calibration=calibration,
-        )
-
-    def _predict(self, split: str) -> Evaluation:
-        """Evaluate all messages of a split; logits and labels are in the order of the data."""
-        loader, order = self.loaders.sorted_loader(split)
-        result = evaluate(self.accelerator, self.model, loader)
-        original = order.argsort()
-        return Evaluation(result.loss, result.acc, result.logits[original], result.labels[original])
+        apply_calibration(config, calibration)
+        predictions = {}
+        for split in logits:
+            probabilities = (logits[split] / config.temperature).softmax(-1)
+            predicted, table = decide(config, probabilities).numpy(), probabilities.double().numpy()
+            predictions[split] = Predictions(tuple(names), labels[split].numpy(), predicted, table)
+        return predictions, calibration, losses.get("validation")
 
 
 @torch.no_grad()
 def evaluate(
     accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
-) -> Evaluation:
-    """Evaluate the first batches of a prepared loader (None: all), counting each message once."""
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Evaluate the first batches of a prepared loader (None: all), counting each message once.
+
+    Returns the mean loss over the batches (as in the book), logits (N, num_labels) and labels (N,).
+    """
     model.eval()
     losses, all_logits, all_labels = [], [], []
     for batch in first_batches(loader, batches):
@@ -122,6 +93,4 @@ def evaluate(
     logits, labels = torch.cat(all_logits), torch.cat(all_labels)
     if not logits.isfinite().all():
         raise ValueError(f"The loss is no longer a number. {DIVERGED}")
-    return Evaluation(
-        sum(losses) / len(losses), (logits.argmax(-1) == labels).sum().item() / len(labels), logits, labels
-    )
+    return sum(losses) / len(losses), logits, labels

@@ -3,8 +3,9 @@
 import atexit
 import logging
 import os
+import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from datasets import Dataset, DatasetDict
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -24,19 +25,22 @@ from ..data.sources import check_splits, load_sms_spam, read_texts
 from ..evaluation.baseline import measure_baseline
 from ..files import check_empty, read_manifest, write_folder
 from ..hub.push import Uploader
+from ..hub.snapshots import QUEUE
 from ..signals import listening
 from .calibration import check_validation_split
-from .checkpoints import STATE, Checkpoints
+from .checkpoints import Checkpoints
 from .corrections import read_corrections
 from .loop import TrainingLoop
 from .pretraining import pretrain
-from .recipes import Recipe, checked, get_recipe
+from .recipes import Recipe, RunOptions, checked, get_recipe
 from .run import Run
-from .run_options import RunOptions
-from .saving import TRACKERS, Saver, prepare_output_dir, remove_if_empty, save_run
+from .saving import save_run
 from .setup import set_up
 
 logger = logging.getLogger(__name__)
+
+PROJECT = "hf_spam"  # name of the project for experiment trackers, and of their folder
+TEMPORARY = (".writing-", ".replaced-", ".fetching-")  # prefixes of what a killed run leaves behind
 
 
 def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | None = None, **settings: Any) -> Run:
@@ -66,8 +70,9 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
     if data is not None:
         settings["data"] = source_name(data)
     recipe = get_recipe(recipe, **settings)
-    _check(recipe, options)
-    output_dir = None if options.output_dir is None else prepare_output_dir(options)
+    data = recipe.data if data is None else data
+    _check(options)
+    output_dir = None if options.output_dir is None else _prepare_output_dir(options)
     accelerator = _accelerator(recipe, options)
     about = {"license": options.license, "language": options.language and options.language.split(",")}
     with ExitStack() as stack:
@@ -75,34 +80,28 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
         if output_dir is not None:
             stack.callback(remove_if_empty, output_dir)  # the run failed before writing anything
         interruption = stack.enter_context(listening())
-        uploader = None
-        if options.push_to_hub and accelerator.is_main_process:
-            uploader = stack.enter_context(_uploader(output_dir, options))
-        checkpoint = None
-        if accelerator.is_main_process and options.resume_from_checkpoint is not None:
+        uploader = checkpoint = None
+        if accelerator.is_main_process:
+            if options.push_to_hub:
+                uploader = stack.enter_context(_uploader(output_dir, options))
             checkpoint = _find_checkpoint(options.resume_from_checkpoint, output_dir, uploader)
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
-            replay = None
-            if recipe.replay_messages:
-                recipe, splits, replay = read_corrections(recipe, data)
-            else:
-                splits = _read(recipe, data, accelerator)
+            recipe, splits, replay = _read(recipe, data, accelerator)
             setup = set_up(recipe, splits, replay)
         if options.report_to is not None:
-            accelerator.init_trackers("hf_spam", {k: v for k, v in asdict(recipe).items() if v is not None})
-        saver = None
+            accelerator.init_trackers(PROJECT, {k: v for k, v in asdict(recipe).items() if v is not None})
+        checkpoints = None
         if output_dir is not None:
-            saver = Saver(Checkpoints(output_dir, options.save_total_limit), options.save_steps, uploader, about)
+            checkpoints = Checkpoints(output_dir, options.save_total_limit, options.save_steps, uploader, about)
         with logging_redirect_tqdm():
             started = time.perf_counter()
             if recipe.pretraining_steps and checkpoint is None:
-                pretrain(setup.model.gpt, setup.tokenizer, splits["train"]["text"][:], recipe, accelerator)
+                pretrain(setup, splits["train"]["text"][:], recipe, accelerator)
             pretraining_seconds = time.perf_counter() - started
-            loop = TrainingLoop(accelerator, recipe, setup, splits, saver, interruption)
+            loop = TrainingLoop(accelerator, recipe, setup, splits, checkpoints, interruption)
             if checkpoint is None:
-                loop.start(recipe.base)
-                loop.state.progress.history.seconds = pretraining_seconds
+                loop.start(pretraining_seconds)
             else:
                 loop.resume(checkpoint)
             run = loop.run()
@@ -136,7 +135,7 @@ def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLi
     if not recipe.pretraining_steps:
         raise ValueError("The number of steps is missing: add --pretraining-steps 5000.")
     check_empty(output)
-    _check(recipe, RunOptions())
+    _check(RunOptions())
     output.parent.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(recipe, RunOptions())
     with accelerator.main_process_first():
@@ -144,25 +143,42 @@ def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLi
         texts = read_texts(recipe.data, **reading)
         unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)}, FEATURES)
         setup = set_up(replace(recipe, spliced_messages=0), DatasetDict(train=unlabelled))
-    losses = pretrain(setup.model.gpt, setup.tokenizer, texts, recipe, accelerator)
+    losses = pretrain(setup, texts, recipe, accelerator)
     if accelerator.is_main_process:
         write_folder(output, lambda folder: save_classifier(setup.model.gpt, setup.tokenizer, folder))
     return losses
 
 
-def _check(recipe: Recipe, options: RunOptions) -> None:
-    """Check settings against this machine, before anything is written."""
-    resume = options.resume_from_checkpoint
-    if resume not in (None, "auto", "hub") and not (Path(resume) / STATE).is_dir():
-        raise ValueError(f"{resume} is not a checkpoint: use a folder such as runs/pocket/checkpoint-100, or auto.")
-    trackers = {str(tracker) for tracker in get_available_trackers()}
-    if options.report_to is not None and options.report_to not in trackers:
+def _prepare_output_dir(options: RunOptions) -> Path:
+    """Create the output directory, or check that this run may use it."""
+    path = Path(options.output_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    checkpoints, resumes = Checkpoints(path), options.resume_from_checkpoint is not None
+    steps = checkpoints.steps()
+    # A run that was killed before its first checkpoint leaves nothing else.
+    is_used = not all(entry.name.startswith((".", QUEUE, PROJECT)) for entry in path.iterdir())
+    if is_used and not (options.overwrite_output_dir or (resumes and steps)):
+        found = "has no checkpoint to resume from" if resumes else "is not empty"
+        raise FileExistsError(f"{path} {found}: choose another --output-dir, or --overwrite-output-dir.")
+    if not resumes:
+        for step in steps:  # otherwise this run could be resumed from one of them
+            checkpoints.delete(step)
+    for left in path.iterdir():
+        if left.name.startswith(TEMPORARY):
+            shutil.rmtree(left, ignore_errors=True)
+    return path
+
+
+def remove_if_empty(output_dir: Path) -> None:
+    """Remove the output directory if nothing was written to it."""
+    with suppress(OSError):
+        output_dir.rmdir()
+
+
+def _check(options: RunOptions) -> None:
+    """Check options against this machine, before anything is written."""
+    if options.report_to not in (None, *map(str, get_available_trackers())):
         raise ValueError(f"The tracker {options.report_to!r} is not installed, or Accelerate does not know it.")
-    if recipe.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("mixed_precision fp16 needs a GPU; bf16 works on a CPU too.")
-    bf16 = "bf16" in (recipe.mixed_precision, recipe.prefix_precision)
-    if bf16 and not torch.accelerator.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        logger.warning("This processor has no bfloat16 instructions; bf16 is slower on it than float32.")
     for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{engine}"):
             raise ValueError(f"{engine} is not supported: launch with torchrun, or accelerate launch --multi_gpu.")
@@ -170,12 +186,11 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
 
 def _accelerator(recipe: Recipe, options: RunOptions) -> Accelerator:
     AcceleratorState._reset_state()  # otherwise later runs would keep the precision of the first
-    trackers_dir = options.output_dir and os.path.join(options.output_dir, TRACKERS)
     return Accelerator(
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
         log_with=options.report_to,
-        project_config=ProjectConfiguration(project_dir=options.output_dir, logging_dir=trackers_dir),
+        project_dir=options.output_dir,
     )
 
 
@@ -191,8 +206,10 @@ def _uploader(output_dir: Path, options: RunOptions) -> Uploader:
     )
 
 
-def _find_checkpoint(named: str, output_dir: Path, uploader: Uploader | None) -> Path | None:
-    """Return the checkpoint to resume from; None if "auto" finds none."""
+def _find_checkpoint(named: str | None, output_dir: Path, uploader: Uploader | None) -> Path | None:
+    """Return the checkpoint to resume from; None if none is named, or "auto" finds none."""
+    if named is None:
+        return None
     if named == "hub":
         return uploader.fetch_checkpoint()
     if named == "auto":
@@ -201,13 +218,16 @@ def _find_checkpoint(named: str, output_dir: Path, uploader: Uploader | None) ->
     return Path(named)
 
 
-def _read(recipe: Recipe, data: DatasetDict | Sources | None, accelerator: Accelerator) -> DatasetDict:
-    """Return the splits, after checking that they can be trained on."""
+def _read(
+    recipe: Recipe, data: DatasetDict | Sources, accelerator: Accelerator
+) -> tuple[Recipe, DatasetDict, Dataset | None]:
+    """Return the results of `read_corrections`, or splits that can be trained on and nothing to replay."""
+    if recipe.replay_messages:
+        return read_corrections(recipe, data)
     if isinstance(data, DatasetDict):
         splits = check_splits(data, **recipe.reading)
     else:
-        source = recipe.data if data is None else data
-        splits = load_sms_spam(source, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)
+        splits = load_sms_spam(data, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)
     few = check_classes(splits)
     if few and accelerator.is_main_process:
         logger.warning("Few training messages: %s. Is a label misspelt?", few)
@@ -215,9 +235,9 @@ def _read(recipe: Recipe, data: DatasetDict | Sources | None, accelerator: Accel
     count, batch = len(splits["train"]), recipe.per_device_train_batch_size * accelerator.num_processes
     if count < batch:
         raise ValueError(
-            f"{count} training messages do not fill one batch of {batch}: lower --per-device-train-batch-size."
+            f"{count} training messages do not fill a batch of {batch}: lower --per-device-train-batch-size."
         )
-    return splits
+    return recipe, splits, None
 
 
 @atexit.register

@@ -32,70 +32,54 @@ class Loaders:
         network: the module that takes the batches: the model, or the part of it after its frozen blocks.
         train: training batches, in a new order at each pass.
         evaluation: evaluation loader of each split, batched as in the book; `train` is shuffled.
+        by_length: loader of all messages of each split, sorted by length for speed, and their indices in that order.
         steps_per_epoch: optimizer steps per epoch.
     """
 
     def __init__(self, accelerator: Accelerator, recipe: Recipe, setup: Setup, data: DatasetDict):
-        config = setup.model.config
+        config, (extra, targets) = setup.model.config, setup.extra
         self.recipe, self.rng, self.max_tokens = recipe, torch.Generator(), config.max_tokens
-        messages, (extra, targets) = data["train"], setup.extra
-        self.texts = [*messages["text"][:], *extra]
-        self._count = len(messages)
+        self.texts = [*data["train"]["text"][:], *extra]
         self.augmentation = augmentation_for(setup.tokenizer, recipe)
-        batch_size = recipe.per_device_train_batch_size
-        self.global_batch_size = batch_size * accelerator.num_processes
-        self.network: nn.Module = setup.model
-        collate, parts = PadRight(config.pad_token_id), dict(setup.encoded)
+        ids, labels = setup.encoded["train"].input_ids, setup.encoded["train"].labels
         # Augmentation changes these ids in each epoch; evaluation keeps the original ones.
-        ids, labels = parts["train"].input_ids, parts["train"].labels
         self._augmented = EncodedMessages(ids, labels)
         if extra:
             ids = [*ids, *encode(setup.tokenizer, extra, self.max_tokens)]
             hard = [int(target > 0.5) for target in targets]
             self._augmented = EncodedMessages(ids, [*labels, *hard], [*map(float, labels), *targets])
-        train_part: Dataset = self._augmented
+        self.network: nn.Module = setup.model
+        collate, parts, train_part = PadRight(config.pad_token_id), setup.encoded, self._augmented
         if blocks := frozen_blocks(setup.model, recipe):
             collate, self.network = collate_prefix, AfterPrefix(setup.model, blocks)
-            dtype = torch.bfloat16 if recipe.prefix_precision == "bf16" else torch.float32
-            parts = {
-                split: compute_prefix(accelerator, setup.model, blocks, part, split, dtype)
-                for split, part in parts.items()
-            }
+            parts = {split: compute_prefix(accelerator, setup.model, blocks, part) for split, part in parts.items()}
             train_part = parts["train"]
-        self._lengths = {
-            split: [config.laid_out_length(len(ids)) for ids in part.input_ids] for split, part in setup.encoded.items()
-        }
-        grouped = recipe.train_sampling_strategy == "group_by_length"
-        lengths = [config.laid_out_length(len(ids)) for ids in self._augmented.input_ids] if grouped else None
-
-        def sampler(count: int) -> SeededShuffle:
-            return SeededShuffle(count, self.global_batch_size, self.rng, lengths and lengths[:count])
-
-        self._sampler = sampler(self._count)
 
         def prepare(messages: Dataset, **settings: Any) -> DataLoader:
             # Each pass draws one number from the loader's generator; in the book it comes from the global one.
             return accelerator.prepare(DataLoader(messages, collate_fn=collate, **{"generator": self.rng, **settings}))
 
-        shuffled = {"batch_size": batch_size, "sampler": self._sampler, "drop_last": True}
-        self.train = prepare(train_part, **shuffled | {"sampler": sampler(len(self.texts))})
-        shuffled["drop_last"] = self._count >= self.global_batch_size
-        self._counted = self._count - self._count % self.global_batch_size or self._count
+        count, batch_size = len(labels), recipe.per_device_train_batch_size
+        global_batch = batch_size * accelerator.num_processes
+        grouped = recipe.train_sampling_strategy == "group_by_length"
+        lengths = [config.laid_out_length(len(message)) for message in ids] if grouped else None
+        sampler = SeededShuffle(len(ids), global_batch, self.rng, lengths)
+        self.train = prepare(train_part, batch_size=batch_size, sampler=sampler, drop_last=True)
+        self._sampler = SeededShuffle(count, global_batch, self.rng, lengths and lengths[:count])
+        self._counted = count - count % global_batch or count
+        shuffled = {"sampler": self._sampler, "drop_last": count >= global_batch}
         self.evaluation = {
-            split: prepare(part, **(shuffled if split == "train" else {"batch_size": batch_size}))
+            split: prepare(part, batch_size=batch_size, **(shuffled if split == "train" else {}))
             for split, part in parts.items()
         }
         self.steps_per_epoch = -(-len(self.train) // recipe.gradient_accumulation_steps)
-        # Sorted by length for speed. Their own generator keeps a pass from drawing from the global one.
-        self._order = {split: torch.tensor(lengths).argsort(stable=True) for split, lengths in self._lengths.items()}
-        self._sorted = {
-            split: prepare(Subset(part, self._order[split].tolist()), batch_size=32, generator=torch.Generator())
-            for split, part in parts.items()
-        }
-
-    def sorted_loader(self, split: str) -> tuple[DataLoader, torch.Tensor]:
-        """Return a loader of all messages of a split, sorted by length, and their indices in that order (N,)."""
-        return self._sorted[split], self._order[split]
+        self.by_length = {}
+        for split, part in parts.items():
+            read = [config.laid_out_length(len(message)) for message in setup.encoded[split].input_ids]
+            order = torch.tensor(read).argsort(stable=True)
+            # Its own generator keeps a pass from drawing from the global one.
+            loader = prepare(Subset(part, order.tolist()), batch_size=32, generator=torch.Generator())
+            self.by_length[split] = loader, order
 
     def training_batches(self, epoch: int, steps: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch, for at most `steps` optimizer steps; augmentation varies by epoch."""

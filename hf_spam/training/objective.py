@@ -7,9 +7,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from .frozen_prefix import AfterPrefix
-
 
 class Objective(nn.Module):
     """A network together with its training loss; the module that Accelerate prepares.
@@ -17,21 +14,14 @@ class Objective(nn.Module):
     With `epsilon`, half of the loss comes from the same messages with their token embeddings moved in the direction
     that increases the loss: adversarial training (Miyato, Dai and Goodfellow 2017, *Adversarial Training Methods for
     Semi-Supervised Text Classification*, without normalizing the embeddings). A step then takes two forward and three
-    backward passes.
+    backward passes. `epsilon` is the L2 norm of the perturbation of a message, over all its tokens.
 
-    Args:
-        network: the classifier, or the part of it after its frozen blocks (without adversarial training).
-        ignore_index: label that the loss ignores.
-        epsilon: L2 norm of the perturbation of a message, over all its tokens.
-        adjustment: added to the logits (num_labels,) in the loss only, see `log_priors`. None: nothing.
+    `network` is the classifier or, without adversarial training, the part of it after its frozen blocks. The
+    `adjustment` (num_labels,) is added to the logits in the loss only, see `log_priors`.
     """
 
     def __init__(
-        self,
-        network: SpamGPTForSequenceClassification | AfterPrefix,
-        ignore_index: int = -100,
-        epsilon: float = 0.0,
-        adjustment: torch.Tensor | None = None,
+        self, network: nn.Module, ignore_index: int = -100, epsilon: float = 0.0, adjustment: torch.Tensor | None = None
     ):
         super().__init__()
         self.network, self.ignore_index, self.epsilon = network, ignore_index, epsilon

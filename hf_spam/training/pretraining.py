@@ -8,19 +8,21 @@ Sequence Learning*, on the messages to classify, as here.
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import count
+from statistics import mean
 
 import torch
 from accelerate import Accelerator
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import get_scheduler
 
 from ..data.batching import pad_batch
 from ..modeling.modeling_spam_gpt import SpamGPTModel
 from .evaluator import DIVERGED
 from .loaders import SeededShuffle, augmentation_for
 from .recipes import Recipe
+from .setup import Setup
 
 logger = logging.getLogger(__name__)
 
@@ -29,31 +31,22 @@ WARMUP_STEPS = 200
 MEAN_OVER = 100  # steps whose mean loss is shown
 
 
-def pretrain(
-    gpt: SpamGPTModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    recipe: Recipe,
-    accelerator: Accelerator,
-) -> list[float]:
-    """Train `gpt` to predict the next token of `texts`, for `recipe.pretraining_steps` steps.
+def pretrain(setup: Setup, texts: Sequence[str], recipe: Recipe, accelerator: Accelerator) -> list[float]:
+    """Train the network to predict the next token of `texts`, for `recipe.pretraining_steps` steps.
 
     The scores of the next token are the products of a hidden state with the token embeddings, as in GPT-2. Each process
     does the same work. The loss of each step is returned, in nats per token.
     """
     if len(texts) < BATCH_SIZE:
         raise ValueError(f"{len(texts)} messages do not fill one batch of {BATCH_SIZE} for pretraining.")
-    steps, losses = recipe.pretraining_steps, []
+    gpt, steps, losses = setup.model.gpt, recipe.pretraining_steps, []
     gpt.to(accelerator.device).train()
-    optimizer = torch.optim.AdamW(
-        gpt.parameters(), lr=recipe.pretraining_learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-    scheduler = get_scheduler(
-        "linear", optimizer, num_warmup_steps=min(WARMUP_STEPS, steps // 10), num_training_steps=steps
-    )
+    rate, warmup = recipe.pretraining_learning_rate, min(WARMUP_STEPS, steps // 10)
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=rate, weight_decay=recipe.weight_decay, fused=True)
+    scheduler = get_scheduler("linear", optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     torch.manual_seed(recipe.seed)  # of dropout
-    batches = _batches(gpt, tokenizer, texts, recipe)
-    hidden = None if accelerator.is_local_main_process else True  # None: show it on a terminal only
+    batches = _batches(setup, texts, recipe)
+    hidden = not accelerator.is_local_main_process or None  # None: show it on a terminal only
     for _ in (bar := tqdm(range(steps), desc="Pretraining", unit="step", disable=hidden)):
         batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
         with accelerator.autocast():
@@ -68,9 +61,8 @@ def pretrain(
         scheduler.step()
         losses.append(loss.item())
         if len(losses) % MEAN_OVER == 0:
-            bar.set_postfix(loss=f"{sum(losses[-MEAN_OVER:]) / MEAN_OVER:.3f}")
-    recent = losses[-MEAN_OVER:]
-    logger.info("Pretrained for %d steps: loss %.3f per token.", steps, sum(recent) / len(recent))
+            bar.set_postfix(loss=f"{mean(losses[-MEAN_OVER:]):.3f}")
+    logger.info("Pretrained for %d steps: loss %.3f per token.", steps, mean(losses[-MEAN_OVER:]))
     return losses
 
 
@@ -87,17 +79,16 @@ def next_token_loss(gpt: SpamGPTModel, input_ids: torch.Tensor, attention_mask: 
     return cross_entropy(logits.float(), input_ids[:, 1:][predicts])
 
 
-def _batches(
-    gpt: SpamGPTModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], recipe: Recipe
-) -> Iterator[dict[str, torch.Tensor]]:
+def _batches(setup: Setup, texts: Sequence[str], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
     """Yield batches of messages of similar length, with new augmentation in each pass; never ends."""
-    augmentation, rng = augmentation_for(tokenizer, recipe), torch.Generator().manual_seed(recipe.seed)
+    config, rng = setup.model.config, torch.Generator().manual_seed(recipe.seed)
+    augmentation = augmentation_for(setup.tokenizer, recipe)
     sampler = SeededShuffle(len(texts), BATCH_SIZE, rng, [len(text) for text in texts])
     for epoch in count(1):
         order = list(sampler)
         for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
             ids = [
-                augmentation.encode(texts[i], f"{recipe.seed} pretraining {epoch} {i}", gpt.config.n_positions)
+                augmentation.encode(texts[i], f"{recipe.seed} pretraining {epoch} {i}", config.n_positions)
                 for i in order[start : start + BATCH_SIZE]
             ]
-            yield pad_batch(ids, gpt.config.pad_token_id)
+            yield pad_batch(ids, config.pad_token_id)

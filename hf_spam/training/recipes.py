@@ -1,20 +1,22 @@
-"""Recipes and run options. Imports no heavy library, so that the command line can list them at once."""
+"""Settings of a run: recipes and options. Imports no heavy library, so that the command line can list them at once."""
 
 import math
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from inspect import formatannotation
 from typing import Any, Literal
+
+from ..files import public
 
 # Fields that say where data and weights are read from; these may differ between machines.
 SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base", "tokenizer", "replay")
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
     *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "n_layer", "n_embd"),
-    *("n_head", "n_positions", "initialization", "dropout", "attention_dropout", "case_augmentation"),
-    *("digit_augmentation", "bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay"),
-    *("max_grad_norm", "mixed_precision", "seed"),
+    *("n_head", "n_positions", "initialization", "dropout", "case_augmentation", "digit_augmentation", "bpe_dropout"),
+    *("pretraining_steps", "pretraining_learning_rate", "weight_decay", "max_grad_norm", "mixed_precision", "seed"),
 )
 
 
@@ -27,9 +29,7 @@ class Recipe:
     """
 
     name: str = "book"
-    """Name of the recipe."""
     summary: str = ""
-    """One-line description."""
 
     data: str = "uci"
     """Messages: sample, uci, a local file (.csv .tsv .txt .jsonl .parquet, also in .zip or .gz), a folder of train,
@@ -39,13 +39,11 @@ class Recipe:
     text_column: str | None = None
     """Column of the messages; several, separated by commas, are joined. None: text, message, sms, v2 and others."""
     label_column: str | None = None
-    """Column of the labels; any labels are accepted as classes. None: label, category, class, v1 and others, holding
-    ham and spam."""
+    """Column of the labels, which may be any classes. None: label, category, class, v1 and others, of ham and spam."""
     label_map: str | None = None
     """Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham."""
     positive_label: str | None = None
-    """Positive class for precision, recall, F1 and the threshold, if there are two labels of your own. None: spam, or
-    the second label."""
+    """Positive class of two, for precision, recall, F1 and the threshold. None: spam, or the second label."""
     encoding: str | None = None
     """Encoding of text files, such as cp1252. None: UTF-8, UTF-16 or Windows-1252, whichever fits."""
     skip_bad_rows: bool = False
@@ -83,8 +81,6 @@ class Recipe:
     """LoRA scale: adapters are multiplied by lora_alpha / lora_r."""
     dropout: float = 0.0
     """Dropout on the embeddings and on the output of each block."""
-    attention_dropout: float = 0.0
-    """Dropout on the attention weights."""
     case_augmentation: float = 0.0
     """Probability of changing the case of a training message, drawn again in each epoch."""
     digit_augmentation: float = 0.0
@@ -93,12 +89,10 @@ class Recipe:
     """Probability of skipping a BPE merge in training (Provilkov et al. 2020)."""
 
     spliced_messages: int = 0
-    """Number of messages spliced from the training messages and labelled by the linear baseline, to learn from too; an
-    epoch includes them."""
-
+    """Number of messages to splice from training messages and learn from too, labelled by the linear baseline."""
     replay_messages: int = 0
-    """Number of messages that the base has learned from to mix in, with the answers of the base, so that it forgets
-    little. The messages of data are then corrections: all are trained on; layout and calibration of the base stay."""
+    """Number of messages that the base has learned from to mix in, with its answers, so that it forgets little. The
+    messages of data are then corrections: all are trained on; layout and calibration of the base stay."""
     replay: str | None = None
     """Source of these messages, as for data. None: the data of the base if they are at hand, or else the sample."""
     max_drop: float = 0.005
@@ -120,8 +114,7 @@ class Recipe:
     train_sampling_strategy: Literal["random", "group_by_length"] = "random"
     """Order of the training messages: random, or with similar lengths in a batch, which saves padding."""
     logit_adjustment: float = 0.0
-    """Correct for class imbalance by adding this times the log class priors to the logits in the loss (Menon et al.
-    2021)."""
+    """Factor of the log class priors added to the logits in the loss, against class imbalance (Menon et al. 2021)."""
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.1
@@ -137,20 +130,15 @@ class Recipe:
     weight_average: float = 0.0
     """Decay of the exponential moving average of the weights; the average is saved. 0: no averaging."""
     adversarial_epsilon: float = 0.0
-    """L2 norm of the adversarial perturbation of the token embeddings (Miyato et al. 2017). 0: no adversarial
-    training."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """L2 norm of the adversarial perturbation of the token embeddings (Miyato et al. 2017). 0: none."""
+    mixed_precision: Literal["no", "bf16"] = "no"
     """Mixed precision in training."""
-    prefix_precision: Literal["no", "bf16"] = "no"
-    """Precision of the frozen blocks, whose output is computed once."""
     temperature_scaling: bool = False
     """Fit a temperature on the validation split to calibrate the scores."""
     target_fpr: float | None = None
-    """Fit a threshold on the validation split with at most this false-positive rate. None: predict the most likely
-    class."""
+    """Fit a threshold on the validation split with at most this false-positive rate. None: no threshold."""
     confidence: float | None = None
-    """Confidence level for target_fpr on new messages like those in the validation split. None: the rate holds on the
-    validation split only."""
+    """Confidence level for target_fpr on new messages like those in the validation split. None: only on these."""
 
     eval_freq: int = 50
     """Optimizer steps between two evaluations of the losses."""
@@ -162,40 +150,29 @@ class Recipe:
     def __post_init__(self) -> None:
         def check(holds: bool, message: str) -> None:
             if not holds:
-                raise ValueError(f"Recipe {self.name!r}: {message}.")
+                raise ValueError(f"{message}.")
 
-        def in_range(names: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+        def in_range(names: str, low: float, high: float = math.inf) -> None:
             for name in names.split():
                 value = getattr(self, name)
-                if value in (None, "longest"):
-                    continue
-                holds = (low < value if open_low else low <= value) and value < high
-                bounds = f"above {low}" if open_low else f"at least {low}"
-                bounds += "" if high == math.inf else f" and below {high}"
-                check(holds, f"{name} must be {bounds}, got {value}")
+                bounds = f"at least {low}" + ("" if high == math.inf else f" and below {high}")
+                check(value in (None, "longest") or low <= value < high, f"{name} must be {bounds}, got {value}")
 
-        # Beyond these upper bounds, building the network or tokenizer would exhaust the memory.
-        in_range("n_layer", 1, 1001)
-        in_range("n_embd", 1, 100_001)
-        in_range("n_positions", 1, 1_000_001)
+        in_range("n_layer n_embd n_positions", 1, 100_001)  # beyond, the network would exhaust the memory
         in_range("vocab_size", 258, 1_000_001)
         in_range("n_head padded_length lora_r lora_alpha num_train_epochs max_steps per_device_train_batch_size", 1)
         in_range("gradient_accumulation_steps eval_freq eval_iter", 1)
-        in_range("dropout attention_dropout bpe_dropout weight_average case_augmentation digit_augmentation", 0, 1)
-        in_range("target_fpr", 0, 1)
-        in_range("confidence", 0, 1, open_low=True)
+        in_range("dropout bpe_dropout weight_average case_augmentation digit_augmentation", 0, 1)
+        in_range("target_fpr confidence", 0, 1)
+        in_range("learning_rate pretraining_learning_rate max_grad_norm warmup_steps weight_decay", 0)
+        in_range("adversarial_epsilon logit_adjustment spliced_messages replay_messages max_drop pretraining_steps", 0)
+        in_range("seed", 0, 2**32)
         check(self.confidence is None or self.target_fpr, "confidence needs a target_fpr above 0")
-        in_range("warmup_steps weight_decay adversarial_epsilon logit_adjustment", 0)
-        in_range("spliced_messages replay_messages max_drop pretraining_steps", 0)
         excluded = ("spliced_messages", "pretraining_steps", "temperature_scaling", "target_fpr", "logit_adjustment")
         replays = self.base != "random" and not any(getattr(self, name) not in (None, 0) for name in excluded)
         check(not self.replay_messages or replays, f"replay_messages needs a base, and no {', '.join(excluded)}")
-        in_range("learning_rate pretraining_learning_rate max_grad_norm", 0, open_low=True)
-        in_range("seed", 0, 2**32)
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
-        scaled = self.pretraining_steps and self.mixed_precision == "fp16"
-        check(not scaled, "pretraining_steps needs mixed_precision no or bf16; gradients would vanish in fp16")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         if self.lora_r is not None:
             check(self.trainable == "head", f"lora_r needs trainable head, got {self.trainable}")
@@ -212,66 +189,109 @@ class Recipe:
         names = ("text_column", "label_column", "label_map", "positive_label", "encoding", "skip_bad_rows")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def public(self) -> dict[str, Any]:
+        """The settings as they may be published: local paths lose their folders."""
+        return {name: public(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options that do not change the result of a run, and so are not part of the recipe."""
+
+    output_dir: str | None = None
+    """Directory for the model, its card, history, metrics and plots. None: nothing is saved."""
+    overwrite_output_dir: bool = False
+    """Replace the files of an earlier run in output_dir."""
+    report_to: str | None = None
+    """Experiment tracker that Accelerate knows, such as tensorboard."""
+    save_steps: int | None = None
+    """Optimizer steps between two checkpoints. None: no checkpoints."""
+    save_total_limit: int | None = None
+    """Number of checkpoints to keep; the best and the newest are always kept. None: all."""
+    resume_from_checkpoint: str | None = None
+    """Checkpoint to resume from: a folder, auto (newest in output_dir), or hub (pushed by an earlier run)."""
+    push_to_hub: bool = False
+    """Push the model to the Hub."""
+    hub_model_id: str | None = None
+    """Repository (owner/name or name); created if missing. None: the name of output_dir."""
+    hub_strategy: Literal["end", "checkpoint", "every_save", "best"] = "end"
+    """Push only the final model (end), also every checkpoint (every_save), also its training state (checkpoint), or
+    each checkpoint with the lowest validation loss so far (best)."""
+    hub_private_repo: bool = False
+    """Make the repository private when it is created."""
+    hub_revision: str = "main"
+    """Branch to push to; created if missing."""
+    hub_push_state: bool = False
+    """Push the training state of the newest checkpoint to a branch of its own, so that another machine can resume."""
+    hub_timeout: float = 600.0
+    """Seconds to wait for uploads at the end."""
+    license: str | None = None
+    """License of the model for its card: an id of the Hub, such as mit or apache-2.0."""
+    language: str | None = None
+    """Languages of the messages for the card, such as en or en,de. None: those of the data, if known."""
+
+    def __post_init__(self) -> None:
+        for name, example in (("license", "mit or apache-2.0"), ("language", "en or en,de")):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.,+-]*", value):
+                raise ValueError(f"{name} must be written as on the Hub, such as {example}, got {value!r}.")
+        for name in ("save_steps", "save_total_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.output_dir is None and (self.save_steps or self.resume_from_checkpoint or self.push_to_hub):
+            raise ValueError("Saving checkpoints, resuming and pushing need output_dir (--output-dir).")
+        if self.push_to_hub and self.save_steps is None and (self.hub_strategy != "end" or self.hub_push_state):
+            raise ValueError("Pushing checkpoints needs save_steps; hub_strategy end pushes the final model.")
+        if self.resume_from_checkpoint == "hub" and not self.push_to_hub:
+            raise ValueError("Resuming from the Hub needs the repository: add --push-to-hub and --hub-model-id.")
+
 
 _BOOK = Recipe(summary="GPT-2 124M, last block trained: chapter 6 of the book, loss for loss")
 _MEDIUM = {"base": "openai-community/gpt2-medium", "n_layer": 24, "n_embd": 1024, "n_head": 16}
 _LARGE = {"base": "openai-community/gpt2-large", "n_layer": 36, "n_embd": 1280, "n_head": 20}
 _XL = {"base": "openai-community/gpt2-xl", "n_layer": 48, "n_embd": 1600, "n_head": 25}
+_RANDOM = {"base": "random", "tokenizer": "openai-community/gpt2", "initialization": "pytorch", "trainable": "all"}
+_TINY = {"base": "random", "vocab_size": 2000, "n_layer": 1, "n_embd": 128, "n_head": 4, "n_positions": 128}
+_SINGLE, _EIGHT = {"padded_length": None, "per_device_train_batch_size": 1}, {"gradient_accumulation_steps": 8}
 # The book multiplies the adapters by alpha = 16; PEFT, and this package, by lora_alpha / lora_r.
 _LORA = {"trainable": "head", "lora_r": 16, "lora_alpha": 256}
 
 
-def _experiment(name: str, summary: str, **settings: Any) -> Recipe:
+def _recipe(name: str, summary: str, **settings: Any) -> Recipe:
+    """Return the book's recipe with other settings."""
     return replace(_BOOK, name=name, summary=summary, **settings)
 
 
 # The book's additional experiments, in the order of their table; experiments/book_table.py has the published results.
 _EXPERIMENTS = (
     _BOOK,
-    _experiment("first-token", "classifies the first token", pooling="first"),
-    _experiment("head-only", "only the head trained", trainable="head"),
-    _experiment("last-two-blocks", "last two blocks trained", trainable="last_two_blocks"),
-    _experiment("all-layers", "all weights trained", trainable="all"),
-    _experiment("medium", "GPT-2 355M, last block trained", **_MEDIUM),
-    _experiment("large", "GPT-2 774M, last block trained", **_LARGE),
-    _experiment("xl", "GPT-2 1.6B, last block trained", **_XL),
-    _experiment("xl-all-layers", "GPT-2 1.6B, all weights trained", **_XL, trainable="all"),
-    _experiment(
-        "random-weights",
-        "a GPT-2 124M from random weights, all weights trained",
-        base="random",
-        tokenizer="openai-community/gpt2",
-        initialization="pytorch",
-        trainable="all",
-    ),
-    _experiment("lora", "LoRA adapters on all linear layers, and the head, trained", **_LORA),
-    _experiment("xl-lora", "GPT-2 1.6B, LoRA adapters and the head trained", **_XL, **_LORA),
-    _experiment("full-context", "messages padded to the full context", padded_length=1024),
-    _experiment("no-padding", "batches of one message, no padding", padded_length=None, per_device_train_batch_size=1),
-    _experiment(
-        "accumulation",
-        "batches of one message, no padding, eight accumulated",
-        padded_length=None,
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=8,
-    ),
-    _experiment("last-real-token", "classifies the last token before the pads", pooling="last_token"),
-    _experiment("no-causal-mask", "no causal mask: every position attends to all others", causal=False),
-    _experiment("ignore-index", "the loss ignores the pad id, which no label has", ignore_index=50256),
-    _experiment("mean-pooling", "classifies the mean of all positions", pooling="mean"),
+    _recipe("first-token", "classifies the first token", pooling="first"),
+    _recipe("head-only", "only the head trained", trainable="head"),
+    _recipe("last-two-blocks", "last two blocks trained", trainable="last_two_blocks"),
+    _recipe("all-layers", "all weights trained", trainable="all"),
+    _recipe("medium", "GPT-2 355M, last block trained", **_MEDIUM),
+    _recipe("large", "GPT-2 774M, last block trained", **_LARGE),
+    _recipe("xl", "GPT-2 1.6B, last block trained", **_XL),
+    _recipe("xl-all-layers", "GPT-2 1.6B, all weights trained", **_XL, trainable="all"),
+    _recipe("random-weights", "a GPT-2 124M from random weights, all weights trained", **_RANDOM),
+    _recipe("lora", "LoRA adapters on all linear layers, and the head, trained", **_LORA),
+    _recipe("xl-lora", "GPT-2 1.6B, LoRA adapters and the head trained", **_XL, **_LORA),
+    _recipe("full-context", "messages padded to the full context", padded_length=1024),
+    _recipe("no-padding", "batches of one message, no padding", **_SINGLE),
+    _recipe("accumulation", "batches of one message, no padding, eight accumulated", **_SINGLE, **_EIGHT),
+    _recipe("last-real-token", "classifies the last token before the pads", pooling="last_token"),
+    _recipe("no-causal-mask", "no causal mask: every position attends to all others", causal=False),
+    _recipe("ignore-index", "the loss ignores the pad id, which no label has", ignore_index=50256),
+    _recipe("mean-pooling", "classifies the mean of all positions", pooling="mean"),
 )
 
-_POCKET = replace(
-    _BOOK,
-    name="pocket",
-    summary="a 0.5M GPT with its own tokenizer, trained from scratch in about a minute",
+_POCKET = _recipe(
+    "pocket",
+    "a 0.5M GPT with its own tokenizer, trained from scratch in about a minute",
+    **_TINY,
     protocol="full",
-    base="random",
-    vocab_size=2000,
-    n_layer=1,
-    n_embd=128,
-    n_head=4,
-    n_positions=128,
     pooling="last_token",
     padded_length=None,
     trainable="all",
@@ -311,29 +331,24 @@ _INBOX = replace(
     eval_freq=500,
 )
 
-_CORRECTIONS = replace(
-    _POCKET,
-    name="corrections",
-    summary="teaches a trained model the messages that it got wrong, in about a minute",
+# No dropout, and no augmentation but of digits: it would make the network less sure, below the threshold of the base.
+_CORRECTIONS = _recipe(
+    "corrections",
+    "teaches a trained model the messages that it got wrong, in about a minute",
     data="corrections.csv",
+    protocol="full",
     base="bundled",
-    vocab_size=None,
-    adversarial_epsilon=0.0,
-    logit_adjustment=0.0,
     trainable="embeddings",
-    # Dropout and other augmentation would make the network less sure of everything, below the base's threshold.
-    dropout=0.0,
-    case_augmentation=0.0,
-    bpe_dropout=0.0,
+    digit_augmentation=0.5,
     replay_messages=6400,
     num_train_epochs=1,
-    max_steps=None,
     per_device_train_batch_size=64,
+    train_sampling_strategy="group_by_length",
     learning_rate=1e-3,
     weight_decay=0.0,
     lr_scheduler_type="linear",
     warmup_steps=10,
-    weight_average=0.0,
+    max_grad_norm=1.0,
     eval_freq=25,
 )
 
@@ -359,29 +374,21 @@ def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
 
 
 def checked(settings: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Check the types of values for fields of a dataclass, and convert paths to `str` and `int` to `float` as needed.
-
-    Raises:
-        ValueError: a value has the wrong type.
-        TypeError: there is no such field.
-    """
+    """Check the types of values for fields of a dataclass; convert paths to `str` and `int` to `float` as needed."""
     from huggingface_hub.dataclasses import type_validator  # takes 0.1 s to import: too long for `hf-spam --help`
 
-    types, result = {field.name: field.type for field in fields(settings)}, {}
-    for name, value in values.items():
-        if name not in types:
-            raise TypeError(f"{name!r} is not a setting of {settings.__name__}.")
+    values = dict(values)
+    for name, kind in [(field.name, field.type) for field in fields(settings) if field.name in values]:
+        value = values[name]
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
-        if name == "label_map" and isinstance(value, Mapping):
-            if any("," in f"{label}{meaning}" for label, meaning in value.items()):
-                raise ValueError("label_map: a label with a comma cannot be mapped; rename it in the data.")
+        elif name == "label_map" and isinstance(value, Mapping):
             value = ",".join(f"{label}={meaning}" for label, meaning in value.items())
-        if type(value) is int and types[name] in (float, float | None):
+        elif type(value) is int and kind in (float, float | None):
             value = float(value)
         try:
-            type_validator(name, value, types[name])
+            type_validator(name, value, kind)
         except TypeError:
-            raise ValueError(f"{name} must be {formatannotation(types[name])}, got {value!r}.") from None
-        result[name] = value
-    return result
+            raise ValueError(f"{name} must be {formatannotation(kind)}, got {value!r}.") from None
+        values[name] = value
+    return values

@@ -1,84 +1,54 @@
 """Plain data of a run: its history, its progress, and its result."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from ..evaluation.baseline import ahead
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from ..evaluation.metrics import Predictions
-    from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-    from .calibration import Calibration
-    from .recipes import Recipe
+from ..evaluation.metrics import Predictions
+from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
+from .calibration import Calibration
+from .recipes import Recipe
 
 Metrics = dict[str, float | None]
 
 
 @dataclass
 class History:
-    """Measurements made during training, under the book's names; written to `history.json`.
+    """Measurements made during training, under the book's names; written to `history.json`."""
 
-    Attributes:
-        initial: `{split}_loss` and `{split}_acc` before training.
-        steps: optimizer steps, counted from 0, after which the losses were measured.
-        train_losses, val_losses: losses at `steps`, over the first `eval_iter` batches.
-        train_accs, val_accs: accuracies at the end of each epoch, over the first `eval_iter` batches.
-        final_accs: accuracy of the final weights on `train`, `validation` and `test` as the book's loaders give it: the
-            training loader drops the last short batch.
-        examples_seen: training messages seen, counting repetitions.
-        seconds: duration of the training, evaluations included.
-        splits: number and SHA-256 of the messages of each split (see `fingerprints`).
-        before: metrics of the base on each split, for corrections.
-        kept: share of the change of the weights that was kept, for corrections (see `keep_within_bound`).
-        trained_before: whether training started from a classifier that had been trained on other, or unknown, messages.
-    """
-
-    initial: dict[str, float] = field(default_factory=dict)
-    steps: list[int] = field(default_factory=list)
-    train_losses: list[float] = field(default_factory=list)
+    initial: dict[str, float] = field(default_factory=dict)  # `{split}_loss` and `{split}_acc` before training
+    steps: list[int] = field(default_factory=list)  # optimizer steps with measured losses, counted from 0
+    train_losses: list[float] = field(default_factory=list)  # after these steps, over the first `eval_iter` batches
     val_losses: list[float] = field(default_factory=list)
-    train_accs: list[float] = field(default_factory=list)
+    train_accs: list[float] = field(default_factory=list)  # at the end of each epoch, over as many batches
     val_accs: list[float] = field(default_factory=list)
-    final_accs: dict[str, float] = field(default_factory=dict)
-    examples_seen: int = 0
+    final_accs: dict[str, float] = field(default_factory=dict)  # on each split, as the book's loaders give them
+    examples_seen: int = 0  # training messages, counting repetitions
     epochs: float = 0.0
     steps_per_epoch: int = 0
-    seconds: float = 0.0
-    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    before: dict[str, Metrics] = field(default_factory=dict)
-    kept: float | None = None
-    trained_before: bool = False
+    seconds: float = 0.0  # evaluations included
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)  # see `fingerprints`
+    before: dict[str, Metrics] = field(default_factory=dict)  # metrics of the base of corrections
+    kept: float | None = None  # share of the change by corrections, see `keep_within_bound`
+    trained_before: bool = False  # whether the base was a classifier trained on other, or unknown, messages
 
-    def add_losses(self, step: int, losses: dict[str, float]) -> None:
-        """Record `train_loss` and, if there is a validation split, `val_loss` after a step."""
-        self.steps.append(step)
-        for name, value in losses.items():
-            getattr(self, f"{name}es").append(value)
-
-    def add_accuracies(self, accuracies: dict[str, float]) -> None:
-        """Record `train_acc` and, if there is a validation split, `val_acc` at the end of an epoch."""
-        for name, value in accuracies.items():
-            getattr(self, f"{name}s").append(value)
+    def add(self, values: dict[str, float]) -> None:
+        """Append losses (`train_loss`, `val_loss`) or accuracies (`train_acc`, `val_acc`) to their lists."""
+        for name, value in values.items():
+            getattr(self, name.replace("loss", "losses").replace("acc", "accs")).append(value)
 
 
 @dataclass
 class Progress:
-    """Position of a run, saved with every checkpoint.
+    """Position of a run, saved with every checkpoint."""
 
-    Attributes:
-        step: last finished optimizer step, counted from 0; -1 before the first.
-        epoch: current epoch, counted from 1.
-        batch: finished batches of this epoch.
-        best_step, best_loss: checkpoint with the lowest validation loss so far, and that loss.
-        history: measurements so far.
-    """
-
-    step: int = -1
-    epoch: int = 1
-    batch: int = 0
-    best_step: int | None = None
+    step: int = -1  # last finished optimizer step, counted from 0
+    epoch: int = 1  # current epoch, counted from 1
+    batch: int = 0  # finished batches of this epoch
+    best_step: int | None = None  # of the checkpoint with the lowest validation loss so far
     best_loss: float | None = None
     history: History = field(default_factory=History)
 
@@ -95,48 +65,47 @@ class Progress:
 
 @dataclass
 class Run:
-    """Result of a run.
+    """Result of a run."""
 
-    Attributes:
-        model: the trained model in evaluation mode, calibrated if the recipe says so.
-        metrics: metrics of each split.
-        predictions: predictions of each split, from which the metrics are computed.
-        trained_parameters: number of parameters that were trained, adapters included.
-        baseline: metrics of the linear baseline on the same splits; only for runs that are saved.
-    """
-
-    recipe: "Recipe"
-    model: "SpamGPTForSequenceClassification"
-    tokenizer: "PreTrainedTokenizerBase"
+    recipe: Recipe
+    model: SpamGPTForSequenceClassification  # in evaluation mode, calibrated if the recipe says so
+    tokenizer: PreTrainedTokenizerBase
     history: History
-    metrics: dict[str, Metrics]
-    predictions: "dict[str, Predictions]"
-    trained_parameters: int
-    calibration: "Calibration | None" = None
-    baseline: dict[str, Metrics] = field(default_factory=dict)
+    predictions: dict[str, Predictions]  # of each split
+    trained_parameters: int  # their number, adapters included
+    calibration: Calibration | None = None
+    baseline: dict[str, Metrics] = field(default_factory=dict)  # on the same splits; only for runs that are saved
+
+    @cached_property
+    def metrics(self) -> dict[str, Metrics]:
+        """Metrics of each split."""
+        return {split: given.metrics() for split, given in self.predictions.items()}
 
     @property
     def all_metrics(self) -> dict[str, Metrics]:
         """Metrics of each split, for corrections after those of the base (such as "validation, before")."""
-        before = self.history.before
-        rows = {split: {f"{split}, before": before.get(split), split: values} for split, values in self.metrics.items()}
-        return {name: values for pair in rows.values() for name, values in pair.items() if values is not None}
+        rows = {}
+        for split, values in self.metrics.items():
+            if split in self.history.before:
+                rows[f"{split}, before"] = self.history.before[split]
+            rows[split] = values
+        return rows
 
     @property
     def corrections(self) -> list[str]:
         """Sentences on what corrections have changed, or an empty list."""
         if not self.history.before:
             return []
-        count, lines = len(self.predictions["train"].labels), []
+        lines = []
         for split, after in self.metrics.items():
-            before = self.history.before[split]
+            before, count = self.history.before[split], len(self.predictions[split].labels)
             if split == "train":
                 old, new = (round(count * values["accuracy"]) for values in (before, after))
                 lines.append(f"Of {count:,} corrections, {new:,} are classified correctly now, and {old:,} before.")
                 continue
             names = [name for name in ("accuracy", "false_positive_rate") if None not in (before[name], after[name])]
             changes = (f"{name.replace('_', ' ')} {before[name]:.2%} before, {after[name]:.2%} now" for name in names)
-            lines.append(f"{len(self.predictions[split].labels):,} held-out messages ({split}): {'; '.join(changes)}.")
+            lines.append(f"{count:,} held-out messages ({split}): {'; '.join(changes)}.")
         if self.history.kept < 1:
             kept, bound = f"{self.history.kept:.0%}", f"{100 * self.recipe.max_drop:g} points (--max-drop)"
             lines.append(f"Only {kept} of the change was kept: with more, held-out messages lose more than {bound}.")

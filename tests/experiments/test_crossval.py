@@ -114,7 +114,7 @@ def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
     jobs = []
     monkeypatch.setattr(crossval, "measure_run", lambda recipe, *job: jobs.append(job) or {})
     monkeypatch.setattr(crossval, "describe", str)
-    monkeypatch.setattr(crossval, "summary", lambda runs: {})
+    monkeypatch.setattr(crossval, "summary", lambda *runs: {})
     cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, **SMALL)
     folds = grouped_folds(read_messages(MESSAGES), 2, seed=123)
     for (data, _), (train, test) in zip(jobs, folds, strict=True):

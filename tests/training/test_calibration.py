@@ -74,8 +74,6 @@ def test_the_search_for_a_temperature_is_bounded():
     logits, labels = torch.tensor([[2.0, -1], [0.1, 0], [-1, 3]]), torch.tensor([0, 0, 1])
     separated = fit(logits, labels)
     assert separated.temperature == 1 and separated.loss == separated.loss_before
-    (line,) = separated.summary()
-    assert line == "Temperature 1.0000: not changed, since all 3 messages of my data are classified correctly."
     assert fit(logits, 1 - labels).temperature == pytest.approx(TEMPERATURES[1], rel=1e-4)
 
 
@@ -146,7 +144,7 @@ def test_no_threshold():
     assert fit(logits, labels, temperature_scaling=False, target_fpr=0.5).is_met
     several, names = drawn(2.0, 3, messages=300), ["work", "home", "shop"]
     assert fit(*several, names=names).temperature != 1
-    with pytest.raises(ValueError, match=r"^target_fpr needs a label named spam where there are more than two"):
+    with pytest.raises(ValueError, match="None of the model's labels is 'spam': 'work', 'home', 'shop'"):
         fit(*several, names=names, target_fpr=0.1)
 
 

@@ -103,7 +103,7 @@ def test_nothing_that_duplicates_a_correction_is_replayed_or_held_out(base, tmp_
     rows = [(1 - part[0]["label"], part[0]["text"].upper()) for part in splits.values()]
     recipe = get_recipe("corrections", base=base, data=write(tmp_path / "c.csv", rows), **SMALL_REPLAY)
     with caplog.at_level(logging.INFO, logger="hf_spam"):
-        recipe, found, replay = read_corrections(recipe, None)
+        recipe, found, replay = read_corrections(recipe, recipe.data)
     assert found["train"]["text"][:] == [text for _, text in rows] and len(replay) == 200
     keys = {duplicate_key(text) for _, text in rows}
     for part in (replay, found["validation"], found["test"]):
@@ -117,7 +117,7 @@ def test_a_source_without_recorded_splits_is_divided_without_shared_duplicates(b
     texts = [(i % 2, f"{'win' if i % 2 else 'see'} {chr(97 + i // 2)} {n}") for i in range(40) for n in "12"]
     other = write(tmp_path / "other.csv", texts)
     settings = {"base": base, "data": write(tmp_path / "c.csv", WRONG), "replay": other}
-    recipe, found, replay = read_corrections(get_recipe("corrections", **settings), None)
+    recipe, found, replay = read_corrections(get_recipe("corrections", **settings), settings["data"])
     groups = [set(map(duplicate_key, part["text"])) for part in (replay, found["validation"])]
     assert (len(replay), len(found["validation"])) == (72, 8) and not groups[0] & groups[1]
     assert recipe.replay == str(other) and list(found) == ["train", "validation"]

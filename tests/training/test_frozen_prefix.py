@@ -74,24 +74,6 @@ def test_large_states_are_mapped_from_a_file(base, data, monkeypatch, tmp_path):
     assert len(mapped) == len(data) and not list(tmp_path.iterdir())
 
 
-def test_a_bfloat16_prefix_is_close_and_trains_float32_weights(base, data, monkeypatch):
-    kept = []
-
-    def keep(*args):
-        kept.append(compute_prefix(*args))
-        return kept[-1]
-
-    monkeypatch.setattr(loaders, "compute_prefix", keep)
-    exact, close = run(base, data), run(base, data, prefix_precision="bf16")
-    assert [part.states.dtype for part in kept] == [torch.float32] * 3 + [torch.bfloat16] * 3
-    assert close.history.train_losses == pytest.approx(exact.history.train_losses, abs=0.02)
-    assert close.history.train_losses != exact.history.train_losses
-    assert {parameter.dtype for parameter in close.model.parameters()} == {torch.float32}
-    frozen = {name for name, parameter in close.model.named_parameters() if not parameter.requires_grad}
-    weights = exact.model.state_dict()
-    assert frozen and all(torch.equal(close.model.state_dict()[name], weights[name]) for name in frozen)
-
-
 @pytest.mark.parametrize("setting", frozen_prefix.RANDOM_SETTINGS)
 def test_no_prefix_if_its_output_varies(setting, base, data, caplog):
     """The log names the setting."""

@@ -38,7 +38,7 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights():
     results = []
     for _ in range(2):
         setup = set_up(recipe, data)
-        results.append((pretrain(setup.model.gpt, setup.tokenizer, texts, recipe, Accelerator()), setup.model))
+        results.append((pretrain(setup, texts, recipe, Accelerator()), setup.model))
     (losses, first), (again, second) = results
     assert sum(losses[-5:]) < sum(losses[:5]) - 1
     assert losses == again
@@ -88,5 +88,5 @@ def test_a_network_pretrained_on_unlabelled_texts_is_a_base(tmp_path):
 def test_few_messages_are_refused_before_pretraining(monkeypatch):
     monkeypatch.setattr("hf_spam.training.finetune.pretrain", None)
     data = DatasetDict(train=Dataset.from_dict({"text": ["win a prize", "hi mum"] * 40, "label": [1, 0] * 40}))
-    with pytest.raises(ValueError, match="80 training messages do not fill one batch of 128"):
+    with pytest.raises(ValueError, match="80 training messages do not fill a batch of 128"):
         finetune("inbox", data=data, temperature_scaling=False, target_fpr=None)

@@ -10,8 +10,7 @@ from datasets import DatasetDict
 from small_runs import assert_same_history
 
 from hf_spam import RECIPES, Recipe, finetune
-from hf_spam.training.recipes import checked, get_recipe
-from hf_spam.training.run_options import RunOptions
+from hf_spam.training.recipes import RunOptions, checked, get_recipe
 
 # The settings in which each experiment differs from the book, in the order of the published table.
 CHANGES = {
@@ -92,7 +91,7 @@ def test_types_are_checked_in_both_dataclasses_of_settings():
     assert checked(RunOptions, {"output_dir": Path("out")}) == {"output_dir": "out"}
     with pytest.raises(ValueError, match=r"hub_strategy must be Literal.*, got 'sometimes'"):
         checked(RunOptions, {"hub_strategy": "sometimes"})
-    with pytest.raises(TypeError, match="'learning_rte' is not a setting of Recipe"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rte'"):
         get_recipe("book", learning_rte=1e-3)
     with pytest.raises(ValueError, match="Unknown recipe 'boko'; known: book, "):
         get_recipe("boko")
@@ -118,7 +117,7 @@ def test_every_recipe_trains(name, few, base):
 
 
 def test_ignoring_the_pad_id_as_a_label_changes_nothing(few, base):
-    """Row 18 equals row 1, bit for bit, since no label is the pad id. The id of a class is refused."""
+    """Row 18 equals row 1, bit for bit, since no label is the pad id."""
     settings = {"base": base, "data": few, "num_train_epochs": 2, "eval_freq": 1}
     book, ignoring = (finetune(name, **settings) for name in ("book", "ignore-index"))
     assert ignoring.recipe.ignore_index == 50256
@@ -126,8 +125,6 @@ def test_ignoring_the_pad_id_as_a_label_changes_nothing(few, base):
     weights = ignoring.model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in book.model.state_dict().items())
     assert book.metrics == ignoring.metrics
-    with pytest.raises(ValueError, match=r"ignore_index \(1\) is one of the classes"):
-        finetune("book", **settings, ignore_index=1)
 
 
 def test_random_weights_are_initialized_as_in_the_book(data, base, book_tokenizer, book_loaders):

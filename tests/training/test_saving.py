@@ -61,10 +61,9 @@ def test_resuming_never_replaces_another_run(trained, data, tmp_path):
     """Neither a finished run without checkpoints nor a checkpoint can be used as the output directory."""
     out = tmp_path / "out"
     shutil.copytree(trained, out, ignore=shutil.ignore_patterns("checkpoint-*"))
-    with pytest.raises(FileExistsError, match="has no checkpoint to resume from: choose another"):
-        finetune("pocket", data=data, output_dir=out, resume_from_checkpoint="auto", **SETTINGS)
-    with pytest.raises(FileExistsError, match="is a checkpoint"):
-        finetune("pocket", data=data, output_dir=trained / "checkpoint-8", resume_from_checkpoint="auto", **SETTINGS)
+    for folder in (out, trained / "checkpoint-8"):
+        with pytest.raises(FileExistsError, match="has no checkpoint to resume from: choose another"):
+            finetune("pocket", data=data, output_dir=folder, resume_from_checkpoint="auto", **SETTINGS)
 
 
 def test_training_survives_a_full_disk(data, tmp_path, monkeypatch, caplog):
