@@ -22,6 +22,7 @@ from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 @click.version_option(package_name="hf-spam", prog_name="hf-spam")
 def cli() -> None:
     """Train, evaluate and use small GPTs that tell spam from not spam in text messages."""
+    show_log()
 
 
 @cli.command()
@@ -67,7 +68,6 @@ def train(ctx: click.Context, name: str | None, as_json: bool, **settings: Any) 
     from .evaluation.baseline import BASELINE
     from .training.finetune import finetune
 
-    show_log()
     finished = finetune(name, **given)
     results = {"metrics": finished.all_metrics, "baseline": finished.baseline, "history": asdict(finished.history)}
     shown = [terminal.metrics_table(finished.all_metrics), *finished.corrections]
@@ -92,7 +92,6 @@ def pretrain(ctx: click.Context, name: str, output_dir: str, as_json: bool, **se
     """
     from .training.finetune import pretrain_base
 
-    show_log()
     losses = pretrain_base(name, output_dir=output_dir, **options.given_settings(ctx, settings))
     result = {"output_dir": output_dir, "losses": losses}
     finish(as_json, result, f"The pretrained network is in {output_dir}")
@@ -120,7 +119,6 @@ def crossval(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> N
     options.reachable_data(ctx, None, given.get("data", RECIPES[name].data))
     from .experiments.crossval import cross_validate
 
-    show_log()
     for module in ("loop", "pretraining"):  # hide the losses of every run
         logging.getLogger(f"hf_spam.training.{module}").setLevel(logging.WARNING)
     results = cross_validate(name, **given)
@@ -147,7 +145,6 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
     given = options.given_settings(ctx, settings)
     from .experiments.book_table import reproduce
 
-    show_log()
     names = [row.strip() for row in rows.split(",") if row.strip()]
     found = list(reproduce(names, output_dir=output_dir, **given))
     finish(as_json, found, terminal.experiments_table(found), terminal.EXPERIMENTS_NOTE)
@@ -189,7 +186,6 @@ def evaluate(
     from .evaluation.page import headline, render_page, report_tables, write_page
     from .evaluation.report import make_report
 
-    show_log()
     name = model or "bundled"
     how["label_map"], maps = split_label_map(how["label_map"], [name])
     candidate = load_candidate(name, label_map=maps[name], trust_remote_code=trust_remote_code, any_labels=True)
@@ -233,7 +229,6 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
     from .evaluation.page import render_page, write_page
     from .experiments.compare import compare, compare_tables, notes
 
-    show_log()
     for model in models:
         options.reachable(None, None, model)
     values = compare(models, data, progress=sys.stderr.isatty(), **how)
@@ -267,7 +262,6 @@ def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None
     from .experiments.benchmark import benchmark, benchmark_tables, markdown
     from .files import write_json
 
-    show_log()
     if model not in RECIPES:
         options.reachable(None, None, model)
     values = benchmark(model, progress=sys.stderr.isatty(), **how)
@@ -349,7 +343,6 @@ def score(
     from .inference.classifier import SpamClassifier
     from .inference.scoring import STANDARD, score_file, score_stream, trained_text_column
 
-    show_log()
     settings["remembered"] = (trained_text_column(model), None)
     if settings["window_size"] is None:
         del settings["window_size"]

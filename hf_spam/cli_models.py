@@ -8,7 +8,6 @@ from typing import Any, Literal
 import click
 
 from . import options, terminal
-from .entry import show_log
 from .terminal import finish
 
 
@@ -27,7 +26,6 @@ def push(model: str, repo_id: str | None, space: bool, resume: bool, **settings:
     """
     from .hub.push import push_folder, push_queue, push_space
 
-    show_log()
     if resume and (repo_id or space):
         raise click.UsageError("--resume takes neither REPO nor --space.")
     if not resume and repo_id is None:
@@ -61,7 +59,6 @@ def push_data(source: str, repo_id: str, private: bool, as_json: bool, **setting
     """
     from .hub.dataset import push_dataset
 
-    show_log()
     url = push_dataset(source, repo_id, private=private or None, **settings)
     finish(as_json, {"commit_url": url}, f"The splits and their card are at {url}")
 
@@ -98,7 +95,6 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
     from .conversion.import_weights import import_weights
     from .conversion.loading import load_tokenizer
 
-    show_log()
     loaded = None if tokenizer is None else load_tokenizer(tokenizer)
     model = import_weights(source, output_dir, tokenizer=loaded, **settings)
     terminal.show(f"The {type(model).__name__} with {model.num_parameters():,} parameters is in {output_dir}")
@@ -127,7 +123,6 @@ def export(model: str, output_dir: str, as_json: bool, **settings: Any) -> None:
     """
     from .hub.export import export_model
 
-    show_log()
     certificate = export_model(model, output_dir, progress=sys.stderr.isatty(), **settings)
     finish(as_json, certificate, *terminal.agreement_parts(certificate), f"The export is in {output_dir}")
 
@@ -164,7 +159,6 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     """
     from .training.recalibration import calibrated_copy
 
-    show_log()
     calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
     finish(as_json, asdict(calibration), *calibration.summary(), f"The model is in {output_dir}")
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,22 +14,16 @@ from typing import Any
 
 BUNDLED = Path(__file__).parent / "bundled"  # the trained model that comes with the package
 MANIFEST = "manifest.json"
-MTIME_STEP_NS = 20_000_000  # two writes closer together than this may get the same modification time
 
 _hashes: dict[tuple[int, ...], dict[str, Any]] = {}
+"""Results of `hash_file` by device, inode, size and modification time."""
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], about: dict[str, Any] | None = None) -> None:
-    """Write a folder atomically: under a temporary name, flushed to disk, then renamed.
+    """Write or replace a folder atomically: under a temporary name, flushed to disk, then renamed.
 
-    Args:
-        folder: Folder to write. An existing one is replaced.
-        fill: Function that writes the files into the folder passed to it.
-        about: Entries of a manifest, to which the size and hash of every file are added. `None` writes no manifest,
-            for folders whose files may be edited later.
-
-    Raises:
-        OSError: The folder could not be written. Nothing is left behind.
+    `fill` writes the files into the folder passed to it. `about` becomes a manifest, with the size and hash of every
+    file; without it there is none, for folders whose files may be edited later. An error leaves nothing behind.
     """
     unique = f"{folder.name}-{uuid.uuid4().hex[:8]}"
     temporary, replaced = folder.with_name(f".writing-{unique}"), folder.with_name(f".replaced-{unique}")
@@ -59,12 +52,7 @@ def check_empty(folder: Path) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """Check that a new folder can be written; nothing is left behind.
-
-    Raises:
-        FileExistsError: It exists.
-        OSError: It cannot be created.
-    """
+    """Raise an `OSError` if a folder exists or cannot be created; nothing is left behind."""
     if os.path.lexists(folder):
         raise FileExistsError(f"{folder} already exists; choose another folder.")
     try:
@@ -75,11 +63,7 @@ def check_new(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a folder after checking every file against it.
-
-    Raises:
-        ValueError: A file is missing or damaged, or the manifest is. The message names the file.
-    """
+    """Return the manifest of a folder, or raise a `ValueError` that names a file that is missing or damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = dict(manifest["files"])
@@ -95,11 +79,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write or replace a file atomically: under a temporary name, flushed to disk, then renamed.
-
-    Raises:
-        OSError: The file could not be written. Nothing is left behind.
-    """
+    """Write or replace a file atomically: under a temporary name, flushed to disk, then renamed."""
     temporary = path.with_name(f".writing-{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         temporary.write_bytes(data)
@@ -111,20 +91,14 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically.
-
-    Raises:
-        OSError: The file could not be written.
-        ValueError: The value contains NaN or an infinity, which JSON cannot hold.
-    """
+    """Write a value as indented JSON, atomically. NaN and infinities, which JSON cannot hold, raise a `ValueError`."""
     write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def hash_file(path: Path) -> dict[str, Any]:
     """Return the size of a file in bytes and its sha256.
 
-    The result is remembered by inode, size and modification time, so that a process hashes no file twice, not even
-    after the file was moved or linked.
+    A process hashes no file twice, not even after it was moved or linked.
     """
     key = (path.stat().st_dev, *stamp(path))
     if key not in _hashes:
@@ -132,10 +106,7 @@ def hash_file(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 digest.update(chunk)
-            found = {"size": file.tell(), "sha256": digest.hexdigest()}
-        if time.time_ns() - key[-1] < MTIME_STEP_NS:
-            return found  # a change right now might leave no trace in the modification time
-        _hashes[key] = found
+            _hashes[key] = {"size": file.tell(), "sha256": digest.hexdigest()}
     return dict(_hashes[key])
 
 

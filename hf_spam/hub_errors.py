@@ -21,7 +21,6 @@ from .text import first_line, short
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN (it takes precedence)"
 TOKENS = "https://huggingface.co/settings/tokens"
-RETRY_STATUS = {408, 409, 412, 425, 429}  # time-out, conflict, a commit in between, too early, too many requests
 
 
 class HubError(OSError):
@@ -57,76 +56,61 @@ def check_reachable(name: str, repo_type: str = "model") -> None:
 def explain(error: Exception, repo_id: str, repo_type: str = "model") -> str:
     """Return one line that says why a request failed and what to do. It never contains a token."""
     name = short(repo_id)[1:-1]  # repr() escapes control characters in a mistyped name
-    return f"{name}: {_reason(_root(error), name.split('/')[0], repo_type)}"
+    return f"{name}: {_diagnose(error, name.split('/')[0], repo_type)[0]}"
 
 
 def is_transient(error: Exception) -> bool:
-    """Return whether another attempt, with new commit operations, may succeed.
-
-    True for failed or lost connections, time-outs, incomplete answers, answers that are not JSON, status 5xx and
-    `RETRY_STATUS`, and all errors of the storage behind the Hub. False for offline mode, which is a setting.
-    """
-    root = _root(error)
-    if (status := _status(root)) is not None:
-        # Storage answers 403 if an upload address has expired. The next attempt gets a new address.
-        return status >= 500 or status in RETRY_STATUS or _is_from_storage(root)
-    if isinstance(root, OfflineModeIsEnabled | httpx2.LocalProtocolError | httpx2.UnsupportedProtocol):
-        return False
-    if type(root).__module__.partition(".")[0] == "hf_xet":
-        return True  # even if its token was refused, because each attempt gets a new one
-    network = httpx2.TransportError | httpx2.DecodingError | ConnectionError | TimeoutError
-    return isinstance(root, network | JSONDecodeError | RuntimeError)  # RuntimeError: other errors of hf_xet
+    """Return whether another attempt, with new commit operations, may succeed."""
+    return _diagnose(error)[1]
 
 
-def _reason(error: BaseException, owner: str, repo_type: str) -> str:
+def _diagnose(error: BaseException, owner: str = "", repo_type: str = "model") -> tuple[str, bool]:
+    """Return why a request failed, and whether another attempt may succeed."""
+    error = _root(error)
     status, detail = _status(error), _detail(error)
     hub = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]
+    unreachable = f"cannot reach the Hub at {hub}{detail}; check the network, and HF_ENDPOINT if you have set it"
     match error:
         case HFValidationError():
             rules = "letters, digits, '-', '_' and '.', up to 96 characters, no '--' or '..', no '.git' at the end"
-            return f"not a valid {repo_type} name; use 'owner/name', each part made of {rules}"
+            return f"not a valid {repo_type} name; use 'owner/name', each part made of {rules}", False
         case LocalTokenNotFoundError():
-            return f"not logged in to the Hub; {LOG_IN}"
+            return f"not logged in to the Hub; {LOG_IN}", False
         case httpx2.LocalProtocolError() | UnicodeEncodeError():  # their messages contain the token
-            return f"the token contains invalid characters; {LOG_IN}"
+            return f"the token contains invalid characters; {LOG_IN}", False
         case OfflineModeIsEnabled():
-            return "the Hub cannot be used in offline mode; unset HF_HUB_OFFLINE"
+            return "the Hub cannot be used in offline mode; unset HF_HUB_OFFLINE", False
         case httpx2.HTTPError() if status == 401 and "Authorization" not in error.response.request.headers:
-            return f"not logged in to the Hub; {LOG_IN}"
+            return f"not logged in to the Hub; {LOG_IN}", False
         case RevisionNotFoundError():
-            return f"branch or commit not found{detail}"
+            return f"branch or commit not found{detail}", False
         case RepositoryNotFoundError():
-            return f"{repo_type} not found on the Hub, or not visible to your token; check the name and the token"
-        case _ if status is not None and _is_from_storage(error):
-            return f"the Hub's storage is not working (status {status}); try again later"
+            missing = f"{repo_type} not found on the Hub, or not visible to your token"
+            return f"{missing}; check the name and the token", False
+        # The storage answers 403 if an upload address has expired. The next attempt gets a new one.
+        case _ if status is not None and (status >= 500 or status in (408, 429) or _is_from_storage(error)):
+            return f"the Hub is not working, or busy (status {status}); try again later", True
+        case _ if status in (409, 412):
+            return f"someone else is changing the repository right now{detail}; try again", True
+        case _ if status == 401:
+            reason = "the Hub rejected the token (expired, revoked or mistyped)"
+            return f"{reason}; create one at {TOKENS} and {LOG_IN}", False
+        case _ if status == 403:
+            scope = f'"Write access to contents/settings of all repos" for {owner}'
+            needed = f'the role "write" or, if fine-grained, {scope} ({TOKENS})'
+            return f"the token has no write access{detail}; it needs {needed}", False
         case _ if status is not None:
-            return _reason_of_status(status, detail, owner)
-        case httpx2.ConnectTimeout() | httpx2.ConnectError() | httpx2.ProxyError() | httpx2.UnsupportedProtocol():
-            return f"cannot reach the Hub at {hub}{detail}; check the network, and HF_ENDPOINT if you have set it"
-        case httpx2.TimeoutException() | TimeoutError():
-            return f"the Hub at {hub} did not answer in time; check the network and try again"
-        case httpx2.TransportError() | httpx2.DecodingError() | ConnectionError():
-            return f"lost the connection to the Hub at {hub}; check the network and try again"
+            return f"the Hub refused the request with status {status}{detail}", False
+        case httpx2.UnsupportedProtocol():
+            return unreachable, False
+        case httpx2.ConnectTimeout() | httpx2.ConnectError() | httpx2.ProxyError():
+            return unreachable, True
+        case httpx2.TransportError() | httpx2.DecodingError() | ConnectionError() | TimeoutError():
+            return f"lost the connection to the Hub at {hub}; check the network and try again", True
         case JSONDecodeError():
-            return f"the answer of the Hub at {hub} is not JSON; try again later"
-    return detail[2:-1] or type(error).__name__
-
-
-def _reason_of_status(status: int, detail: str, owner: str) -> str:
-    if status == 401:
-        return f"the Hub rejected the token (expired, revoked or mistyped); create one at {TOKENS} and {LOG_IN}"
-    if status == 403:
-        scope = f'"Write access to contents/settings of all repos" for {owner}'
-        return (
-            f'the token has no write access{detail}; it needs the role "write" or, if fine-grained, {scope} ({TOKENS})'
-        )
-    if status in (409, 412):
-        return f"someone else is changing the repository right now{detail}; try again"
-    if status == 429:
-        return "too many requests to the Hub; try again later"
-    if status == 408 or status >= 500:
-        return f"the Hub is not working (status {status}); try again later"
-    return f"the Hub refused the request with status {status}{detail}"
+            return f"the answer of the Hub at {hub} is not JSON; try again later", True
+    is_from_xet = isinstance(error, RuntimeError) or type(error).__module__.partition(".")[0] == "hf_xet"
+    return detail[2:-1] or type(error).__name__, is_from_xet
 
 
 def _root(error: BaseException) -> BaseException:

@@ -20,7 +20,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def reachable(ctx: click.Context, param: click.Parameter | None, model: str | None) -> str | None:
-    """Return the model that was named, or fail at once if it can only be on the Hub and that cannot be reached."""
+    """Return the model, or fail at once if it must be on the Hub and the Hub cannot be reached."""
     if model is not None and "/" in model and not os.path.exists(model):
         from .hub_errors import check_reachable  # slow to import
 
@@ -29,7 +29,7 @@ def reachable(ctx: click.Context, param: click.Parameter | None, model: str | No
 
 
 def reachable_data(ctx: click.Context, param: click.Parameter | None, data: str) -> str:
-    """Return the sources of messages that were named, or fail at once as `reachable` does."""
+    """Return the sources of messages, or fail at once as `reachable` does."""
     from .data.formats import suffix_of
     from .data.names import sources_of
     from .hub_errors import check_reachable

@@ -22,16 +22,12 @@ class RunInterrupted(KeyboardInterrupt):
 
 @dataclass
 class Interruption:
-    """Record of Ctrl-C and SIGTERM during a run.
-
-    Attributes:
-        postpones: whether the first signal is only recorded. A second one, a second or more later, has its usual
-            effect.
-        number: the recorded signal; 0 for none.
-    """
+    """Record of Ctrl-C and SIGTERM during a run."""
 
     postpones: bool = False
+    """Whether the first signal is only recorded. A second one, a second or more later, has its usual effect."""
     number: int = 0
+    """The recorded signal; 0 for none."""
 
 
 @contextmanager

@@ -82,18 +82,14 @@ def report_parts(headline: Iterable[str], tables: Iterable[Any]) -> Iterator[Tab
 
 def metrics_table(metrics: dict[str, dict[str, float | None]]) -> Table:
     """Return a table with a row per metric and a column per split."""
-    names = next(iter(metrics.values()))
-    return make_table(
-        ["metric", *metrics], ([name, *(_metric(split[name]) for split in metrics.values())] for name in names)
-    )
+    names, splits = next(iter(metrics.values())), metrics.values()
+    return make_table(["metric", *metrics], ([name, *(_metric(split[name]) for split in splits)] for name in names))
 
 
 def answers_table(texts: Sequence[str], answers: Sequence[dict[str, Any]]) -> Table:
     """Return a table with a row per classified message."""
-    pairs = zip(texts, answers, strict=True)
-    return make_table(
-        ["label", "score", "text"], ([answer["label"], _metric(answer["score"]), text] for text, answer in pairs)
-    )
+    rows = [[answer["label"], _metric(answer["score"]), text] for text, answer in zip(texts, answers, strict=True)]
+    return make_table(["label", "score", "text"], rows)
 
 
 def explanation(answer: dict[str, Any]) -> Text:
@@ -114,11 +110,8 @@ def explanation(answer: dict[str, Any]) -> Text:
 
     odds = f"log-odds of {printable(answer['explained'])}"
     lines = [f"{printable(answer['label'])} {answer['score']:.4f}, {odds} {answer['log_odds']:+.2f}", message]
-    for title, found in (
-        ("For", [word for word in words if word["contribution"] >= WEAK]),
-        ("Against", [word for word in words if word["contribution"] <= -WEAK]),
-    ):
-        if found:
+    for title, sign in (("For", 1), ("Against", -1)):
+        if found := [word for word in words if sign * word["contribution"] >= WEAK]:
             lines.append(f"  {title}: {names(found)}")
     if answer["strongest"]:
         lines.append(f"  {odds} {answer['log_odds_without']:+.2f} without: {names(answer['strongest'])}")
@@ -127,17 +120,11 @@ def explanation(answer: dict[str, Any]) -> Text:
 
 def agreement_parts(certificate: dict[str, Any]) -> Iterator[Table | str]:
     """Yield a table of the runtimes in which an export was compared with its model (see `export_model`), and notes."""
-    yield make_table(
-        ["runtime", "version", "precision", "labels that differ", "largest score difference"],
-        (
-            [
-                *(one[name] for name in ("runtime", "version", "precision")),
-                f"{one['labels_differ']} of {certificate['messages']:,}",
-                f"{one['largest_score_difference']:.1e}",
-            ]
-            for one in certificate["runtimes"]
-        ),
-    )
+    rows = []
+    for one in certificate["runtimes"]:
+        differ = f"{one['labels_differ']} of {certificate['messages']:,}", f"{one['largest_score_difference']:.1e}"
+        rows.append([one["runtime"], one["version"], one["precision"], *differ])
+    yield make_table(["runtime", "version", "precision", "labels that differ", "largest score difference"], rows)
     for one in certificate["runtimes"]:
         for what in ("not_answered", "answered_differently"):
             if one[what]:
@@ -173,13 +160,10 @@ def settings_table(book: Recipe, others: Sequence[Recipe]) -> Table:
 def crossval_table(results: dict[str, Any]) -> Table:
     """Return a table with a row per metric: mean and pooled values of a recipe and its baseline (`cross_validate`)."""
     columns = [(kind, column) for kind in ("model", "baseline") for column in ("mean", "pooled")]
-    return make_table(
-        ["metric", results["recipe"]["name"], "pooled", results["baseline"], "pooled"],
-        (
-            [metric, *(format_metric(results, metric, *which) for which in columns)]
-            for metric in results["mean"]["model"]
-        ),
-    )
+    rows = [
+        [metric, *(format_metric(results, metric, *which) for which in columns)] for metric in results["mean"]["model"]
+    ]
+    return make_table(["metric", results["recipe"]["name"], "pooled", results["baseline"], "pooled"], rows)
 
 
 def groups_table(groups: Sequence[dict[str, Any]]) -> Table:
@@ -202,18 +186,15 @@ def experiments_table(rows: Sequence[Row]) -> Table:
     """Return a table with a row per experiment: published and obtained accuracies (see `reproduce`)."""
     shown = []
     for row in rows:
-        low, high = row["interval"] or (None, None)
-        published = row["published"] and row["published"]["test"]
-        shown.append(
-            [
-                str(row["row"] or "-"),
-                row["recipe"],
-                format_accuracies(row["published"]),
-                "not run" if row["problem"] else format_accuracies(row["obtained"]),
-                "" if low is None else f"{low:.1f}-{high:.1f}",
-                "" if low is None or published is None else "yes" if low <= published <= high else "no",
-            ]
-        )
+        interval = within = ""
+        if row["interval"]:
+            low, high = row["interval"]
+            interval = f"{low:.1f}-{high:.1f}"
+            if row["published"]:
+                within = "yes" if low <= row["published"]["test"] <= high else "no"
+        obtained = "not run" if row["problem"] else format_accuracies(row["obtained"])
+        published = format_accuracies(row["published"])
+        shown.append([str(row["row"] or "-"), row["recipe"], published, obtained, interval, within])
     return make_table(["row", "recipe", "published", "obtained", "95 %", "within"], shown)
 
 

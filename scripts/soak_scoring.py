@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -46,9 +47,12 @@ def start(source: Path, output: Path, processes: int) -> psutil.Popen:
     return psutil.Popen([*command, "--num-processes", str(processes)], stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_pieces(run: psutil.Popen, output: Path, count: int) -> None:
-    parts = output.with_name(f"{output.name}.parts")
-    while run.poll() is None and len(list(parts.glob("0*"))) < count:
+def wait_for_windows(run: psutil.Popen, output: Path, count: int) -> None:
+    state = output.with_name(f"{output.name}.unfinished.json")
+    while run.poll() is None and not output.exists():
+        with suppress(FileNotFoundError):
+            if json.loads(state.read_bytes())["windows"] >= count:
+                return
         time.sleep(0.002)
 
 
@@ -68,7 +72,7 @@ def attempt(source: Path, whole: bytes, output: Path, processes: int, windows: i
     """Run the command once; return the fault, the exit code and standard error."""
     fault = random.choice(FAULTS)
     with start(source, output, processes) as run:
-        wait_for_pieces(run, output, random.randint(0, windows))
+        wait_for_windows(run, output, random.randint(0, windows))
         time.sleep(random.random() * 0.02)
         family = run.children(recursive=True) if run.poll() is None else []
         if run.poll() is None:

@@ -1,6 +1,5 @@
 """Classifiers that stop in the middle of their work, so that tests can act there without any race."""
 
-import multiprocessing
 import os
 import threading
 import time
@@ -9,30 +8,16 @@ from pathlib import Path
 from hf_spam import SpamClassifier
 
 
-class PausingClassifier(SpamClassifier):
-    """Answers two windows of messages in the process of the test, and then waits until it is `released`."""
+class BlockingClassifier(SpamClassifier):
+    """Answers two windows of messages in each process, and then waits until it is killed."""
 
-    released = threading.Event()
     windows = 2
 
     def __call__(self, texts: list[str], **options: bool) -> list:
         if self.windows == 0:
-            self.pause()
+            threading.Event().wait()
         self.windows -= 1
         return super().__call__(texts, **options)
-
-    def pause(self) -> None:
-        if multiprocessing.parent_process() is None:
-            self.released.wait()
-
-
-class BlockingClassifier(PausingClassifier):
-    """Does so in the other processes as well, but waits there until it is killed."""
-
-    def pause(self) -> None:
-        super().pause()
-        if multiprocessing.parent_process() is not None:
-            threading.Event().wait()
 
 
 class GatedClassifier(SpamClassifier):

@@ -1,13 +1,9 @@
-"""Format scored rows as pieces, and merge the pieces into a CSV, TSV, JSON lines or Parquet file."""
+"""Format scored rows as pieces of a CSV, TSV, JSON lines or Parquet file."""
 
 import csv
 import io
 import json
-import shutil
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -62,11 +58,12 @@ def format_rows(
     *,
     first: bool,
 ) -> bytes:
-    """Return a table or raw JSON lines with their labels and scores as a piece of an output, for `merge_pieces`.
+    """Return a table or raw JSON lines with their labels and scores as a piece of an output.
 
-    Labels and scores are written to two new columns, called `added`: scores with as many digits as float32 needs, and
-    `None` as an empty cell or null. The `first` piece starts with the header. A `DataError`, which calls the rows
-    `name`, is raised for values that the format cannot hold, such as NaN in JSON.
+    An output consists of its pieces one after another. Those for a Parquet file are Arrow streams. Labels and scores
+    are written to two new columns, called `added`: scores with as many digits as float32 needs, and `None` as an empty
+    cell or null. The `first` piece starts with the header. A `DataError`, which calls the rows `name`, is raised for
+    values that the format cannot hold, such as NaN in JSON.
     """
     if suffix == ".parquet":
         import pyarrow as pa
@@ -94,22 +91,6 @@ def format_rows(
     ]
     bodies = (line.strip()[:-1].rstrip() for line in lines)
     return "".join(body + ("" if body == "{" else ", ") + end for body, end in zip(bodies, added, strict=True)).encode()
-
-
-def merge_pieces(pieces: Iterable[BinaryIO], suffix: str, path: Path) -> None:
-    """Merge pieces from `format_rows`, at least one, in order, into a file, holding one in memory at a time."""
-    with path.open("wb") as file:
-        if suffix != ".parquet":
-            for piece in pieces:
-                shutil.copyfileobj(piece, file)
-            return
-        from pyarrow import ipc, parquet
-
-        tables = (ipc.open_stream(piece).read_all() for piece in pieces)
-        first = next(tables)
-        with parquet.ParquetWriter(file, first.schema) as writer:
-            for table in chain([first], tables):
-                writer.write_table(table)
 
 
 def _json_lines(name: str, table: Table) -> list[str]:

@@ -51,12 +51,12 @@ class Explanation:
     score: float
     """Probability of the label."""
     explained: str
-    """Class that the log-odds are of: spam, against all others; the label if no class is spam."""
+    """Class whose log-odds these are: spam against the rest, or the label if no class is spam."""
     log_odds: float
     words: list[Word]
     """All words, in the order of the message."""
     strongest: list[Word]
-    """Words that speak most for the label together, that with the largest contribution first."""
+    """Words that together support the label most, the largest contribution first."""
     log_odds_without: float
     """Log-odds of the message without the strongest words."""
 
@@ -94,7 +94,7 @@ def explain(
 
 @dataclass
 class _Search:
-    """Beam search for the words of a message that speak most for its label together."""
+    """Beam search for the words of a message that together support its label most."""
 
     text: str
     spans: list[tuple[int, int]]
@@ -128,7 +128,7 @@ class _Search:
         return words if self.unread is None else [*words, Word(*self.unread, 0.0)]
 
     def strongest(self, count: int) -> tuple[list[Word], float]:
-        """Return the best set, that with the largest contribution first, and the log-odds without it."""
+        """Return the best set, the largest contribution first, and the log-odds without it."""
         words, best = self.words(), self.beam[0][:count]  # a set that is too large only if none is wanted
         order = sorted(best, key=lambda i: -self.sign * words[i].contribution)
         return [words[i] for i in order], self.log_odds - self.changes.get(best, 0)
@@ -137,11 +137,9 @@ class _Search:
 def split(
     tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int
 ) -> tuple[str, list[tuple[int, int]], tuple[int, int] | None]:
-    """Split a message into words, as (start, end); where there are more than `MAX_SPANS`, several at a time.
+    """Return what the model can read of a message, whatever is left out; its words; and the span of all others.
 
-    Returns:
-        The beginning of the message: what the model can read of it, whatever is left out. The spans of the words that
-        it reads. The span of all others, or `None`.
+    Words are spans, (start, end), at most `MAX_SPANS` of them: in a long message, of several words each.
     """
     words, unread = [match.span() for match in WORD.finditer(text)], None
     clean = replace_lone_surrogates(text)

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from scipy.special import expit
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -41,23 +43,18 @@ and the class that the model decides for, (N,)."""
 
 @dataclass(frozen=True)
 class OtherModel:
-    """A classifier of another package.
-
-    Attributes:
-        kind: The name of its class.
-        labels: Names of its classes by index.
-        run: Runs it.
-        size: Size of its weights in bytes, as they are stored.
-        parameters: Number of trained parameters; `None` if unknown.
-        only_ranks: Whether the "probabilities" only rank the messages.
-    """
+    """A classifier of another package."""
 
     kind: str
+    """Name of its class."""
     labels: list[str]
     run: Run
     size: int
+    """Size of its weights in bytes, as they are stored."""
     parameters: int | None
+    """Number of trained parameters; `None` if unknown."""
     only_ranks: bool = False
+    """Whether the "probabilities" only rank the messages."""
 
 
 def load_folder(
@@ -65,16 +62,8 @@ def load_folder(
 ) -> OtherModel:
     """Load a sequence classifier of transformers, perhaps with an adapter of PEFT, or a SetFit model.
 
-    Args:
-        source: The folder or Hub id.
-        folder: The folder with its small files.
-        settings: Its `config.json`, or that of the adapter's base.
-        adapter: The adapter's `adapter_config.json`; empty for a whole model.
-        trust_remote_code: Whether to run code that comes with it.
-
-    Raises:
-        OSError: The Hub cannot be reached.
-        ValueError: It cannot be used.
+    `folder` has the small files of `source`, a folder or Hub id. `settings` is its `config.json`, or that of an
+    adapter's base, and `adapter` the `adapter_config.json`, empty for a whole model.
     """
     files = [*FILES, *["*.py"] * trust_remote_code]
     folder = folder if os.path.isdir(named_model(source)) else local_folder(source, files=files)
@@ -104,29 +93,23 @@ def load_folder(
 
 
 def load_pipeline(source: str, path: Path, embed: Callable[[list[str]], np.ndarray] | None = None) -> OtherModel:
-    """Load a scikit-learn pipeline that skops saved. It takes texts, or with `embed` what that makes of them.
-
-    Raises:
-        ValueError: It cannot be used, or has types that could run code.
-    """
+    """Load a scikit-learn pipeline that skops saved. It takes texts, or with `embed` what that makes of them."""
     io = import_extra("skops.io", "skops", source)
     with errors_as(f"{source} cannot be loaded"):
         unknown = {*io.get_untrusted_types(file=path)} - KNOWN_TYPES
         pipeline = None if unknown else io.load(path, trusted=list(KNOWN_TYPES))
     if unknown:
         raise ValueError(f"{source} is not loaded, since it has types that may run code: {short_list(unknown)}.")
-    head = pipeline.steps[-1][1] if hasattr(pipeline, "steps") else pipeline
+    steps = [step for _, step in pipeline.steps] if hasattr(pipeline, "steps") else [pipeline]
+    head = steps[-1]
     if not hasattr(head, "predict_proba") and not (hasattr(head, "decision_function") and len(head.classes_) == 2):
         raise ValueError(f"{source}: {type(head).__name__} gives no scores: use a classifier with predict_proba.")
-    return wrap_pipeline(pipeline, size=path.stat().st_size, embed=embed)
+    return wrap_pipeline(make_pipeline(FunctionTransformer(embed), *steps), size=path.stat().st_size)
 
 
-def wrap_pipeline(pipeline: Any, *, size: int, embed: Callable[[list[str]], np.ndarray] | None = None) -> OtherModel:
-    """Return a fitted pipeline, or a single classifier, of scikit-learn as a model."""
-    head, first = pipeline, embed or (lambda texts: texts)
-    before: Callable[[Any], Any] = lambda texts: texts  # noqa: E731
-    if hasattr(pipeline, "steps"):  # features are computed once for scores and decisions
-        head, before = pipeline.steps[-1][1], pipeline[:-1].transform
+def wrap_pipeline(pipeline: Pipeline, *, size: int) -> OtherModel:
+    """Return a fitted pipeline of scikit-learn as a model."""
+    head, transform = pipeline.steps[-1][1], pipeline[:-1].transform  # features for scores and decisions
     classes = head.classes_.tolist()
     ranks = not hasattr(head, "predict_proba")
 
@@ -135,7 +118,7 @@ def wrap_pipeline(pipeline: Any, *, size: int, embed: Callable[[list[str]], np.n
         with tqdm(total=len(texts), desc="Classifying", unit="message", disable=not progress) as bar:
             for start in range(0, len(texts), WINDOW):
                 part = slice(start, start + WINDOW)
-                features = before(first(list(texts[part])))
+                features = transform(list(texts[part]))
                 predicted[part] = [classes.index(label) for label in head.predict(features).tolist()]
                 if ranks:
                     margins = head.decision_function(features)
@@ -173,13 +156,14 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
 def _load_transformer(base: Path, folder: Path, adapter: dict[str, Any], trust_remote_code: bool) -> PreTrainedModel:
     """Load a classifier of transformers, in `folder` an adapter for it."""
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": torch.float32, "use_safetensors": True}
-    own_head = ()
+    heads = []
     if adapter:
         tensors = load_file(folder / ADAPTER_WEIGHTS)
-        if heads := [len(tensor) for name, tensor in tensors.items() if HEAD_WEIGHT.search(name)]:
-            options["num_labels"], own_head = heads[0], ("score.", "classifier.")
+        heads = [len(tensor) for name, tensor in tensors.items() if HEAD_WEIGHT.search(name)]
+        options |= {"num_labels": heads[0]} if heads else {}
     model, loading = AutoModelForSequenceClassification.from_pretrained(base, **options, output_loading_info=True)
-    if missing := [key for key in loading["missing_keys"] if not key.startswith(own_head or "\0")]:
+    missing = [key for key in loading["missing_keys"] if not (heads and key.startswith(("score.", "classifier.")))]
+    if missing:
         raise ValueError(f"it is not a finished classifier: it has no weights for {short_list(missing)}")
     if not adapter:
         return model
@@ -235,9 +219,7 @@ def _load_setfit(source: str, folder: Path, trust_remote_code: bool) -> OtherMod
 
     model = load_pipeline(source, head, embed)
     parameters = count_parameters(body) + (model.parameters or 0)
-    return OtherModel(
-        f"SentenceTransformer, {model.kind}", model.labels, model.run, stored_size(folder), parameters, model.only_ranks
-    )
+    return replace(model, kind=f"SentenceTransformer, {model.kind}", size=stored_size(folder), parameters=parameters)
 
 
 @contextmanager

@@ -1,10 +1,7 @@
 """Score the messages of a file on several processes, without losing or duplicating a row.
 
-The input is read in windows of a fixed number of rows. A process scores one window at a time and saves the result as a
-piece next to the output, in `OUT.parts` (see `parts`). At the end, the pieces are merged into the output, which appears
-in one step. A killed run resumes with the windows that have no piece, on any number of processes.
-
-Every process reads the whole input, and takes the next window that no other has taken. Batches do not depend on the
+The input is read in windows of a fixed number of rows. Worker processes score them in turn, and this process appends
+the results to an unfinished output, with which a killed run resumes (see `unfinished`). Windows do not depend on the
 number of processes, and each process computes on one thread, so the output is identical byte for byte on any number of
 processes.
 """
@@ -16,24 +13,22 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-import transformers
 from huggingface_hub import HfApi
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 from tqdm.auto import tqdm
 
 from ..conversion.loading import history_file
@@ -45,16 +40,18 @@ from ..data.rows import OUTPUTS, check_input, check_output, format_rows
 from ..data.windows import Reader, Window
 from ..files import hash_file, versions
 from ..hub_errors import explained
-from ..text import first_line, printable
+from ..text import printable
 from .classifier import SpamClassifier, one_thread
-from .parts import Parts
+from .unfinished import UnfinishedOutput
 
 logger = logging.getLogger(__name__)
 
 STANDARD = "-"  # standard input or output
 WINDOW_SIZE = 4096
-FEW_ROWS = 2 * WINDOW_SIZE  # not worth another process
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+FEW_ROWS = 4 * WINDOW_SIZE  # scored before another process has started
+
+Piece = tuple[dict[str, Any], bytes]
+"""A summary of a window, and its rows as a piece of the output; see `score_window`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def score_file(
         split: Split of a Hub dataset; `None` for "train".
         prefix: Prefix for the names of the two new columns.
         window_size: Rows per window.
-        num_processes: Number of processes. `None` for one per core or accelerator, or just one if at most 8,192 rows
+        num_processes: Number of processes. `None` for one per core or accelerator, or just one if at most 16,384 rows
             are left to score.
         overwrite: Whether to replace an existing output, and discard the unfinished output of a different run.
         progress: Whether to show a progress bar.
@@ -121,10 +118,7 @@ def score_file(
     if window_size < 1 or (num_processes is not None and num_processes < 1):
         raise ValueError("--window-size and --num-processes must be at least 1.")
     how = _reading(prefix, reading)
-    output = _check_output_path(Path(output), source)
-    processes = num_processes or _most_processes(classifier)
-    if processes > 1 and os.path.isfile(source) and os.path.getsize(source) > 2**20:  # rarely few rows
-        _begin_imports()
+    output = _check_output_path(Path(output), source, overwrite)
     with _open(source, how, split) as (reader, content):
         run = {
             "the input": content,
@@ -134,24 +128,28 @@ def score_file(
             "the window size": window_size,
             "the version": [versions()["hf-spam"], versions()["torch"]],
         }
-        parts = Parts(output, run, window_size)
-        if result := parts.finished():
-            resumed = result["rows"]
-        else:
-            parts.begin(lambda: check_input(reader, window_size, parts.suffix), overwrite=overwrite)
-            if column := reader.columns[0]:
-                details = "; ".join(filter(None, [f"texts from {column}", reader.note()]))
-                logger.info("%s: %s", reader.name, printable(details))
-            resumed, total = parts.rows_done(), parts.total_rows()
-            if num_processes is None and total is not None and total - resumed <= FEW_ROWS:
-                processes = 1
-            if resumed:
+        unfinished, suffix = UnfinishedOutput(output, run), output.suffix.lower()
+        total = check_input(reader, window_size, suffix)
+        if column := reader.columns[0]:
+            details = "; ".join(filter(None, [f"texts from {column}", reader.note()]))
+            logger.info("%s: %s", reader.name, printable(details))
+        with unfinished.opened(overwrite=overwrite):
+            state = unfinished.state
+            if resumed := state["read"]:
                 logger.info("Resuming: %d rows were scored by an earlier run.", resumed)
+            if num_processes is None:
+                is_small = total is not None and total - resumed <= FEW_ROWS
+                num_processes = 1 if is_small else _most_processes(classifier)
+            windows = islice(enumerate(reader.windows(window_size)), state["windows"], None)
             with tqdm(total=total, initial=resumed, desc="Scoring", unit="row", disable=not progress) as bar:
-                _score(processes, reader, parts, classifier, lambda: bar.update(parts.rows_done() - bar.n))
-            result = parts.finish()
-        parts.remove()
-    return ScoredFile(str(output), **result, resumed_rows=resumed, seconds=time.perf_counter() - start)
+                for summary, rows in _score_windows(classifier, reader, windows, suffix, num_processes):
+                    _check_unchanged(reader)
+                    unfinished.add(summary, rows)
+                    bar.update(summary["read"])
+            unfinished.finish()
+    about_rows = {name: state[name] for name in ("labels", "missing", "left_out", "first_left_out")}
+    rows, seconds = sum(state["labels"].values()) + state["missing"], time.perf_counter() - start
+    return ScoredFile(str(output), rows, **about_rows, resumed_rows=resumed, seconds=seconds)
 
 
 def score_stream(
@@ -163,22 +161,19 @@ def score_stream(
     prefix: str = "",
     window_size: int = WINDOW_SIZE,
     **reading: Any,
-) -> int:
-    """Score messages and write them as JSON lines, window by window, for use in a pipe; return the number of rows.
+) -> None:
+    """Score messages and write them as JSON lines, window by window, for use in a pipe.
 
     Arguments and errors are those of `score_file`. If the input cannot be read, earlier windows have been written.
     """
-    rows, left_out, first_left_out = 0, 0, []
-    with _open(source, _reading(prefix, reading), split, spool=False) as (reader, _), one_thread():
-        for number, window in enumerate(reader.windows(window_size)):
-            summary, piece = score_window(classifier, reader, window, ".jsonl", first=number == 0)
+    left_out, first_left_out = 0, []
+    with _open(source, _reading(prefix, reading), split, spool=False) as (reader, _):
+        for summary, piece in _score_windows(classifier, reader, enumerate(reader.windows(window_size)), ".jsonl"):
             file.write(piece)
             file.flush()
-            rows += sum(summary["labels"].values()) + summary["missing"]
             left_out, first_left_out = left_out + summary["left_out"], first_left_out + summary["first_left_out"]
     if left_out:
         logger.warning("%s: left out %d rows: %s", reader.name, left_out, "; ".join(first_left_out[:3]))
-    return rows
 
 
 def trained_text_column(model: str | os.PathLike | None) -> str | None:
@@ -195,7 +190,7 @@ def _reading(prefix: str, reading: dict[str, Any]) -> Reading:
     return Reading(**reading, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
 
 
-def _check_output_path(output: Path, source: str | os.PathLike) -> Path:
+def _check_output_path(output: Path, source: str | os.PathLike, overwrite: bool) -> Path:
     if output.suffix.lower() not in OUTPUTS:
         known = ", ".join(OUTPUTS)
         raise ValueError(f"{output}: unknown file extension; use one of {known}, or - to print JSON lines.")
@@ -205,6 +200,8 @@ def _check_output_path(output: Path, source: str | os.PathLike) -> Path:
         raise IsADirectoryError(f"{output} is a folder.")
     if output.exists() and os.path.exists(source) and output.samefile(source):
         raise ValueError(f"{output} is the input; name another file for the output.")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} already exists; use --overwrite to replace it.")
     return output
 
 
@@ -231,7 +228,7 @@ def _open(
 
         split = split or "train"
         with explained(name, "dataset"):
-            commit = HfApi().dataset_info(name).sha  # all processes and resumed runs read the same data
+            commit = HfApi().dataset_info(name).sha  # a resumed run reads the same data
             dataset = load_dataset(name, split=split, streaming=True, revision=commit)
         yield DatasetReader(f"{name}, {split}", dataset, reading), f"{name}, {split}, {commit}"
     else:
@@ -254,128 +251,92 @@ def _model_hash(classifier: SpamClassifier) -> str:
     return digest.hexdigest()
 
 
-def _begin_imports() -> None:
-    """Import this module for all processes at once, while this one goes on, where the system has a fork server."""
-    if METHOD == "forkserver":
-        multiprocessing.set_forkserver_preload([__name__])
-        forkserver.ensure_running()
-
-
-def _score(count: int, reader: Reader, parts: Parts, classifier: SpamClassifier, update: Callable[[], None]) -> None:
-    """Score the windows that have no piece yet, on `count` processes; call `update` regularly.
-
-    This process scores until the others have started, which takes seconds, and does not wait for them if nothing is
-    left by then.
-    """
-    if count == 1:
-        _score_windows(reader, parts, classifier, update)
-        return
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    _begin_imports()
-    failures, failed = multiprocessing.get_context(METHOD).Pipe(duplex=False)
-    arguments = (reader, parts, pickle.dumps(classifier), failed)
-    starting: Future = Future()
-
-    def start() -> None:
-        try:
-            starting.set_result(start_processes(_work, arguments, count, join=False, daemon=True, start_method=METHOD))
-        except Exception as error:
-            starting.set_exception(error)
-
-    threading.Thread(target=start, daemon=True).start()
-    try:
-        if not _score_windows(reader, parts, classifier, update, until=starting.done):
-            while not starting.result().join(timeout=0.2):
-                update()
-    except (ProcessExitedException, ProcessRaisedException, EOFError, ConnectionError) as error:
-        if failures.poll():
-            raise OSError(failures.recv()) from error
-        message = f"A process was killed or failed ({first_line(error)})."
-        raise OSError(f"{message} Nothing is lost: run the same command again to resume.") from error
-    finally:
-        starting.add_done_callback(_stop)
-    update()
-
-
-def _stop(started: Future) -> None:
-    """Stop processes that this one no longer waits for, once they have started."""
-    if not started.exception():
-        for process in started.result().processes:
-            process.terminate()
-
-
-def _most_processes(classifier: SpamClassifier) -> int:
-    """Return the number of cores, or of accelerators if the model is on one."""
-    return available_cores() if classifier.model.device.type == "cpu" else torch.accelerator.device_count()
-
-
-def available_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _work(rank: int, reader: Reader, parts: Parts, classifier: bytes, failed: Connection) -> None:
-    """Run process `rank`."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a killed process leaks
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        loaded = pickle.loads(classifier)
-        if (kind := loaded.model.device.type) != "cpu":
-            loaded.model.to(torch.device(kind, rank % torch.accelerator.device_count()))
-        _score_windows(reader, parts, loaded)
-    except (ValueError, OSError) as error:
-        failed.send(str(error))
-        raise
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent process ends, even if it was killed."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _score_windows(
-    reader: Reader,
-    parts: Parts,
-    classifier: SpamClassifier,
-    update: Callable[[], None] = lambda: None,
-    until: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Score windows that no other process has taken, until all are or `until` says so; return whether it took all."""
-    rows, taken, all_windows = 0, -1, True
-    with one_thread():
-        for number, window in enumerate(reader.windows(parts.window_size)):
-            if number > taken:
-                if until() or (taken := parts.take()) is None:
-                    return False
-                all_windows = all_windows and taken == number
-            if number == taken and not parts.has(number):
-                summary, piece = score_window(classifier, reader, window, parts.suffix, first=number == 0)
-                _check_unchanged(reader)
-                parts.add(number, summary, piece)
-                update()
-            rows += len(window)
-    _check_unchanged(reader)
-    if taken <= number:  # otherwise another process has taken the last window
-        parts.record_rows(rows)
-    return all_windows
-
-
 def _check_unchanged(reader: Reader) -> None:
     if reader.file is not None:
         reader.file.check_unchanged()
 
 
-def score_window(
-    classifier: SpamClassifier, reader: Reader, window: Window, suffix: str, *, first: bool
-) -> tuple[dict[str, Any], bytes]:
-    """Return a summary of a window for `Parts.add`, and its rows as a piece of the output."""
+def _most_processes(classifier: SpamClassifier) -> int:
+    """Return the number of cores that this process may use, or of accelerators if the model is on one."""
+    if classifier.model.device.type != "cpu":
+        return torch.accelerator.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _score_windows(
+    classifier: SpamClassifier, reader: Reader, windows: Iterator[tuple[int, Window]], suffix: str, processes: int = 1
+) -> Iterator[Piece]:
+    """Yield the pieces of numbered windows, in their order."""
+    if processes == 1:
+        for number, window in windows:
+            yield score_window(classifier, reader, window, suffix, first=number == 0)
+        return
+    with _workers(classifier, reader, suffix, processes) as workers:
+        busy: deque[Connection] = deque()
+        for worker, window in zip(cycle(workers), windows):
+            if len(busy) == processes:
+                yield _receive(busy.popleft())
+            worker.send(window)
+            busy.append(worker)
+        for worker in busy:
+            yield _receive(worker)
+
+
+@contextmanager
+def _workers(classifier: SpamClassifier, reader: Reader, suffix: str, count: int) -> Iterator[list[Connection]]:
+    """Start processes and yield a connection to each, which takes numbered windows and gives their pieces."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once for all
+    pickled, connections, processes = pickle.dumps(classifier), [], []
+    try:
+        for rank in range(count):
+            connection, other_end = context.Pipe()
+            process = context.Process(target=_work, args=(other_end, pickled, reader, suffix, rank), daemon=True)
+            process.start()
+            other_end.close()  # so that reading fails once the process has ended
+            connections.append(connection)
+            processes.append(process)
+        yield connections
+    except (EOFError, ConnectionError) as error:
+        message = "A process was killed or failed. Nothing is lost: run the same command again to resume."
+        raise OSError(message) from error
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _work(connection: Connection, pickled: bytes, reader: Reader, suffix: str, rank: int) -> None:
+    """Score windows until the connection is closed, or the process at its other end has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
+    tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a killed process leaks
+    classifier = pickle.loads(pickled)
+    if (kind := classifier.model.device.type) != "cpu":
+        classifier.model.to(torch.device(kind, rank % torch.accelerator.device_count()))
+    with suppress(EOFError, ConnectionError):
+        while True:
+            number, window = connection.recv()
+            try:
+                connection.send(score_window(classifier, reader, window, suffix, first=number == 0))
+            except (ValueError, OSError) as error:
+                connection.send(error)
+
+
+def _receive(worker: Connection) -> Piece:
+    result = worker.recv()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def score_window(classifier: SpamClassifier, reader: Reader, window: Window, suffix: str, *, first: bool) -> Piece:
+    """Return a summary of a window, and its rows as a piece of the output."""
     messages = reader.messages(window)
     table = reader.table(messages.window)
     if first:
         check_output(reader.name, table, suffix, has_types=reader.has_types)
-    labels, scores = classifier.answers(messages.texts)
+    with one_thread():
+        labels, scores = classifier.answers(messages.texts)
     name = f"{reader.place(window, 0)} and after" if len(window) else reader.name
     summary = {
         "read": len(window),

@@ -3,29 +3,25 @@
 Expected answers come from the classifier itself, and outputs are read with Python's own readers.
 """
 
-import contextlib
 import csv
 import io
 import itertools
 import json
 import multiprocessing
 import os
-import pickle
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from blocking_classifier import BlockingClassifier, PausingClassifier
+from blocking_classifier import BlockingClassifier
 from command_line import hf_spam
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
@@ -36,8 +32,9 @@ from small_data import delimited
 from hf_spam import SpamClassifier
 from hf_spam.cli import main
 from hf_spam.data.formats import DataError
-from hf_spam.inference import parts, scoring
+from hf_spam.inference import scoring
 from hf_spam.inference.scoring import score_file
+from hf_spam.inference.unfinished import UnfinishedOutput
 
 CLASSIFIER = SpamClassifier.from_pretrained()
 NASTY = ["", " ", "007", "NA", "null", 'a "quoted" cell', "two\nlines", "cr\rcr", "lf\r\n", "a,b\t;", "\x00\x1b[31m"]
@@ -233,77 +230,63 @@ def inbox(tmp_path_factory) -> tuple[Path, bytes]:
     return source, (folder / "out.csv").read_bytes()
 
 
-def pieces(output: Path) -> int:
-    return len(list(output.with_name(f"{output.name}.parts").glob("0*")))
+def unfinished(output: Path, suffix: str = "") -> Path:
+    return output.with_name(f"{output.name}.unfinished{suffix}")
 
 
-@contextlib.contextmanager
-def after_pieces(output: Path, count: int, act: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Call `act` once there are so many pieces, and then release a `PausingClassifier`."""
-
-    def wait() -> None:
-        while pieces(output) < count:
-            time.sleep(0.01)
-        act()
-        PausingClassifier.released.set()
-
-    PausingClassifier.released.clear()
-    threading.Thread(target=wait, daemon=True).start()
-    yield
+def windows_done(output: Path) -> int:
+    state = unfinished(output, ".json")
+    return json.loads(state.read_bytes())["windows"] if state.exists() else 0
 
 
 @pytest.mark.parametrize("count", [2, 3, None])
 def test_the_same_bytes_on_any_number_of_processes(tmp_path, inbox, monkeypatch, count):
-    """`None` is one per core. This process scores until the others have started."""
+    """`None` is one per core."""
     monkeypatch.setattr(scoring, "FEW_ROWS", 599)
-    monkeypatch.setattr(scoring, "available_cores", lambda: 2)
-    output, pausing = tmp_path / "out.csv", PausingClassifier.from_pretrained()
-    with after_pieces(output, 37):  # of 38: the others have scored all but the window that this process waits with
-        scored = score_file(pausing, inbox[0], output, window_size=16, num_processes=count)
-    assert pausing.windows == -1
+    monkeypatch.setattr(scoring, "_most_processes", lambda classifier: 2)
+    scored = score_file(CLASSIFIER, inbox[0], tmp_path / "out.csv", window_size=16, num_processes=count)
     assert (tmp_path / "out.csv").read_bytes() == inbox[1]
     assert scored.rows == 600 and sum(scored.labels.values()) == 600
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
-def test_no_process_waits_for_another(tmp_path, inbox, monkeypatch):
-    """This process scores everything if the others start too late, and then they do nothing."""
-    started, stop, output = [], threading.Event(), tmp_path / "out.csv"
-
-    def start(work, arguments, *rest, **how):
-        started.append(arguments)
-        stop.wait()
-        return SimpleNamespace(processes=[])
-
-    monkeypatch.setattr(scoring, "start_processes", start)
-    score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=2)
-    assert output.read_bytes() == inbox[1]
-    reader, unfinished, *_ = started[0]
-    assert not scoring._score_windows(reader, unfinished, CLASSIFIER)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
-    stop.set()
-
-
-def test_windows_are_taken_once_and_not_by_processes_of_an_earlier_run(tmp_path):
-    earlier, now = (parts.Parts(tmp_path / "out.csv", {}, 16) for _ in range(2))
-    earlier.begin(lambda: 600, overwrite=False)
-    assert [earlier.take(), pickle.loads(pickle.dumps(earlier)).take()] == [0, 1]
-    now.begin(lambda: 600, overwrite=False)
-    assert [earlier.take(), now.take(), now.take()] == [None, 0, 1]
-    now.remove()
-    assert now.take() is None and not list(tmp_path.iterdir())
-
-
 def test_a_killed_worker_ends_the_run_and_the_next_run_resumes(tmp_path, inbox):
-    """One of two is killed after all three processes have scored two windows; no output appears before the end."""
-    output, blocking = tmp_path / "out.csv", BlockingClassifier.from_pretrained()
-    error = pytest.raises(OSError, match=r"A process was killed.* Nothing is lost: run the same command again")
-    kill = lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)  # noqa: E731
-    with error, after_pieces(output, 6, kill):
-        score_file(blocking, inbox[0], output, window_size=16, num_processes=2)
-    assert not output.exists() and pieces(output) == 7
+    """One of two is killed after both have scored two windows; no output appears before the end."""
+    output = tmp_path / "out.csv"
+
+    def kill() -> None:
+        while windows_done(output) < 4:
+            time.sleep(0.01)
+        first = min(multiprocessing.active_children(), key=lambda process: process.pid)
+        os.kill(first.pid, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(OSError, match=r"A process was killed.* Nothing is lost: run the same command again"):
+        score_file(BlockingClassifier.from_pretrained(), inbox[0], output, window_size=16, num_processes=2)
+    assert not output.exists() and not multiprocessing.active_children()
     scored = score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=1)
-    assert scored.resumed_rows == 112 and scored.rows == 600
+    assert scored.resumed_rows == 64 and scored.rows == 600
+    assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_an_error_of_a_worker_is_raised(tmp_path, inbox):
+    damaged = SpamClassifier.from_pretrained()
+    torch.nn.init.constant_(next(damaged.model.parameters()), torch.nan)
+    with pytest.raises(ValueError, match=r"NaN or infinite logits: its weights are damaged\.$"):
+        score_file(damaged, inbox[0], tmp_path / "out.csv", num_processes=2)
+    assert not multiprocessing.active_children()
+
+
+def test_two_commands_cannot_write_the_same_output(tmp_path, inbox):
+    output = tmp_path / "out.csv"
+
+    class Second(SpamClassifier):
+        def __call__(self, texts: list[str]) -> list:
+            with pytest.raises(OSError, match=r"out\.csv is being written by another process"):
+                score_file(CLASSIFIER, inbox[0], output, window_size=16, overwrite=True)
+            return super().__call__(texts)
+
+    score_file(Second(CLASSIFIER.model, CLASSIFIER.tokenizer), inbox[0], output, window_size=16)
     assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
@@ -333,9 +316,8 @@ def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, o
             return change
 
         with monkeypatch.context() as patched:
-            for place, name in ((os, "replace"), (Path, "mkdir"), (Path, "unlink"), (Path, "rmdir")):
+            for place, name in ((os, "replace"), (os, "fsync"), (Path, "open"), (Path, "unlink")):
                 patched.setattr(place, name, counted(getattr(place, name)))
-            patched.setattr(parts, "merge_pieces", counted(parts.merge_pieces))
             try:
                 score_file(CLASSIFIER, source, output, window_size=2, overwrite=bool(old))
             except Killed:
@@ -345,11 +327,11 @@ def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, o
         assert (output.read_bytes() if output.exists() else None) in (old, expected.read_bytes())
         try:
             score_file(CLASSIFIER, source, output, window_size=2, overwrite=bool(old))
-        except FileExistsError:  # only the empty folder was left, so the output is complete
-            output.with_name("out.csv.parts").rmdir()
+        except FileExistsError:  # the output is complete, and only the state was left
+            unfinished(output, ".json").unlink(missing_ok=True)
         assert output.read_bytes() == expected.read_bytes(), step
         assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.csv", "in.csv", "out.csv"], step
-    assert step > 18
+    assert step > 15
 
 
 # Resuming
@@ -359,27 +341,27 @@ def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, o
 def begun(tmp_path, monkeypatch) -> tuple[Path, Path]:
     """Return an input and its unfinished output with two of three windows."""
     source, output = write_csv(tmp_path / "in.csv", [[text] for text in messages(6)]), tmp_path / "out.csv"
-    add = parts.Parts.add
+    add = UnfinishedOutput.add
 
-    def stopping(self, window, *rest):
-        if window == 2:
+    def stopping(self, *window):
+        if self.state["windows"] == 2:
             raise Killed
-        add(self, window, *rest)
+        add(self, *window)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(parts.Parts, "add", stopping)
+        patched.setattr(UnfinishedOutput, "add", stopping)
         score_file(CLASSIFIER, source, output, window_size=2)
-    assert pieces(output) == 2
+    assert windows_done(output) == 2
     return source, output
 
 
-def test_pieces_are_not_scored_again(begun, monkeypatch):
+def test_windows_are_not_scored_again(begun, monkeypatch):
     """The same with --overwrite, which replaces an existing output only at the end."""
     source, output = begun
     output.write_text("old")
     with pytest.raises(FileExistsError, match="already exists; use --overwrite"):
         score_file(CLASSIFIER, source, output, window_size=2)
-    assert output.read_text() == "old" and pieces(output) == 2
+    assert output.read_text() == "old" and windows_done(output) == 2
     seen, classify = [], SpamClassifier.__call__
     monkeypatch.setattr(SpamClassifier, "__call__", lambda self, texts: seen.extend(texts) or classify(self, texts))
     assert score_file(CLASSIFIER, source, output, window_size=2, overwrite=True).resumed_rows == 4
@@ -399,32 +381,29 @@ def other_weights() -> SpamClassifier:
         (lambda source: write_csv(source, [["another message"]] * 6) and {}, "the input"),
         (lambda source: {"classifier": other_weights()}, "the model"),
         (lambda source: {"prefix": "pred_"}, "the reading"),
-        (lambda source: {"window_size": 3}, r"the window size \(2 there, 3 now\)"),
+        (lambda source: {"window_size": 3}, "the window size"),
     ],
 )
-def test_a_different_run_does_not_use_the_pieces(begun, change, what):
-    """The error names the difference; --overwrite discards the pieces, and only the new run is in the output."""
+def test_a_different_run_does_not_use_the_rows(begun, change, what):
+    """The error names the difference; --overwrite discards the rows, and only the new run is in the output."""
     source, output = begun
     settings = {"classifier": CLASSIFIER, "window_size": 2, **change(source)}
-    with pytest.raises(ValueError, match=f"{output.name}.parts holds .* differs in {what}.*--overwrite"):
+    with pytest.raises(ValueError, match=f"{output.name}.unfinished is .* differs in {what}\\. .*--overwrite"):
         score_file(source=source, output=output, **settings)
-    assert pieces(output) == 2 and not output.exists()
+    assert windows_done(output) == 2 and not output.exists()
     score_file(source=source, output=output, overwrite=True, **settings)
     score_file(source=source, output=output.with_name("anew.csv"), **settings)
     assert output.read_bytes() == output.with_name("anew.csv").read_bytes()
 
 
-def test_an_unrelated_folder_is_left_alone(tmp_path):
-    source = write_csv(tmp_path / "in.csv", [["a"]])
-    (tmp_path / "out.csv.parts").mkdir()
-    (tmp_path / "out.csv.parts" / "thesis.doc").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files"):
-        score_file(CLASSIFIER, source, tmp_path / "out.csv", overwrite=True)
-    assert (tmp_path / "out.csv.parts" / "thesis.doc").read_text() == "mine"
+def test_a_state_without_its_rows_is_not_used(begun):
+    source, output = begun
+    os.truncate(unfinished(output), 9)
+    assert score_file(CLASSIFIER, source, output, window_size=2).resumed_rows == 0
 
 
 def test_an_input_that_changes_during_the_run_is_noticed(tmp_path, monkeypatch):
-    """No piece of the changed file is kept."""
+    """No row of the changed file is kept."""
     source, output = write_csv(tmp_path / "in.csv", [[text] for text in messages(6)]), tmp_path / "out.csv"
     before, classify = source.read_bytes(), SpamClassifier.__call__
 
@@ -436,7 +415,7 @@ def test_an_input_that_changes_during_the_run_is_noticed(tmp_path, monkeypatch):
         patched.setattr(SpamClassifier, "__call__", changing)
         with pytest.raises(DataError, match=r"in\.csv: the file changed while it was read"):
             score_file(CLASSIFIER, source, output, window_size=2)
-    assert pieces(output) == 0 and not output.exists()
+    assert windows_done(output) == 0 and not output.exists()
 
 
 # The command line

@@ -1,0 +1,100 @@
+"""Output of a run on disk until it is complete. It survives a killed process, and the same run resumes with it."""
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..files import flush
+
+
+class UnfinishedOutput:
+    """The scored rows of OUT in `OUT.unfinished`, and the state of the run in `OUT.unfinished.json`.
+
+    A window is added in two steps: its rows are flushed to disk, then the state, which has the size of all rows. If the
+    process is killed in between, the rows beyond that size are cut off when the run resumes.
+
+    Attributes:
+        state: What the run depends on, by name (`run`), the numbers of windows, bytes and input rows (`read`) so far,
+            and the fields of `ScoredFile` that describe the rows.
+    """
+
+    def __init__(self, output: Path, run: dict[str, Any]):
+        self.output = output
+        self.rows_file = output.with_name(f"{output.name}.unfinished")
+        self.state_file = output.with_name(f"{output.name}.unfinished.json")
+        counts = dict.fromkeys(("windows", "bytes", "read", "missing", "left_out"), 0)
+        self.state: dict[str, Any] = {"run": run, **counts, "labels": {}, "first_left_out": []}
+
+    @contextmanager
+    def opened(self, *, overwrite: bool) -> Iterator[None]:
+        """Open the files for `add` and `finish`, with the state of this run if it was interrupted.
+
+        Raises:
+            ValueError: A different run is unfinished, and not to be overwritten.
+            OSError: Another process is writing the output.
+        """
+        with self.rows_file.open("ab") as self.file:
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
+            except BlockingIOError as error:
+                raise OSError(f"{self.output} is being written by another process.") from error
+            earlier = json.loads(self.state_file.read_bytes()) if self.state_file.exists() else None
+            if earlier and earlier["bytes"] <= self.file.tell():
+                run = self.state["run"]
+                different = ", ".join(name for name in run if earlier["run"].get(name) != run[name])
+                if not different:
+                    self.state = earlier
+                elif not overwrite:
+                    advice = "Finish it with its own command, or use --overwrite."
+                    raise ValueError(f"{self.rows_file} is of a run that differs in {different}. {advice}")
+            self._save()
+            self.file.truncate(self.state["bytes"])
+            yield
+
+    def add(self, summary: dict[str, Any], rows: bytes) -> None:
+        """Append the rows of the next window; `score_window` returns both arguments."""
+        self.file.write(rows)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        state = self.state
+        state["windows"] += 1
+        state["bytes"] += len(rows)
+        for name in ("read", "missing", "left_out"):
+            state[name] += summary[name]
+        state["labels"] = dict(sorted((Counter(state["labels"]) + summary["labels"]).items()))
+        state["first_left_out"] = [*state["first_left_out"], *summary["first_left_out"]][:3]
+        self._save()
+
+    def finish(self) -> None:
+        """Turn the rows into the output, which appears in one step, and delete the state."""
+        complete = self.rows_file
+        if self.output.suffix.lower() == ".parquet":
+            complete = self.output.with_name(f"{self.output.name}.unfinished.parquet")
+            self._write_parquet(complete)
+            flush(complete)
+        os.replace(complete, self.output)
+        flush(self.output.parent)
+        self.state_file.unlink()
+        self.rows_file.unlink(missing_ok=True)
+
+    def _write_parquet(self, path: Path) -> None:
+        """Write the rows, an Arrow stream for each window, as Parquet; only one window is in memory at a time."""
+        from pyarrow import ipc, parquet
+
+        with self.rows_file.open("rb") as file:
+            table = ipc.open_stream(file).read_all()
+            with parquet.ParquetWriter(path, table.schema) as writer:
+                writer.write_table(table)
+                for _ in range(1, self.state["windows"]):
+                    writer.write_table(ipc.open_stream(file).read_all())
+
+    def _save(self) -> None:
+        new = self.state_file.with_suffix(".new")
+        new.write_text(json.dumps(self.state), encoding="utf-8")
+        flush(new)
+        os.replace(new, self.state_file)
