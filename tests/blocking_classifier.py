@@ -1,5 +1,6 @@
 """Classifiers that stop in the middle of their work, so that tests can act there without any race."""
 
+import multiprocessing
 import os
 import threading
 import time
@@ -9,12 +10,18 @@ from hf_spam import SpamClassifier
 
 
 class BlockingClassifier(SpamClassifier):
-    """Answers two windows of messages in each process, and then waits until it is killed."""
+    """Answers two windows of messages in each of two worker processes, which then wait until they are killed.
+
+    The process that starts them only answers when both have started.
+    """
 
     windows = 2
 
     def __call__(self, texts: list[str], **options: bool) -> list:
-        if self.windows == 0:
+        if multiprocessing.parent_process() is None:
+            while len(multiprocessing.active_children()) < 2:
+                time.sleep(0.01)
+        elif self.windows == 0:
             threading.Event().wait()
         self.windows -= 1
         return super().__call__(texts, **options)

@@ -20,7 +20,8 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 STANDARD = "-"  # standard input or output
 WINDOW_SIZE = 4096
-FEW_ROWS = 4 * WINDOW_SIZE  # scored before another process has started
+FEW_ROWS = 2 * WINDOW_SIZE  # not worth another process
 
 Piece = tuple[dict[str, Any], bytes]
 """A summary of a window, and its rows as a piece of the output; see `score_window`."""
@@ -102,7 +103,7 @@ def score_file(
         split: Split of a Hub dataset; `None` for "train".
         prefix: Prefix for the names of the two new columns.
         window_size: Rows per window.
-        num_processes: Number of processes. `None` for one per core or accelerator, or just one if at most 16,384 rows
+        num_processes: Number of processes. `None` for one per core or accelerator, or just one if at most 8,192 rows
             are left to score.
         overwrite: Whether to replace an existing output, and discard the unfinished output of a different run.
         progress: Whether to show a progress bar.
@@ -271,7 +272,13 @@ def _score_windows(
         for number, window in windows:
             yield score_window(classifier, reader, window, suffix, first=number == 0)
         return
-    with _workers(classifier, reader, suffix, processes) as workers:
+    with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+        starting = thread.submit(stack.enter_context, _workers(pickle.dumps(classifier), reader, suffix, processes))
+        for number, window in windows:  # this process scores until the others have started, which takes seconds
+            yield score_window(classifier, reader, window, suffix, first=number == 0)
+            if starting.done():
+                break
+        workers = starting.result()
         busy: deque[Connection] = deque()
         for worker, window in zip(cycle(workers), windows):
             if len(busy) == processes:
@@ -283,11 +290,13 @@ def _score_windows(
 
 
 @contextmanager
-def _workers(classifier: SpamClassifier, reader: Reader, suffix: str, count: int) -> Iterator[list[Connection]]:
+def _workers(pickled: bytes, reader: Reader, suffix: str, count: int) -> Iterator[list[Connection]]:
     """Start processes and yield a connection to each, which takes numbered windows and gives their pieces."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once for all
-    pickled, connections, processes = pickle.dumps(classifier), [], []
+    can_fork = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
+    if can_fork:
+        context.set_forkserver_preload([__name__])  # imported once for all
+    connections, processes = [], []
     try:
         for rank in range(count):
             connection, other_end = context.Pipe()

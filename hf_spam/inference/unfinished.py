@@ -1,13 +1,14 @@
 """Output of a run on disk until it is complete. It survives a killed process, and the same run resumes with it."""
 
-import fcntl
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..files import flush
 
@@ -27,6 +28,7 @@ class UnfinishedOutput:
         self.output = output
         self.rows_file = output.with_name(f"{output.name}.unfinished")
         self.state_file = output.with_name(f"{output.name}.unfinished.json")
+        self.lock_file = output.with_name(f"{output.name}.unfinished.lock")
         counts = dict.fromkeys(("windows", "bytes", "read", "missing", "left_out"), 0)
         self.state: dict[str, Any] = {"run": run, **counts, "labels": {}, "first_left_out": []}
 
@@ -38,11 +40,12 @@ class UnfinishedOutput:
             ValueError: A different run is unfinished, and not to be overwritten.
             OSError: Another process is writing the output.
         """
-        with self.rows_file.open("ab") as self.file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
-            except BlockingIOError as error:
-                raise OSError(f"{self.output} is being written by another process.") from error
+                stack.enter_context(FileLock(self.lock_file, timeout=0))
+            except Timeout:
+                raise OSError(f"{self.output} is being written by another process.") from None
+            self.file = stack.enter_context(self.rows_file.open("ab"))
             earlier = json.loads(self.state_file.read_bytes()) if self.state_file.exists() else None
             if earlier and earlier["bytes"] <= self.file.tell():
                 run = self.state["run"]
@@ -81,6 +84,7 @@ class UnfinishedOutput:
         flush(self.output.parent)
         self.state_file.unlink()
         self.rows_file.unlink(missing_ok=True)
+        self.lock_file.unlink(missing_ok=True)
 
     def _write_parquet(self, path: Path) -> None:
         """Write the rows, an Arrow stream for each window, as Parquet; only one window is in memory at a time."""

