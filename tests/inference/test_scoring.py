@@ -327,8 +327,9 @@ def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, o
         assert (output.read_bytes() if output.exists() else None) in (old, expected.read_bytes())
         try:
             score_file(CLASSIFIER, source, output, window_size=2, overwrite=bool(old))
-        except FileExistsError:  # the output is complete, and only the state was left
-            unfinished(output, ".json").unlink(missing_ok=True)
+        except FileExistsError:  # the output is complete, and only the state or the lock was left
+            for suffix in (".json", ".lock"):
+                unfinished(output, suffix).unlink(missing_ok=True)
         assert output.read_bytes() == expected.read_bytes(), step
         assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.csv", "in.csv", "out.csv"], step
     assert step > 15
