@@ -5,7 +5,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, DatasetDict
@@ -126,7 +125,7 @@ def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict
     # Only a classifier has seen labelled messages.
     if SpamGPTForSequenceClassification.__name__ not in (config.architectures or ()):
         return False
-    recipe = None if Path(base).is_file() else trained_recipe(base)
+    recipe = trained_recipe(base)
     return recipe is None or recipe.splits != splits or recipe.trained_before
 
 

@@ -34,7 +34,7 @@ from ..data.windows import joined
 from ..extras import import_extra
 from ..text import first_line
 from . import storage
-from .classifier import SpamClassifier, one_thread
+from .classifier import SpamClassifier
 from .scoring import ScoredFile, score_window
 
 WINDOW_SIZE = 16_384
@@ -219,8 +219,7 @@ class WriteParts(SpamScorer):
             return {"error": str(error), "invalid": isinstance(error, ValueError)}
 
     def score(self, file: int, number: int, window: bytes) -> dict[str, Any]:
-        with one_thread():
-            summary, piece = score_window(self.classifier, *pickle.loads(window), self.suffix, first=True)
+        summary, piece = score_window(self.classifier, *pickle.loads(window), self.suffix, first=True)
         if self.suffix == ".parquet":
             sink = BytesIO()
             pq.write_table(pa.ipc.open_stream(piece).read_all(), sink)
