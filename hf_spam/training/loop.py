@@ -228,5 +228,6 @@ class TrainingLoop:
 
 
 def _format(values: dict[str, float]) -> str:
-    """Format measurements: `{"train_loss": 0.5, "val_loss": 0.6}` -> "train loss 0.500, val loss 0.600"."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values.items())
+    """Format measurements as the book does: "train loss 0.500, val loss 0.600", "train acc 95.00%, val acc 90.00%"."""
+    formats = {name: ".2%" if name.endswith("acc") else ".3f" for name in values}
+    return ", ".join(f"{name.replace('_', ' ')} {value:{formats[name]}}" for name, value in values.items())
