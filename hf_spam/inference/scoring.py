@@ -281,10 +281,11 @@ def _score_windows(
         workers = starting.result()
         busy: deque[Connection] = deque()
         for worker, window in zip(cycle(workers), windows):
-            if len(busy) == processes:
-                yield _receive(busy.popleft())
-            worker.send(window)
+            piece = _receive(busy.popleft()) if len(busy) == processes else None
+            worker.send(window)  # before the piece is saved, so that the worker does not wait for that
             busy.append(worker)
+            if piece is not None:
+                yield piece
         for worker in busy:
             yield _receive(worker)
 
