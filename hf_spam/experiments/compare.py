@@ -253,7 +253,8 @@ def _part_tables(title: str, part: Values, names: list[str], note: str) -> list[
             differences[-1] += [format_estimate(found, "{:+.4f} ({:+.3f} to {:+.3f})"), _p(found["p_holm"])]
     mcnemar_note = (
         "p: how often two equally good models would differ by as much, by McNemar's exact test, which counts "
-        "near-duplicates as different messages. Holm: adjusted for the number of pairs; below 0.05 it is no chance."
+        "near-duplicates as different messages. Holm: adjusted for the number of pairs; below 0.05, the difference is "
+        "significant."
     )
     bootstrap_note = f"By {RESAMPLES:,} bootstrap samples, which draw near-duplicates together."
     columns = [column for metric in DIFFERENCES for column in (f"{METRICS[metric]}, first - second", "p, Holm")]

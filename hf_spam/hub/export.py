@@ -153,6 +153,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens:
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": max_tokens}
-    # In older versions, this class returns token types by default, for which a stock GPT-2 adds embeddings.
+    # Older versions of transformers return token types unless told not to, and a GPT-2 would add embeddings for them.
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
     write_json(path, settings)

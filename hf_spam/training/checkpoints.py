@@ -152,16 +152,20 @@ def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
     try:
         there = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{checkpoint} does not say which run it belongs to.") from error
+        raise ValueError(
+            f"{checkpoint} does not say which run it belongs to; an older version may have written it. Start a new run "
+            f"from its weights: --base {checkpoint} and another --output-dir."
+        ) from error
     names = [name for name in there | here if there.get(name) != here.get(name)]
     return [f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in names]
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints `checkpoint-{step}` in an output directory, of which `save_total_limit` are kept (None: all).
+    """Manage the checkpoints of a run, the folders `checkpoint-{step}` in its output directory.
 
-    A run writes one every `save_steps` optimizer steps and when it is interrupted, and pushes it with the `uploader`.
+    Write one every `save_steps` optimizer steps and when the run is interrupted, keep `save_total_limit` of them
+    (`None`: all), and push them with the `uploader`.
     """
 
     output_dir: Path
