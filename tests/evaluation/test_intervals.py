@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from hf_spam import SpamMetrics
-from hf_spam.evaluation.intervals import RESAMPLES, bootstrap, percentiles, proportions, wilson
+from hf_spam.evaluation.intervals import RESAMPLES, bootstrap, difference, percentiles, proportions, wilson
 from hf_spam.evaluation.metrics import Predictions, weighted_metrics
 
 NAMES = ("not spam", "spam")
@@ -98,3 +99,13 @@ def test_samples_of_a_single_class_do_not_count():
     samples = bootstrap(spam_predictions([True, False, False], [0.9, 0.2, 0.1]), np.arange(3))
     assert np.isnan(samples["f1"]).any() and percentiles(samples["f1"]) == (1, 1)
     assert percentiles(np.full(3, np.nan)) is None
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, -2.0])
+def test_the_p_value_of_a_difference_is_two_sided(shift):
+    """If the bootstrap differences are normal, it is that of the normal distribution."""
+    samples = np.random.default_rng(0).normal(shift, 1, 20_000)
+    first, second = ({"f1": {"value": value}}, {"f1": found}) for value, found in ((shift, samples), (0, 0 * samples))
+    found = difference(first, second, "f1")
+    assert found["value"] == shift and found["p"] == pytest.approx(2 * norm.sf(abs(shift)), abs=0.02)
+    assert found["low"] == pytest.approx(shift - 1.96, abs=0.05)
