@@ -25,13 +25,13 @@ GREEK_OR_CYRILLIC = "[\u0370-\u052f]"
 MAX_LOOK_ALIKES = 8  # look-alikes in a row at the end of a word, since a lookbehind must have a fixed length
 
 
-def normalizer() -> normalizers.Normalizer:
+def normalizer(*, lowercase: bool = False) -> normalizers.Normalizer:
     """Return a normalizer that gives an obfuscated text and the plain one the same tokens.
 
     It removes invisible characters, applies NFKC (full-width, bold and circled letters become plain ones), and replaces
     Greek and Cyrillic letters by the Latin ones that they look like, in words that mix them with Latin letters. Words
-    wholly in Greek or Cyrillic stay as they are. It consists of plain regular expressions, so that every runtime that
-    reads `tokenizer.json` applies it.
+    wholly in Greek or Cyrillic stay as they are. With `lowercase`, capitals then become small letters. Every runtime
+    that reads `tokenizer.json` applies these steps.
     """
     before = "|".join(f"(?<=[A-Za-z]{GREEK_OR_CYRILLIC * n})" for n in range(MAX_LOOK_ALIKES))
     in_mixed_word = f"(?:(?={GREEK_OR_CYRILLIC}*[A-Za-z])|{before})"
@@ -40,10 +40,12 @@ def normalizer() -> normalizers.Normalizer:
         normalizers.Replace(Regex("|".join(f"{letter}{in_mixed_word}" for letter in letters)), latin)
         for latin, letters in LOOK_ALIKES.items()
     ]
-    return normalizers.Sequence([normalizers.Replace(Regex(INVISIBLE), ""), normalizers.NFKC(), *fold])
+    # Some runtimes choose between the two small letters of a Greek Σ by its place in the word.
+    lower = [normalizers.Lowercase(), normalizers.Replace("ς", "σ")] if lowercase else []
+    return normalizers.Sequence([normalizers.Replace(Regex(INVISIBLE), ""), normalizers.NFKC(), *fold, *lower])
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, *, lowercase: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016, with GPT-2's bytes and word pattern).
 
     The vocabulary always contains the 256 bytes, so every text in any language can be encoded. Every text ends with
@@ -56,6 +58,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         texts: The training messages, not those of validation and test.
         vocab_size: The size of the vocabulary, at least 258 (the bytes, `<|endoftext|>` and `<|pad|>`). Few texts may
             give a smaller one.
+        lowercase: Whether capitals become small letters.
 
     Raises:
         ValueError: `vocab_size` is below 258.
@@ -63,7 +66,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     if vocab_size < 258:
         raise ValueError(f"vocab_size must be at least 258 (256 bytes, {END_OF_TEXT} and {PAD}), got {vocab_size}.")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizer()
+    tokenizer.normalizer = normalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -102,7 +102,8 @@ def read_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], 
     if words.get("type") != "ByteLevel" or words["add_prefix_space"] or not words["use_regex"]:
         raise ValueError("its tokenizer does not split texts into words as GPT-2's does")
     # JavaScript may read the regular expressions of others differently.
-    if backend.normalizer is not None and backend.normalizer.__getstate__() != normalizer().__getstate__():
+    ours = [normalizer(lowercase=lowercase).__getstate__() for lowercase in (False, True)]
+    if backend.normalizer is not None and backend.normalizer.__getstate__() not in ours:
         raise ValueError("its tokenizer normalizes texts in another way than those of hf_spam")
     normalizers = spec["normalizer"]["normalizers"] if spec["normalizer"] else []
     vocab, symbols = model["vocab"], bytes_to_unicode()
@@ -116,9 +117,9 @@ def read_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], 
     settings = {
         "specials": [(token["content"], token["id"]) for token in spec["added_tokens"]],
         "normalizers": [
-            {"form": step["type"]}
-            if step["type"] == "NFKC"
-            else {"regex": step["pattern"]["Regex"], "content": step["content"]}
+            {"pattern": next(iter(step["pattern"].values())), "content": step["content"]}
+            if step["type"] == "Replace"
+            else {"type": step["type"]}
             for step in normalizers
         ],
         "byte_ids": [vocab[symbols[byte]] for byte in range(256)],

@@ -42,11 +42,12 @@ class Tokenizer {
     this.specials = new Map(specials);
     const names = [...this.specials.keys()].sort((a, b) => b.length - a.length); // the longest that matches
     this.special = new RegExp(`(${names.map((name) => name.replace(/[^\p{L}\p{N}]/gu, "\\$&")).join("|")})`);
-    this.normalizers = normalizers.map(({ form, regex, string, content }) => {
-      const pattern = regex === undefined ? string : new RegExp(regex, "gu");
-      if (!form) return (text) => text.replaceAll(pattern, () => content);
+    this.normalizers = normalizers.map(({ type, pattern, content }) => {
+      const searched = new RegExp(pattern, "gu");
+      if (!type) return (text) => text.replaceAll(searched, () => content);
+      if (type === "Lowercase") return (text) => text.toLowerCase();
       // Parts with odd numbers are the characters at which the text was split.
-      return (text) => text.split(NOT_NORMALIZED).map((part, i) => (i % 2 ? part : part.normalize(form))).join("");
+      return (text) => text.split(NOT_NORMALIZED).map((part, i) => (i % 2 ? part : part.normalize(type))).join("");
     });
     this.ranks = new Map(); // pair of ids -> its row in `merges`
     this.stride = 1 + Math.max(...byte_ids, merges.reduce((highest, id) => Math.max(highest, id), 0));

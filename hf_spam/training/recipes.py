@@ -14,9 +14,10 @@ from ..files import public
 SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base", "tokenizer", "replay")
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
-    *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "n_layer", "n_embd"),
-    *("n_head", "n_positions", "initialization", "dropout", "case_augmentation", "digit_augmentation", "bpe_dropout"),
-    *("pretraining_steps", "pretraining_learning_rate", "weight_decay", "max_grad_norm", "mixed_precision", "seed"),
+    *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "lowercase", "n_layer"),
+    *("n_embd", "n_head", "n_positions", "initialization", "dropout", "case_augmentation", "digit_augmentation"),
+    *("bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay", "max_grad_norm"),
+    *("mixed_precision", "seed"),
 )
 
 
@@ -55,6 +56,8 @@ class Recipe:
     """Tokenizer: a Hub id or a local folder. None: that of the base, or one learned on the training messages."""
     vocab_size: int | None = None
     """Size of a tokenizer learned on the training messages; only with base "random"."""
+    lowercase: bool = False
+    """Make that tokenizer read capitals as small letters."""
     n_layer: int = 12
     """Number of blocks; only with base "random"."""
     n_embd: int = 768
@@ -173,6 +176,8 @@ class Recipe:
         check(not self.replay_messages or replays, f"replay_messages needs a base, and no {', '.join(excluded)}")
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
+        check(not self.lowercase or self.vocab_size, "lowercase needs a vocab_size (a new tokenizer)")
+        check(not self.lowercase or not self.case_augmentation, "lowercase and case_augmentation exclude each other")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         if self.lora_r is not None:
             check(self.trainable == "head", f"lora_r needs trainable head, got {self.trainable}")
@@ -317,9 +322,11 @@ _INBOX = replace(
     summary="a 1.9M GPT for large and mixed data, pretrained and trained in about 40 minutes",
     data="uci,sample",
     vocab_size=4000,
+    lowercase=True,
     n_embd=256,
     n_head=8,
     n_positions=192,
+    case_augmentation=0.0,
     adversarial_epsilon=0.0,
     spliced_messages=30_000,
     pretraining_steps=5000,
@@ -369,7 +376,7 @@ def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
             raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
         recipe = RECIPES[recipe]
     if settings.get("base", "random") != "random":
-        settings = {"vocab_size": None, "pretraining_steps": 0, **settings}
+        settings = {"vocab_size": None, "lowercase": False, "pretraining_steps": 0, **settings}
     return replace(recipe, **checked(Recipe, settings))
 
 

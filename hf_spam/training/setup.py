@@ -57,7 +57,7 @@ def set_up(recipe: Recipe, data: DatasetDict, replay: Dataset | None = None) -> 
     Given messages to `replay`, the base must have such a head.
     """
     if recipe.vocab_size is not None:
-        tokenizer = train_tokenizer(data["train"]["text"][:], recipe.vocab_size)
+        tokenizer = train_tokenizer(data["train"]["text"][:], recipe.vocab_size, lowercase=recipe.lowercase)
     else:
         tokenizer = load_tokenizer(recipe.tokenizer or recipe.base)
     is_new = recipe.base == "random"

@@ -72,6 +72,21 @@ def test_other_words_keep_their_letters(text, normal):
     assert NORMALIZE(text) == normal
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_lower_case_is_that_of_every_runtime(text):
+    """Letter by letter, also a Greek Σ at the end of a word, which Python and JavaScript make a ς."""
+    lowercase = normalizer(lowercase=True).normalize_str
+    assert lowercase(text) == NORMALIZE(text).lower().replace("ς", "σ")
+    assert lowercase("ΟΔΟΣ, WIN a Ｐrizе") == "οδοσ, win a prize"
+
+
+def test_capitals_have_the_ids_of_small_letters():
+    tokenizer = train_tokenizer(TEXTS, 500, lowercase=True)
+    texts = TEXTS[:50]
+    assert encode(tokenizer, [text.upper() for text in texts], 30) == encode(tokenizer, texts, 30)
+    assert encode(TOKENIZER, ["WIN"], 30) != encode(TOKENIZER, ["win"], 30)
+
+
 def test_training_is_repeatable_and_saved_for_autotokenizer(tmp_path):
     again = train_tokenizer(TEXTS, 500)
     assert again.get_vocab() == TOKENIZER.get_vocab()
