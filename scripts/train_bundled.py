@@ -4,7 +4,7 @@
 
 The last four are files of the public sets that model_card.md names, in its order. Nine tenths of the messages are
 trained on; the temperature and the threshold are fitted to the rest, and `measure_bundled.py` measures on it. It takes
-about 40 minutes on two cores. The same versions on the same kind of processor give the same file.
+about an hour on one core. The same versions on the same kind of processor give the same file.
 `hf-spam crossval --recipe inbox --by-source` measures the recipe on sources that a model has not seen.
 """
 
@@ -34,7 +34,7 @@ MARKETING = ("ads", "marketing")  # categories of firms that write to their cust
 @click.argument("public", nargs=-1, type=click.Path(exists=True))
 def main(uci: str, output_dir: Path, public: tuple[str, ...]) -> None:
     """Train the bundled model; PUBLIC are the files of the public sets."""
-    torch.set_num_threads(2)  # another number of threads changes the last digits
+    torch.set_num_threads(1)  # another number of threads changes the last digits
     sources = [uci, "sample", *public]
     splits = training_splits(sources)
     run = finetune("inbox", data=splits)
