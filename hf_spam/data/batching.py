@@ -20,13 +20,13 @@ from .tokenization import encode
 CPU_BATCH, ACCELERATOR_BATCH = 2**21, 2**28
 
 
+@dataclass(eq=False)
 class EncodedMessages(Dataset):
     """Dataset of the token ids and class index of each message, and its probability of class 1 (`targets`)."""
 
-    def __init__(
-        self, input_ids: Sequence[Sequence[int]], labels: Sequence[int], targets: Sequence[float] | None = None
-    ):
-        self.input_ids, self.labels, self.targets = input_ids, labels, targets
+    input_ids: Sequence[Sequence[int]]
+    labels: Sequence[int]
+    targets: Sequence[float] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,15 +81,6 @@ def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
     return max(1, (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH) // inner)
 
 
-def text_batches(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_tokens: int
-) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Encode texts, and yield batches with the indices of their texts, see `length_batches` and `pad_batch`."""
-    ids = encode(tokenizer, texts, config.max_tokens)
-    for chosen in length_batches([config.laid_out_length(len(message)) for message in ids], batch_tokens):
-        yield chosen, pad_batch([ids[i] for i in chosen], tokenizer.pad_token_id)
-
-
 @torch.inference_mode()
 def predict_logits(
     model: PreTrainedModel,
@@ -101,15 +92,14 @@ def predict_logits(
     """Return the logits of each text, (N, num_labels) in float32 on the CPU, in the order of the texts.
 
     The model is a SpamGPT classifier in evaluation mode, or an `OnnxModel`.
-
-    Raises:
-        TypeError: A text is not a string.
-        ValueError: A logit is NaN or infinite.
     """
-    logits = torch.empty(len(texts), model.config.num_labels)
-    batch_tokens = batch_tokens_for(model.config, model.device)
+    config = model.config
+    logits = torch.empty(len(texts), config.num_labels)
+    ids = encode(tokenizer, texts, config.max_tokens)
+    lengths = [config.laid_out_length(len(message)) for message in ids]
     with tqdm(total=len(texts), desc="Classifying", unit="message", disable=not progress) as bar:
-        for chosen, batch in text_batches(model.config, tokenizer, texts, batch_tokens):
+        for chosen in length_batches(lengths, batch_tokens_for(config, model.device)):
+            batch = pad_batch([ids[i] for i in chosen], tokenizer.pad_token_id)
             outputs = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
             logits[chosen] = outputs.logits.float().cpu()
             bar.update(len(chosen))

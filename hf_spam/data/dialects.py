@@ -5,86 +5,70 @@ To read another kind of table, extend `find_dialect`.
 
 import codecs
 import csv
-import io
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from .formats import DELIMITERS, JSON_LINES, DataError, DataFile
 from .reading import LABEL_COLUMNS, TEXT_COLUMNS, Reading, label_key
 
 MAX_CELL_CHARACTERS = 2**24  # an unclosed quote must not read the rest of the file into memory
-ROWS = 1024  # rows to look at, or to check at a time
+ROWS = 1024  # rows to look at
 LINES = 10_000  # lines with quotes, or with characters beyond ASCII, to look at
 # In cp1252, another alphabet gives words of accented letters, and other encodings give capitals or signs within words.
 NOT_WESTERN = re.compile("\ufffd|[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ](?:[À-ÖØ-ÞŠŒŽŸ]|[¹³¾¿±º„”€ˆ†‡•˜][a-zß-öø-ÿ])")
 UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
-class Layout(NamedTuple):
-    """The columns of a table, if this is its delimiter."""
+@dataclass(frozen=True)
+class Dialect:
+    """Format of a table: delimiter, columns and quotes."""
 
-    score: float
-    """Fit of the delimiter to the first rows, between 0 and 4. A table scores above 1.5."""
     delimiter: str
-    header: bool
-    """Whether the first row gives the names."""
     names: list[str]
     """Names of the columns."""
+    has_header: bool = True
+    """Whether the first row gives the names."""
+    has_separator_line: bool = False
+    """Whether the first line is Excel's `sep=;`."""
+    quotes: Literal["csv", "backslash", "text", "book"] = "csv"
+    r"""Convention for quotes: "csv" doubles a quote within a quoted text, "backslash" writes it as `\"`, "text" treats
+    quotes as part of the text (as in the UCI collection), and "book" parses them as `pandas.read_csv` does."""
     text_at: int | None = None
     """Position of the first text column, if there is one."""
     label_at: int | None = None
     """Position of the label column, if there is one."""
     labels: frozenset[str] = frozenset()
-    """Labels in the first rows, in lower case."""
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """Format of a table: delimiter, columns, line ends and quotes."""
-
-    layout: Layout
-    line_end: str
-    has_separator_line: bool
-    """Whether the first line is Excel's `sep=;`."""
-    quotes: Literal["csv", "backslash", "text", "book"] = "csv"
-    r"""Convention for quotes: "csv" doubles a quote within a quoted text, "backslash" writes it as `\"`, "text" treats
-    quotes as part of the text (as in the UCI collection), and "book" parses them as `pandas.read_csv` does."""
+    """Labels that a row may have, in lower case: those in the first rows, and known ones of the same kind."""
+    score: float = 0
+    """Fit of the delimiter to the first rows, between 0 and 4. A table scores above 1.5."""
 
     def rows(self, lines: Iterable[str]) -> Iterator[list[str]]:
-        """Yield the rows of a table, with its header; the iterator's `line_num` counts lines."""
+        """Yield the rows of a table, with its header; the iterator's `line_num` counts the lines after `sep=;`."""
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         return csv.reader(
-            lines,
-            delimiter=self.layout.delimiter,
+            islice(lines, int(self.has_separator_line), None),
+            delimiter=self.delimiter,
             quoting=csv.QUOTE_NONE if self.quotes == "text" else csv.QUOTE_MINIMAL,
             doublequote=self.quotes != "backslash",
             escapechar="\\" if self.quotes == "backslash" else None,
             strict=self.quotes != "book",
         )
 
-    def swallowed(self, text: str, known: Collection[str]) -> str | None:
-        """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed.
-
-        Such a row has one of the `known` labels, or one of those in the first rows.
-        """
-        _, delimiter, _, names, text_at, label_at, labels = self.layout
-        if text_at is None or label_at is None:
+    def swallowed(self, text: str) -> str | None:
+        """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed."""
+        if self.text_at is None or self.label_at is None:
             return None
-        before = label_at < text_at
-        at = label_at if before else label_at - len(names)
-        lines, least = text.splitlines(), max(2, len(names) if before else 1 - at)
+        before = self.label_at < self.text_at
+        at = self.label_at if before else self.label_at - len(self.names)
+        lines, least = text.splitlines(), max(2, len(self.names) if before else 1 - at)
         for line in lines[1:] if before else lines[:-1]:
-            if line.count(delimiter) + 1 < least:  # most lines: much faster than to split them
-                continue
-            cells = line.rstrip(f"{delimiter} ").split(delimiter)
-            if len(cells) < least:
-                continue
-            label = cells[at].strip('" ').casefold()  # faster than `label_key`
-            if label not in labels and (label not in known or (labels and _kind(label) not in map(_kind, labels))):
+            cells = line.rstrip(f"{self.delimiter} ").split(self.delimiter)
+            if len(cells) < least or (label := cells[at].strip('" ').casefold()) not in self.labels:
                 continue
             beside = cells[at + 1 if before else at - 1]
             if not (_kind(label) == "number" and beside.strip()[:1].isdigit()):  # 1,500
@@ -93,63 +77,55 @@ class Dialect:
 
     def note(self, suffix: str) -> str:
         """Describe what a user may not expect of the file, or return ""."""
-        delimiter = self.layout.delimiter
-        name = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}.get(delimiter, repr(delimiter))
-        notes = [f"delimiter {name}"] if delimiter != DELIMITERS[suffix] else []
-        notes += [] if self.layout.header else ["no header"]
+        name = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "pipe"}.get(self.delimiter, repr(self.delimiter))
+        notes = [f"delimiter {name}"] if self.delimiter != DELIMITERS[suffix] else []
+        notes += [] if self.has_header else ["no header"]
         notes += {"text": ["quotes are part of the texts"], "backslash": [r"quotes written \""]}.get(self.quotes, [])
         return ", ".join(notes)
 
 
-def find_dialect(file: DataFile, encoding: str, reading: Reading, book_quotes: bool = False) -> Dialect:
+def find_dialect(file: DataFile, reading: Reading) -> Dialect:
     """Find out how a table is written, from its first rows and, if it has quotes, from all of it.
 
-    A table without a header has two columns, one of them with labels. With `book_quotes`, quotes in such a TSV mean
-    what they mean in `pandas.read_csv`, as in the book; in the UCI collection this merges a few messages.
+    A table without a header has two columns, one of them with labels. Under protocol "book", quotes in such a TSV mean
+    what they mean in `pandas.read_csv`; in the UCI collection this merges a few messages.
     """
-    dialect = _dialect_of_head(file, encoding, reading)
-    if book_quotes and dialect.layout.delimiter == "\t" and not dialect.layout.header:
+    dialect = _dialect_of_head(file, reading)
+    if reading.protocol == "book" and dialect.delimiter == "\t" and not dialect.has_header:
         return replace(dialect, quotes="book")
-    return replace(dialect, quotes=_find_quotes(file, encoding, dialect, reading))
+    return replace(dialect, quotes=_find_quotes(file, dialect))
 
 
-def is_table(file: DataFile, encoding: str, reading: Reading) -> bool:
+def is_table(file: DataFile, reading: Reading) -> bool:
     """Return whether the first lines of a plain text file are the rows of a table with labels."""
-    dialect = _dialect_of_head(file, encoding, reading)
-    layout, first = dialect.layout, file.head().decode(encoding, errors="replace").split(dialect.line_end)[0]
-    is_prose = layout.delimiter != "\t" and f"{layout.delimiter} " in first  # such as "Ham, eggs and cheese"
-    return dialect.has_separator_line or (layout.score > 1.5 and len(layout.names) > 1 and not is_prose)
+    dialect = _dialect_of_head(file, reading)
+    first = file.head_text().split(file.line_end)[0]
+    is_prose = dialect.delimiter != "\t" and f"{dialect.delimiter} " in first  # such as "Ham, eggs and cheese"
+    return dialect.has_separator_line or (dialect.score > 1.5 and len(dialect.names) > 1 and not is_prose)
 
 
-def find_line_end(file: DataFile, encoding: str) -> str:
-    """Return what ends the lines of a file: CR if there is no LF in its first bytes, else LF."""
-    text = file.head().decode(encoding, errors="replace")
-    return "\r" if "\r" in text and "\n" not in text else "\n"
-
-
-def _dialect_of_head(file: DataFile, encoding: str, reading: Reading) -> Dialect:
-    line_end = find_line_end(file, encoding)
-    lines = file.head().decode(encoding, errors="replace").split(line_end)
-    separator = re.fullmatch(r'\ufeff?"?sep=(.)"?\s*', lines[0], re.IGNORECASE)
-    if separator:
-        return Dialect(_layout(lines[1:], separator[1], reading), line_end, has_separator_line=True)
+def _dialect_of_head(file: DataFile, reading: Reading) -> Dialect:
+    lines = file.head_text().split(file.line_end)
+    if separator := re.fullmatch(r'\ufeff?"?sep=(.)"?\s*', lines[0], re.IGNORECASE):
+        return replace(_dialect_with(separator[1], lines[1:], reading), has_separator_line=True)
     delimiters = dict.fromkeys([DELIMITERS[file.suffix], *DELIMITERS.values(), ";", "|"])
-    found = [_layout(lines, delimiter, reading) for delimiter in delimiters]
-    return Dialect(max(found, key=lambda layout: (layout.score, len(layout.names))), line_end, False)
+    found = [_dialect_with(delimiter, lines, reading) for delimiter in delimiters]
+    return max(found, key=lambda dialect: (dialect.score, len(dialect.names)))
 
 
-def _layout(lines: list[str], delimiter: str, reading: Reading) -> Layout:
-    """Return the columns of a table, if this is its delimiter."""
+def _dialect_with(delimiter: str, lines: list[str], reading: Reading) -> Dialect:
+    """Return the dialect of a table, if this is its delimiter."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)
     clean = [line.rstrip("\r").replace("\r", " ") for line in lines[:ROWS]]
     rows = [row for row in csv.reader(clean, delimiter=delimiter) if row]
     if not rows:
-        return Layout(0, delimiter, True, [])
+        return Dialect(delimiter, [])
     first, others = rows[0], rows[1:]
     if (label_at := _label_without_header(first, others, reading)) is not None:
         names = ["label", "text"] if label_at == 0 else ["text", "label"]
         fitting = sum(len(row) == 2 and reading.is_label(row[label_at]) for row in rows) / len(rows)
-        return Layout((len(first) == 2) + fitting, delimiter, False, names, 1 - label_at, label_at)
+        columns = {"text_at": 1 - label_at, "label_at": label_at, "labels": reading.known_labels}
+        return Dialect(delimiter, names, has_header=False, score=(len(first) == 2) + fitting, **columns)
     text_at = label_at = None
     with suppress(DataError):
         text_at = reading.find("", first)[0][0]
@@ -157,9 +133,11 @@ def _layout(lines: list[str], delimiter: str, reading: Reading) -> Layout:
         label_at = reading.find_label("", first)
     as_wide = sum(len(row) >= len(first) for row in others) / max(1, len(others))
     labels = set() if label_at is None else {label_key(row[label_at]) for row in others if len(row) > label_at}
-    labels = frozenset(labels if len(labels) <= max(2, len(others) // 10) else ())
+    labels = labels if len(labels) <= max(2, len(others) // 10) else set()
+    kinds = set(map(_kind, labels))
+    labels |= {label for label in reading.known_labels if not kinds or _kind(label) in kinds}
     score = (label_at is not None) + (0 if text_at is None else 2 + as_wide)
-    return Layout(score, delimiter, True, first, text_at, label_at, labels)
+    return Dialect(delimiter, first, text_at=text_at, label_at=label_at, labels=frozenset(labels), score=score)
 
 
 def _label_without_header(first: list[str], others: list[list[str]], reading: Reading) -> int | None:
@@ -183,19 +161,18 @@ def _kind(cell: str) -> str:
     return "number" if re.fullmatch(r"-?\d+(\.\d+)?", key) else "truth" if key in ("true", "false") else "word"
 
 
-def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Reading) -> str:
+def _find_quotes(file: DataFile, dialect: Dialect) -> str:
     """Return the convention for quotes: the one that gives every row as many cells as there are columns.
 
     Quotes can be part of the text only if no cell shows that a program quoted it: one with a delimiter or a doubled
     quote.
     """
-    _, delimiter, _, names, *_ = dialect.layout
-    end = re.escape(delimiter)
+    end = re.escape(dialect.delimiter)
     start = re.compile(f'(?:^|{end})"')
     whole = re.compile(f'(?:^|{end})"((?:[^"]|"")*)"(?={end}|\\s*$)')
     has_csv = needless = False
     lines = wholes = parts = 0  # all lines, those with a whole cell in quotes, and those with a part of one
-    with file.text(encoding, dialect.line_end) as text, suppress(UnicodeDecodeError):  # the reader names the bad byte
+    with file.text() as text, suppress(UnicodeDecodeError):  # the reader names the bad byte
         for line in text:
             lines += 1
             if '"' in line and start.search(line):
@@ -203,76 +180,65 @@ def _find_quotes(file: DataFile, encoding: str, dialect: Dialect, reading: Readi
                 wholes, parts = wholes + bool(cells), parts + (not cells)
                 # Excel quotes texts with commas even in a TSV
                 needless = needless or any("," not in cell for cell in cells)
-                has_csv = any('""' in cell or delimiter in cell for cell in cells)
+                has_csv = any('""' in cell or dialect.delimiter in cell for cell in cells)
             if has_csv or wholes + parts == LINES:
                 break
-    order = ["csv", *(["backslash"] if _contains(file, encoding, '\\"') else [])]
-    is_tsv = delimiter == "\t"
-    if (
-        len(names) > 1
-        and not has_csv
-        and (wholes or parts)
-        and (2 * wholes < lines if is_tsv else parts > 1 and not wholes)
-    ):
+    order = ["csv", "backslash"] if _has_backslash(file) else ["csv"]
+    is_tsv = dialect.delimiter == "\t"
+    mostly_unquoted = 2 * wholes < lines if is_tsv else parts > 1 and not wholes
+    if len(dialect.names) > 1 and not has_csv and (wholes or parts) and mostly_unquoted:
         order.insert(0 if is_tsv and needless else len(order), "text")
     if len(order) == 1:
         return "csv"
-
-    def fits(quotes: str, **how: bool) -> bool:
-        return _fits(file, encoding, replace(dialect, quotes=quotes), reading, **how)
-
+    fits = partial(_fits, file, dialect)
     if not is_tsv and "text" in order and fits("csv", may_swallow=True):
         order.remove("text")  # outside the UCI collection, quotes that can be those of CSV are
     return next(filter(fits, order), "csv")
 
 
-def _contains(file: DataFile, encoding: str, text: str) -> bool:
-    """Return whether a file contains a text."""
-    wanted, rest = text.encode("utf-8" if encoding == "utf-8-sig" else encoding).removeprefix(codecs.BOM_UTF16), b""
-    with file.open() as blocks:
-        while block := blocks.read(2**20):
-            if wanted in rest + block:
-                return True
-            rest = block[-len(wanted) :]
-    return False
+def _has_backslash(file: DataFile) -> bool:
+    r"""Return whether a file contains `\"`. Bytes are searched much faster than text."""
+    encoding = file.encoding.removesuffix("-sig")
+    wanted = '\\"'.encode(encoding).removeprefix(codecs.BOM_UTF16)
+    with file.open() as lines:
+        return any(wanted in line for line in lines)
 
 
-def _fits(file: DataFile, encoding: str, dialect: Dialect, reading: Reading, may_swallow: bool = False) -> bool:
+def _fits(file: DataFile, dialect: Dialect, quotes: str, may_swallow: bool = False) -> bool:
     """Return whether every row has as many cells as there are columns, and none seems to have swallowed others."""
-    width, lines = len(dialect.layout.names), 0
-    with file.text(encoding, dialect.line_end) as text:
-        if dialect.has_separator_line:
-            next(text)
-        reader = dialect.rows(text)
+    dialect, width = replace(dialect, quotes=quotes), len(dialect.names)
+    with file.text() as text:
         try:
-            while rows := list(islice(reader, ROWS)):
-                wrong = (row for row in rows if len(row) != width) if set(map(len, rows)) - {0, width} else ()
-                if any(row and (len(row) < width or any(row[width:])) for row in wrong):
+            for row in dialect.rows(text):
+                if row and (len(row) < width or any(row[width:])):
                     return False
-                one_line_each, lines = reader.line_num - lines == len(rows) or may_swallow, reader.line_num
-                cells = () if one_line_each else (cell for row in rows for cell in row if dialect.line_end in cell)
-                if any(dialect.swallowed(cell, reading.known_labels) for cell in cells):
+                if not may_swallow and any(file.line_end in cell and dialect.swallowed(cell) for cell in row):
                     return False
         except (csv.Error, UnicodeDecodeError):
             return False
     return True
 
 
+def with_format(file: DataFile, encoding: str | None) -> DataFile:
+    """Return a text file with its line ends and its encoding, see `find_encoding`."""
+    file = replace(file, encoding=find_encoding(file, encoding))
+    head = file.head_text()
+    return replace(file, line_end="\r" if "\r" in head and "\n" not in head else "\n")
+
+
 def find_encoding(file: DataFile, named: str | None = None) -> str:
     """Return the encoding of a text file: the named one, or one that all of the file can be read with.
 
     Files that are not UTF-8 or UTF-16 are Windows-1252 if what they hold beyond ASCII looks like Western European text.
-
-    Raises:
-        DataError: The named encoding does not exist, or the encoding is unknown; the first bad byte is shown.
     """
     if named is not None:
         try:
-            io.TextIOWrapper(io.BytesIO(), named)  # refuses encodings that are not of text
+            "".encode(named)  # refuses encodings that are not of text
         except LookupError:
             known = "use, for example, utf-8, utf-16, cp1252 or latin-1"
             raise DataError(f"--encoding {named}: unknown; {known}") from None
-        return "utf-8-sig" if codecs.lookup(named).name == "utf-8" else codecs.lookup(named).name
+        name = codecs.lookup(named).name
+        return "utf-8-sig" if name == "utf-8" else name
     if isinstance(file.path, int):  # a pipe, which can only be read once
         return "utf-8-sig"
     head = file.head()
@@ -295,13 +261,11 @@ def find_encoding(file: DataFile, named: str | None = None) -> str:
 
 
 def _is_utf8(file: DataFile) -> bool:
-    """Return whether all of a file is UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()  # three times as fast as a text file
-    with file.open() as blocks:
+    """Return whether all of a file is UTF-8; three times as fast as to read it as text."""
+    with file.open() as opened:
         try:
-            while block := blocks.read(2**20):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
+            for _ in codecs.iterdecode(iter(lambda: opened.read(2**20), b""), "utf-8"):
+                pass
         except UnicodeDecodeError:
             return False
     return True
@@ -309,25 +273,10 @@ def _is_utf8(file: DataFile) -> bool:
 
 def _beyond_ascii(file: DataFile) -> tuple[int, int, bool]:
     """Return the number of UTF-8 sequences and of other bytes, and whether these look Western European in cp1252."""
-    lines = unicode = other = 0
-    is_western = True
-    with file.open() as text:
-        for line in text:
-            if line.isascii():
-                continue
+    unicode, other, is_western = 0, 0, True
+    with file.open() as lines:
+        for line in islice((line for line in lines if not line.isascii()), LINES):
             rest = UTF8.sub(b"", line)
             unicode, other = unicode + len(UTF8.findall(line)), other + sum(byte > 127 for byte in rest)
-            decoded = rest.decode("cp1252", errors="replace")
-            is_western = is_western and not NOT_WESTERN.search(decoded)
-            lines += 1
-            if lines == LINES:
-                break
+            is_western = is_western and not NOT_WESTERN.search(rest.decode("cp1252", errors="replace"))
     return unicode, other, is_western
-
-
-def bad_byte(file: DataFile, encoding: str, error: UnicodeDecodeError, line: int) -> DataError:
-    """Return the error for a block of bytes that starts on `line` and cannot be decoded."""
-    line += error.object.count(b"\n", 0, error.start)
-    name = "UTF-8" if encoding == "utf-8-sig" else encoding
-    byte = f"byte {error.object[error.start]:#04x}"
-    return DataError(f"{file.name}, line {line}: not {name} ({byte}); name the encoding, for example --encoding cp1252")

@@ -41,14 +41,13 @@ class DataFile:
     """Name inside the zip, if it is in one."""
     stamp: list[int] | None = None
     """`files.stamp` of the file when it was found."""
+    encoding: str = "utf-8-sig"
+    line_end: str = "\n"
+    """What ends the lines of a text file: LF, also for CRLF, or CR."""
 
     @classmethod
     def find(cls, path: str | os.PathLike, name: str | None = None) -> "DataFile":
-        """Return the file at a path, or the data file in a zip; errors call it `name`.
-
-        Raises:
-            DataError: There is no such file, its extension is not in `SUFFIXES`, or a zip does not hold one data file.
-        """
+        """Return the file at a path, or the data file in a zip; errors call it `name`."""
         name = os.fspath(path) if name is None else name
         file = cls(Path(path), name, suffix_of(os.fspath(path)))
         with file.open() as opened:
@@ -95,11 +94,15 @@ class DataFile:
         with self.open() as file:
             return file.read(HEAD_BYTES)
 
+    def head_text(self) -> str:
+        """Return the first bytes as text; those of a character that is cut off at the end become U+FFFD."""
+        return self.head().decode(self.encoding, errors="replace")
+
     @contextmanager
-    def text(self, encoding: str, line_end: str = "\n") -> Iterator[io.TextIOWrapper]:
+    def text(self) -> Iterator[io.TextIOWrapper]:
         """Open the file as text, keeping line endings."""
         with self.open() as file:
-            yield io.TextIOWrapper(file, encoding, newline=line_end)
+            yield io.TextIOWrapper(file, self.encoding, newline=self.line_end)
 
     def check_unchanged(self) -> None:
         """Raise a `DataError` if the file has changed since it was found."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from ..text import short
 from .formats import DataError
@@ -11,8 +12,7 @@ from .formats import DataError
 # If a file has several of these columns, the first name in the list wins.
 TEXT_COLUMNS = ("text", "message", "sms", "v2", "messages", "content", "body", "sentence")
 LABEL_COLUMNS = ("label", "category", "class", "v1", "labels", "target", "is_spam", "spam")
-HAM_WORDS, SPAM_WORDS = ("ham", "not spam", "not_spam", "0", "false"), ("spam", "1", "true")
-LABELS = dict.fromkeys(HAM_WORDS, 0) | dict.fromkeys(SPAM_WORDS, 1)
+LABELS = dict.fromkeys(("ham", "not spam", "not_spam", "0", "false"), 0) | dict.fromkeys(("spam", "1", "true"), 1)
 
 
 class MissingColumn(DataError):
@@ -21,18 +21,27 @@ class MissingColumn(DataError):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Options for reading a source. The first five, and `remembered`, are those of `load_sms_spam`."""
+    """Options for reading a source. Those without a description here are options of `load_sms_spam`."""
 
+    protocol: Literal["book", "full"] = "full"
     text_column: str | None = None
     label_column: str | None = None
     label_map: str | Mapping[str, str] | None = None
+    positive_label: str | None = None
+    classes: Sequence[str] | None = None
     encoding: str | None = None
     skip_bad_rows: bool = False
+    remembered: tuple[str | None, str | None] = (None, None)
+    allow_single_label: bool = False
+    """Whether all messages may have the same label."""
     labelled: bool = True
     """Whether to read labels. Without labels, texts may be missing or empty."""
     added: tuple[str, ...] = ()
     """Names of columns that the caller will add."""
-    remembered: tuple[str | None, str | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        if self.protocol not in ("book", "full"):
+            raise DataError(f"unknown protocol {short(self.protocol)}: use 'book' or 'full'")
 
     @cached_property
     def meanings(self) -> dict[str, str]:
@@ -43,20 +52,16 @@ class Reading:
         """Return the positions of the text columns, and of the label column (`None` if labels are not read).
 
         An exact match takes precedence over one that differs in case or surrounding white space.
-
-        Raises:
-            DataError: A column is missing or ambiguous, or a name in `added` is taken.
         """
         for name in self.added:
             if name in names:
                 raise DataError(
                     f"{where}: column {name!r} already exists; write another one with --prefix, such as new_"
                 )
-        label = self.find_label(where, names) if self.labelled else None
+        label_at = self.find_label(where, names) if self.labelled else None
         text = _named_or_remembered(names, self.text_column, self.remembered[0])
-        if text is None or _positions(names, text):
-            return [_find(where, names, "text", text, TEXT_COLUMNS)], label
-        return [_find(where, names, "text", part, TEXT_COLUMNS) for part in text.split(",")], label
+        parts = [text] if text is None or _positions(names, text) else text.split(",")
+        return [_find(where, names, "text", part, TEXT_COLUMNS) for part in parts], label_at
 
     def find_label(self, where: str, names: Sequence[str]) -> int:
         """Return the position of the label column."""
@@ -83,18 +88,13 @@ def label_key(value: object) -> str:
 
 
 def parse_label_map(label_map: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Return the meaning of each label, by label in lower case: "not spam", "spam", or the name of another class.
-
-    Raises:
-        DataError: An entry is not OLD=NEW, or two entries contradict each other.
-    """
+    """Return the meaning of each label, by `label_key`: "not spam", "spam", or the name of another class."""
     if isinstance(label_map, str):
-        entries = [entry.rpartition("=") for entry in label_map.split(",")]
-        label_map = [(old, new) for old, _, new in entries]
+        entries = [entry.rpartition("=")[::2] for entry in label_map.split(",")]
     else:
-        label_map = list((label_map or {}).items())
+        entries = (label_map or {}).items()
     meanings: dict[str, str] = {}
-    for old, new in label_map:
+    for old, new in entries:
         key, meaning = label_key(old), " ".join(str(new).split())
         if not key or not meaning:
             entry = short(f"{old}={new}" if old else str(new))

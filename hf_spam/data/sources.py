@@ -8,21 +8,21 @@ a Large Language Model (From Scratch)*; the "full" protocol keeps every message,
 import logging
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from ..hub_errors import HubError, check_reachable
-from ..text import first_line, printable, short
+from ..text import first_line, printable
 from .duplicates import duplicate_groups
 from .formats import DataError, DataFile, is_hub_id, suffix_of
 from .labels import Labels, annotated_features_of
@@ -31,13 +31,13 @@ from .readers import open_file
 from .reading import Reading
 from .splits import SPLITS, book_split, full_split
 from .tables import DatasetReader
-from .tokenization import replace_lone_surrogates
 from .uci import uci_file
 from .windows import Reader
 
 logger = logging.getLogger(__name__)
 WINDOW_ROWS = 256  # of thousands, the garbage collector would scan the rows again and again
-SPLIT_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation", "testing": "test"}
+SPLIT_NAMES = {split: split for split in SPLITS} | {"training": "train", "testing": "test"}
+SPLIT_NAMES |= dict.fromkeys(("valid", "val", "dev"), "validation")
 EMBEDDED = Path(__file__).with_name("messages")
 MARKETING, TWINS = "marketing", "twins"  # files of the embedded messages that are treated in their own way
 
@@ -63,11 +63,11 @@ def load_sms_spam(
     given: then they become classes, sorted, numerically if all are whole numbers. Case and white space make no classes.
 
     Args:
-        source: "sample" (the messages embedded in the package, without marketing), "marketing" (the embedded marketing
-            messages, labelled "not spam"), "uci" (the SMS Spam Collection, downloaded once), the path of a .tsv, .csv,
-            .txt, .jsonl, .json or .parquet file, also in a .zip or .gz, a folder with files called train, validation
-            and test, or a Hub dataset id "owner/name". Or data in memory: a `Dataset`, `DatasetDict` or
-            `DataFrame`. Several, in a list or separated by commas ("uci,sample"), are read as one.
+        source: "sample" (the embedded messages), "marketing" (the embedded marketing messages, labelled "not spam"),
+            "uci" (the SMS Spam Collection, downloaded once), the path of a .tsv, .csv, .txt, .jsonl, .json or .parquet
+            file, also in a .zip or .gz, a folder with files called train, validation and test, a Hub dataset id
+            "owner/name", or a `Dataset`, `DatasetDict` or `DataFrame`. Several, in a list or separated by commas
+            ("uci,sample"), are read as one.
         protocol: "full" keeps every message, stratifies by label and keeps duplicates (see `duplicate_key`) in one
             split; the train, validation and test splits of a source that has them are used as they are. "book" samples
             every class down to the size of the smallest and ignores duplicates: on the UCI file, exactly the book's
@@ -95,59 +95,42 @@ def load_sms_spam(
     if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
         raise DataError(f"the seed must be a whole number from 0 to 2**32 - 1, got {seed!r}")
     reading = Reading(
+        protocol=protocol,
         text_column=text_column,
         label_column=label_column,
         label_map=label_map,
+        positive_label=positive_label,
+        classes=classes,
         encoding=encoding,
         skip_bad_rows=skip_bad_rows,
         remembered=remembered,
     )
-    parts = _labelled(source_name(source), _open(source, protocol, reading), reading, classes, positive_label)
+    name, parts = source_name(source), _read_splits(source, reading)
     if all(split in parts for split in SPLITS) and protocol == "full":
-        return DatasetDict({split: parts[split].select_columns(["text", "label"]) for split in SPLITS})
+        return _texts_and_labels({split: parts[split] for split in SPLITS})
     if len(parts) > 1:
         advice = "protocol 'full' keeps them" if set(SPLITS) <= set(parts) else f"{', '.join(SPLITS)} would be kept"
-        found = ", ".join(parts)
-        logger.warning("%s: merging its splits (%s) and splitting again; %s", source_name(source), found, advice)
+        logger.warning("%s: merging its splits (%s) and splitting again; %s", name, ", ".join(parts), advice)
     dataset = concatenate_datasets(list(parts.values()))
     try:
         indices = book_split(dataset["label"][:], seed) if protocol == "book" else full_split(dataset, seed)
     except DataError as error:
-        raise DataError(f"{source_name(source)}: {error}") from None
-    dataset = dataset.select_columns(["text", "label"])
-    return DatasetDict({split: dataset.select(rows) for split, rows in zip(SPLITS, indices, strict=True)})
+        raise DataError(f"{name}: {error}") from None
+    return _texts_and_labels({split: dataset.select(rows) for split, rows in zip(SPLITS, indices, strict=True)})
 
 
-def read_messages(
-    source: Sources,
-    *,
-    protocol: Literal["book", "full"] = "full",
-    allow_single_label: bool = False,
-    positive_label: str | None = None,
-    classes: Sequence[str] | None = None,
-    **reading: Any,
-) -> Dataset:
+def read_messages(source: Sources, **reading: Any) -> Dataset:
     """Read all messages of a source without splitting or balancing them.
 
-    Args:
-        source: As for `load_sms_spam`; the splits of a source that has them are concatenated.
-        protocol: "book" interprets quotes in a TSV without a header, as the book does, which merges a few messages of
-            the UCI file (5,572 rows); "full" reads every line (5,574).
-        allow_single_label: Whether all messages may have the same label.
-        positive_label, classes, **reading: As for `load_sms_spam`.
+    Arguments and errors are those of `load_sms_spam`, and `allow_single_label` says whether all messages may have the
+    same label. Protocol "book" only interprets quotes in a TSV without a header, as the book does, which merges a few
+    messages of the UCI file (5,572 rows in place of 5,574).
 
-    Returns:
-        One row per message in the source's order, with the columns of `load_sms_spam`, and `source` (its name),
-        `category` and `language` (as in the file, or "") and `group` (messages that belong in the same split, such as
-        duplicates, have the same number).
-
-    Raises:
-        DataError: The source cannot be found, fetched or read.
+    Returns one row per message in the source's order, with the columns of `load_sms_spam`, and `source` (its name),
+    `category` and `language` (as in the file, or "") and `group` (messages that belong in the same split, such as
+    duplicates, have the same number).
     """
-    how = Reading(**reading)
-    readers = _open(source, protocol, how)
-    parts = _labelled(source_name(source), readers, how, classes, positive_label, allow_single_label)
-    return concatenate_datasets(list(parts.values()))
+    return concatenate_datasets(list(_read_splits(source, Reading(**reading)).values()))
 
 
 def read_texts(source: Sources, **reading: Any) -> list[str]:
@@ -155,99 +138,84 @@ def read_texts(source: Sources, **reading: Any) -> list[str]:
 
     Empty texts are left out. Arguments and errors are those of `load_sms_spam`.
     """
-    readers = _open(source, "full", Reading(**reading, labelled=False))
     texts: list[str] = []
-    for reader in chain(*readers.values()):
+    for reader in _open(source, Reading(**reading, labelled=False)):
         for window in reader.windows(WINDOW_ROWS):
-            texts += [replace_lone_surrogates(text) for text in reader.messages(window).texts if (text or "").strip()]
+            texts += [text for text in reader.messages(window).texts if (text or "").strip()]
     if not texts:
         raise DataError(f"{source_name(source)}: no messages found")
     logger.info("%s: %d texts", source_name(source), len(texts))
     return texts
 
 
-def read_sets(source: Sources, *, classes: Sequence[str] | None = None, **reading: Any) -> DatasetDict:
+def read_sets(source: Sources, **reading: Any) -> DatasetDict:
     """Read all messages of a source as test sets, which may have a single label, without splitting or balancing.
 
     Returns the splits of a source that has them, or one set named after the source. Arguments, columns and errors are
     those of `load_sms_spam`.
     """
-    how = Reading(**reading)
-    parts = _labelled(source_name(source), _open(source, "full", how), how, classes, allow_single_label=True)
+    parts = _read_splits(source, Reading(**reading, allow_single_label=True))
     if list(parts) == ["all"]:
         parts = {",".join(Path(source_name(one)).name for one in sources_of(source)): parts["all"]}
-    return DatasetDict({name: part.select_columns(["text", "label"]) for name, part in parts.items() if len(part)})
+    return _texts_and_labels({name: part for name, part in parts.items() if len(part)})
 
 
-def check_splits(data: DatasetDict, positive_label: str | None = None, **reading: Any) -> DatasetDict:
-    """Convert splits passed by the user to the columns and labels of `load_sms_spam`.
+def check_splits(data: DatasetDict, **reading: Any) -> DatasetDict:
+    """Convert splits passed by the user, one of them called train, to the columns and labels of `load_sms_spam`.
 
-    Raises:
-        DataError: There is no split `train`, a split is empty, a column is missing, a label is unknown, or the splits
-            have different classes.
+    Arguments and errors are those of `load_sms_spam`.
     """
     how = Reading(**reading)
-    readers = _split_readers("the data", data, how)
-    if "train" not in readers:
+    readers = [reader for reader in _split_readers("", data, how) if reader.split in SPLITS]
+    if all(reader.split != "train" for reader in readers):
         raise DataError(f"a split named 'train' is needed; found: {', '.join(map(repr, data)) or 'none'}")
-    readers = {split: readers[split] for split in SPLITS if split in readers}
-    for split, (reader,) in readers.items():
-        if reader.class_names != readers["train"][0].class_names:
-            known = short(readers["train"][0].class_names)
-            raise DataError(f"{split}: its classes {short(reader.class_names)} differ from those of train, {known}")
-        if not reader.dataset.num_rows:
-            raise DataError(f"{split}: no messages found")
-    parts = _labelled("the data", readers, how, positive_label=positive_label)
+    parts = _labelled("the data", _in_order(readers), how)
+    if empty := [split for split, part in parts.items() if not len(part)]:
+        raise DataError(f"{empty[0]}: no messages found")
+    return _texts_and_labels(parts)
+
+
+def _texts_and_labels(parts: Mapping[str, Dataset]) -> DatasetDict:
     return DatasetDict({split: part.select_columns(["text", "label"]) for split, part in parts.items()})
 
 
-def _open(source: Sources, protocol: str, reading: Reading) -> dict[str, list[Reader]]:
-    """Return the readers of each split of a source that has splits, or of one split called "all"."""
-    if protocol not in ("book", "full"):
-        raise DataError(f"unknown protocol {short(protocol)}: use 'book' or 'full'")
-    opened = [_open_one(one, protocol, reading) for one in sources_of(source)]
-    if not opened:
+def _read_splits(source: Sources, reading: Reading) -> dict[str, Dataset]:
+    """Read the messages of each split of a source that has splits, or of one split called "all"."""
+    return _labelled(source_name(source), _open(source, reading), reading)
+
+
+def _open(source: Sources, reading: Reading) -> list[Reader]:
+    """Return the readers of a source, or of several sources, which have no splits together."""
+    sources, readers = sources_of(source), []
+    for one in sources:
+        for reader in _open_one(one, reading):
+            reader.source = source_name([one])
+            reader.split = reader.split if len(sources) == 1 else "all"
+            readers.append(reader)
+    if not readers:
         raise DataError("no data source given")
-    if len(opened) == 1:
-        return opened[0]
-    return {"all": [reader for splits in opened for readers in splits.values() for reader in readers]}
+    return readers
 
 
-def _open_one(source: Source, protocol: str, reading: Reading) -> dict[str, list[Reader]]:
+def _open_one(source: Source, reading: Reading) -> list[Reader]:
     name = source_name([source])
     if isinstance(source, dict):
-        return _split_readers(name, source, reading)
+        return _split_readers(f"{name}, ", source, reading)
     if not isinstance(source, str | os.PathLike):
-        return {"all": [DatasetReader(name, _as_dataset(name, source), reading)]}
-    if not name:
-        raise DataError("the data source is an empty string")
-    files: dict[str, list[DataFile]] = {}
+        return [DatasetReader(name, _as_dataset(name, source), reading)]
     if source in ("sample", MARKETING):
-        names = [path.stem for path in sorted(EMBEDDED.glob("*.tsv"))]
-        names = [MARKETING] if source == MARKETING else [kind for kind in names if kind != MARKETING]
-        files["all"] = [DataFile.find(EMBEDDED / f"{kind}.tsv", name=f"{name}, {kind}.tsv") for kind in names]
-    elif isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
-        splits = _load_from_hub(name)
-        return _split_readers(name, splits, reading)
-    elif source == "uci":
-        files["all"] = [DataFile.find(uci_file(), name=name)]
-    elif os.path.isdir(name):
-        if any((Path(name) / written).exists() for written in ("dataset_dict.json", "state.json")):
-            saved = load_from_disk(name)
-            return _split_readers(name, saved if isinstance(saved, dict) else {"all": saved}, reading)
-        for split, paths in _files_of_splits(Path(name)).items():
-            files[split] = [DataFile.find(path) for path in paths]
-    elif os.path.lexists(name):
-        files["all"] = [DataFile.find(source)]
-    else:
-        raise DataError(f"{name}: not a file or folder, 'sample', 'marketing', 'uci' or a Hub dataset id 'owner/name'")
-    parts = {
-        split: [open_file(file, reading, book_quotes=protocol == "book") for file in of_split]
-        for split, of_split in files.items()
-    }
-    for reader in chain(*parts.values()):
-        reader.source = name
-    return parts
+        paths = [path for path in sorted(EMBEDDED.glob("*.tsv")) if (path.stem == MARKETING) == (source == MARKETING)]
+        return [open_file(DataFile.find(path, name=f"{name}, {path.name}"), reading) for path in paths]
+    if isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
+        return _split_readers(f"{name}, ", _load_from_hub(name), reading)
+    if source == "uci":
+        return [open_file(DataFile.find(uci_file(), name=name), reading)]
+    if os.path.isdir(name):
+        return _open_folder(Path(name), reading)
+    if os.path.lexists(name):
+        return [open_file(DataFile.find(source), reading)]
+    known = "a file or folder, 'sample', 'marketing', 'uci' or a Hub dataset id 'owner/name'"
+    raise DataError(f"{name or repr(name)}: not {known}")
 
 
 def _load_from_hub(name: str) -> DatasetDict:
@@ -261,15 +229,13 @@ def _load_from_hub(name: str) -> DatasetDict:
         raise DataError(f"{name}: {reason}; check the id, the network and your login, or use 'sample'") from error
 
 
-def _split_readers(name: str, splits: Mapping[str, Any], reading: Reading) -> dict[str, list[Reader]]:
-    """Return a reader of each split, under its usual name."""
-    readers: dict[str, list[Reader]] = {}
+def _split_readers(prefix: str, splits: Mapping[str, Any], reading: Reading) -> list[Reader]:
+    """Return a reader of each split; errors call it by its own name, after `prefix`."""
+    readers = []
     for split, data in splits.items():
-        data = _as_dataset(name, data)
-        usual = SPLIT_NAMES.get(str(split).lower(), str(split).lower() if str(split).lower() in SPLITS else str(split))
-        reader = DatasetReader(split if name == "the data" else f"{name}, {split}", data, reading)
-        reader.source = name
-        readers.setdefault(usual, []).append(reader)
+        name = f"{prefix}{split}"
+        readers.append(DatasetReader(name, _as_dataset(name, data), reading))
+        readers[-1].split = SPLIT_NAMES.get(str(split).lower(), str(split))
     return readers
 
 
@@ -287,88 +253,71 @@ def _as_dataset(name: str, data: Any) -> Dataset | IterableDataset:
         raise DataError(f"{name}: {first_line(error)}; {advice}") from None
 
 
-def _files_of_splits(folder: Path) -> dict[str, list[Path]]:
-    """Return the files of each split in a folder: train.csv, or parts such as data/train-00000-of-00002.parquet."""
-    found: dict[str, list[Path]] = {}
+def _open_folder(folder: Path, reading: Reading) -> list[Reader]:
+    """Return readers of what `save_to_disk` wrote, or of files such as train.csv and data/train-00000-of-00002.csv."""
+    if any((folder / written).exists() for written in ("dataset_dict.json", "state.json")):
+        saved = load_from_disk(folder)
+        return _split_readers(f"{folder}, ", saved if isinstance(saved, dict) else {"all": saved}, reading)
+    readers: list[Reader] = []
     for path in sorted([*folder.iterdir(), *(folder / "data").glob("*")]):
         match = re.fullmatch(r"([a-z]+)(-\d+-of-\d+)?(\..+)", path.name.lower())
-        split = SPLIT_NAMES.get(match[1], match[1]) if match else ""
-        if split in SPLITS and suffix_of(path.name) and path.is_file():
-            if split in found and not match[2]:
+        split = SPLIT_NAMES.get(match[1]) if match else None
+        if split and suffix_of(path.name) and path.is_file():
+            if not match[2] and any(reader.split == split for reader in readers):
                 raise DataError(f"{folder}: several files for {split}, such as {path.name}; remove all but one")
-            found.setdefault(split, []).append(path)
-    if not found:
+            readers.append(open_file(DataFile.find(path), reading))
+            readers[-1].split = split
+    if not readers:
         raise DataError(f"{folder}: is a folder without files called train, validation or test; name a file in it")
-    return {split: found[split] for split in SPLITS if split in found}
+    return _in_order(readers)
 
 
-def _labelled(
-    name: str,
-    readers: Mapping[str, Sequence[Reader]],
-    reading: Reading,
-    classes: Sequence[str] | None = None,
-    positive_label: str | None = None,
-    allow_single_label: bool = False,
-) -> dict[str, Dataset]:
-    """Read a dataset from the readers of each split; labels become indices into the classes that all share."""
-    labels = Labels(reading)
-    parts = {split: _messages(of_split, labels) for split, of_split in readers.items()}
-    if not sum(len(part["text"]) for part in parts.values()):
+def _in_order(readers: Sequence[Reader]) -> list[Reader]:
+    return sorted(readers, key=lambda reader: SPLITS.index(reader.split))
+
+
+def _labelled(name: str, readers: Sequence[Reader], reading: Reading) -> dict[str, Dataset]:
+    """Read the messages of each split; labels become indices into the classes that all share."""
+    labels, twins = Labels(reading), []
+    columns: dict[str, list[Any]] = defaultdict(list)
+    ends: dict[str, int] = {}
+    for split in dict.fromkeys(reader.split for reader in readers):
+        for reader in (reader for reader in readers if reader.split == split):
+            first_row = len(columns["text"])
+            _read(reader, labels, columns)
+            if reader.file is not None and reader.file.path == EMBEDDED / f"{TWINS}.tsv":
+                twins += range(first_row + 1, len(columns["text"]), 2)
+        ends[split] = len(columns["text"])
+    if not columns["text"]:
         raise DataError(f"{name}: no messages found")
-    names = labels.choose_classes(name, next(iter(readers.values()))[0], classes, positive_label)
+    names = labels.choose_classes(name, readers[0].class_names)
     ids = labels.ids(names)
-    if len(found := set(ids.values())) == 1 and not allow_single_label:
+    if len(found := set(ids.values())) == 1 and not reading.allow_single_label:
         shown = printable(", ".join(label for seen in labels.found.values() for label in seen.spellings))
         advice = "at least two classes are needed; --label-map says what labels mean, for example 0=spam,1=ham"
         raise DataError(f"{name}: every message is {names[found.pop()]!r} (labels: {shown}); {advice}")
-    labels.log(names, classes is None and positive_label is None)
-    if unknown := labels.found.keys() - ids.keys():  # with `skip_bad_rows`
-        for part in parts.values():
-            kept = [i for i, label in enumerate(part["label"]) if label not in unknown]
-            part |= {column: [values[i] for i in kept] for column, values in part.items()}
-    groups = _groups(
-        [text for part in parts.values() for text in part["text"]],
-        [is_twin for part in parts.values() for is_twin in part.pop("is_twin")],
-    )
-    features, first_row, datasets = annotated_features_of(names), 0, {}
-    for split, part in parts.items():
-        count = len(part["text"])
-        indices = [ids[label] for label in part["label"]]
-        group = groups[first_row : first_row + count]
-        # Much faster than `Dataset.from_dict`, which encodes value by value.
-        datasets[split] = Dataset(pa.table(part | {"label": indices, "group": group}, features.arrow_schema))
-        first_row += count
-    return datasets
-
-
-def _groups(texts: list[str], is_twin: list[bool]) -> np.ndarray:
-    """Return the group of each message, (N,): duplicates, and a twin and the message before it, belong together."""
-    groups = duplicate_groups(texts)
-    for row in np.flatnonzero(is_twin):
+    labels.log(names)
+    groups = duplicate_groups(columns["text"])
+    for row in twins:  # a fake and the genuine message before it belong together
         groups[groups == groups[row]] = groups[row - 1]
-    return groups
+    columns |= {"label": list(map(ids.get, columns["label"])), "group": groups}
+    # Much faster than `Dataset.from_dict`, which encodes value by value.
+    table = pa.table(columns, annotated_features_of(names).arrow_schema)
+    rows = zip(ends, pairwise([0, *ends.values()]), strict=True)
+    # Unknown labels, which `skip_bad_rows` leaves out, are null.
+    return {split: Dataset(table[start:end].drop_null()) for split, (start, end) in rows}
 
 
-def _messages(readers: Sequence[Reader], labels: Labels) -> dict[str, list[Any]]:
-    """Return the columns of all messages of some readers, and whether a message belongs with the one before it.
-
-    Labels are those that `labels.add` returns.
-    """
-    names = ("text", "label", "source", "category", "language", "is_twin")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for reader in readers:
-        in_pairs = reader.file is not None and reader.file.path == EMBEDDED / f"{TWINS}.tsv"
-        first_row, left_out = len(columns["text"]), []
-        for window in reader.windows(WINDOW_ROWS):
-            messages = reader.messages(window)
-            columns["text"] += messages.texts
-            columns["label"] += labels.add(reader, messages)
-            left_out += messages.left_out
-            for name, values in reader.notes(messages.window, ("category", "language")).items():
-                columns[name] += values
-        if left_out:
-            logger.warning("%s: left out %d rows: %s", reader.name, len(left_out), "; ".join(left_out[:3]))
-        count = len(columns["text"]) - first_row
-        columns["source"] += [reader.source] * count
-        columns["is_twin"] += [in_pairs and row % 2 == 1 for row in range(count)]
-    return columns
+def _read(reader: Reader, labels: Labels, columns: dict[str, list[Any]]) -> None:
+    """Append the messages of a reader to the columns, with the keys that `labels.add` returns."""
+    left_out = []
+    for window in reader.windows(WINDOW_ROWS):
+        messages = reader.messages(window)
+        columns["text"] += messages.texts
+        columns["label"] += labels.add(reader, messages)
+        columns["source"] += [reader.source] * len(messages.texts)
+        for name, values in reader.annotations(messages.window).items():
+            columns[name] += values
+        left_out += messages.left_out
+    if left_out:
+        logger.warning("%s: left out %d rows: %s", reader.name, len(left_out), "; ".join(left_out[:3]))

@@ -20,9 +20,6 @@ def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tup
 
     The folds are stratified by label, and duplicates (see `duplicate_key`) are in the same fold, or messages of the
     same group if there is a column `group`. Every message is in exactly one of the k test sets.
-
-    Raises:
-        DataError: k is below 2, or a label has fewer than k different messages.
     """
     folds = _folds(dataset, k, seed, f"{k} folds need {k}")
     rows = np.arange(len(dataset))
@@ -73,15 +70,11 @@ def _folds(dataset: Dataset, k: int, seed: int, need: str) -> list[np.ndarray]:
     for label, name in enumerate(dataset.features["label"].names):
         distinct = len(np.unique(groups[labels == label]))
         if 0 < distinct < k:  # a ClassLabel may have classes without messages
-            remedy = "add some, or leave this label out" if len(set(labels)) > 2 else "add some"
             counted, total = f"{name!r} has {distinct}", int((labels == label).sum())
             if distinct < total:
-                same = (
-                    "are of one group"
-                    if "group" in dataset.column_names
-                    else "differ in case, digits or punctuation only"
+                counted += (
+                    f" ({total} messages, but those that differ in case, digits or punctuation only count as one)"
                 )
-                counted += f" ({total} messages, but those that {same} count as one)"
-            raise DataError(f"{need} different messages of each label; {counted}: {remedy}")
+            raise DataError(f"{need} different messages of each label; {counted}: add some")
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     return [fold for _, fold in splitter.split(labels, labels, groups)]

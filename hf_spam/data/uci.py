@@ -13,8 +13,6 @@ from ..files import write_file
 from ..text import first_line
 from .formats import UCI_MEMBER, DataError
 
-logger = logging.getLogger(__name__)
-
 UCI_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"  # of the file in the zip
 UCI_ADDRESSES = (
     "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
@@ -30,11 +28,7 @@ def cached_uci() -> Path | None:
 
 
 def uci_file() -> Path:
-    """Return the path of the verified collection in the cache under HF_HOME, downloading it if necessary.
-
-    Raises:
-        DataError: The download failed, or the cache cannot be written.
-    """
+    """Return the path of the verified collection in the cache under HF_HOME, downloading it if necessary."""
     if (cached := cached_uci()) is not None:
         return cached
     cached = Path(constants.HF_HOME) / "hf_spam" / UCI_MEMBER
@@ -43,7 +37,6 @@ def uci_file() -> Path:
         try:
             data = _download(address)
         except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            logger.info("%s: %s", address, first_line(error))
             failures.append(f"{address}: {first_line(error)}")
             continue
         try:

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from numbers import Number
 from typing import Any, NamedTuple
 
 from ..text import short
@@ -16,7 +17,7 @@ class Strings(NamedTuple):
     """A table of strings: text files do without pyarrow, which is in the extra `train`."""
 
     column_names: Sequence[str]
-    columns: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str]]
 
 
 Table = Strings | Any  # or a `pyarrow.Table`
@@ -33,13 +34,6 @@ class Window:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def select(self, indices: Sequence[int]) -> "Window":
-        """Return some of the rows."""
-        if len(indices) == len(self):
-            return self
-        rows = [self.rows[i] for i in indices] if isinstance(self.rows, list) else self.rows.take(indices)
-        return Window(rows, [self.numbers[i] for i in indices])
-
 
 @dataclass
 class Messages:
@@ -50,7 +44,7 @@ class Messages:
     texts: list[str | None]
     labels: list[Any]
     """Labels as in the source; empty if labels are not read."""
-    left_out: list[str] = field(default_factory=list)
+    left_out: list[str]
     """Place and fault of each row that was left out."""
 
 
@@ -62,20 +56,16 @@ class Reader:
     """
 
     unit = "line"
-    has_types = False
-    """Whether values may have types other than string."""
-    has_surrogates = False
-    """Whether texts and labels may hold half a surrogate pair."""
     file: DataFile | None = None
     """Input file. `None` for a dataset."""
-    total: int | None = None
-    """Number of rows, if known in advance."""
     class_names: list[str] | None = None
     """Class names of the label column, if it is a `ClassLabel`."""
-    source: str = ""
+    source = "the data"
     """The source that the user named."""
+    split = "all"
+    """Split of the source, if it has splits."""
     columns: tuple[str, str | None] = ("", None)
-    """Names of the text column and of the label column, once they are known."""
+    """Names of the text columns, separated by commas, and of the label column, once they are known."""
 
     def __init__(self, name: str, reading: Reading):
         self.name, self.reading = name, reading
@@ -85,34 +75,28 @@ class Reader:
         raise NotImplementedError
 
     def messages(self, window: Window) -> Messages:
-        """Return the messages in a window.
+        """Return the messages in a window; a bad row is an error, or left out with `skip_bad_rows`.
 
-        Raises:
-            DataError: A row cannot be read, or its text is not a string. If labels are read: its text or its label is
-                missing, or not valid Unicode. With `skip_bad_rows`, the row is left out instead.
+        A row is bad if it cannot be read, if its text is not a string or, when labels are read, if its text or label is
+        missing.
         """
         texts, labels, faults = self.cells(window)
         labelled = self.reading.labelled
-        good = set(map(type, texts)) <= {str}
+        good = set(map(type, texts)) <= {str} and set(map(type, labels)) <= {str, int, float, bool}
         if labelled and good:
-            hashable = set(map(type, labels)) <= {str, int, float, bool, type(None)}
-            good = all(map(str.strip, texts)) and all(map(label_key, set(labels) if hashable else labels))
-        if not good:
+            good = all(map(str.strip, texts)) and all(map(label_key, set(labels)))
+        if not good:  # most windows are good, and to look at every row would take far longer
             for i, text in enumerate(texts):
                 if i not in faults and (fault := _fault(text, labels[i] if labelled else None, labelled)):
                     faults[i] = fault
-        if labelled and self.has_surrogates:  # which Arrow cannot hold
-            for i, (label, text) in enumerate(zip(labels, texts, strict=True)):
-                if i not in faults and not _is_unicode(f"{label}{text}"):
-                    faults[i] = f"not valid Unicode: {short(f'{label}: {text}')}"
-        empty = {i for i, fault in faults.items() if fault is None}
-        left_out = [f"{self.unit} {window.numbers[i]}: {faults[i]}" for i in sorted(faults.keys() - empty)]
+        left_out = [f"{self.unit} {window.numbers[i]}: {faults[i]}" for i in sorted(faults) if faults[i]]
         if left_out and not self.reading.skip_bad_rows:
             raise DataError(f"{self.name}, {left_out[0]}; {SKIP}")
         if faults:
             kept = [i for i in range(len(window)) if i not in faults]
             texts, labels = [texts[i] for i in kept], [labels[i] for i in kept] if labelled else []
-            window = window.select(kept)
+            rows = [window.rows[i] for i in kept] if isinstance(window.rows, list) else window.rows.take(kept)
+            window = Window(rows, [window.numbers[i] for i in kept])
         return Messages(window, texts, labels, left_out)
 
     def cells(self, window: Window) -> tuple[list[Any], list[Any], dict[int, str | None]]:
@@ -123,16 +107,18 @@ class Reader:
         """Return all columns of a window of `Messages` unchanged, as a table or raw JSON lines."""
         raise NotImplementedError
 
-    def notes(self, window: Window, names: Sequence[str]) -> dict[str, list[str]]:
-        """Return columns that describe the messages of a window, such as "category"; "" where there is none.
+    def annotations(self, window: Window) -> dict[str, list[str]]:
+        """Return the columns "category" and "language" of a window of `Messages`; "" where there is none.
 
         The columns of texts and labels do not count. JSON lines have no such columns.
         """
-        table, found = self.table(window), {name: [""] * len(window) for name in names}
-        for name, values in () if isinstance(table, list) else zip(table.column_names, table.columns, strict=True):
+        found = {name: [""] * len(window) for name in ("category", "language")}
+        table = self.table(window)
+        for at, name in enumerate([] if isinstance(table, list) else table.column_names):
             key = name.strip().lower()
             if key in found and name not in (*self.columns[0].split(","), self.columns[1]):
-                values = values if isinstance(table, Strings) else values.to_pylist()
+                is_strings = isinstance(table, Strings)
+                values = [row[at] for row in table.rows] if is_strings else table.column(at).to_pylist()
                 found[key] = ["" if value is None else str(value) for value in values]
         return found
 
@@ -144,26 +130,24 @@ class Reader:
         """Describe what a user may not expect of the source, or return ""."""
         return ""
 
-    def _know_columns(self, names: Sequence[str], texts_at: list[int], label_at: int | None) -> None:
-        text = ",".join(names[i] for i in texts_at)
-        self.columns = (text, None if label_at is None else names[label_at])
+    def find_columns(self, where: str, names: Sequence[str]) -> tuple[list[int], int | None]:
+        """Return the positions of the text columns and of the label column, see `Reading.find`; keep their names."""
+        texts_at, label_at = self.reading.find(where, names)
+        self.columns = (",".join(names[at] for at in texts_at), None if label_at is None else names[label_at])
+        return texts_at, label_at
 
 
 def _fault(text: Any, label: Any, labelled: bool) -> str | None:
     """Return what is wrong with a row, or `None`."""
-    if text is not None and not isinstance(text, str):
+    if not isinstance(text, str | None):
         return f"the text is not a string: {short(text)}"
-    if labelled and not (text or "").strip():
+    if not labelled:
+        return None
+    if not (text or "").strip():
         return "the text is missing" if text is None else "the text is empty"
-    return "the label is missing" if labelled and not label_key(label) else None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    if not isinstance(label, str | Number | None):
+        return f"the label is not a string, a number or a boolean: {short(label)}"
+    return None if label_key(label) else "the label is missing"
 
 
 def rest_of_text(names: Sequence[str], texts_at: list[int]) -> list[int]:

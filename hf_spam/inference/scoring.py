@@ -33,7 +33,7 @@ from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
 from ..conversion.loading import history_file
-from ..data.dialects import find_encoding
+from ..data.dialects import with_format
 from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id, suffix_of
 from ..data.readers import LinesReader, open_file
 from ..data.reading import Reading
@@ -214,14 +214,13 @@ def _open(
     name = os.fspath(source)
     if name == STANDARD and not spool:
         file = DataFile(sys.stdin.fileno(), "standard input", PLAIN_TEXT)
-        yield LinesReader(file, reading, find_encoding(file, reading.encoding)), STANDARD
+        yield LinesReader(with_format(file, reading.encoding), reading), STANDARD
     elif name == STANDARD:
         with tempfile.NamedTemporaryFile(prefix="hf-spam-", suffix=PLAIN_TEXT) as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
             file.flush()
-            spooled = DataFile.find(file.name, name="standard input")
-            lines = LinesReader(spooled, reading, find_encoding(spooled, reading.encoding))
-            yield lines, hash_file(Path(file.name))["sha256"]
+            spooled = with_format(DataFile.find(file.name, name="standard input"), reading.encoding)
+            yield LinesReader(spooled, reading), hash_file(Path(file.name))["sha256"]
     elif is_hub_id(name) and not suffix_of(name):
         from datasets import load_dataset  # slow to import, and of the extra `train`
 
@@ -344,7 +343,7 @@ def score_window(classifier: SpamClassifier, reader: Reader, window: Window, suf
     messages = reader.messages(window)
     table = reader.table(messages.window)
     if first:
-        check_output(reader.name, table, suffix, has_types=reader.has_types)
+        check_output(reader.name, table, suffix)
     with one_thread():
         labels, scores = classifier.answers(messages.texts)
     name = f"{reader.place(window, 0)} and after" if len(window) else reader.name

@@ -136,7 +136,7 @@ class ReadWindows:
         with local_copy(self.filesystem, path) as file:
             reader = open_file(file, self.reading)
             if isinstance(reader, JsonReader) and self.suffix == ".parquet":
-                reader = JsonTables(reader.file, reader.reading, reader.encoding)
+                reader = JsonTables(reader.file, reader.reading)
             check_input(reader, self.window_size, self.suffix)
             for window in reader.windows(self.window_size):
                 if isinstance(window.rows, pa.Table):
@@ -147,8 +147,6 @@ class ReadWindows:
 
 class JsonTables(JsonReader):
     """Read JSON as tables, with the keys of all rows of a window; a key that a row lacks is null there."""
-
-    has_types = True
 
     def table(self, window: Window) -> pa.Table:
         try:

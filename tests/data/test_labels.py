@@ -103,7 +103,7 @@ def test_the_positive_label_comes_second(tmp_path, caplog):
     found = load_sms_spam(tmp_path / "a.csv", **COLUMNS, positive_label="fraud")
     assert caplog.text.count("The positive label") == 1
     again = load_sms_spam(tmp_path / "a.csv", **COLUMNS, classes=["legit", "fraud"])
-    checked = check_splits(by_default, "fraud")
+    checked = check_splits(by_default, positive_label="fraud")
     for split in found:
         assert label_names(found[split]) == ["legit", "fraud"] == label_names(checked[split])
         assert sorted(named(found[split])) == sorted(named(by_default[split])) == sorted(named(checked[split]))
@@ -123,7 +123,7 @@ def test_an_impossible_positive_label_is_refused(labels, positive, message, tmp_
         read_messages(tmp_path / "a.csv", **COLUMNS, positive_label=positive)
     rows = Dataset.from_dict({"text": labels, "label": range(len(labels))}, features_of(labels))
     with pytest.raises(DataError, match=f"^the data: {message}$"):
-        check_splits(DatasetDict(train=rows), positive)
+        check_splits(DatasetDict(train=rows), positive_label=positive)
 
 
 def test_spam_may_be_named_as_the_positive_label(tmp_path):
@@ -203,8 +203,7 @@ REFUSED = {
         ", line 1: there is no label column 'kind'; found: ['body', 'label']; name it with --label-column",
     ),
     "NaN": (second("NaN"), {}, f", line 2: the label is missing{SKIP}"),
-    "a list": (second("[1]"), {}, ", line 2: a label must be a string, a number or a boolean, not [1]"),
-    "half a surrogate pair": (second('"\\ud800"'), {}, ", line 2: not valid Unicode: '\\ud800: b'" + SKIP),
+    "a list": (second("[1]"), {}, f", line 2: the label is not a string, a number or a boolean: [1]{SKIP}"),
     "one class": ('{"body": "a", "kind": "a"}\n', {}, f": every message is 'a' (labels: a); {ONE_CLASS}"),
     "the texts": (
         "".join(f'{{"body": "a{i}", "kind": "b{i}"}}\n' for i in range(30)),
@@ -233,7 +232,7 @@ def test_a_bad_label_is_refused_in_one_line(case, tmp_path):
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"train": TOPICS, "test": FEATURES}, r"test: its classes .* differ from those of train, \['World"),
+        ({"train": TOPICS, "test": FEATURES}, "^test, row 1: unknown label 'not spam'; known: World, Sports"),
         ({"train": features_of(["a"])}, "every message is 'a'"),
     ],
 )
@@ -242,7 +241,7 @@ def test_passed_splits_must_have_the_same_classes(splits, message):
     with pytest.raises(DataError, match=message):
         check_splits(DatasetDict(data))
     unlabelled = Dataset.from_dict({"text": ["a"], "label": [-1]}, features=TOPICS)
-    with pytest.raises(DataError, match=r"train, row 1: unknown label -1; known: World, Sports"):
+    with pytest.raises(DataError, match="train, row 1: unknown label '-1'; known: World, Sports"):
         check_splits(DatasetDict(train=unlabelled))
 
 
@@ -336,6 +335,6 @@ def test_a_label_map_of_ham_and_spam_leaves_no_class_of_its_own(tmp_path):
     named = {"label_column": "kind", "text_column": "text"}
     with pytest.raises(DataError, match="line 4: unknown label") as error:
         read_messages(tmp_path / "a.csv", label_map="1=ham,0=spam", **named)
-    assert "with --label-map '?'=ham or '?'=spam, or keep it as a class with '?'='?'; " in str(error.value)
+    assert "with --label-map '?'=ham or '?'=spam; " in str(error.value)
     kept = read_messages(tmp_path / "a.csv", label_map="1=ham,0=spam,?=?", **named)
     assert kept.features["label"].names == ["?", "not spam", "spam"] and kept["label"][:] == [1, 2, 0]
