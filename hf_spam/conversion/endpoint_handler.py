@@ -46,19 +46,12 @@ class EndpointHandler:
         self.logits = _transformers(folder) if stock else _onnxruntime(folder / (graph or GRAPH))
 
     def __call__(self, data: dict[str, Any]) -> list[Any]:
-        """Answer a request.
+        """Answer a request: its `inputs` are a message or a list of them, its `parameters` those of the pipeline.
 
-        Args:
-            data: `inputs`, a message or a list of them, and optionally `parameters`, which are those of the pipeline:
-                `top_k`, the number of labels to return (`None`: all), and `function_to_apply`, "softmax", "sigmoid" or
-                "none".
-
-        Returns:
-            A label and its score for each message; with `top_k`, a list of them, first the chosen label. As from the
-            pipeline, a single message gets a list of one, or with `top_k` the list of its labels.
-
-        Raises:
-            ValueError: `inputs` or a parameter is not valid.
+        These are `top_k`, the number of labels to return (`None`: all), and `function_to_apply`, "softmax", "sigmoid"
+        or "none"; others raise a `ValueError`. The answer is a label and its score for each message; with `top_k`, a
+        list of them, first the chosen label. As from the pipeline, a single message gets a list of one, or with `top_k`
+        the list of its labels.
         """
         inputs, parameters = data.get("inputs"), dict(data.get("parameters") or {})
         texts = [inputs] if isinstance(inputs, str) else inputs
