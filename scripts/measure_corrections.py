@@ -8,7 +8,6 @@ docs/training.md comes from this script.
 
 import random
 import re
-from typing import Any
 
 import click
 import numpy as np
@@ -17,22 +16,18 @@ from datasets import Dataset, concatenate_datasets
 from hf_spam import SpamClassifier, entry, finetune
 from hf_spam.data.duplicates import find_duplicates
 from hf_spam.data.sources import read_messages
-from hf_spam.options import CONTEXT, given_settings, options_of
 from hf_spam.training.corrections import divide
-from hf_spam.training.recipes import Recipe
 
 HOST = re.compile(r"\b[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|info|co|uk|in|ph|me|ly|xyz|top|site|app|shop|id)\b", re.I)
 NAMES = ["Maria", "James", "Ahmed", "Wei", "Elena", "Tom", "Priya", "Carlos", "Anna", "David", "Fatima", "Kofi"]
 WORDS = ["today", "please", "order", "friend", "house", "update", "school", "number", "garden", "window", "music"]
 
 
-@click.command(context_settings=CONTEXT)
+@click.command()
 @click.option("--uci", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--draws", default=10, show_default=True, help="Draws from the files, and from the sample.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True))
-@click.pass_context
-@options_of(Recipe)
-def main(ctx: click.Context, uci: str, draws: int, files: tuple[str, ...], **settings: Any) -> None:
+def main(uci: str, draws: int, files: tuple[str, ...]) -> None:
     """Correct the bundled model by ten messages a draw: five misses and five false alarms."""
     base = SpamClassifier.from_pretrained()
     _, held_out = divide(read_messages("sample"))
@@ -48,7 +43,7 @@ def main(ctx: click.Context, uci: str, draws: int, files: tuple[str, ...], **set
             rng = random.Random(draw)
             chosen = pool.select([row for rows in wrong for row in rng.sample(rows, 5)])
             variants = near_duplicates(chosen, rng)
-            run = finetune("corrections", **given_settings(ctx, settings), data=chosen, seed=draw)
+            run = finetune("corrections", data=chosen, seed=draw)
             model = SpamClassifier(run.model, run.tokenizer)
             changes = []
             for part, old in zip((held_out, collection), before, strict=True):

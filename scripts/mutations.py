@@ -101,10 +101,8 @@ class Case:
     unclear: set[str] = field(default_factory=set)  # why a person would not be sure how to read the file
     damage: Callable[[bytes], bytes] | None = None
     damaged: int | None = None  # row whose bytes are damaged
-    anything: bool = False  # whether damage may give any messages
     kinds: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # of the file
-    row_lines: list[int] = field(default_factory=list)  # line on which each row starts
 
     @property
     def has_lines(self) -> bool:
@@ -510,35 +508,14 @@ def encoding(case: Case, rng: random.Random) -> str | None:
     return name
 
 
-@mutation(kind="delimited")
-def swallowing_quote(case: Case, rng: random.Random) -> str | None:
-    """A quote that opens at the start of a text, and closes at the end of a later one or never."""
-    usual = case.quoting in ("minimal", "none") and len(case.rows) > 3 and "label" in case.columns
-    odd = case.unclear or any(row.bad or row.also or row.may_go or row.cells for row in case.rows)
-    if odd or not usual:
-        return None
-    first = rng.randrange(len(case.rows) - 2)
-    last = rng.choice([first + 1, first + 2, None])
-    for i, row in enumerate(case.rows):
-        if first <= i <= (last or i):
-            row.text = re.sub(rf'[\r\n"{re.escape(case.delimiter)}]', " ", row.text)
-    for row, how in [(case.rows[first], '"{}')] + ([(case.rows[last], '{}"')] if last else []):
-        row.cells["text"] = text = row.text
-        row.text = new = how.format(text)
-        row.change = lambda line, text=text, new=new: new.join(line.rsplit(text, 1))
-    case.unclear.add("damaged quote")
-    return f"a quote that swallows {'rows' if last else 'the rest'}"
-
-
 @mutation()
 def damage(case: Case, rng: random.Random) -> str | None:
     """Damage the bytes of one row: the others must come through."""
     bad = any(row.bad or row.may_go for row in case.rows)
-    if bad or case.kind == "JSON array" or "damaged quote" in case.unclear:
+    if bad or case.kind == "JSON array":
         return None
     how = rng.choice(DAMAGES)
     case.damage, case.damaged = partial(damaged, how=how, rng=rng), rng.randrange(len(case.rows))
-    case.anything = case.kind == "Parquet"
     case.unclear.add("damage")
     return f"damage: {how}"
 
@@ -606,7 +583,7 @@ def text_file(case: Case) -> bytes:
         pieces = [line + end for line in head]
     elif case.kind == "JSON array":
         pieces = ["["]
-    starts, counted = [], "\r" if end == "\r" else "\n"
+    starts = []
     for i, row in enumerate(case.rows):
         if case.kind == "delimited":
             line = case.delimiter.join(quoted(case, value) for value in values(case, row).values())
@@ -623,8 +600,7 @@ def text_file(case: Case) -> bytes:
             row.also.append(quoted(case, values(case, row)["text"]))
     if case.quoting == "none":
         accept_quotes(case, "".join(pieces[int(bool(case.before)) :]))
-    case.row_lines = [1 + "".join(pieces[:start]).count(counted) for start in starts]
-    case.lines = re.split(r"\r\n|\n" if counted == "\n" else "\r", "".join(pieces))
+    case.lines = re.split("\r" if end == "\r" else r"\r\n|\n", "".join(pieces))
     encoded = [piece.encode(case.encoding) for piece in pieces]
     if case.damage:
         start, tail = starts[case.damaged], len(end.encode(case.encoding)) * pieces[starts[case.damaged]].endswith(end)
