@@ -31,8 +31,6 @@ IMPLEMENTED = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-# The same for a classifier, whose scores would not be probabilities.
-CLASSIFIER = {"problem_type": (None, "single_label_classification")}
 IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight"  # buffers of old versions, and the language-model head
 SAME_SETTINGS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 SAME_SETTINGS += ("layer_norm_epsilon", "initializer_range")
@@ -42,7 +40,8 @@ TOLERANCE = 1e-6  # of the logits, for the head's bias
 def convert_settings(config: GPT2Config) -> dict[str, Any]:
     """Return the fields of the `SpamGPTConfig` for a GPT-2; a setting that SpamGPT lacks raises a `ValueError`."""
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    for name, values in (IMPLEMENTED | (CLASSIFIER if classifies else {})).items():
+    probabilities = {"problem_type": (None, "single_label_classification")} if classifies else {}
+    for name, values in (IMPLEMENTED | probabilities).items():
         if (value := getattr(config, name)) not in values:
             raise ValueError(f"{name} is {value!r}, SpamGPT supports {' or '.join(map(repr, values))}")
     if classifies and config.num_labels == 1:
