@@ -24,10 +24,8 @@ class Adapter:
     """An adapter on disk."""
 
     folder: Path
-    base: str
-    """Folder or Hub id of the model it was trained for."""
-    revision: str | None
-    """Branch, tag or commit of the base on the Hub."""
+    base: str  # folder or Hub id of the model it was trained for
+    revision: str | None  # branch, tag or commit of the base on the Hub
     tensors: Mapping[str, torch.Tensor]
 
     @property

@@ -22,11 +22,7 @@ class EndpointHandler:
 
     With a `threshold` in config.json, a message is spam if the probability of spam reaches it, and otherwise gets the
     most likely other label. Empty messages get an answer, long ones are cut to their first tokens, and lone surrogates
-    count as U+FFFD.
-
-    Args:
-        path: Folder of the export.
-        graph: Name of the ONNX graph in it. `None`: onnx/model.onnx, or the model of a GPT-2 export.
+    count as U+FFFD. `path` is the folder of an export, and `graph` names another ONNX graph in it.
     """
 
     def __init__(self, path: str = "", graph: str | None = None):
