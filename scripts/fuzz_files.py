@@ -89,20 +89,15 @@ def classify(connection: Connection, folder: Path) -> None:
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
     code, out, err = run("classify", "--json", "--model", str(folder), *MESSAGES)
-    if code:
-        connection.send(refusal(code, out, err))
-        return
-    answers = [json.loads(line) for line in out.splitlines()]
-    is_fine = [answer["text"] for answer in answers] == MESSAGES and all(0 < answer["score"] <= 1 for answer in answers)
-    connection.send("answered" if is_fine else f"no answer: {out}")
-
-
-def refusal(code: int, out: str, err: str) -> str:
-    """Return "refused" if an error is one clear line, or else the problem."""
     lines = [line for line in err.splitlines() if line.strip()]
     if code == 1 and not out and len(lines) == 1 and lines[0].startswith("hf-spam: ") and len(err) <= LONGEST_LINE:
-        return "refused"
-    return f"exit code {code}, {len(lines)} lines: {err[-3000:]}"
+        connection.send("refused")
+    elif code:
+        connection.send(f"exit code {code}, {len(lines)} lines: {err[-3000:]}")
+    else:
+        answers = [json.loads(line) for line in out.splitlines()]
+        is_fine = [one["text"] for one in answers] == MESSAGES and all(0 < one["score"] <= 1 for one in answers)
+        connection.send("answered" if is_fine else f"no answer: {out}")
 
 
 def run(*arguments: str) -> tuple[int | str, str, str]:

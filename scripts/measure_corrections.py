@@ -8,6 +8,7 @@ docs/training.md comes from this script.
 
 import random
 import re
+from functools import partial
 
 import click
 import numpy as np
@@ -76,19 +77,14 @@ def near_duplicates(messages: Dataset, rng: random.Random) -> Dataset:
         other = "".join(rng.choice("abcdefghijklmnoprstuvwy") for _ in range(rng.randint(4, 9)))
         return HOST.sub(other + rng.choice((".com", ".net", ".info", ".xyz")), text)
 
-    def name(text: str) -> str:
-        return replace(text, r"\b[A-Z][a-z]{2,}\b", NAMES)
-
-    def word(text: str) -> str:
-        return replace(text, r"\b[^\W\d_]{3,}\b", WORDS)
-
-    def replace(text: str, pattern: str, others: list[str]) -> str:
+    def replace(pattern: str, others: list[str], text: str) -> str:
         found = list(re.finditer(pattern, text))
         if not found:
             return text
         start, end = rng.choice(found).span()
         return text[:start] + rng.choice(others) + text[end:]
 
+    name, word = partial(replace, r"\b[A-Z][a-z]{2,}\b", NAMES), partial(replace, r"\b[^\W\d_]{3,}\b", WORDS)
     parts = []
     for changes in ((digits,), (digits, host), (digits, name), (word,), (digits, host, word), (digits, name, word)):
         texts = messages["text"][:]
