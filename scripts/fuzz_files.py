@@ -28,6 +28,7 @@ from typing import Any
 import click
 from mutations import DAMAGES, damaged
 
+from hf_spam.entry import QUIET
 from hf_spam.files import BUNDLED
 
 MESSAGES = ["Free entry! Txt WIN to 10010 now", "see you at home tonight", "", "call 0800 for your prize"]
@@ -43,15 +44,15 @@ CONTEXT = multiprocessing.get_context("forkserver")
 @click.option("--only", type=int, help="Run this case alone.")
 def main(cases: int, seed: int, only: int | None) -> None:
     """Print the outcomes; exit with an error if a case failed."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {**QUIET, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     CONTEXT.set_forkserver_preload(["hf_spam.inference.classifier"])
     counts, failed = Counter(), 0
     for number in range(cases) if only is None else [only]:
         with tempfile.TemporaryDirectory() as folder:
             name, how, outcome = run_case(Path(folder, "model"), random.Random(f"{seed} {number}"))
-        counts[name, outcome] += 1
         is_fine = outcome in ("refused", "answered")
+        counts[name, outcome if is_fine else "failed"] += 1
         failed += not is_fine
         if not is_fine or only is not None:
             click.echo(f"case {number}, {name}: {how}: {outcome}")
