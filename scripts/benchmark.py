@@ -4,13 +4,11 @@
 
 Fine-tuning is compared with the book's plain loop (the oracle in `tests/`) and with the Trainer of transformers, both
 with the same frozen layers and as many evaluations; scoring with the stock text-classification pipeline at its best
-batch size; scoring a file on one process per core with one process and with Ray Data; reading a CSV file with Python's
-csv module and with pandas, which check less. Each run is a process of its own, so that peak memory is its own as well.
-Loading libraries and models is not timed. Weights are random; for scoring, the head is fitted to 1,000 messages. How
-closely the results agree is printed next to the times.
+batch size; scoring a file on one process per core with one process and with Ray Data. Each run is a process of its own,
+so that peak memory is its own as well. Loading libraries and models is not timed. Weights are random; for scoring, the
+head is fitted to 1,000 messages. How closely the results agree is printed next to the times.
 """
 
-import csv
 import importlib.util
 import json
 import os
@@ -156,45 +154,6 @@ def scored(folder: Path, work: dict[str, Any], model: str = "ours", **settings: 
     return lambda: {"scores": classifier.predict_proba(texts)[:, 1].tolist()}
 
 
-# Reading a CSV file
-
-MESSAGES_CSV = "messages.csv"
-
-
-def csv_module(folder: Path, work: dict[str, Any]) -> Run:
-    def run() -> dict[str, Any]:
-        with (folder / MESSAGES_CSV).open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            next(reader)
-            return {"characters": sum(len(text) for _, text in reader)}
-
-    return run
-
-
-def pandas(folder: Path, work: dict[str, Any]) -> Run:
-    import pandas as pd
-
-    def run() -> dict[str, Any]:
-        windows = pd.read_csv(folder / MESSAGES_CSV, dtype=str, keep_default_na=False, chunksize=4096)
-        return {"characters": sum(sum(map(len, window["text"].tolist())) for window in windows)}
-
-    return run
-
-
-def read_windows(folder: Path, work: dict[str, Any]) -> Run:
-    from hf_spam.data.formats import DataFile
-    from hf_spam.data.readers import open_file
-    from hf_spam.data.reading import Reading
-    from hf_spam.data.sources import WINDOW_ROWS
-
-    def run() -> dict[str, Any]:
-        reader = open_file(DataFile.find(folder / MESSAGES_CSV), Reading())  # finds encoding, delimiter and quotes
-        texts = (reader.messages(window).texts for window in reader.windows(WINDOW_ROWS))
-        return {"characters": sum(sum(map(len, of_window)) for of_window in texts)}
-
-    return run
-
-
 EXPORTS = ["hf_spam, ONNX Runtime", "hf_spam, ONNX Runtime, int8"]
 # The contenders of each table; the others are compared with the first.
 SCORING = {
@@ -214,7 +173,6 @@ TABLES = {
     "scoring": SCORING,
     "scoring, bundled": SCORING,
     "scoring a file": FILES,
-    "reading": {"csv module": csv_module, "pandas": pandas, "hf_spam": read_windows},
 }
 
 
@@ -240,7 +198,7 @@ def book_model(shape: str) -> torch.nn.Module:
     return GPTModel(50257, size["n_positions"], size["n_embd"], size["n_layer"], size["n_head"])
 
 
-def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, Any]:
+def make_weights(folder: Path, table: str, work: dict[str, Any]) -> None:
     """Save the same weights, random or those of the bundled model, in the formats of all contenders."""
     from sklearn.linear_model import LogisticRegression
     from small_data import MESSAGES
@@ -252,12 +210,13 @@ def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, An
     from hf_spam.data.tokenization import encode
     from hf_spam.hub.export import export_model
 
+    with_onnx = not set(EXPORTS) <= set(work["without"])
     if work["shape"] == "bundled":
         export_model("bundled", folder / "stock", format="gpt2", data=MESSAGES)
-        if not set(EXPORTS) <= set(work["without"]):
+        if with_onnx:
             export_model("bundled", folder / "onnx", format="onnx", data=MESSAGES)
         (folder / "ours").symlink_to(BUNDLED)
-        return {}
+        return
     torch.manual_seed(1)
     size = SHAPES[work["shape"]]
     tokenizer = load_tokenizer(work["tokenizer"])
@@ -265,7 +224,7 @@ def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, An
         torch.save(book_model(work["shape"]).state_dict(), folder / "book.pth")
         import_weights(folder / "book.pth", folder / "base", n_head=size["n_head"])
         tokenizer.save_pretrained(folder / "base")
-        return {}
+        return
     ends = {name: tokenizer.pad_token_id for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     stock = GPT2ForSequenceClassification(GPT2Config(**size, vocab_size=len(tokenizer), **ends)).eval()
     messages = read_messages(MESSAGES)
@@ -280,29 +239,8 @@ def make_weights(folder: Path, table: str, work: dict[str, Any]) -> dict[str, An
     tokenizer.save_pretrained(folder / "stock")
     import_weights(folder / "stock", folder / "ours")
     tokenizer.save_pretrained(folder / "ours")
-    if set(EXPORTS) <= set(work["without"]):
-        return {"refused": []}
-    try:
+    if with_onnx:
         export_model(folder / "ours", folder / "onnx", format="onnx", data=MESSAGES)
-    except ValueError as error:
-        click.echo(str(error), err=True)
-        return {"refused": EXPORTS}
-    return {"refused": []}
-
-
-def make_messages(folder: Path, table: str, work: dict[str, Any]) -> dict[str, Any]:
-    """Write the sample to a CSV file again and again, until the file is large enough."""
-    from hf_spam.data.sources import read_messages
-
-    sample = read_messages("sample")
-    labels = [("ham", "spam")[label] for label in sample["label"][:]]
-    rows = list(zip(labels, sample["text"][:], strict=True))
-    with (folder / MESSAGES_CSV).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["label", "text"])
-        while file.tell() < work["megabytes"] * 1e6:
-            writer.writerows(rows)
-    return {}
 
 
 def do_job(folder: str, table: str, work: dict[str, Any], contender: str | None) -> dict[str, Any]:
@@ -314,9 +252,10 @@ def do_job(folder: str, table: str, work: dict[str, Any], contender: str | None)
     transformers.utils.logging.disable_progress_bar()
     if contender is None:
         if table == "scoring a file":
-            return write_rows(Path(folder), work["rows"]) or {}
-        make = make_messages if table == "reading" else make_weights
-        return make(Path(folder), table, work)
+            write_rows(Path(folder), work["rows"])
+        else:
+            make_weights(Path(folder), table, work)
+        return {}
     run = TABLES[table][contender](Path(folder), work)
     start = time.perf_counter()
     result = run()
@@ -336,8 +275,8 @@ def in_a_process(**job: Any) -> dict[str, Any]:
 def compare(table: str, repeats: int, work: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the runs of each contender, interleaved so that a slow moment affects all of them."""
     with tempfile.TemporaryDirectory() as folder:
-        refused = in_a_process(folder=folder, table=table, work=work, contender=None).get("refused", [])
-        left_out = {*work["without"], *refused, *(() if importlib.util.find_spec("ray") else ["Ray Data"])}
+        in_a_process(folder=folder, table=table, work=work, contender=None)
+        left_out = {*work["without"], *(() if importlib.util.find_spec("ray") else ["Ray Data"])}
         if torch.backends.cpu.get_cpu_capability() == "AVX2":  # no bfloat16 instructions
             left_out |= {name for name in TABLES[table] if "bf16" in name}
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES[table] if name not in left_out}
@@ -350,8 +289,6 @@ def compare(table: str, repeats: int, work: dict[str, Any]) -> dict[str, list[di
 
 def agreement(peer: dict[str, Any], name: str, other: dict[str, Any]) -> str:
     """Describe how closely two results agree."""
-    if "characters" in other:
-        return f"{'as' if peer['characters'] == other['characters'] else 'not as'} many characters"
     if "scores" in other:
         pairs = list(zip(peer["scores"], other["scores"], strict=True))
         same = sum((a > 0.5) == (b > 0.5) for a, b in pairs) / len(pairs)
@@ -379,7 +316,6 @@ def as_markdown(table: str, runs: dict[str, list[dict[str, Any]]]) -> str:
 @click.command()
 @click.option("--data", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--tokenizer", default="openai-community/gpt2", show_default=True, help="GPT-2's: a Hub id or a folder.")
-@click.option("--megabytes", default=1000, show_default=True, help="Size of the file to read.")
 @click.option("--rows", default=200_000, show_default=True, help="Rows of the file to score.")
 @click.option("--only", type=click.Choice(list(TABLES)), multiple=True, help="Tables to measure.  [default: all]")
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="124M", show_default=True, help="Except for bundled.")

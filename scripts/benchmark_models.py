@@ -24,8 +24,7 @@ TRAIN_HEAD = (sys.executable, Path(__file__).with_name("train_head.py"))
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--uci", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
-@click.option("--only", help="Names of models, separated by commas.  [default: all]")
-def main(folder: Path, uci: str, only: str | None) -> None:
+def main(folder: Path, uci: str) -> None:
     """Benchmark several models; FOLDER is for models and results."""
     folder.mkdir(parents=True, exist_ok=True)
     training = folder / "training.csv"
@@ -38,24 +37,14 @@ def main(folder: Path, uci: str, only: str | None) -> None:
     # What is benchmarked, and the command that makes it.
     models = {
         "bundled": ["bundled"],
-        "bundled-int8": [
-            onnx / "onnx" / "model_quantized.onnx",
-            HF_SPAM,
-            "export",
-            "bundled",
-            onnx,
-            "--format",
-            "onnx",
-        ],
+        "bundled-int8": [onnx / "onnx/model_quantized.onnx", HF_SPAM, "export", "bundled", onnx, "--format", "onnx"],
         "bundled-gpt2": [gpt2, HF_SPAM, "export", "bundled", gpt2, "--format", "gpt2"],
         "svm-sample": [f"baseline={training}"],
         "svm-uci": [f"baseline={uci}"],
         "minilm": [minilm, TRAIN_HEAD, minilm, "--data", training],
         "pocket-uci": [pocket, HF_SPAM, "train", "--recipe", "pocket", "--data", uci, "--output-dir", pocket],
     }
-    names = only.split(",") if only else list(models)
-    for name in names:
-        model, *made = models[name]
+    for name, (model, *made) in models.items():
         result = folder / f"{name}.json"
         if result.exists():
             continue
@@ -64,7 +53,7 @@ def main(folder: Path, uci: str, only: str | None) -> None:
             subprocess.run([*program, *arguments], check=True)
         recipe = ["--recipe", "pocket"] if name == "pocket-uci" else []
         subprocess.run([*HF_SPAM, "benchmark", model, "--uci", uci, *recipe, "--output", result], check=True)
-    click.echo(markdown([json.loads((folder / f"{name}.json").read_text()) for name in names]))
+    click.echo(markdown([json.loads((folder / f"{name}.json").read_text()) for name in models]))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ import json
 import tempfile
 from pathlib import Path
 
-import click
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hf_spam import entry
 from hf_spam.conversion.loading import BUNDLED, load_classifier
 from hf_spam.conversion.onnx import GRAPHS, write_onnx
 from hf_spam.inference.quick import BUNDLED_GRAPH
@@ -22,16 +20,8 @@ WEIGHTS = "model.safetensors"
 SMALL = 512  # bytes; smaller constants stay in the graph
 
 
-@click.command()
-@click.option("--model", "folder", default=BUNDLED, type=click.Path(path_type=Path), show_default=True, help="Folder.")
-def main(folder: Path) -> None:
-    """Write the graph of a model in fp32."""
-    write_graph(folder)
-    click.echo(f"The graph is {folder / BUNDLED_GRAPH}")
-
-
-def write_graph(folder: Path) -> None:
-    """Write the graph of the model in a folder, next to its weights."""
+def write_graph(folder: Path = BUNDLED) -> None:
+    """Write the graph of the model in a folder, in fp32, next to its weights."""
     with tempfile.TemporaryDirectory() as exported:
         write_onnx(load_classifier(folder).eval(), Path(exported))
         model = onnx.load(Path(exported, GRAPHS["fp32"]))
@@ -66,4 +56,4 @@ def weight_places(path: Path) -> dict[bytes, int]:
 
 
 if __name__ == "__main__":
-    entry.run(main, "bundled_graph.py")
+    write_graph()

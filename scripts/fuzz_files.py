@@ -26,6 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from mutations import DAMAGES, damaged
+
+from hf_spam.entry import QUIET
+from hf_spam.files import BUNDLED
 
 MESSAGES = ["Free entry! Txt WIN to 10010 now", "see you at home tonight", "", "call 0800 for your prize"]
 MODEL_FILES = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
@@ -40,100 +44,61 @@ CONTEXT = multiprocessing.get_context("forkserver")
 @click.option("--only", type=int, help="Run this case alone.")
 def main(cases: int, seed: int, only: int | None) -> None:
     """Print the outcomes; exit with an error if a case failed."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {**QUIET, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     CONTEXT.set_forkserver_preload(["hf_spam.inference.classifier"])
     counts, failed = Counter(), 0
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(Path(folder), seed)
-        for number in range(cases) if only is None else [only]:
-            outcome, detail = worker.run(number)
-            what = detail.split(":")[0]
-            counts[what, outcome] += 1
-            if outcome not in ("refused", "same", "another"):
-                failed += 1
-                click.echo(f"case {number}, {detail}: {outcome}")
-            elif only is not None:
-                click.echo(f"case {number}, {detail}: {outcome}")
-        worker.stop()
-    for (what, outcome), count in sorted(counts.items()):
-        click.echo(f"{what}: {count} {outcome}")
+    for number in range(cases) if only is None else [only]:
+        with tempfile.TemporaryDirectory() as folder:
+            name, how, outcome = run_case(Path(folder, "model"), random.Random(f"{seed} {number}"))
+        is_fine = outcome in ("refused", "answered")
+        counts[name, outcome if is_fine else "failed"] += 1
+        failed += not is_fine
+        if not is_fine or only is not None:
+            click.echo(f"case {number}, {name}: {how}: {outcome}")
+    for (name, outcome), count in sorted(counts.items()):
+        click.echo(f"{name}: {count} {outcome}")
     if failed:
         raise click.ClickException(f"{failed} of {cases} cases failed.")
-    click.echo(f"{sum(counts.values())} cases, none failed.")
+    click.echo(f"{counts.total()} cases, none failed.")
 
 
-class Worker:
-    """A process that runs cases, and is restarted if a case kills it."""
+def run_case(folder: Path, rng: random.Random) -> tuple[str, str, str]:
+    """Damage a copy of the bundled model and classify with it in a process of its own.
 
-    def __init__(self, folder: Path, seed: int):
-        self.folder, self.seed = folder, seed
-        self.process: Any = None
-
-    def run(self, number: int) -> tuple[str, str]:
-        """Run a case; return the outcome and a description of the case."""
-        if self.process is None:
-            self.connection, end = CONTEXT.Pipe()
-            self.process = CONTEXT.Process(target=work, args=(end, self.folder, self.seed))
-            self.process.start()
-            end.close()
-        self.connection.send(number)
-        try:
-            if self.connection.poll(SECONDS + 60 * (number == 0)):
-                return self.connection.recv()
-            outcome = f"more than {SECONDS} s"
-        except EOFError:
-            self.process.join()
-            outcome = f"crash, exit code {self.process.exitcode}"
-        self.stop()
-        return outcome, "crash or hang"
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.join()
-        self.process = None
+    Returns the damaged file, the damage, and the outcome.
+    """
+    name = rng.choice(MODEL_FILES)
+    shutil.copytree(BUNDLED, folder)
+    how = damage(folder / name, rng)
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=classify, args=(theirs, folder))
+    process.start()
+    theirs.close()
+    try:
+        outcome = ours.recv() if ours.poll(SECONDS) else f"more than {SECONDS} s"
+    except EOFError:
+        process.join()
+        outcome = f"crash, exit code {process.exitcode}"
+    process.kill()
+    process.join()
+    return name, how, outcome
 
 
-def work(connection: Connection, folder: Path, seed: int) -> None:
-    """Run the cases whose numbers arrive."""
-    import torch
-
-    torch.set_num_threads(1)
-    from hf_spam.conversion.loading import BUNDLED
-
-    answers = run("classify", "--json", *MESSAGES)[1]
+def classify(connection: Connection, folder: Path) -> None:
+    """Run `classify` on a model within limited memory, and send the outcome."""
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
-    while True:
-        number = connection.recv()
-        rng = random.Random(f"{seed} {number}")
-        case = folder / "case"
-        shutil.rmtree(case, ignore_errors=True)
-        name = rng.choice(MODEL_FILES)
-        shutil.copytree(BUNDLED, case)
-        detail = f"{name}: {damage(case / name, rng)}"
-        outcome = model_case(case, answers)
-        connection.send((outcome, detail))
-
-
-def model_case(folder: Path, answers: str) -> str:
-    """Run `classify` on a model and return the outcome."""
     code, out, err = run("classify", "--json", "--model", str(folder), *MESSAGES)
-    if code:
-        return refusal(code, out, err)
-    found = [json.loads(line) for line in out.splitlines()]
-    if [answer["text"] for answer in found] != MESSAGES or not all(0 < answer["score"] <= 1 for answer in found):
-        return f"no answer: {out}"
-    return "same" if out == answers else "another"
-
-
-def refusal(code: int, out: str, err: str) -> str:
-    """Return "refused" if an error is one clear line, or else the problem."""
     lines = [line for line in err.splitlines() if line.strip()]
     if code == 1 and not out and len(lines) == 1 and lines[0].startswith("hf-spam: ") and len(err) <= LONGEST_LINE:
-        return "refused"
-    return f"exit code {code}, {len(lines)} lines: {err[-3000:]}"
+        connection.send("refused")
+    elif code:
+        connection.send(f"exit code {code}, {len(lines)} lines: {err[-3000:]}")
+    else:
+        answers = [json.loads(line) for line in out.splitlines()]
+        is_fine = [one["text"] for one in answers] == MESSAGES and all(0 < one["score"] <= 1 for one in answers)
+        connection.send("answered" if is_fine else f"no answer: {out}")
 
 
 def run(*arguments: str) -> tuple[int | str, str, str]:
@@ -165,29 +130,9 @@ def damage(path: Path, rng: random.Random) -> str:
     end = len(data)
     if path.suffix == ".safetensors" and rng.random() < 0.8:
         end = 8 + struct.unpack("<Q", data[:8])[0]
-    at, length = rng.randrange(end), rng.choice([1, 1, 2, 8, 100])
-    how = rng.choice(["bit", "bytes", "zeros", "cut", "removed", "inserted", "repeated", "swapped"])
-    changed = bytearray(data)
-    match how:
-        case "bit":
-            changed[at] ^= 1 << rng.randrange(8)
-        case "bytes":
-            changed[at : at + length] = rng.randbytes(length)
-        case "zeros":
-            changed[at : at + length] = bytes(length)
-        case "cut":
-            del changed[at:]
-        case "removed":
-            del changed[at : at + length]
-        case "inserted":
-            changed[at:at] = rng.choice([b'"', b",", b"\t", b"\n", b"\r", b"\0", b"{", b"[", b"\xff", b"spam,", b"9"])
-        case "repeated":
-            changed[at:at] = data[at : at + length]
-        case "swapped":
-            other = rng.randrange(end)
-            changed[at], changed[other] = data[other], data[at]
-    path.write_bytes(changed)
-    return f"{how} at {at}"
+    how = rng.choice(DAMAGES)
+    path.write_bytes(damaged(data[:end], how, rng) + data[end:])
+    return how
 
 
 def change_json(values: Any, rng: random.Random) -> str:

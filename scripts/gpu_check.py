@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -61,16 +60,6 @@ def matrix_product_rate(size: int) -> float:
     return 2 * size**3 * 10 / seconds_of(lambda: [a @ b for _ in range(10)])
 
 
-@contextmanager
-def compiled_with(backend: str):
-    """Let Accelerate compile models, as `accelerate launch --dynamo_backend` does."""
-    os.environ["ACCELERATE_DYNAMO_BACKEND"] = backend
-    try:
-        yield
-    finally:
-        del os.environ["ACCELERATE_DYNAMO_BACKEND"]
-
-
 def make_base(folder: str, shape: str, tokenizer: str) -> None:
     """Save random weights of a shape, with a tokenizer."""
     from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification
@@ -96,8 +85,9 @@ def measure(base: str, data: str, epochs: int, messages: int, compiled: bool) ->
         def train(settings: dict = settings) -> None:
             finetune("book", data=splits, base=base, num_train_epochs=epochs, **settings)
 
-        with compiled_with(backend):
-            seconds = seconds_of(train)
+        os.environ["ACCELERATE_DYNAMO_BACKEND"] = backend  # as `accelerate launch --dynamo_backend` does
+        seconds = seconds_of(train)
+        del os.environ["ACCELERATE_DYNAMO_BACKEND"]
         if not rows:  # the same operations in each precision
             flops = flops_of(train)
         rows.append((name, seconds, epochs * len(splits["train"]), flops))

@@ -24,13 +24,15 @@ import click
 DATA = Path(__file__).parents[1] / "tests" / "messages.csv"  # each process reads it
 MESSAGES = {"train": 100, "validation": 20}
 SMALL = {"eval_freq": 5, "max_steps": 30, "learning_rate": 1e-3}
-POCKET = {**SMALL, "recipe": "pocket", "n_embd": 16, "vocab_size": 300, "per_device_train_batch_size": 8}
+TINY = {"n_embd": 16, "vocab_size": 300, "per_device_train_batch_size": 8}
+POCKET = {**SMALL, **TINY, "recipe": "pocket"}
+BOOK = {**SMALL, **TINY, "recipe": "book", "base": "random", "n_layer": 3, "n_head": 2, "n_positions": 64}
 STILL = {"dropout": 0.0, "case_augmentation": 0.0, "digit_augmentation": 0.0, "bpe_dropout": 0.0, "weight_average": 0.0}
 RUNS: dict[str, dict[str, Any]] = {
     "nothing random": {**POCKET, **STILL},
     "dropout": {**POCKET, **STILL, "dropout": 0.2},
     "accumulation": {**POCKET, "gradient_accumulation_steps": 3, "max_steps": 9},
-    "frozen blocks": {**SMALL, "recipe": "book", "per_device_train_batch_size": 8},
+    "frozen blocks": BOOK,
     "BPE dropout": {**POCKET, "bpe_dropout": 0.3},
 }
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -50,24 +52,22 @@ def main(kills: int, seed: int) -> None:
     turns = turns[::2] + turns[1::2]
     different = started_anew = 0
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder, "base")
-        wait(start(make_base, base))
         uninterrupted: dict[tuple[str, int], tuple[dict, float, float]] = {}
         for i in range(kills):
             name, processes = turn = turns[i % len(turns)]
             if turn not in uninterrupted:
                 out, begin = Path(folder, f"{name}, {processes}"), time.monotonic()
-                running = train(out, processes, {**RUNS[name], "base": str(base), "save_steps": 2})
+                running = train(out, processes, {**RUNS[name], "save_steps": 2})
                 wait_for_checkpoint(out, running)
                 first = time.monotonic()
-                wait(*running)
+                wait(running)
                 uninterrupted[turn] = results_of(out), first - begin, time.monotonic() - first
             expected, *seconds = uninterrupted[turn]
             out = Path(folder, f"{i}")
-            settings = {**RUNS[name], "base": str(base), "save_steps": moments.choice([1, 2, 5]), "save_total_limit": 2}
+            settings = {**RUNS[name], "save_steps": moments.choice([1, 2, 5]), "save_total_limit": 2}
             when = kill(out, processes, settings, *seconds, moments)
             steps = sorted(int(path.name.split("-")[1]) for path in out.glob("checkpoint-*"))
-            wait(*train(out, processes, settings))
+            wait(train(out, processes, settings))
             rest = [path.name for path in out.iterdir() if path.name.startswith(".")]
             same = results_of(out) == expected and not rest
             different += not same
@@ -113,20 +113,14 @@ def train(out: Path, processes: int, settings: dict[str, Any]) -> list[BaseProce
         port = free.getsockname()[1]
     batch = settings["per_device_train_batch_size"] // processes
     settings = {**settings, "per_device_train_batch_size": batch, "output_dir": out}
-    if settings["recipe"] == "pocket":
-        del settings["base"]
-    return [start(finetune_on, rank, processes, port, settings) for rank in range(processes)]
+    started = [CONTEXT.Process(target=finetune_on, args=(rank, processes, port, settings)) for rank in range(processes)]
+    for process in started:
+        process.start()
+    return started
 
 
-def start(function: Any, *arguments: Any) -> BaseProcess:
-    """Fork a process that has already imported everything."""
-    process = CONTEXT.Process(target=function, args=arguments)
-    process.start()
-    return process
-
-
-def wait(*processes: BaseProcess) -> None:
-    """Wait until processes end."""
+def wait(processes: list[BaseProcess]) -> None:
+    """Wait until the processes of a run end."""
     for process in processes:
         process.join()
         if process.exitcode:
@@ -144,8 +138,8 @@ def finetune_on(rank: int, processes: int, port: int, settings: dict[str, Any]) 
     torch.set_num_threads(1)
     if processes > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        os.environ |= {name: str(value) for name, value in {**place, "MASTER_PORT": port}.items()}
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in place.items()}
     finetune(data=messages(), resume_from_checkpoint="auto", **settings)
 
 
@@ -157,21 +151,6 @@ def messages() -> Any:
 
     data = load_sms_spam(DATA, protocol="book")
     return DatasetDict({split: data[split].select(range(size)) for split, size in MESSAGES.items()})
-
-
-def make_base(folder: Path) -> None:
-    """Save a base model for the recipe `book`, with blocks to freeze."""
-    import torch
-
-    from hf_spam import SpamGPTConfig, SpamGPTForSequenceClassification
-    from hf_spam.data.tokenization import train_tokenizer
-
-    tokenizer = train_tokenizer(messages()["train"]["text"], 300)
-    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    torch.manual_seed(1)
-    config = SpamGPTConfig(vocab_size=300, n_positions=64, n_embd=16, n_layer=3, n_head=2, **ids)
-    SpamGPTForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def results_of(out: Path) -> dict[str, Any]:

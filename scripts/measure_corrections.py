@@ -8,7 +8,7 @@ docs/training.md comes from this script.
 
 import random
 import re
-from typing import Any
+from functools import partial
 
 import click
 import numpy as np
@@ -17,22 +17,18 @@ from datasets import Dataset, concatenate_datasets
 from hf_spam import SpamClassifier, entry, finetune
 from hf_spam.data.duplicates import find_duplicates
 from hf_spam.data.sources import read_messages
-from hf_spam.options import CONTEXT, given_settings, options_of
 from hf_spam.training.corrections import divide
-from hf_spam.training.recipes import Recipe
 
 HOST = re.compile(r"\b[\w-]+(?:\.[\w-]+)*\.(?:com|net|org|info|co|uk|in|ph|me|ly|xyz|top|site|app|shop|id)\b", re.I)
 NAMES = ["Maria", "James", "Ahmed", "Wei", "Elena", "Tom", "Priya", "Carlos", "Anna", "David", "Fatima", "Kofi"]
 WORDS = ["today", "please", "order", "friend", "house", "update", "school", "number", "garden", "window", "music"]
 
 
-@click.command(context_settings=CONTEXT)
+@click.command()
 @click.option("--uci", default="uci", show_default=True, help="The SMS Spam Collection: uci, or its file.")
 @click.option("--draws", default=10, show_default=True, help="Draws from the files, and from the sample.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True))
-@click.pass_context
-@options_of(Recipe)
-def main(ctx: click.Context, uci: str, draws: int, files: tuple[str, ...], **settings: Any) -> None:
+def main(uci: str, draws: int, files: tuple[str, ...]) -> None:
     """Correct the bundled model by ten messages a draw: five misses and five false alarms."""
     base = SpamClassifier.from_pretrained()
     _, held_out = divide(read_messages("sample"))
@@ -48,7 +44,7 @@ def main(ctx: click.Context, uci: str, draws: int, files: tuple[str, ...], **set
             rng = random.Random(draw)
             chosen = pool.select([row for rows in wrong for row in rng.sample(rows, 5)])
             variants = near_duplicates(chosen, rng)
-            run = finetune("corrections", **given_settings(ctx, settings), data=chosen, seed=draw)
+            run = finetune("corrections", data=chosen, seed=draw)
             model = SpamClassifier(run.model, run.tokenizer)
             changes = []
             for part, old in zip((held_out, collection), before, strict=True):
@@ -81,19 +77,14 @@ def near_duplicates(messages: Dataset, rng: random.Random) -> Dataset:
         other = "".join(rng.choice("abcdefghijklmnoprstuvwy") for _ in range(rng.randint(4, 9)))
         return HOST.sub(other + rng.choice((".com", ".net", ".info", ".xyz")), text)
 
-    def name(text: str) -> str:
-        return replace(text, r"\b[A-Z][a-z]{2,}\b", NAMES)
-
-    def word(text: str) -> str:
-        return replace(text, r"\b[^\W\d_]{3,}\b", WORDS)
-
-    def replace(text: str, pattern: str, others: list[str]) -> str:
+    def replace(pattern: str, others: list[str], text: str) -> str:
         found = list(re.finditer(pattern, text))
         if not found:
             return text
         start, end = rng.choice(found).span()
         return text[:start] + rng.choice(others) + text[end:]
 
+    name, word = partial(replace, r"\b[A-Z][a-z]{2,}\b", NAMES), partial(replace, r"\b[^\W\d_]{3,}\b", WORDS)
     parts = []
     for changes in ((digits,), (digits, host), (digits, name), (word,), (digits, host, word), (digits, name, word)):
         texts = messages["text"][:]

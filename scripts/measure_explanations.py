@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python scripts/measure_explanations.py
 
 Every set of three words of a message is left out in turn. Messages are drawn from the sample. Beside the words that
-`SpamClassifier.explain` names: the three with the largest contributions, three found one after the other, and the three
-with the largest Shapley values (exact, over all sets of words, so of short messages only).
+`SpamClassifier.explain` names: the three with the largest contributions, and the three with the largest Shapley values
+(exact, over all sets of words, so of short messages only).
 """
 
 import math
@@ -63,13 +63,9 @@ def compare(classifier: SpamClassifier, text: str) -> dict[str, bool]:
     def of(*words: int) -> float:
         return change[tuple(sorted(words))]
 
-    one_by_one: list[int] = []
-    for _ in range(3):
-        one_by_one.append(max(set(everything) - {*one_by_one}, key=lambda i: of(*one_by_one, i)))
     chosen = {
         "named": [explanation.words.index(word) for word in explanation.strongest],
         "largest contributions": sorted(everything, key=lambda i: -of(i))[:3],
-        "one after the other": one_by_one,
     }
     if len(spans) <= MAX_SHAPLEY:
         values = shapley(change, len(spans))

@@ -5,15 +5,14 @@
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import math
 import random
 import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ KNOWN_NAMES = [("Category", "Message"), ("v1", "v2"), ("LABEL", "TEXT"), ("Label
 OTHER_NAMES = [("kind", "body"), ("Spam/Ham", "Message"), ("is_spam", "text"), ("spam", "text"), ("target", "content")]
 WORDS = [("legit", "smishing"), ("no", "yes"), ("-1", "1"), ("1", "0"), ("Legit", "Spam"), ("clean", "junk")]
 MISSING = ["", " ", "NaN", "nan", "null", "None"]
-JOINTS = [" ", "\n", "\n\n", ": ", ", ", ". "]
 ENCODINGS = {
     "UTF-8 with BOM": ("utf-8", codecs.BOM_UTF8),
     "UTF-16 LE": ("utf-16-le", codecs.BOM_UTF16_LE),
@@ -52,6 +50,10 @@ SPECIAL = {
     "cp1251": "Привет, ты дома? Вы выиграли приз",
 }
 SPECIAL["utf-16-le"] = SPECIAL["utf-16-be"] = SPECIAL["utf-8"] = "caf\xe9 € 🎉"
+
+
+DAMAGES = ("bit", "bytes", "zeros", "cut", "removed", "inserted", "repeated")
+INSERTED = [b'"', b",", b"\t", b";", b"\0", b"{", b"[", b"\xff", b"spam,", b"9", b"\n", b"\r", b'\n"']
 
 
 @dataclass
@@ -94,17 +96,13 @@ class Case:
     blank_before: int | None = None  # row that a blank line comes before
     encoding: str = "utf-8"
     bom: bytes = b""
-    packing: str = ""
     reading: dict[str, Any] = field(default_factory=dict)  # arguments of `read_messages`
     own_classes: bool = False  # whether labels may become classes of the user's own
     unclear: set[str] = field(default_factory=set)  # why a person would not be sure how to read the file
-    refuse: set[str] = field(default_factory=set)  # uses, "training", "texts" and "score", that must fail
     damage: Callable[[bytes], bytes] | None = None
     damaged: int | None = None  # row whose bytes are damaged
-    anything: bool = False  # whether damage may give any messages
     kinds: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # of the file
-    row_lines: list[int] = field(default_factory=list)  # line on which each row starts
 
     @property
     def has_lines(self) -> bool:
@@ -219,19 +217,7 @@ def text_first(case: Case, rng: random.Random) -> str:
 @mutation(header=True, own_classes=False)
 def no_labels(case: Case, rng: random.Random) -> str:
     del case.columns["label"]
-    case.refuse.add("training")
     return "no labels"
-
-
-@mutation(header=True, reading={})
-def subject(case: Case, rng: random.Random) -> str:
-    case.columns = {"subject": "Subject", "text": "body"} | {k: v for k, v in case.columns.items() if k == "label"}
-    case.reading["text_column"] = rng.choice(["subject,body", "Subject,body"])
-    for row in case.rows:
-        row.cells["subject"] = rng.choice(["Re: plans", "WIN big", "hello, you"])
-        row.also = [f"{row.cells['subject']}{joint}{row.text}" for joint in JOINTS]
-    case.unclear.add("two text columns")
-    return "subject and body"
 
 
 @mutation()
@@ -363,9 +349,7 @@ def long_file(case: Case, rng: random.Random) -> str:
         text = f"message {i} of a long file, which says little, but at some length, so that others come late {i * i}"
         row = Row(text, bool(i % 2), labels.get(bool(i % 2), case.rows[0].label))
         row.spam = row.spam if bool(i % 2) in labels else case.rows[0].spam
-        row.cells = {key: case.rows[0].cells[key] if key in ("index", "id", "subject") else "" for key in keys}
-        if "subject" in row.cells:
-            row.also = [f"{row.cells['subject']}{joint}{text}" for joint in JOINTS]
+        row.cells = {key: case.rows[0].cells[key] if key in ("index", "id") else "" for key in keys}
         case.rows.insert(i, row)
     return "long file"
 
@@ -376,7 +360,7 @@ def long_file(case: Case, rng: random.Random) -> str:
 @mutation(kind="delimited")
 def quoting(case: Case, rng: random.Random) -> str | None:
     how = rng.choice(["all", "none", "none", "backslash"])
-    if how == "none" and (list(case.columns) == ["text"] or "subject" in case.columns):
+    if how == "none" and list(case.columns) == ["text"]:
         return None  # a quote in the only column may well be CSV's
     case.quoting = how
     if how == "backslash":
@@ -524,96 +508,32 @@ def encoding(case: Case, rng: random.Random) -> str | None:
     return name
 
 
-@mutation(encoding="utf-8")
-def bad_byte(case: Case, rng: random.Random) -> str | None:
-    if case.kind == "Parquet" or any(row.bad or row.also for row in case.rows):
-        return None
-    at = rng.randrange(len(case.rows))
-    other = case.rows[at - 1]
-    if len(case.rows) < 2 or other.change is not str or "rest 0" in other.cells or case.rows[at].change is not str:
-        return None
-    other.text = "caf\xe9 \u20ac"
-    case.damaged = at
-    bad = rng.choice([b"\xff", b"\x81", b"\xe9", b"\xc3", b"\x93"])
-    case.damage = lambda line: line[: len(line) // 2] + bad + line[len(line) // 2 :]
-    case.rows[at].text = "an ordinary text"
-    case.refuse |= {"training", "texts", "score"}
-    case.unclear.add("bad byte")
-    return "bad byte"
-
-
-@mutation(kind="delimited", damage=None)
-def swallowing_quote(case: Case, rng: random.Random) -> str | None:
-    """A quote that opens at the start of a text, and closes at the end of a later one or never."""
-    usual = case.quoting in ("minimal", "none") and len(case.rows) > 3 and "label" in case.columns
-    odd = case.unclear or any(row.bad or row.also or row.may_go or row.cells for row in case.rows)
-    if odd or not usual:
-        return None
-    first = rng.randrange(len(case.rows) - 2)
-    last = rng.choice([first + 1, first + 2, None])
-    for i, row in enumerate(case.rows):
-        if first <= i <= (last or i):
-            row.text = re.sub(rf'[\r\n"{re.escape(case.delimiter)}]', " ", row.text)
-    for row, how in [(case.rows[first], '"{}')] + ([(case.rows[last], '{}"')] if last else []):
-        row.cells["text"] = text = row.text
-        row.text = new = how.format(text)
-        row.change = lambda line, text=text, new=new: new.join(line.rsplit(text, 1))
-    case.unclear.add("damaged quote")
-    return f"a quote that swallows {'rows' if last else 'the rest'}"
-
-
-@mutation(kind="delimited", damage=None, text_last=True, after="")
-def cut_short(case: Case, rng: random.Random) -> str | None:
-    last = case.rows[-1]
-    odd = last.also or last.cells or last.bad or last.may_go or last.change is not str or len(last.text) > 999
-    if odd or "damaged quote" in case.unclear or len(case.columns) != 2:
-        return None
-    last.text = re.sub(r'["\r\n]', " ", last.text).strip() or "some text"
-    keep = rng.randint(1, max(1, len(last.text) - 1))
-    last.change = lambda line: line[: line.index(last.cells["text"]) + keep]
-    last.cells["text"], last.text = last.text, last.text[:keep]
-    last.also, last.may_go, case.after = [f'"{last.text}'], True, "none"
-    case.unclear.add("cut short")
-    if not last.text.strip():
-        make_bad(case, rng, last, "text")
-    return "cut short"
-
-
-@mutation(damage=None)
+@mutation()
 def damage(case: Case, rng: random.Random) -> str | None:
     """Damage the bytes of one row: the others must come through."""
     bad = any(row.bad or row.may_go for row in case.rows)
-    if bad or case.kind == "JSON array" or "damaged quote" in case.unclear:
+    if bad or case.kind == "JSON array":
         return None
-    how, share = rng.choice(["bit", "bytes", "zeros", "cut", "inserted", "repeated"]), rng.random()
-    length = rng.choice([1, 1, 2, 8])
-    insert = rng.choice([b'"', b",", b"\t", b";", b"\0", b"{", b"[", b"\xff", b"spam,", b"9", b"\n", b"\r", b'\n"'])
-    noise, bit = rng.randbytes(length), 1 << rng.randrange(8)
-
-    def change(data: bytes) -> bytes:
-        at = int(share * len(data))
-        parts = {
-            "bit": bytes([data[at] ^ bit]) + data[at + 1 :],
-            "bytes": noise + data[at + length :],
-            "zeros": bytes(length) + data[at + length :],
-            "cut": data[at + length :],
-            "inserted": insert + data[at:],
-            "repeated": data[at : at + length] + data[at:],
-        }
-        return data[:at] + parts[how]
-
-    case.damage, case.damaged = change, rng.randrange(len(case.rows))
-    case.anything = case.kind == "Parquet"
+    how = rng.choice(DAMAGES)
+    case.damage, case.damaged = partial(damaged, how=how, rng=rng), rng.randrange(len(case.rows))
     case.unclear.add("damage")
     return f"damage: {how}"
 
 
-@mutation()
-def packed(case: Case, rng: random.Random) -> str | None:
-    case.packing = rng.choice([".gz", ".zip", ".zip and more"])
-    if case.kind == "Parquet" and case.packing == ".gz":
-        return None
-    return case.packing
+def damaged(data: bytes, how: str, rng: random.Random) -> bytes:
+    """Return bytes with random damage somewhere."""
+    at, length = rng.randrange(len(data)), rng.choice([1, 1, 2, 8])
+    rest = data[at + length :]
+    changed = {
+        "bit": bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :],
+        "bytes": rng.randbytes(length) + rest,
+        "zeros": bytes(length) + rest,
+        "cut": b"",
+        "removed": rest,
+        "inserted": rng.choice(INSERTED) + data[at:],
+        "repeated": data[at : at + length] + data[at:],
+    }
+    return data[:at] + changed[how]
 
 
 def make_case(rng: random.Random, texts: list[tuple[str, bool]]) -> Case:
@@ -628,21 +548,10 @@ def make_case(rng: random.Random, texts: list[tuple[str, bool]]) -> Case:
 
 def write(case: Case, folder: Path) -> Path:
     """Write the file of a case, and note its lines."""
-    name = case.name
     content = parquet(case) if case.kind == "Parquet" else text_file(case)
     if case.kind == "Parquet" and case.damage:
         content = case.damage(content)
-    if case.packing == ".gz":
-        name, content = f"{name}.gz", gzip.compress(content, mtime=0)
-    elif case.packing:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"in/{name}" if "more" in case.packing else name, content)
-            if "more" in case.packing:
-                archive.writestr(f"__MACOSX/in/._{name}", b"\0")
-                archive.writestr("in/readme", b"...")
-        name, content = "data.zip", file.getvalue()
-    path = folder / name
+    path = folder / case.name
     path.write_bytes(content)
     return path
 
@@ -674,7 +583,7 @@ def text_file(case: Case) -> bytes:
         pieces = [line + end for line in head]
     elif case.kind == "JSON array":
         pieces = ["["]
-    starts, counted = [], "\r" if end == "\r" else "\n"
+    starts = []
     for i, row in enumerate(case.rows):
         if case.kind == "delimited":
             line = case.delimiter.join(quoted(case, value) for value in values(case, row).values())
@@ -691,8 +600,7 @@ def text_file(case: Case) -> bytes:
             row.also.append(quoted(case, values(case, row)["text"]))
     if case.quoting == "none":
         accept_quotes(case, "".join(pieces[int(bool(case.before)) :]))
-    case.row_lines = [1 + "".join(pieces[:start]).count(counted) for start in starts]
-    case.lines = re.split(r"\r\n|\n" if counted == "\n" else "\r", "".join(pieces))
+    case.lines = re.split("\r" if end == "\r" else r"\r\n|\n", "".join(pieces))
     encoded = [piece.encode(case.encoding) for piece in pieces]
     if case.damage:
         start, tail = starts[case.damaged], len(end.encode(case.encoding)) * pieces[starts[case.damaged]].endswith(end)

@@ -33,19 +33,6 @@ def test_benchmark_runs(table, gpt2_tokenizer_dir, tmp_path, monkeypatch):
     assert header.startswith(f"| {table} | seconds |") and "| 1.0x |" in first and "hf_spam" in second
 
 
-def test_all_readers_read_the_same_file(tmp_path, monkeypatch):
-    """Python's csv module and pandas are the independent readers."""
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    monkeypatch.setattr(benchmark, "in_a_process", benchmark.do_job)
-    command = ["--only", "reading", "--megabytes", "1", "--repeats", "1", "--output", str(tmp_path / "report.json")]
-    done = CliRunner().invoke(benchmark.main, command, catch_exceptions=False)
-    runs = json.loads((tmp_path / "report.json").read_text())["tables"]["reading"]
-    assert done.exit_code == 0 and list(runs) == ["csv module", "pandas", "hf_spam"]
-    assert len({runs[name][0]["characters"] for name in runs}) == 1 and runs["hf_spam"][0]["characters"] > 900_000
-
-
 @pytest.mark.slow
 def test_gpu_check_runs_on_a_cpu(gpt2_tokenizer_dir):
     """Every row of the table is measured; its operations are counted, and agree between precisions."""

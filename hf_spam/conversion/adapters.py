@@ -17,8 +17,6 @@ from ..extras import import_extra
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Settings that make PEFT import a module that the file names, or build a network of any size.
-UNSAFE_SETTINGS = ("megatron_config", "layer_replication")
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,8 @@ class Adapter:
     """An adapter on disk."""
 
     folder: Path
-    base: str
-    """Folder or Hub id of the model it was trained for."""
-    revision: str | None
-    """Branch, tag or commit of the base on the Hub."""
+    base: str  # folder or Hub id of the model it was trained for
+    revision: str | None  # branch, tag or commit of the base on the Hub
     tensors: Mapping[str, torch.Tensor]
 
     @property
@@ -55,12 +51,8 @@ def read_adapter(folder: Path) -> Adapter | None:
     base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if (kind := settings.get("peft_type")) != "LORA":
         raise ValueError(f"it is an adapter of type {kind!r}, not 'LORA': merge it with PEFT's merge_and_unload()")
-    ranks = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
-    stored = max((len(tensor) for name, tensor in tensors.items() if ".lora_A." in name), default=0)
-    if any(not isinstance(rank, int) or rank > stored for rank in ranks):  # PEFT would allocate any size
-        raise ValueError(f"the rank in its {ADAPTER_CONFIG} is not that of its tensors, {stored}")
-    if unsafe := [name for name in UNSAFE_SETTINGS if settings.get(name)]:
-        raise ValueError(f"{ADAPTER_CONFIG} sets {unsafe[0]}, which is not supported")
+    if settings.get("megatron_config"):  # PEFT would import a module that the file names
+        raise ValueError(f"{ADAPTER_CONFIG} sets megatron_config, which is not supported")
     if not isinstance(base, str) or not base or not isinstance(revision, str | None):
         raise ValueError(f"set base_model_name_or_path in its {ADAPTER_CONFIG} to the folder or Hub id of the base")
     return Adapter(folder, base, revision, tensors)

@@ -22,6 +22,7 @@ from .loading import errors_as, find_misfits, in_classifier
 
 PADDED_LENGTH = 120  # the book pads every message to this many tokens
 END_OF_TEXT = 50256  # and with the last id of GPT-2's vocabulary
+GPT2_HEADS = "n_embd / 64, as in every GPT-2"
 STATE_KEYS = ("model_state_dict", "state_dict", "model")  # where checkpoints keep the weights
 WRAPPERS = {"_orig_mod", "module", "model"}  # prefixes of torch.compile, DataParallel and Lightning
 IGNORED = r"\.att\.mask$|^n_averaged$"  # buffers of the book's attention, and of torch.optim.swa_utils
@@ -31,11 +32,7 @@ RENAMED = {  # names in the book's LayerNorm, in its LoRA layers, and in its fas
     r"\.linear\.(weight|bias)$": r".\1",
     r"\.att\.proj\.": ".att.out_proj.",
 }
-HINTS = {  # settings that no shape reveals, in the book's words
-    "max_length": "padded_length",
-    "n_heads": "n_head",
-    "pad_token_id": "pad_token_id",
-}
+HINTS = {"max_length": "padded_length", "n_heads": "n_head", "pad_token_id": "pad_token_id"}  # from the book's words
 
 logger = logging.getLogger(__name__)
 
@@ -67,23 +64,24 @@ def read_book_file(
     if sizes.get("out_head.weight") == (vocab_size, n_embd):
         logger.info("Dropping the language-model head of %s.", path)
         del tensors["out_head.weight"]
+    has_head = "out_head.weight" in tensors
+
+    # What no shape reveals, and why it is assumed. Later sources count first.
     length, pad = min(PADDED_LENGTH, n_positions), min(END_OF_TEXT, vocab_size - 1)
-    assumed = {
+    found: dict[str, tuple[int | None, str | None]] = {
         "padded_length": (length, "the book's data" if length == PADDED_LENGTH else "all positions"),
-        "n_head": (n_embd // 64, "n_embd / 64, as in every GPT-2"),
+        "n_head": (n_embd // 64, GPT2_HEADS),
         "pad_token_id": (pad, "as in the book" if pad == END_OF_TEXT else "the last id"),
     }
-    companion = _read_companion(path, n_embd)
-    assumed |= {field: (value, "config.json") for field, value in companion.items()}
-    assumed |= {field: (value, "the checkpoint's settings") for field, value in hints.items()}
+    found |= {field: (value, "config.json") for field, value in _read_companion(path, n_embd).items()}
+    found |= {field: (value, "the checkpoint's settings") for field, value in hints.items()}
     if tokenizer is not None and tokenizer.pad_token_id is not None:
-        assumed["pad_token_id"] = (tokenizer.pad_token_id, "the tokenizer's")
-    options = {"n_head": n_head, "pad_token_id": pad_token_id}
-    given = {field: value for field, value in options.items() if value is not None}
-    if padded_length != "auto" or "out_head.weight" not in tensors:  # fine-tuning decides how a base model pads
-        given["padded_length"] = None if padded_length == "auto" else padded_length
-    assumed = {field: found for field, found in assumed.items() if field not in given}
-    if n_embd % 64 and "n_head" in assumed and "n_head" not in companion | hints:
+        found["pad_token_id"] = (tokenizer.pad_token_id, "the tokenizer's")
+    given = {"n_head": n_head, "pad_token_id": pad_token_id}
+    found |= {field: (value, None) for field, value in given.items() if value is not None}
+    if padded_length != "auto" or not has_head:  # fine-tuning decides how a base model pads
+        found["padded_length"] = (None if padded_length == "auto" else padded_length, None)
+    if found["n_head"][1] == GPT2_HEADS and n_embd % 64:
         raise ValueError(f"{path} needs --n-head: n_embd ({n_embd}) is not a multiple of 64.")
 
     with errors_as(f"{path} cannot be imported"):
@@ -95,21 +93,20 @@ def read_book_file(
             n_layer=len({match[1] for name in tensors if (match := re.match(r"trf_blocks\.(\d+)\.", name))}) or 1,
             n_inner=sizes.get("trf_blocks.0.ff.layers.0.weight", [None])[0],
             qkv_bias="trf_blocks.0.att.W_query.bias" in tensors,
-            **{field: value for field, (value, _) in assumed.items()},
-            **given,
+            **{field: value for field, (value, _) in found.items()},
         )
     weights = in_classifier(tensors)
-    if misfits := find_misfits(config, weights, fresh_head="out_head.weight" not in tensors):
+    if misfits := find_misfits(config, weights, fresh_head=not has_head):
         names = short_list(misfit.removeprefix("gpt.") for misfit in misfits)
         raise ValueError(
             f"{path} does not fit SpamGPT: {len(misfits)} of the tensors: {names}. Give a state_dict of the book's "
             'GPTModel, torch.save(model.state_dict(), "model.pth"), or the folder of a GPT-2.'
         )
     if config.padded_length is None:
-        assumed.pop("pad_token_id", None)  # pads are masked
-    if assumed:
-        said = (f"--{field.replace('_', '-')} {value} ({why})" for field, (value, why) in assumed.items())
-        logger.info("Assumed %s.", ", ".join(said))
+        del found["pad_token_id"]  # pads are masked
+    reasons = [f"--{field.replace('_', '-')} {value} ({why})" for field, (value, why) in found.items() if why]
+    if reasons:
+        logger.info("Assumed %s.", ", ".join(reasons))
     return config, weights
 
 
@@ -132,15 +129,14 @@ def _unwrap(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], dict[s
 
     Both get their names in SpamGPT, without the prefixes of wrappers.
     """
-    states = {"": loaded} if _is_state_dict(loaded) else {}
-    if not states and isinstance(loaded, Mapping):
-        states = {key: value for key, value in loaded.items() if _is_state_dict(value)}
+    content = loaded if isinstance(loaded, Mapping) else {}
+    states = {"": content} if _is_state_dict(content) else {k: v for k, v in content.items() if _is_state_dict(v)}
     keys = [key for key in STATE_KEYS if key in states][:1] or list(states)
     if len(keys) != 1:
         found = f"several state_dicts ({short_list(map(str, states))})" if states else "no state_dict"
         raise ValueError(f'{path} holds {found}. In Python: torch.save(model.state_dict(), "model.pth")')
     tensors, hints = {}, {}
-    for settings in (loaded, *loaded.values()):
+    for settings in (content, *content.values()):
         if isinstance(settings, Mapping):
             hints |= _hints(settings)
     for name, tensor in states[keys[0]].items():

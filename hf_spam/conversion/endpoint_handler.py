@@ -22,11 +22,7 @@ class EndpointHandler:
 
     With a `threshold` in config.json, a message is spam if the probability of spam reaches it, and otherwise gets the
     most likely other label. Empty messages get an answer, long ones are cut to their first tokens, and lone surrogates
-    count as U+FFFD.
-
-    Args:
-        path: Folder of the export.
-        graph: Name of the ONNX graph in it. `None`: onnx/model.onnx, or the model of a GPT-2 export.
+    count as U+FFFD. `path` is the folder of an export, and `graph` names another ONNX graph in it.
     """
 
     def __init__(self, path: str = "", graph: str | None = None):
@@ -46,19 +42,12 @@ class EndpointHandler:
         self.logits = _transformers(folder) if stock else _onnxruntime(folder / (graph or GRAPH))
 
     def __call__(self, data: dict[str, Any]) -> list[Any]:
-        """Answer a request.
+        """Answer a request: its `inputs` are a message or a list of them, its `parameters` those of the pipeline.
 
-        Args:
-            data: `inputs`, a message or a list of them, and optionally `parameters`, which are those of the pipeline:
-                `top_k`, the number of labels to return (`None`: all), and `function_to_apply`, "softmax", "sigmoid" or
-                "none".
-
-        Returns:
-            A label and its score for each message; with `top_k`, a list of them, first the chosen label. As from the
-            pipeline, a single message gets a list of one, or with `top_k` the list of its labels.
-
-        Raises:
-            ValueError: `inputs` or a parameter is not valid.
+        These are `top_k`, the number of labels to return (`None`: all), and `function_to_apply`, "softmax", "sigmoid"
+        or "none"; others raise a `ValueError`. The answer is a label and its score for each message; with `top_k`, a
+        list of them, first the chosen label. As from the pipeline, a single message gets a list of one, or with `top_k`
+        the list of its labels.
         """
         inputs, parameters = data.get("inputs"), dict(data.get("parameters") or {})
         texts = [inputs] if isinstance(inputs, str) else inputs

@@ -1,8 +1,7 @@
 """Convert GPT-2 checkpoints of `transformers` (names and layout of its `modeling_gpt2.py`), in both directions."""
 
-import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,6 @@ IMPLEMENTED = {
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
-# The same for a classifier, whose scores would not be probabilities.
-CLASSIFIER = {"problem_type": (None, "single_label_classification")}
 IGNORED = r"h\.\d+\.attn\.(bias|masked_bias)|lm_head\.weight"  # buffers of old versions, and the language-model head
 SAME_SETTINGS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 SAME_SETTINGS += ("layer_norm_epsilon", "initializer_range")
@@ -43,7 +40,8 @@ TOLERANCE = 1e-6  # of the logits, for the head's bias
 def convert_settings(config: GPT2Config) -> dict[str, Any]:
     """Return the fields of the `SpamGPTConfig` for a GPT-2; a setting that SpamGPT lacks raises a `ValueError`."""
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
-    for name, values in (IMPLEMENTED | (CLASSIFIER if classifies else {})).items():
+    probabilities = {"problem_type": (None, "single_label_classification")} if classifies else {}
+    for name, values in (IMPLEMENTED | probabilities).items():
         if (value := getattr(config, name)) not in values:
             raise ValueError(f"{name} is {value!r}, SpamGPT supports {' or '.join(map(repr, values))}")
     if classifies and config.num_labels == 1:
@@ -65,23 +63,42 @@ def convert_settings(config: GPT2Config) -> dict[str, Any]:
 
 
 def convert_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a GPT-2, as views, by their names in `SpamGPTModel`, and those of its head."""
+    """Return the tensors of a GPT-2, as views, by their names in `SpamGPTModel`, and those of its head.
+
+    Unknown ones keep their name.
+    """
     converted: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        converted.update(_convert(name.removeprefix("transformer."), tensor))
+        name = name.removeprefix("transformer.")
+        if re.fullmatch(IGNORED, name):
+            continue
+        names = _our_names(name) if tensor.ndim else []
+        parts = _turned(name, tensor).tensor_split(len(names)) if names else [tensor]
+        converted.update(zip(names or [name], parts, strict=True))
     if "out_head.weight" in converted:  # GPT-2's head has no bias
         converted["out_head.bias"] = torch.zeros(len(converted["out_head.weight"]))
     return converted
+
+
+def _our_names(name: str) -> list[str]:
+    """Return the names in SpamGPT of what a tensor of a GPT-2 holds; none if it is unknown."""
+    block = re.match(r"(?:h\.(\d+)\.)?", name)
+    module, _, kind = name[block.end() :].rpartition(".")
+    prefix = f"trf_blocks.{block[1]}." if block[1] else ""
+    return [f"{prefix}{ours}.{kind}" for ours in MODULES.get(module, ())]
+
+
+def _turned(name: str, weights: torch.Tensor) -> torch.Tensor:
+    """Transpose the weights of GPT-2's `Conv1D`, which stores (in, out), to those of `nn.Linear`, or back."""
+    return weights.T if re.search(r"\.(attn|mlp)\.", name) and weights.ndim == 2 else weights
 
 
 def write_gpt2(model: SpamGPTForSequenceClassification, folder: Path, pad_token_id: int) -> None:
     """Write a classifier as a stock `GPT2ForSequenceClassification`: `config.json` and `model.safetensors`.
 
     It gives the same probabilities, in any batch padded on the right, to any text of at least one token that does not
-    end with the pad token. A threshold is kept in `config.json`, but other programs pick the most likely label.
-
-    Raises:
-        ValueError: GPT-2 cannot compute what the model does.
+    end with the pad token. A threshold is kept in `config.json`, but other programs pick the most likely label. A model
+    that GPT-2 cannot compute raises a `ValueError`.
     """
     from transformers import GPT2ForSequenceClassification  # most commands do without it
 
@@ -101,28 +118,16 @@ def write_gpt2(model: SpamGPTForSequenceClassification, folder: Path, pad_token_
     settings |= {"activation_function": "gelu_new", "pad_token_id": pad_token_id, "tie_word_embeddings": False}
     with torch.device("meta"):
         stock = GPT2ForSequenceClassification(GPT2Config(**settings))
-    stock.load_state_dict(dict(_stock_tensors(model)), strict=True, assign=True)  # checks all names and shapes
+    tensors = {name: tensor.float().cpu() for name, tensor in model.gpt.state_dict().items()}
+    tensors["pos_emb.weight"] = tensors["pos_emb.weight"][: config.max_tokens]
+    tensors["final_norm.bias"], tensors["out_head.weight"] = _fold_head(model)
+    no_bias = torch.zeros(config.n_embd)  # without `qkv_bias`
+    state = {}
+    for name in stock.state_dict():
+        joined = torch.cat([tensors.get(ours, no_bias) for ours in _our_names(name.removeprefix("transformer."))])
+        state[name] = _turned(name, joined).contiguous()
+    stock.load_state_dict(state, assign=True)  # checks all shapes
     save_without_code(stock, folder)
-
-
-def _stock_tensors(model: SpamGPTForSequenceClassification) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of the stock model in float32: the inverse of `_convert`."""
-    state = {name: tensor.float().cpu() for name, tensor in model.gpt.state_dict().items()}
-    state["pos_emb.weight"] = state["pos_emb.weight"][: model.config.max_tokens]
-    state["final_norm.bias"], score = _fold_head(model)
-    yield "score.weight", score
-    blocks = ((f"h.{i}.", f"trf_blocks.{i}.") for i in range(model.config.n_layer))
-    for (prefix, ours), (module, parts), kind in itertools.product(
-        [("", ""), *blocks], MODULES.items(), ("weight", "bias")
-    ):
-        names = [f"{ours}{part}.{kind}" for part in parts]
-        if module == "attn.c_attn" and ours and names[0] not in state:
-            yield f"transformer.{prefix}{module}.{kind}", torch.zeros(3 * model.config.n_embd)  # no qkv_bias
-        elif names[0] in state:
-            tensor = torch.cat([state[name] for name in names])
-            if module.startswith(("attn.", "mlp.")) and kind == "weight":
-                tensor = tensor.T
-            yield f"transformer.{prefix}{module}.{kind}", tensor.contiguous()
 
 
 def _fold_head(model: SpamGPTForSequenceClassification) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,20 +151,3 @@ def _fold_head(model: SpamGPTForSequenceClassification) -> tuple[torch.Tensor, t
 
 def _refusal(does: str) -> str:
     return f"GPT-2 cannot compute this model, which {does}: use --format onnx."
-
-
-def _convert(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield a GPT-2 tensor as SpamGPT tensors that are views of it; yield an unknown tensor unchanged."""
-    if re.fullmatch(IGNORED, name):
-        return
-    block = re.match(r"h\.(\d+)\.", name)
-    prefix = f"trf_blocks.{block[1]}." if block else ""
-    module, _, kind = name[block.end() if block else 0 :].rpartition(".")
-    if module not in MODULES or tensor.ndim == 0:
-        yield name, tensor
-        return
-    if module.startswith(("attn.", "mlp.")) and tensor.ndim == 2:  # `Conv1D` stores (in, out), `nn.Linear` (out, in)
-        tensor = tensor.T
-    targets = MODULES[module]
-    for target, part in zip(targets, tensor.tensor_split(len(targets)), strict=True):
-        yield f"{prefix}{target}.{kind}", part

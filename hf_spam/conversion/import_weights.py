@@ -43,19 +43,17 @@ def import_weights(
     Args:
         source: One of:
 
-            - a file that `torch.save` wrote from the `state_dict` of the book's `GPTModel`, also from a compiled or
-              distributed model, in a checkpoint, with the LoRA layers of appendix E or with joint `qkv` layers; or such
-              tensors in a `.safetensors` file. A head with 2 classes makes it a classifier that pads messages and reads
-              the last position, as the book does; a language-model head is left out.
-            - a folder with a GPT-2 checkpoint in safetensors files: `GPT2Model`, `GPT2LMHeadModel` (its head is left
-              out) or `GPT2ForSequenceClassification` (its labels are kept). Its tokenizer is copied.
-            - the Hub id of such a checkpoint.
+            - a file with the `state_dict` of the book's `GPTModel`, from `torch.save` or in safetensors: also of a
+              compiled or distributed model, in a checkpoint, with the LoRA layers of appendix E or with joint `qkv`
+              layers. A head with 2 classes makes it a classifier that pads messages and reads the last position, as
+              the book does; a language-model head is left out.
+            - a folder or Hub id of a GPT-2 in safetensors files: `GPT2Model`, `GPT2LMHeadModel` (its head is left out)
+              or `GPT2ForSequenceClassification` (its labels are kept). Its tokenizer is copied.
         output_dir: The folder to write; it must be empty or not exist.
         n_head: Number of attention heads of the book's model, which no shape reveals. `None`: `n_embd / 64`, as in
             every GPT-2.
-        padded_length: The length to which messages were padded when the book's classifier was trained, or `None` if
-            they were not. "auto": 120, as for the book's data, or all positions if there are fewer. Another length than
-            in training costs accuracy.
+        padded_length: The length to which the book's classifier padded messages in training, or `None` if it did not.
+            "auto": 120, as for the book's data, or all positions if there are fewer. Another length costs accuracy.
         pad_token_id: The token that they were padded with. `None`: that of `tokenizer`, else the book's, 50256.
         lora_alpha: The factor of the LoRA layers in the book's model: `alpha`, or `alpha / rank` where the code divides
             it. It is not saved with the weights.

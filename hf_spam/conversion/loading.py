@@ -20,7 +20,7 @@ import httpx2
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     AutoTokenizer,
     GPT2Config,
@@ -45,12 +45,11 @@ HISTORY = "history.json"  # written by training: the recipe (and with it the spl
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # one of them
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 SMALL_FILES = ["config.json", CARD, HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]
-WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
+WEIGHTS, SHARDS_INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Settings that would make the library download and run code, or convert the weights.
 UNSAFE_SETTINGS = ("attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
 EXPORTED_SETTINGS = "spam_gpt"  # entry of an ONNX export's config.json that holds a `SpamGPTConfig`
-MAX_CLASSES = 10_000  # `num_labels` is a single number in the file, but every class gets a name in memory
 MAX_WEIGHT = 1e9  # trained weights stay far below it; a flipped exponent bit goes far beyond
 
 logger = logging.getLogger(__name__)
@@ -66,14 +65,18 @@ def load_config(source: str | os.PathLike, *, revision: str | None = None) -> Sp
 
     Errors are as for `load_classifier`.
     """
-    settings = read_config(source, revision)
+    name, settings = repr(os.fspath(source)), read_config(source, revision)
     if isinstance(settings.get(EXPORTED_SETTINGS), dict):
-        settings = {"model_type": None} | settings[EXPORTED_SETTINGS]
-    if settings["model_type"] != GPT2Config.model_type:
-        return _parse(source, settings, SpamGPTConfig)
-    stock = _parse(source, settings, GPT2Config)
-    with errors_as(f"The config.json of {os.fspath(source)!r} does not fit SpamGPT"):
-        return SpamGPTConfig(**convert_settings(stock))
+        settings = settings[EXPORTED_SETTINGS]
+    config_class = GPT2Config if settings.get("model_type") == GPT2Config.model_type else SpamGPTConfig
+    if settings.get("model_type") != config_class.model_type:
+        raise ValueError(f"{name} holds a model of type {settings.get('model_type')!r}, not 'spam_gpt'.")
+    with errors_as(f"The config.json of {name} is not valid"):
+        config = config_class.from_dict({key: value for key, value in settings.items() if key not in UNSAFE_SETTINGS})
+    if config_class is SpamGPTConfig:
+        return config
+    with errors_as(f"The config.json of {name} does not fit SpamGPT"):
+        return SpamGPTConfig(**convert_settings(config))
 
 
 def load_classifier(
@@ -84,19 +87,13 @@ def load_classifier(
     config: SpamGPTConfig | None = None,
     **kwargs: Any,
 ) -> SpamGPTForSequenceClassification:
-    """Load a classifier from a local folder or the Hub.
+    """Load a classifier, or an adapter for one, from a local folder or the Hub; "bundled" is the bundled model.
 
-    Args:
-        source: A local folder, a Hub id, or "bundled"; a model, or an adapter for one.
-        revision: Branch, tag or commit on the Hub.
-        fresh_head: Whether to accept a base model without a classification head and give it a new one; "always"
-            replaces an existing head too.
-        config: The configuration to load with. `None`: the one in `source`.
-        kwargs: Passed on to `from_pretrained`.
+    With `fresh_head`, a base model without a classification head is accepted and gets a new one; "always" replaces an
+    existing head too. `config` takes the place of the one in `source`, and `kwargs` are for `from_pretrained`.
 
-    Raises:
-        OSError: There is no model at `source`, or the Hub cannot be reached.
-        ValueError: The model is of another kind or damaged, or its weights do not fit its configuration.
+    Raises an `OSError` if there is no model or the Hub cannot be reached, and a `ValueError` if the model is of another
+    kind or damaged, or its weights do not fit its configuration.
     """
     name, config = repr(os.fspath(source)), config or load_config(source, revision=revision)
     if adapter := find_adapter(source, revision=revision):
@@ -164,10 +161,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: SpamGPTConfig, 
 
 def save_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
     """Save a model and its tokenizer; whatever cannot be written raises an `OSError`."""
-    try:
-        save_without_code(model, folder)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    save_without_code(model, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
@@ -206,39 +200,15 @@ def find_adapter(source: str | os.PathLike, *, revision: str | None = None) -> A
     """Return the adapter at a source, or `None` if it holds a whole model or nothing."""
     with errors_as(f"{os.fspath(source)!r} cannot be loaded", OSError):
         adapter = read_adapter(local_folder(source, revision=revision))
-    if adapter is None:
-        return None
     try:
-        base = local_folder(adapter.base, revision=adapter.revision)
+        if adapter:
+            local_folder(adapter.base, revision=adapter.revision)
     except OSError as error:
         raise OSError(
             f"{os.fspath(source)!r} is an adapter, and its base is not found. {error} If the base has moved, change "
             f"base_model_name_or_path in {ADAPTER_CONFIG}."
         ) from error
-    if (base / ADAPTER_CONFIG).is_file() and not (base / "config.json").is_file():
-        raise ValueError(
-            f"{os.fspath(source)!r} is an adapter for {adapter.base!r}, which is an adapter too: merge that one first "
-            "(PEFT's merge_and_unload), and save the result."
-        )
     return adapter
-
-
-def history_file(source: str | os.PathLike) -> Path | None:
-    """Return the `history.json` that training wrote next to a model, or `None`."""
-    return find_file(source, HISTORY)
-
-
-def open_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
-    """Memory-map the tensors in the safetensors files of a folder or repository; only the headers are read.
-
-    The files of a checkpoint are verified against its manifest. Errors are as for `load_classifier`.
-    """
-    folder = local_folder(source, revision=revision, files=WEIGHT_FILES)
-    with errors_as(f"{os.fspath(source)!r} cannot be loaded"):
-        if (folder / MANIFEST).exists():
-            read_manifest(folder)
-        files = [safe_open(path, framework="pt") for path in _weight_files(folder)]
-        return {name: file.get_tensor(name) for file in files for name in file.keys()}  # noqa: SIM118
 
 
 def find_misfits(config: SpamGPTConfig, weights: Mapping[str, torch.Tensor], *, fresh_head: bool = False) -> list[str]:
@@ -246,11 +216,8 @@ def find_misfits(config: SpamGPTConfig, weights: Mapping[str, torch.Tensor], *, 
     blocks = len({match[1] for name in weights if (match := re.search(r"\btrf_blocks\.(\d+)\.", name))})
     if config.n_layer > max(blocks, 1):  # check before building them: a configuration can claim any number
         return [f"n_layer is {config.n_layer}, but there are weights for {blocks}"]
-    try:
-        with torch.device("meta"):
-            expected = SpamGPTForSequenceClassification(config).state_dict()
-    except (RuntimeError, TypeError) as error:  # sizes too large for a tensor
-        return [f"the network cannot be built: {one_line(error)}"]
+    with torch.device("meta"):
+        expected = SpamGPTForSequenceClassification(config).state_dict()
     misfits = []
     for name in sorted(expected.keys() | weights.keys()):
         if name not in expected:
@@ -284,8 +251,21 @@ def errors_as(message: str, *others: type[Exception]) -> Iterator[None]:
 
 
 def classifier_tensors(source: str | os.PathLike, *, revision: str | None = None) -> dict[str, torch.Tensor]:
-    """Open the tensors of a SpamGPT or a GPT-2, with or without a head, by their names in a SpamGPT classifier."""
-    weights = open_tensors(source, revision=revision)
+    """Memory-map the tensors of a SpamGPT or a GPT-2, with or without a head, by their names in a classifier.
+
+    The files of a checkpoint are verified against its manifest. Errors are as for `load_classifier`.
+    """
+    folder = local_folder(source, revision=revision, files=[WEIGHTS, SHARDS_INDEX, "model-*.safetensors"])
+    with errors_as(f"{os.fspath(source)!r} cannot be loaded"):
+        if (folder / MANIFEST).exists():
+            read_manifest(folder)
+        names = {WEIGHTS}
+        if not (folder / WEIGHTS).is_file():
+            if not (folder / SHARDS_INDEX).is_file():
+                raise ValueError(f"there is no {WEIGHTS}, and a pickle (pytorch_model.bin) is not read")
+            names = set(json.loads((folder / SHARDS_INDEX).read_bytes())["weight_map"].values())
+        files = [safe_open(folder / name, framework="pt") for name in sorted(names)]
+        weights = {name: file.get_tensor(name) for file in files for name in file.keys()}  # noqa: SIM118
     if read_config(source, revision)["model_type"] == GPT2Config.model_type:
         weights = {key: tensor.contiguous() for key, tensor in convert_tensors(weights).items()}
     return weights if any(key.startswith("gpt.") for key in weights) else in_classifier(weights)
@@ -296,22 +276,13 @@ def in_classifier(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     return {key if key.startswith("out_head.") else f"gpt.{key}": tensor for key, tensor in weights.items()}
 
 
-def _parse(source: str | os.PathLike, settings: dict[str, Any], config_class: type[PreTrainedConfig]) -> Any:
-    """Return the configuration of a class from the settings in a `config.json`. Errors are as for `load_config`."""
-    name = repr(os.fspath(source))
-    if settings["model_type"] != config_class.model_type:
-        raise ValueError(f"{name} holds a model of type {settings['model_type']!r}, not {config_class.model_type!r}.")
-    with errors_as(f"The config.json of {name} is not valid"):
-        if settings.get("num_labels", 2) > MAX_CLASSES:
-            raise ValueError(f"num_labels is {settings['num_labels']}")
-        return config_class.from_dict({key: value for key, value in settings.items() if key not in UNSAFE_SETTINGS})
-
-
 def build_classifier(
     name: str, config: SpamGPTConfig, weights: dict[str, torch.Tensor], *, fresh_head: bool = False, **kwargs: Any
 ) -> SpamGPTForSequenceClassification:
     """Check weights and build a classifier from them. Arguments as for `load_classifier`."""
-    if misfits := find_misfits(config, weights, fresh_head=fresh_head):
+    with errors_as(f"The weights of {name} do not fit its config.json"):  # sizes may be too large for a tensor
+        misfits = find_misfits(config, weights, fresh_head=fresh_head)
+    if misfits:
         raise ValueError(f"The weights of {name} do not fit its config.json: {short_list(misfits)}.")
     with errors_as(f"{name} cannot be loaded"):
         # No folder is passed, so the library cannot load anything else from it, such as adapters.
@@ -334,16 +305,3 @@ def read_config(source: str | os.PathLike, revision: str | None) -> dict[str, An
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise OSError(f"No model in {name}: there is no config.json that names a model_type.")
     return settings | labels
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a folder: a single one, or the shards of an index."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if not index.is_file():
-        raise ValueError("there is no model.safetensors, and a pickle (pytorch_model.bin) is not read")
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{index.name} names files outside its folder: {short_list(outside)}")
-    return [folder / name for name in sorted(names)]

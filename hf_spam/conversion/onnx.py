@@ -8,8 +8,6 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +30,8 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET, IR_VERSION = 20, 9  # read by ONNX Runtime from 1.17; 20 is the first opset with GELU
 MAX_INLINE_BYTES = 2**28  # larger weights get their own file: a graph is limited to 2 GiB
 TINY = 1e-12  # the scale of weights that are all zero
+# Which input of a node is weights. Absorbed ones are split into heads by a Reshape; the head is a Gemm.
+WEIGHTS_INPUT = {"Gather": 0, "MatMul": 1, "Reshape": 0}
 # Transformers.js has a list of model types, without `spam_gpt`. For this one, it passes just what our graphs take.
 MODEL_TYPE, ARCHITECTURE = "distilbert", "DistilBertForSequenceClassification"
 
@@ -107,23 +107,16 @@ def write_onnx(model: SpamGPTForSequenceClassification, folder: Path, *, end_tok
     import onnx
 
     (folder / "onnx").mkdir()
-    with _quiet():
-        graph = _trace(_Padded(model, end_token_id))
-    external = {}
+    graph, has_data_file = _trace(_Padded(model, end_token_id)), {}
     for precision, name in GRAPHS.items():
         if precision == "int8":
             _quantize(graph)
         path, data = folder / name, f"{Path(name).name}_data"
-        external[path.name] = graph.ByteSize() > MAX_INLINE_BYTES
-        onnx.save(graph, path, save_as_external_data=external[path.name], location=data, convert_attribute=False)
-        if external[path.name]:
+        has_data_file[path.name] = is_large = graph.ByteSize() > MAX_INLINE_BYTES
+        onnx.save(graph, path, save_as_external_data=is_large, location=data, convert_attribute=False)
+        if is_large:
             path.with_name(data).chmod(path.stat().st_mode)  # it is created for its owner only
             onnx.load_external_data_for_model(graph, str(path.parent))
-    _write_config(model, folder, external)
-
-
-def _write_config(model: SpamGPTForSequenceClassification, folder: Path, external: dict[str, bool]) -> None:
-    """Write the settings that other programs read, and the model's own ones in an entry for this package."""
     own = without_code(json.loads(model.config.to_json_string()))
     settings: dict[str, Any] = {
         "model_type": MODEL_TYPE,
@@ -132,11 +125,12 @@ def _write_config(model: SpamGPTForSequenceClassification, folder: Path, externa
         # Text Embeddings Inference needs these two, and none of them under another name as well.
         "hidden_size": model.config.n_embd,
         "num_hidden_layers": model.config.n_layer,
+        **{name: own[name] for name in ("id2label", "label2id", "pad_token_id", "vocab_size")},
+        EXPORTED_SETTINGS: own,
     }
-    settings |= {name: own[name] for name in ("id2label", "label2id", "pad_token_id", "vocab_size")}
-    if any(external.values()):
-        settings["transformers.js_config"] = {"use_external_data_format": external}
-    write_json(folder / "config.json", {**settings, EXPORTED_SETTINGS: own})
+    if any(has_data_file.values()):
+        settings["transformers.js_config"] = {"use_external_data_format": has_data_file}
+    write_json(folder / "config.json", settings)
 
 
 class _Padded(nn.Module):
@@ -158,15 +152,22 @@ class _Padded(nn.Module):
 def _trace(module: _Padded) -> "ModelProto":
     """Trace the module's `forward` into a graph."""
     batch = {name: torch.ones(2, 3, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-    program = torch.onnx.export(
-        module,
-        kwargs=batch,
-        input_names=list(batch),
-        output_names=["logits"],
-        dynamic_shapes={name: {0: "batch", 1: "tokens"} for name in batch},
-        opset_version=OPSET,
-        verbose=False,
-    )
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # about the internals of the exporter, like the warnings
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                kwargs=batch,
+                input_names=list(batch),
+                output_names=["logits"],
+                dynamic_shapes={name: {0: "batch", 1: "tokens"} for name in batch},
+                opset_version=OPSET,
+                verbose=False,
+            )
+    finally:
+        logging.disable(disabled)
     model = program.model_proto
     model.ir_version = IR_VERSION
     graph = model.graph
@@ -189,39 +190,25 @@ def _quantize(model: "ModelProto") -> None:
     initializers, nodes = model.graph.initializer, []
     tensors = {tensor.name: tensor for tensor in initializers if len(tensor.dims) == 2 and "pos_emb" not in tensor.name}
     for node in model.graph.node:
-        # The input that holds the weights. Absorbed ones are split into heads by a Reshape; the head is a Gemm.
-        place = {"Gather": 0, "MatMul": 1, "Reshape": 0}.get(node.op_type)
-        name = None if place is None else node.input[place]
+        name = node.input[WEIGHTS_INPUT[node.op_type]] if node.op_type in WEIGHTS_INPUT else None
         if name not in tensors:
             nodes.append(node)
             continue
-        weights, is_embedding, out = numpy_helper.to_array(tensors[name]), node.op_type == "Gather", node.output[0]
+        weights = numpy_helper.to_array(tensors[name])
         # A product has one output for each column of (n_in, n_out), the others one for each row.
-        scale = np.maximum(np.abs(weights).max(int(place == 0), keepdims=True) / 127, TINY).astype(np.float32)
+        largest = np.abs(weights).max(0 if node.op_type == "MatMul" else 1, keepdims=True)
+        scale = np.maximum(largest / 127, TINY).astype(np.float32)
         initializers.remove(tensors.pop(name))
-        parts = {"int8": np.rint(weights / scale).astype(np.int8), "scale": scale}
-        initializers.extend(numpy_helper.from_array(part, f"{name}_{kind}") for kind, part in parts.items())
-        restored = out if is_embedding else name
-        int8, floats, scale = (f"{restored}_{kind}" for kind in ("int8", "float", "scale"))
-        if is_embedding:  # only the rows that are used
-            for kind in parts:
-                nodes.append(helper.make_node("Gather", [f"{name}_{kind}", node.input[1]], [f"{restored}_{kind}"]))
-        nodes.append(helper.make_node("Cast", [int8], [floats], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [floats, scale], [restored]))
-        if not is_embedding:
+        initializers.append(numpy_helper.from_array(np.rint(weights / scale).astype(np.int8), f"{name}_int8"))
+        initializers.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        restored = name
+        if node.op_type == "Gather":  # of embeddings, only the rows that are used
+            restored = node.output[0]
+            for part in ("int8", "scale"):
+                nodes.append(helper.make_node("Gather", [f"{name}_{part}", node.input[1]], [f"{restored}_{part}"]))
+        nodes.append(helper.make_node("Cast", [f"{restored}_int8"], [f"{restored}_float"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [f"{restored}_float", f"{restored}_scale"], [restored]))
+        if node.op_type != "Gather":
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings about the internals of the exporter."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

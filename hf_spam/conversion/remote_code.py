@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from ..files import write_json
 
 if TYPE_CHECKING:
@@ -23,7 +25,10 @@ def without_code(settings: dict[str, Any]) -> dict[str, Any]:
 
 def save_without_code(model: "PreTrainedModel", folder: Path) -> None:
     """Save weights and configuration, without the code that `save_pretrained` adds."""
-    model.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(str(error)) from error
     for path in CODE:
         (folder / path.name).unlink(missing_ok=True)
     config = folder / "config.json"
@@ -35,8 +40,7 @@ def save_without_code(model: "PreTrainedModel", folder: Path) -> None:
 def with_code(files: dict[str, Path]) -> dict[str, Path | bytes]:
     """Return the files of a model or an export by their names on the Hub; a SpamGPT without code gets ours.
 
-    Raises:
-        ValueError: `config.json` is not a JSON object.
+    A `config.json` that is no JSON object raises a `ValueError`.
     """
     from ..modeling.configuration_spam_gpt import SpamGPTConfig  # loads torch
 

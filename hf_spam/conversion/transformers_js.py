@@ -62,17 +62,15 @@ def version_in_node() -> str:
 def run_in_node(folder: Path, texts: Sequence[str], *, precision: str) -> np.ndarray:
     """Return the probability of each class for each text, (N, num_labels); a row of NaN where Transformers.js fails.
 
-    Raises:
-        ValueError: Transformers.js cannot load the folder.
+    A folder that it cannot load raises a `ValueError`.
     """
     command = ["node", SCRIPT, find_library() / "dist" / "transformers.node.mjs"]
     request = {"model": os.fspath(folder.absolute()), "dtype": DTYPES[precision], "texts": list(texts)}
-    how = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
-    done = subprocess.run(command, input=json.dumps(request), **how)  # JSON escapes lone surrogates
+    request = json.dumps(request)  # escapes lone surrogates
+    done = subprocess.run(command, input=request, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it stopped without a message"]
-        error = ValueError(next((line for line in lines if "Error:" in line), lines[-1]))
-        raise ValueError(f"Transformers.js in Node.js failed: {one_line(error)}")
+        reason = next((line for line in done.stderr.splitlines() if "Error:" in line), done.stderr)
+        raise ValueError(f"Transformers.js in Node.js failed: {one_line(ValueError(reason))}")
     return to_array(folder, json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..conversion.loading import BUNDLED, HISTORY, history_file, named_model
+from ..conversion.loading import BUNDLED, HISTORY, find_file, named_model
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES
 from ..data.names import Sources, sources_of
@@ -101,7 +101,7 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
     """
     if model is None or named_model(model) == BUNDLED:
         return TrainedRecipe(None, 123, json.loads((BUNDLED / BUNDLED_SOURCES).read_text()))
-    path = history_file(model)
+    path = find_file(model, HISTORY)
     if path is None:
         return None
     try:

@@ -13,16 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
-from ..conversion.loading import CARD, HISTORY, find_file, history_file, load_classifier, load_tokenizer, local_folder
+from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, is_onnx, write_onnx
-from ..conversion.parity import compare_runtimes
-from ..conversion.runtimes import Format
+from ..conversion.parity import Format, compare_runtimes
 from ..conversion.transformers_js import adapt_tokenizer
 from ..data.names import Sources, source_name
 from ..extras import import_extra
 from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .card import inherited, render_export_card
 
@@ -94,7 +93,7 @@ def export_model(
         if handler:
             shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
             (folder / "requirements.txt").write_text(REQUIREMENTS[format], encoding="utf-8")
-        if history := history_file(source):
+        if history := find_file(source, HISTORY):
             shutil.copyfile(history, folder / HISTORY)
         try:
             results = compare_runtimes(folder, format, model.config, classifier.predict_proba, texts, labels)
@@ -103,22 +102,29 @@ def export_model(
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
         certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
         write_json(folder / CERTIFICATE, certificate)
-        names = class_names(model.config)
-        card = render_export_card(
-            certificate,
-            source=os.fspath(source),
-            labels=names,
-            positive_label=None if threshold is None else names[spam_index(names)],
-            threshold=threshold,
-            calibrated=model.config.temperature != 1,
-            max_tokens=model.config.max_tokens,
-            handler=handler,
-            metadata=inherited(find_file(source, CARD)),
-        )
+        card = _card(certificate, os.fspath(source), model.config, threshold, handler)
         (folder / CARD).write_text(card, encoding="utf-8")
 
     write_folder(output_dir, fill)
     return certificate
+
+
+def _card(
+    certificate: dict[str, Any], source: str, config: SpamGPTConfig, threshold: float | None, handler: bool
+) -> str:
+    """Return the card of an export; `threshold` is the model's, which `config` has lost if it was folded."""
+    names = class_names(config)
+    return render_export_card(
+        certificate,
+        source=source,
+        labels=names,
+        positive_label=None if threshold is None else names[spam_index(names)],
+        threshold=threshold,
+        calibrated=config.temperature != 1,
+        max_tokens=config.max_tokens,
+        handler=handler,
+        metadata=inherited(find_file(source, CARD)),
+    )
 
 
 def write_files(

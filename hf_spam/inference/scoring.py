@@ -32,7 +32,7 @@ import torch
 from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
-from ..conversion.loading import history_file
+from ..conversion.loading import HISTORY, find_file
 from ..data.dialects import with_format
 from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id, suffix_of
 from ..data.readers import LinesReader, open_file
@@ -179,7 +179,7 @@ def score_stream(
 
 def trained_text_column(model: str | os.PathLike | None) -> str | None:
     """Return the name of the text column that a model was trained on, if its `history.json` has it."""
-    path = None if model in (None, "bundled") else history_file(model)
+    path = None if model in (None, "bundled") else find_file(model, HISTORY)
     try:
         column = json.loads(path.read_bytes())["recipe"]["text_column"] if path else None
     except (OSError, ValueError, LookupError, TypeError):  # of any repository on the Hub

@@ -46,6 +46,7 @@ MISTAKES = {
     '{"inputs": "a", "parameters": {"function_to_apply": "max"}}': "must be softmax, sigmoid or none, got 'max'",
     '{"inputs": "a", "parameters": {"topk": 1, "k": 2}}': "Unknown parameters topk, k; known are top_k",
 }
+STOCK = "what stock transformers loads"
 SERVER = """
 import importlib.util, json, sys
 folder, *missing = sys.argv[1:]
@@ -60,6 +61,11 @@ for line in sys.stdin:
         print(json.dumps(handler(json.loads(line))))
     except ValueError as error:  # any other would end this process
         print(json.dumps(str(error)))
+if "transformers" not in missing:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+    loaded = [each.from_pretrained(folder) for each in (AutoConfig, AutoModelForSequenceClassification)]
+    batches = [each.from_pretrained(folder)("win<|pad|>") for each in (AutoTokenizer, PreTrainedTokenizerFast)]
+    print(json.dumps([[type(each).__name__ for each in loaded], *(dict(batch) for batch in batches)]))
 """
 
 
@@ -77,13 +83,14 @@ def served(request) -> tuple[Path, dict]:
     folder = request.getfixturevalue(f"{request.param}_export")
     lines = [json.dumps(each) for each in ({"inputs": TEXTS}, *({"inputs": text} for text in TEXTS), *REQUESTS)]
     lines += MISTAKES
+    stock = [STOCK] if request.param == "gpt2" else []
     command = [sys.executable, "-c", SERVER, folder, *FORMATS[request.param]]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         command, input="\n".join(lines), capture_output=True, text=True, cwd=folder.parent, env=environment
     )
     assert done.returncode == 0, done.stderr
-    return folder, dict(zip(lines, map(json.loads, done.stdout.splitlines()), strict=True))
+    return folder, dict(zip([*lines, *stock], map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 def shape(answers: list) -> list:
@@ -122,6 +129,14 @@ def test_parameters_are_those_of_the_pipeline(served, gpt2_export):
 def test_mistakes_are_explained(served):
     for line, message in MISTAKES.items():
         assert message in served[1][line]
+
+
+def test_stock_transformers_loads_it_without_this_package_and_without_a_question(served):
+    if served[0].name == "export-onnx":  # which needs other programs
+        return
+    classes, *batches = served[1][STOCK]
+    assert classes == ["GPT2Config", "GPT2ForSequenceClassification"]
+    assert batches[0] == batches[1] and set(batches[0]) == {"input_ids", "attention_mask"}
 
 
 def test_requirements_beside_the_handler(served):

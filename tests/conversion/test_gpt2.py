@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -163,26 +161,6 @@ def test_names_and_settings_are_those_of_gpt2_as_vllm_reads_it(tmp_path: Path) -
     assert len(modes) == 1
 
 
-def test_a_fresh_process_loads_it_without_this_package_and_without_a_question(tmp_path: Path) -> None:
-    write(model("as GPT-2's"), tmp_path / "out", "as GPT-2's")
-    code = """
-import sys
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
-config, tokenizer = AutoConfig.from_pretrained("out"), AutoTokenizer.from_pretrained("out")
-model = AutoModelForSequenceClassification.from_pretrained("out")
-plain = PreTrainedTokenizerFast.from_pretrained("out")
-text = "win a prize<|pad|>"
-assert plain(text)["input_ids"] == tokenizer(text)["input_ids"]
-assert set(tokenizer(text)) == {"input_ids", "attention_mask"}
-assert "hf_spam" not in sys.modules
-print(type(config).__name__, type(model).__name__)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["GPT2Config", "GPT2ForSequenceClassification"], done.stderr
-
-
 def test_a_head_of_opposite_rows_keeps_its_scores(tmp_path: Path) -> None:
     """Its logits cannot be kept without a bias, but their difference can."""
     classifier = model()
@@ -299,12 +277,10 @@ def test_a_gpt2_classifier_is_used_as_it_is_or_imported(tmp_path: Path, changes:
 
 
 def test_a_gpt2_of_another_kind_is_refused_in_one_line(tmp_path: Path) -> None:
-    labels = {"id2label": {0: "x"}}
     for number, (changes, said) in enumerate(
         [
-            ({"activation_function": "relu"}, "activation_function is 'relu', SpamGPT supports 'gelu_new' or"),
             ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label_classification', SpamGPT"),
-            (labels, "it has a single label, and its score is not a probability"),
+            ({"id2label": {0: "x"}}, "it has a single label, and its score is not a probability"),
         ]
     ):
         folder = tmp_path / str(number)

@@ -3,10 +3,8 @@
 import copy
 import json
 import logging
-import math
 import os
 import pickle
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import (
     AutoTokenizer,
     GPT2Config,
-    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     GPT2Model,
     PreTrainedModel,
@@ -114,20 +111,6 @@ def test_shards_prefixes_and_leftovers_of_older_versions_change_nothing(tmp_path
     for source in ("sharded", "prefixed", "old"):
         imported = import_weights(tmp_path / source, tmp_path / f"{source}-out")
         torch.testing.assert_close(imported(x).last_hidden_state, expected, atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_a_gpt2_classifier_keeps_its_head_and_labels(tmp_path: Path) -> None:
-    torch.manual_seed(2)
-    labels = {"id2label": {0: "spam", 1: "ham", 2: "unsure"}, "label2id": {"spam": 0, "ham": 1, "unsure": 2}}
-    reference = gpt2(GPT2ForSequenceClassification, pad_token_id=59, **labels)
-    reference.save_pretrained(tmp_path / "gpt2")
-    import_weights(tmp_path / "gpt2", tmp_path / "out")
-    imported = SpamGPTForSequenceClassification.from_pretrained(tmp_path / "out").eval()
-    x = random_ids(59)
-    x[1, 5:] = 59
-    torch.testing.assert_close(imported(x).logits, reference(x).logits, atol=1e-5, rtol=0)
-    assert imported.config.id2label == labels["id2label"] and imported.config.label2id == labels["label2id"]
 
 
 def test_half_precision_becomes_float32_and_settings_are_kept(tmp_path: Path) -> None:
@@ -443,21 +426,26 @@ def test_the_misfits_of_a_gpt2_are_counted_and_the_first_named(tmp_path: Path) -
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"activation_function": "relu"}, "activation_function is 'relu', SpamGPT supports 'gelu_new' or"),
-        ({"scale_attn_weights": False}, "scale_attn_weights is False, SpamGPT supports True"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True, SpamGPT supports False"),
-        ({"add_cross_attention": True}, "add_cross_attention is True, SpamGPT supports False"),
-        ({"n_head": 5}, "n_embd (32) must be a multiple of n_head (5)"),
-    ],
-)
-def test_a_gpt2_with_settings_that_spam_gpt_lacks_is_refused(tmp_path: Path, changes: dict, said: str) -> None:
+LACKS = "gpt2' does not fit SpamGPT: "
+SPOILED = {
+    LACKS + "activation_function is 'relu', SpamGPT supports 'gelu_new' or": {"activation_function": "relu"},
+    LACKS + "scale_attn_weights is False, SpamGPT supports True": {"scale_attn_weights": False},
+    LACKS + "scale_attn_by_inverse_layer_idx is True, SpamGPT": {"scale_attn_by_inverse_layer_idx": True},
+    LACKS + "add_cross_attention is True, SpamGPT supports False": {"add_cross_attention": True},
+    LACKS + "n_embd (32) must be a multiple of n_head (5)": {"n_head": 5},
+    "gpt2' is not valid: ": {"n_layer": "two"},
+    "gpt2' do not fit its config.json: n_layer is 1000000000, but there are weights for 2": {"n_layer": 10**9},
+    "holds a model of type 'bert', not 'spam_gpt'": {"model_type": "bert"},
+}
+
+
+@pytest.mark.parametrize("said", SPOILED)
+def test_a_gpt2_whose_settings_do_not_fit_is_refused_with_one_line(tmp_path: Path, said: str) -> None:
     gpt2().save_pretrained(tmp_path / "gpt2")
     config = json.loads((tmp_path / "gpt2/config.json").read_text())
-    (tmp_path / "gpt2/config.json").write_text(json.dumps(config | changes))
-    assert f"gpt2' does not fit SpamGPT: {said}" in refused(tmp_path / "gpt2", tmp_path)
+    (tmp_path / "gpt2/config.json").write_text(json.dumps(config | SPOILED[said]))
+    message = refused(tmp_path / "gpt2", tmp_path)
+    assert said in message and "\n" not in message
 
 
 # How the weights of a classifier are spoiled, the options, and a part of what is said about it.
@@ -536,13 +524,6 @@ def test_a_needed_option_is_named(tmp_path: Path) -> None:
     assert hf_spam("import-weights", source, tmp_path / "out", "--lora-alpha", 16, "--n-head", 4).code == 0
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
-def test_broken_weights_are_refused(tmp_path: Path, value: float) -> None:
-    state = book().state_dict() | {"out_head.bias": torch.tensor([0.0, value])}
-    message = refused(saved(state, tmp_path), tmp_path, n_head=4)
-    assert message.endswith("is damaged: NaN, infinite or absurdly large weights in out_head.bias.")
-
-
 class Evil:
     def __init__(self, path: Path):
         self.path = path
@@ -597,34 +578,6 @@ def test_the_options_of_book_files_are_refused_for_a_gpt2(tmp_path: Path) -> Non
         assert "are for files of the book's model" in refused(tmp_path / "gpt2", tmp_path, **options)
 
 
-def test_each_kind_of_damaged_gpt2_folder_is_refused_with_one_line(tmp_path: Path) -> None:
-    gpt2().save_pretrained(tmp_path / "whole")
-    weights = (tmp_path / "whole/model.safetensors").read_bytes()
-    files = {
-        "config.json": {
-            None: "config.json",
-            b"{": "config.json",
-            b"[]": "no config.json that names a model_type",
-            b'{"model_type": "bert"}': "holds a model of type 'bert', not 'spam_gpt'",
-            b'{"model_type": "gpt2", "n_layer": "two"}': "'n_layer' expected int",
-            b'{"model_type": "gpt2", "n_layer": 1000000000}': "n_layer is 1000000000, but there are weights for 2",
-        },
-        "model.safetensors": {
-            None: "no model.safetensors, and a pickle (pytorch_model.bin) is not read",
-            weights[:100]: "cannot be loaded",
-        },
-        "tokenizer.json": {b"{": "No tokenizer in "},
-    }
-    for name, contents in files.items():
-        for content, expected in contents.items():
-            folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / "gpt2", dirs_exist_ok=True))
-            (folder / name).unlink(missing_ok=True)
-            if content is not None:
-                (folder / name).write_bytes(content)
-            message = refused(folder, tmp_path, (ValueError, OSError))
-            assert expected in message and len(message.strip().splitlines()) <= 2, message
-
-
 @pytest.mark.parametrize("source", ["someone/no-such-model", "./no/such/file.pth", ""])
 def test_a_source_that_does_not_exist_is_named(tmp_path: Path, source: str) -> None:
     message = refused(source, tmp_path, OSError)
@@ -641,15 +594,3 @@ def test_an_existing_file_or_folder_is_not_overwritten(tmp_path: Path) -> None:
             import_weights(tmp_path / "gpt2", tmp_path / taken)
     assert (tmp_path / "file").read_text() == (tmp_path / "folder/notes.txt").read_text() == "mine"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder", "gpt2"]
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpt2().save_pretrained(tmp_path / "gpt2")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
-    with pytest.raises(OSError, match="No space"):
-        import_weights(tmp_path / "gpt2", tmp_path / "out")
-    assert os.listdir(tmp_path) == ["gpt2"]

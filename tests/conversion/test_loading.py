@@ -21,11 +21,10 @@ from safetensors.torch import load_file, save_file
 from hf_spam import SpamClassifier
 from hf_spam.conversion.loading import (
     BUNDLED,
-    history_file,
+    find_file,
     load_classifier,
     load_config,
     load_tokenizer,
-    open_tensors,
     save_classifier,
 )
 from hf_spam.files import write_folder
@@ -87,10 +86,9 @@ UNREADABLE = r"^'.*/model' cannot be loaded: "
 NO_TOKENIZER = r"^No tokenizer in '.*\(.*"
 HUGE = 10**9
 DAMAGES = {
-    "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1), f"{UNFIT}the network cannot be built: Storage size"),
+    "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1), f"{UNFIT}Storage size"),
     "a huge vocabulary": (config(vocab_size=HUGE), rf"{UNFIT}gpt\.tok_emb\.weight has shape \(4000, 256\), expected"),
     "a billion blocks": (config(n_layer=HUGE), f"{UNFIT}n_layer is {HUGE}, but there are weights for 1"),
-    "a billion labels": (config(num_labels=HUGE, id2label=None), f"{BAD_CONFIG}num_labels is {HUGE}"),
     "labels that are text": (config(id2label="spam"), BAD_CONFIG),
     "an unknown type of numbers": (config(dtype="float99"), BAD_CONFIG),
     "a long text for a number": (config(padded_length="é" * 999), f"{BAD_CONFIG}.{{500}}…$"),
@@ -122,9 +120,9 @@ DAMAGES = {
     ),
     "an empty file": (replace("model.safetensors", "model.safetensors", b""), f"{UNREADABLE}.*header"),
     "no safetensors": (replace("model.safetensors", "", None), rf"{UNREADABLE}.* a pickle \(pytorch_model\.bin\)"),
-    "weights elsewhere": (
-        replace("model.safetensors", "model.safetensors.index.json", b'{"weight_map": {"a": "../x.safetensors"}}'),
-        rf"{UNREADABLE}model\.safetensors\.index\.json names files outside its folder: \.\./x\.safetensors",
+    "a missing shard": (
+        replace("model.safetensors", "model.safetensors.index.json", b'{"weight_map": {"a": "x.safetensors"}}'),
+        rf"{UNREADABLE}.*x\.safetensors",
     ),
     "a tokenizer too large": (
         tokenizer(lambda model: model["vocab"].update(zz=5000)),
@@ -240,7 +238,7 @@ def test_without_a_connection_the_cache_or_the_cause_is_found_at_once(hub, tmp_p
     hub.stop()
     monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: pytest.fail("a retry")))
     assert SpamClassifier.from_pretrained("alice/spam").predict("hi") == ["not spam"]
-    assert history_file("alice/spam") is None
-    for load in (load_classifier, load_tokenizer, load_config, open_tensors):
+    assert find_file("alice/spam", "history.json") is None
+    for load in (load_classifier, load_tokenizer, load_config):
         with pytest.raises(OSError, match=r"^alice/gone: no such file or folder; cannot reach the Hub at "):
             load("alice/gone")

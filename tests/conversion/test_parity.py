@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hf_spam.conversion import parity
-from hf_spam.conversion.parity import AWKWARD, compare_runtimes
-from hf_spam.conversion.runtimes import Runtime, in_batches
+from hf_spam.conversion.parity import AWKWARD, RUNTIMES, Runtime, compare_runtimes
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 
 TEXTS = [f"message {i}" for i in range(1000)]
@@ -101,11 +101,15 @@ def test_a_runtime_that_is_missing_is_named(monkeypatch, tmp_path):
     assert result == {"messages": 1000, "runtimes": [], "not_run": {"a runtime": "needs a thing: pip install thing"}}
 
 
-def test_a_text_that_fails_does_not_fail_its_batch():
-    def answer(texts):
-        if "" in texts:
-            raise RuntimeError("empty")
-        return [[len(text), 0] for text in texts]
+def test_a_text_that_fails_does_not_fail_its_batch(monkeypatch):
+    class Pipeline:
+        model = SimpleNamespace(config=SpamGPTConfig())
 
-    found = in_batches(answer, ["four", "", *["a"] * 50], 2)
+        def __call__(self, texts):
+            if "" in texts:
+                raise RuntimeError("empty")
+            return [[{"label": "spam", "score": 0}, {"label": "not spam", "score": len(text)}] for text in texts]
+
+    monkeypatch.setattr("transformers.pipeline", lambda *_, **__: Pipeline())
+    found = RUNTIMES[0].probabilities(Path(), ["four", "", *["a"] * 50])
     assert found[0].tolist() == [4, 0] and np.isnan(found[1]).all() and (found[2:, 0] == 1).all()

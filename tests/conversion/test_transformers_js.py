@@ -6,13 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tiny_models import MESSAGES, build
 from tokenizers import Tokenizer
 
 from hf_spam.conversion import transformers_js
-from hf_spam.conversion.onnx import OnnxModel, write_onnx
-from hf_spam.data.batching import pad_batch
 from hf_spam.data.tokenization import train_tokenizer
 
 find_library = importlib.reload(transformers_js).find_library  # the one that conftest.py hides
@@ -97,19 +93,3 @@ def test_an_adapted_tokenizer_gives_the_same_tokens_in_python(tmp_path):
     assert settings["normalizer"]["normalizers"][0]["pattern"] == {"Regex": r"\p{Cs}"}
     split, words = settings["pre_tokenizer"]["pretokenizers"]
     assert split["type"] == "Split" and words["use_regex"] is False
-
-
-@pytest.mark.parametrize("side", [pytest.param("right", marks=pytest.mark.slow), "left"])
-def test_the_graph_restores_the_end_of_a_long_text(side, tmp_path):
-    """Transformers.js cuts the tokens of a long text after its tokenizer has added the last one."""
-    end, model = 3, build(pooling="last_token", padded_length=None)
-    write_onnx(model, tmp_path, end_token_id=end)
-    whole = [[*message[:15], end] for message in MESSAGES]
-    cut = [message[:16] if len(message) > 15 else [*message, end] for message in MESSAGES]
-    assert cut[-1][-1] != end and cut[:-1] == whole[:-1]
-    batch = pad_batch(cut, model.config.pad_token_id)
-    if side == "left":
-        batch = {name: tensor.flip(1) for name, tensor in pad_batch([m[::-1] for m in cut], 63).items()}
-    with torch.inference_mode():
-        expected = model(**pad_batch(whole, model.config.pad_token_id)).logits
-    torch.testing.assert_close(OnnxModel(tmp_path)(**batch).logits, expected, atol=1e-5, rtol=1e-5)

@@ -97,80 +97,7 @@ def test_without_a_threshold_our_pipeline_is_the_stock_one(tmp_path):
     assert ours(TEXTS[3], function_to_apply="none") == stock(TEXTS[3], function_to_apply="none")
 
 
-STRANGER = """
-import json, sys
-sys.modules["hf_spam"] = None  # what a machine without the package does on import
-import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-texts, (folder, again, *others) = json.load(open("texts.json")), sys.argv[1:]
-trust = {"trust_remote_code": True}
-config, base = AutoConfig.from_pretrained(folder, **trust), AutoModel.from_pretrained(folder, **trust)
-model = AutoModelForSequenceClassification.from_pretrained(folder, **trust)
-tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
-with torch.no_grad():
-    logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
-    ids = tokenizer(texts[-1], return_tensors="pt").input_ids
-    assert torch.equal(base(ids).last_hidden_state, model.gpt(ids).last_hidden_state)
-model.save_pretrained(again)
-tokenizer.save_pretrained(again)
-report = {"by hand": logits.softmax(-1).tolist(), "answers": {}}
-modules = {type(each).__module__ for each in (config, base, model)}
-for source in (folder, again, *others):
-    pipe = pipeline("spam-classification", source, **trust)
-    modules.add(type(pipe).__module__)
-    report["answers"][source] = pipe(texts)
-stock = pipeline("text-classification", folder, top_k=None, **trust)
-for name, found in (("one by one", [stock([t])[0] for t in texts]), ("in batches", stock(texts, batch_size=3))):
-    report[name] = [[p for _, p in sorted((config.label2id[r["label"]], r["score"]) for r in rows)] for rows in found]
-assert all(module.startswith("transformers_modules.") for module in modules), modules
-print("REPORT" + json.dumps(report))
-"""
-
-
-def test_remote_code_without_the_package(calibrated, probabilities, expected, hub, tmp_path):
-    """Protects `trust_remote_code=True`, for models saved in Python, by a pipeline and again, and on the Hub.
-
-    There, they come from our folders, which have no code, or from `push_to_hub`. Auto classes and pipelines answer any
-    message in any batch, also the empty one and one of 100,000 characters.
-    """
-    pipeline("spam-classification", model=calibrated).save_pretrained(tmp_path / "pipeline")
-    model, tokenizer = load_classifier(calibrated), load_tokenizer(calibrated)
-    save_classifier(model, tokenizer, tmp_path / "trained")
-    push_folder(tmp_path / "trained", "alice/spam")
-    for each in (load_classifier(tmp_path / "trained"), tokenizer):
-        each.push_to_hub("alice/python")
-    (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
-    command = [sys.executable, "-c", STRANGER, calibrated, "again", "alice/spam", "alice/python", "pipeline"]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.split("REPORT")[1])
-    assert len(report["answers"]) == 5
-    for source, answers in report.pop("answers").items():
-        assert answers == expected, source
-    for way, found in report.items():
-        torch.testing.assert_close(torch.tensor(found), probabilities, atol=1e-6, rtol=0, msg=way)
-    configs = [json.loads(Path(folder, "config.json").read_text()) for folder in (calibrated, tmp_path / "again")]
-    assert configs[0] == configs[1] and len(configs[1]["auto_map"]) == 3
-    # With the package installed, the code in the folder is not needed.
-    ours = pipeline("spam-classification", model=str(tmp_path / "again"))
-    assert type(ours) is SpamPipeline and ours(TEXTS) == expected
-
-
 LOADED = ("trained", "imported", "exported", "alice/spam")
-STRANGER_LOADS = """
-import json, sys
-sys.modules["hf_spam"] = None
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-report = {}
-for name in sys.argv[1:]:
-    # The Hub has code, for which the library asks where it does not know the type of the model.
-    settings = {"trust_remote_code": False} if name == "alice/spam" else {}
-    for loaded in AutoTokenizer.from_pretrained(name, **settings), PreTrainedTokenizerFast.from_pretrained(name):
-        report.setdefault(name, []).append([loaded(["win", ""], padding=True).input_ids, loaded.model_max_length])
-print("REPORT" + json.dumps(report))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -203,18 +130,79 @@ def test_nothing_is_asked_when_a_tokenizer_or_a_pipeline_is_loaded(folders, expe
         assert pipeline(task, name)("Win")[0]["label"] == "not spam"
 
 
-def test_nothing_is_asked_without_the_package(folders, expected_of_tokenizers, hub):
-    """Here in a process of its own, whose input is an idle pipe."""
-    push_folder(folders / "trained", "alice/spam")
-    environment = {**os.environ, "HF_HOME": str(folders / "home")}
+STRANGER = """
+import json, sys
+sys.modules["hf_spam"] = None  # what a machine without the package does on import
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import PreTrainedTokenizerFast
+
+report = {"tokenizers": {}, "answers": {}}
+for name in sys.argv[1:5]:
+    # The Hub has code, for which the library asks where it does not know the type of the model.
+    settings = {"trust_remote_code": False} if name == "alice/spam" else {}
+    for loaded in AutoTokenizer.from_pretrained(name, **settings), PreTrainedTokenizerFast.from_pretrained(name):
+        found = [loaded(["win", ""], padding=True).input_ids, loaded.model_max_length]
+        report["tokenizers"].setdefault(name, []).append(found)
+texts, (folder, again, *others) = json.load(open("texts.json")), sys.argv[5:]
+trust = {"trust_remote_code": True}
+config, base = AutoConfig.from_pretrained(folder, **trust), AutoModel.from_pretrained(folder, **trust)
+model = AutoModelForSequenceClassification.from_pretrained(folder, **trust)
+tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
+with torch.no_grad():
+    logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+    ids = tokenizer(texts[-1], return_tensors="pt").input_ids
+    assert torch.equal(base(ids).last_hidden_state, model.gpt(ids).last_hidden_state)
+model.save_pretrained(again)
+tokenizer.save_pretrained(again)
+report["by hand"] = logits.softmax(-1).tolist()
+modules = {type(each).__module__ for each in (config, base, model)}
+for source in (folder, again, *others):
+    pipe = pipeline("spam-classification", source, **trust)
+    modules.add(type(pipe).__module__)
+    report["answers"][source] = pipe(texts)
+stock = pipeline("text-classification", folder, top_k=None, **trust)
+for name, found in (("one by one", [stock([t])[0] for t in texts]), ("in batches", stock(texts, batch_size=3))):
+    report[name] = [[p for _, p in sorted((config.label2id[r["label"]], r["score"]) for r in rows)] for rows in found]
+assert all(module.startswith("transformers_modules.") for module in modules), modules
+print("REPORT" + json.dumps(report))
+"""
+
+
+def test_without_the_package(calibrated, probabilities, expected, folders, expected_of_tokenizers, hub):
+    """Protects `trust_remote_code=True`, for models saved in Python, by a pipeline and again, and on the Hub.
+
+    There, they come from our folders, which have no code, or from `push_to_hub`. Auto classes and pipelines answer any
+    message in any batch, also the empty one and one of 100,000 characters. Tokenizers load without code, and nothing is
+    asked: the process, whose input is an idle pipe, ends.
+    """
+    pipeline("spam-classification", model=calibrated).save_pretrained(folders / "pipeline")
+    model, tokenizer = load_classifier(calibrated), load_tokenizer(calibrated)
+    save_classifier(model, tokenizer, folders / "calibrated")
+    push_folder(folders / "calibrated", "alice/spam")
+    for each in (load_classifier(folders / "calibrated"), tokenizer):
+        each.push_to_hub("alice/python")
+    (folders / "texts.json").write_text(json.dumps(TEXTS))
+    sources = [calibrated, "again", "alice/spam", "alice/python", "pipeline"]
+    environment = {**os.environ, "HF_HOME": str(folders / "home"), "OMP_NUM_THREADS": "1"}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, "-c", STRANGER_LOADS, *LOADED]
+    command = [sys.executable, "-c", STRANGER, *LOADED, *sources]
     with subprocess.Popen(command, cwd=folders, env=environment, text=True, **pipes) as process:
         out, err = process.stdout.read(), process.stderr.read()  # the input stays open
     assert process.returncode == 0, err
     assert "Do you wish to run" not in out + err
     report = json.loads(out.split("REPORT")[1])
-    assert report == {name: [expected_of_tokenizers] * 2 for name in LOADED}
+    assert report.pop("tokenizers") == {name: [expected_of_tokenizers] * 2 for name in LOADED}
+    assert list(report["answers"]) == sources
+    for source, answers in report.pop("answers").items():
+        assert answers == expected, source
+    for way, found in report.items():
+        torch.testing.assert_close(torch.tensor(found), probabilities, atol=1e-6, rtol=0, msg=way)
+    configs = [json.loads(Path(folder, "config.json").read_text()) for folder in (calibrated, folders / "again")]
+    assert configs[0] == configs[1] and len(configs[1]["auto_map"]) == 3
+    # With the package installed, the code in the folder is not needed.
+    ours = pipeline("spam-classification", model=str(folders / "again"))
+    assert type(ours) is SpamPipeline and ours(TEXTS) == expected
 
 
 def test_an_export_does_not_name_code_that_it_lacks(folders):

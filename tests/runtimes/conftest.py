@@ -11,7 +11,7 @@ import torch
 
 from hf_spam import SpamClassifier
 from hf_spam.conversion import parity
-from hf_spam.conversion.runtimes import RUNTIMES, Runtime
+from hf_spam.conversion.parity import RUNTIMES, Runtime
 from hf_spam.data.sources import read_texts
 from hf_spam.hub.export import export_model
 from hf_spam.modeling.configuration_spam_gpt import decide

@@ -11,8 +11,7 @@ import pytest
 from chromium import run_in_page, skip_without_chromium
 from tricky_texts import tricky_texts
 
-from hf_spam.conversion.parity import NEWER
-from hf_spam.conversion.runtimes import Runtime
+from hf_spam.conversion.parity import NEWER, Runtime
 from hf_spam.conversion.transformers_js import DTYPES, SCRIPT, to_array
 from hf_spam.data.tokenization import encode
 
