@@ -1,10 +1,11 @@
 """Prepare a repository on the Hub, and commit files to it."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, close_session, get_session, hf_hub_url
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0  # between two attempts
 SILENCE_SECONDS = 120.0  # a request without an answer for this long has failed
-
-T = TypeVar("T")
 
 
 def prepare_repository(
@@ -74,8 +73,17 @@ def push_files(
     return HfApi().create_commit(repo_id, operations, commit_message=title, **about, **how)
 
 
-def keep_trying(send: Callable[[], T], title: str, repo_id: str, repo_type: str = "model", **how: Any) -> T:
-    """Return what `send` returns, and try again where that may help; `how` sets when `Retrying` stops."""
+def keep_pushing(
+    repo_id: str,
+    files: Mapping[str, Path | bytes],
+    *,
+    title: str,
+    repo_type: str = "model",
+    stop: Callable[[RetryCallState], bool],
+    sleep: Callable[[float], None] = time.sleep,
+    **how: Any,
+) -> CommitInfo:
+    """Call `push_files` until it succeeds, fails for good, or tenacity's `stop` says so."""
 
     def note(state: RetryCallState) -> None:
         if state.attempt_number == 1:
@@ -83,8 +91,9 @@ def keep_trying(send: Callable[[], T], title: str, repo_id: str, repo_type: str 
             logger.info("Not pushed yet: %s. %s. Trying again ...", title, message)
 
     backoff = wait_exponential(multiplier=MIN_WAIT_SECONDS, max=MAX_WAIT_SECONDS)
-    retry = Retrying(retry=retry_if_exception(is_transient), wait=backoff, before_sleep=note, reraise=True, **how)
-    return retry(send)
+    check = retry_if_exception(is_transient)
+    retry = Retrying(stop=stop, sleep=sleep, retry=check, wait=backoff, before_sleep=note, reraise=True)
+    return retry(push_files, repo_id, files, title=title, repo_type=repo_type, **how)
 
 
 @contextmanager

@@ -549,7 +549,7 @@ def test_an_interrupted_run_pushes_its_last_checkpoint(hub, train, alone, tmp_pa
 
 def test_training_resumes_from_the_hub_on_another_machine(hub, train, alone, tmp_path):
     """The state has its own branch, without pickles or private paths; the resumed run gives the same result."""
-    command = [*train, "--push-to-hub", "--hub-model-id", REPO, "--hub-push-state"]
+    command = [*train, "--push-to-hub", "--hub-model-id", REPO, "--hub-strategy", "checkpoint"]
     done = hf_spam(*command, "--resume-from-checkpoint", "hub", "--output-dir", tmp_path / "none")
     assert done.code == 1 and f"{REPO} has no training state" in done.err
     assert hf_spam(*command, "--output-dir", tmp_path / "gone").code == 0
