@@ -48,18 +48,13 @@ def export_model(
 ) -> dict[str, Any]:
     """Export a classifier to a new folder, and check that every runtime gives the same answers as the model.
 
-    The format "gpt2" is a stock `GPT2ForSequenceClassification`, "onnx" are graphs in fp32 and int8. `fold_threshold`
-    shifts the logits by the model's threshold, so that programs that pick the most likely class decide like the model;
-    scores are then no longer probabilities. `handler` adds a `handler.py` for Inference Endpoints. The messages to
-    compare on are read like those of `load_sms_spam`, without their labels.
+    The format "gpt2" is a stock `GPT2ForSequenceClassification`, "onnx" are graphs in fp32 and int8. See `fold` for
+    `fold_threshold`. `handler` adds a `handler.py` for Inference Endpoints. The messages to compare on are read like
+    those of `load_sms_spam`, without their labels.
 
-    The certificate that is also written to `parity.json` is returned: the `model` and the `data`, the result of
-    `compare_runtimes`, the sha256 of the `files`, and the `versions` of the packages.
-
-    Raises:
-        OSError: `source` does not exist, or `output_dir` exists or cannot be written.
-        ValueError: There is no SpamGPT classifier at `source`, it has no exact export, a package is missing, or a
-            runtime does not agree. Nothing is written.
+    Return the certificate that is also written to `parity.json`: the `model` and the `data`, the result of
+    `compare_runtimes`, the sha256 of the `files`, and the `versions` of the packages. If a runtime does not agree,
+    nothing is written.
     """
     from ..data.sources import read_texts  # loads pandas
 
@@ -137,7 +132,10 @@ def write_files(
 
 @torch.no_grad()
 def fold(model: SpamGPTForSequenceClassification) -> None:
-    """Shift the bias of the head so that the most likely of two classes is the one that the threshold decides."""
+    """Shift the bias of the head so that the most likely of two classes is the one that the threshold decides.
+
+    The scores are then no longer probabilities.
+    """
     config = model.config
     if config.threshold is None or config.num_labels != 2 or config.threshold >= 1:
         found = f"{config.num_labels} classes" if config.num_labels != 2 else f"the threshold {config.threshold}"

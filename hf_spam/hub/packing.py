@@ -97,7 +97,9 @@ def read_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], 
     spec = json.loads(backend.to_str())
     model, words = spec["model"], spec["pre_tokenizer"] or {}
     odd = ("dropout", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
-    if model["type"] != "BPE" or any(model.get(name) for name in odd):
+    vocab, symbols = model["vocab"], bytes_to_unicode()
+    is_plain = model["type"] == "BPE" and not any(model.get(name) for name in odd)
+    if not is_plain or any(symbol not in vocab for symbol in symbols.values()):
         raise ValueError("its tokenizer is not a plain BPE tokenizer like GPT-2's")
     if words.get("type") != "ByteLevel" or words["add_prefix_space"] or not words["use_regex"]:
         raise ValueError("its tokenizer does not split texts into words as GPT-2's does")
@@ -105,9 +107,6 @@ def read_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], 
     if backend.normalizer is not None and backend.normalizer.__getstate__() != normalizer().__getstate__():
         raise ValueError("its tokenizer normalizes texts in another way than those of hf_spam")
     normalizers = spec["normalizer"]["normalizers"] if spec["normalizer"] else []
-    vocab, symbols = model["vocab"], bytes_to_unicode()
-    if missing := [symbol for symbol in symbols.values() if symbol not in vocab]:
-        raise ValueError(f"{len(missing)} of the 256 bytes are not in the vocabulary of its tokenizer")
     for token in spec["added_tokens"]:
         if token["single_word"] or token["lstrip"] or token["rstrip"] or (token["normalized"] and normalizers):
             raise ValueError(f"its tokenizer has the added token {token['content']!r}, which depends on its neighbours")
