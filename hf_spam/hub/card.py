@@ -92,13 +92,12 @@ def render_export_card(
     `certificate` is the content of `parity.json`. `facts` are the other variables of the template: `max_tokens`, the
     `threshold` of the original, whether its scores are `calibrated`, and whether there is a `handler`.
     """
-    is_onnx, is_bundled = certificate["format"] == "onnx", source == "bundled"
+    is_onnx, base_model = certificate["format"] == "onnx", _hub_id(source)
     about = {"library_name": "transformers.js" if is_onnx else "transformers", **metadata}
-    base_model = None if is_bundled else _hub_id(source)
     if base_model and is_onnx:
         about["base_model_relation"] = "quantized"  # the Hub has no word for a mere conversion
     facts |= {**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])}
-    facts["copy_of"] = "the bundled model" if is_bundled else in_markdown(public(source))
+    facts["copy_of"] = "the bundled model" if source == "bundled" else in_markdown(public(source))
     tags = ["onnx"] if is_onnx else []
     return _render(EXPORT_TEMPLATE, labels, positive_label, about, base_model=base_model, tags=tags, **facts)
 
@@ -109,8 +108,9 @@ def inherited(card: Path | None) -> dict[str, Any]:
     return {key: metadata[key] for key in INHERITED if key in metadata}
 
 
-def _hub_id(base_model: str | None) -> str | None:
-    return None if base_model in (None, "random") or is_path(base_model) else base_model
+def _hub_id(model: str | None) -> str | None:
+    """Return a model if it is on the Hub, as far as its name says."""
+    return None if model in (None, "random", "bundled") or is_path(model) else model
 
 
 def _render(

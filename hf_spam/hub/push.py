@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 3  # models in the queue; beyond that, intermediate checkpoints are skipped
 
 
+@dataclass(eq=False)
 class Uploader:
     """Send snapshots to the Hub from a background thread; `RunOptions.hub_strategy` says which.
 
@@ -42,28 +44,22 @@ class Uploader:
     were not sent. A `ValueError` says that `timeout` is invalid or, when entering, that pushing can never succeed.
     """
 
-    def __init__(
-        self,
-        output_dir: Path,
-        repo_id: str,
-        *,
-        strategy: str = "end",
-        private: bool = False,
-        revision: str = MAIN,
-        timeout: float = 600.0,
-    ):
-        if not 0 <= timeout <= threading.TIMEOUT_MAX:  # also rejects NaN
-            raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {timeout}.")
-        self.output_dir = output_dir
-        self.repo_id = self.full_id = repo_id  # `full_id` gets the owner as soon as the Hub can be reached
-        self.strategy = strategy
-        self.private = private
-        self.revision = revision
-        self.state_branch = STATE_BRANCH if revision == MAIN else f"{revision}-{STATE_BRANCH}"
-        self.timeout = timeout
-        self.queue = Queue(output_dir / QUEUE)
+    output_dir: Path
+    repo_id: str
+    _: KW_ONLY
+    strategy: str = "end"
+    private: bool = False
+    revision: str = MAIN
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.timeout <= threading.TIMEOUT_MAX:  # also rejects NaN
+            raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {self.timeout}.")
+        self.full_id = self.repo_id  # gets the owner as soon as the Hub can be reached
+        self.state_branch = STATE_BRANCH if self.revision == MAIN else f"{self.revision}-{STATE_BRANCH}"
+        self.queue = Queue(self.output_dir / QUEUE)
         self.left: list[Snapshot] = []
-        self._resume_command = shlex.join(["hf-spam", "push", str(output_dir), "--resume"])
+        self._resume_command = shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
         self._waiting: list[Snapshot] = []
         self._closing = False
         self._change = threading.Condition()
