@@ -67,6 +67,8 @@ def export_model(
         import_extra(package, "onnx", "ONNX")
     model = load_classifier(source, dtype=torch.float32, attn_implementation="sdpa").eval()
     tokenizer = load_tokenizer(source)
+    if not tokenizer.is_fast:
+        raise ValueError("The tokenizer has no tokenizer.json, which other programs need.")
     texts = read_texts(data, **reading)
     count = len(texts) if model.num_parameters() <= LARGE else min(len(texts), FEWER_MESSAGES)
     texts = [texts[i * len(texts) // count] for i in range(count)]  # not the first: a source may be sorted
@@ -85,7 +87,13 @@ def export_model(
     }
 
     def fill(folder: Path) -> None:
-        write_files(model, tokenizer, folder, format)
+        save_tokenizer(tokenizer, folder, model.config.max_tokens)
+        if format == "gpt2":
+            write_gpt2(model, folder, tokenizer.pad_token_id)
+        else:
+            adapt_tokenizer(folder / "tokenizer.json")
+            last = tokenizer("")["input_ids"][-1:]  # the token with which it ends every text, if there is one
+            write_onnx(model, folder, end_token_id=last[0] if last else None)
         if handler:
             shutil.copyfile(endpoint_handler.__file__, folder / "handler.py")
             (folder / "requirements.txt").write_text(REQUIREMENTS[format], encoding="utf-8")
@@ -114,20 +122,6 @@ def export_model(
 
     write_folder(output_dir, fill)
     return certificate
-
-
-def write_files(
-    model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path, format: Format
-) -> None:
-    """Write the weights, configuration and tokenizer of an export."""
-    if not tokenizer.is_fast:
-        raise ValueError("The tokenizer has no tokenizer.json, which other programs need.")
-    save_tokenizer(tokenizer, folder, model.config.max_tokens)
-    if format == "gpt2":
-        return write_gpt2(model, folder, tokenizer.pad_token_id)
-    adapt_tokenizer(folder / "tokenizer.json")
-    last = tokenizer("")["input_ids"][-1:]  # the token with which it ends every text, if there is one
-    write_onnx(model, folder, end_token_id=last[0] if last else None)
 
 
 @torch.no_grad()

@@ -37,14 +37,14 @@ EXAMPLES = (
 
 
 def write_demo(source: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Write or replace an HTML file: a page that runs a model in the browser. Errors are as for `render_demo`."""
+    """Write or replace an HTML file: a page that runs a model in the browser."""
     page = render_demo(source)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_file(Path(path), page.encode())
 
 
 def space_files(source: str | os.PathLike, *, model_id: str | None = None) -> dict[str, bytes]:
-    """Return the files of a static Space: the page and a card. Arguments and errors are as for `render_demo`."""
+    """Return the files of a static Space: the page and a card. Arguments are as for `render_demo`."""
     about = SpaceCardData(
         title="Is it spam?",
         emoji="📱",
@@ -62,12 +62,7 @@ def space_files(source: str | os.PathLike, *, model_id: str | None = None) -> di
 
 
 def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> str:
-    """Return the page with a model, as HTML, which links to the repository `model_id` on the Hub.
-
-    Raises:
-        OSError: There is no such model.
-        ValueError: The page cannot run this model; the message says why.
-    """
+    """Return the page with a model, as HTML, which links to the repository `model_id` on the Hub."""
     name = "bundled" if named_model(source) != source else public(os.fspath(source))
     if is_onnx(source):
         raise ValueError(f"{os.fspath(source)!r} is an ONNX export: make the demo of the model it was made from.")
