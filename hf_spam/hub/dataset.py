@@ -15,11 +15,11 @@ from ..data.formats import suffix_of
 from ..data.labels import label_names
 from ..data.names import Sources, sources_of
 from ..data.sources import load_sms_spam
-from ..files import versions
 from ..hub_errors import explained
 from ..text import in_markdown
 from .card import PLACEHOLDER
 from .repository import push_files
+from .snapshots import MAIN
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_to_hub`
@@ -36,8 +36,8 @@ def push_dataset(
     *,
     protocol: Literal["book", "full"] = "full",
     seed: int = 123,
-    private: bool | None = None,
-    revision: str | None = None,
+    private: bool = False,
+    revision: str = MAIN,
     **reading: Any,
 ) -> str:
     """Push the splits of a source to the Hub, so that `load_sms_spam(repo_id)` loads the same splits.
@@ -57,7 +57,6 @@ def push_dataset(
             repo_type="dataset",
             private=private,
             revision=revision,
-            commit_description=f"Pushed by hf_spam {versions()['hf-spam']}",
         )
     return str(commit.commit_url)
 

@@ -24,9 +24,7 @@ MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0  # between two attempts
 SILENCE_SECONDS = 120.0  # a request without an answer for this long has failed
 
 
-def prepare_repository(
-    repo_id: str, revision: str | None = None, *, repo_type: str = "model", private: bool | None = None
-) -> str:
+def prepare_repository(repo_id: str, revision: str, *, repo_type: str = "model", private: bool = False) -> str:
     """Create a repository and branch if they do not exist, and check that they are writable.
 
     With `private`, the repository must be private. Otherwise an existing one keeps its visibility, and a new one
@@ -39,7 +37,7 @@ def prepare_repository(
     api.auth_check(repo_id, repo_type=repo_type, write=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise HubError("the repository is public; make it private in its settings, or choose another name")
-    if revision not in (None, MAIN):
+    if revision != MAIN:
         api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
     return repo_id
 
@@ -50,10 +48,9 @@ def push_files(
     *,
     title: str,
     repo_type: str = "model",
-    private: bool | None = None,
-    revision: str | None = None,
+    private: bool = False,
+    revision: str = MAIN,
     merges: bool = True,
-    **how: Any,
 ) -> CommitInfo:
     """Prepare a repository, and commit files to it, and nothing if they are there already.
 
@@ -70,7 +67,7 @@ def push_files(
         operations.append(CommitOperationAdd(name, content))
     # With `parent_commit`, a commit made in between is never overwritten.
     about = {"repo_type": repo_type, "revision": revision, "parent_commit": tip}
-    return HfApi().create_commit(repo_id, operations, commit_message=title, **about, **how)
+    return HfApi().create_commit(repo_id, operations, commit_message=title, **about)
 
 
 def keep_pushing(
