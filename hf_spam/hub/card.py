@@ -75,7 +75,7 @@ def render_card(
     if recipe is not None:
         facts |= _training_facts(recipe, data, metrics, baseline)
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in versions().items())
-    return _render(TEMPLATE, labels, positive_label, known, base_model=_hub_id(base_model), recipe=recipe, **facts)
+    return _render(TEMPLATE, labels, positive_label, known, base_model=hub_id(base_model), recipe=recipe, **facts)
 
 
 def render_export_card(
@@ -92,7 +92,7 @@ def render_export_card(
     `certificate` is the content of `parity.json`. `facts` are the other variables of the template: `max_tokens`, the
     `threshold` of the original, whether its scores are `calibrated`, and whether there is a `handler`.
     """
-    is_onnx, base_model = certificate["format"] == "onnx", _hub_id(source)
+    is_onnx, base_model = certificate["format"] == "onnx", hub_id(source)
     about = {"library_name": "transformers.js" if is_onnx else "transformers", **metadata}
     if base_model and is_onnx:
         about["base_model_relation"] = "quantized"  # the Hub has no word for a mere conversion
@@ -108,7 +108,7 @@ def inherited(card: Path | None) -> dict[str, Any]:
     return {key: metadata[key] for key in INHERITED if key in metadata}
 
 
-def _hub_id(model: str | None) -> str | None:
+def hub_id(model: str | None) -> str | None:
     """Return a model if it is on the Hub, as far as its name says."""
     return None if model in (None, "random", "bundled") or is_path(model) else model
 

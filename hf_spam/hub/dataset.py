@@ -18,8 +18,7 @@ from ..data.sources import load_sms_spam
 from ..hub_errors import explained
 from ..text import in_markdown
 from .card import PLACEHOLDER
-from .repository import push_files
-from .snapshots import MAIN
+from .repository import MAIN, push_files
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_to_hub`

@@ -23,14 +23,16 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from tenacity import sleep_using_event, stop_after_delay, stop_when_event_set
 
 from ..conversion.remote_code import with_code
-from ..files import MANIFEST, files_in, is_path, read_manifest
+from ..files import MANIFEST, files_in, read_manifest
 from ..hub_errors import explain, explained, is_transient
 from ..signals import RunInterrupted
-from .repository import keep_pushing, limited_silence, prepare_repository
-from .snapshots import MAIN, QUEUE, STATE_BRANCH, Kind, Queue, Snapshot, published
+from .card import hub_id
+from .repository import MAIN, keep_pushing, limited_silence, prepare_repository
+from .snapshots import QUEUE, Kind, Queue, Snapshot, published
 
 logger = logging.getLogger(__name__)
 
+STATE_BRANCH = "training-state"
 MAX_WAITING = 3  # models in the queue; beyond that, intermediate checkpoints are skipped
 
 
@@ -230,8 +232,7 @@ def push_space(model: str | os.PathLike, repo_id: str, **how: Any) -> str:
     """Push the demo page of a model as a static Space, like `push_folder`, and return the URL of the Space."""
     from .space import space_files  # loads torch
 
-    name = os.fspath(model)
-    files = space_files(model, model_id=None if name == "bundled" or is_path(name) else name)
+    files = space_files(model, model_id=hub_id(os.fspath(model)))
     return str(_push(repo_id, files, title="Demo", repo_type="space", **how).repo_url)
 
 

@@ -16,10 +16,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from ..hub_errors import HubError, explain, is_transient
 from .card import PLACEHOLDER
 from .merging import merge_card
-from .snapshots import MAIN
 
 logger = logging.getLogger(__name__)
 
+MAIN = "main"  # the default branch
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0  # between two attempts
 SILENCE_SECONDS = 120.0  # a request without an answer for this long has failed
 

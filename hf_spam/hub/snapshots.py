@@ -24,8 +24,6 @@ PUBLISHED = (  # the only files of the folder of a model or an export that are p
     *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
     *("parity.json", "handler.py", "requirements.txt"),
 )
-MAIN = "main"  # the default branch
-STATE_BRANCH = "training-state"
 Kind = Literal["checkpoint", "final", "state"]
 
 
