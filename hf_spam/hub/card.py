@@ -66,6 +66,7 @@ def render_card(
     own_language = "multilingual" if {"sample", "marketing"} & set(sources) else None
     known = {
         "library_name": "transformers",
+        "base_model": hub_id(base_model),
         "language": "en" if set(sources) == {"uci"} else own_language,
         "datasets": [HUB_DATASETS[one] for one in sources if one in HUB_DATASETS] or None,
         "metrics": [HUB_METRICS[name] for name in HUB_METRICS if any(name in one for one in metrics.values())] or None,
@@ -75,7 +76,7 @@ def render_card(
     if recipe is not None:
         facts |= _training_facts(recipe, data, metrics, baseline)
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in versions().items())
-    return _render(TEMPLATE, labels, positive_label, known, base_model=hub_id(base_model), recipe=recipe, **facts)
+    return _render(TEMPLATE, labels, positive_label, known, recipe=recipe, **facts)
 
 
 def render_export_card(
@@ -92,14 +93,13 @@ def render_export_card(
     `certificate` is the content of `parity.json`. `facts` are the other variables of the template: `max_tokens`, the
     `threshold` of the original, whether its scores are `calibrated`, and whether there is a `handler`.
     """
-    is_onnx, base_model = certificate["format"] == "onnx", hub_id(source)
-    about = {"library_name": "transformers.js" if is_onnx else "transformers", **metadata}
-    if base_model and is_onnx:
+    is_onnx = certificate["format"] == "onnx"
+    about = {"library_name": "transformers.js" if is_onnx else "transformers", "base_model": hub_id(source), **metadata}
+    if about["base_model"] and is_onnx:
         about["base_model_relation"] = "quantized"  # the Hub has no word for a mere conversion
     facts |= {**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])}
     facts["copy_of"] = "the bundled model" if source == "bundled" else in_markdown(public(source))
-    tags = ["onnx"] if is_onnx else []
-    return _render(EXPORT_TEMPLATE, labels, positive_label, about, base_model=base_model, tags=tags, **facts)
+    return _render(EXPORT_TEMPLATE, labels, positive_label, about, tags=["onnx"] if is_onnx else [], **facts)
 
 
 def inherited(card: Path | None) -> dict[str, Any]:
@@ -119,7 +119,6 @@ def _render(
     positive_label: str | None,
     metadata: Mapping[str, Any],
     *,
-    base_model: str | None,
     tags: Sequence[str] = (),
     **facts: Any,
 ) -> str:
@@ -131,7 +130,6 @@ def _render(
             pipeline_tag="text-classification",
             tags=[*(["spam-detection", "sms"] if is_spam_filter else []), *tags, "hf_spam"],
             model_name="SpamGPT",
-            base_model=base_model,
             widget=[{"text": text} for text in examples],
             **metadata,
         ),
