@@ -61,9 +61,8 @@ def _is_quantized(name: str, values: np.ndarray) -> bool:
 def _compress(merges: np.ndarray, state: dict[str, np.ndarray]) -> str:
     """Return tensors in base64, with as many bits for each weight as fit: 8 bits and `EXTRA_BYTES` for all together."""
     parameters = sum(values.size for values in state.values())
-    for bits in range(16, 7, -1):
-        if bits > 8 and parameters * (bits - 9) / 6 > EXTRA_BYTES:
-            continue  # cannot fit: compression saves less than a bit
+    most = min(16, 9 + 6 * EXTRA_BYTES // parameters)  # more cannot fit: compression saves less than a bit
+    for bits in range(most, 7, -1):
         parts = [merges.astype("<i4").tobytes()]
         for name, values in state.items():
             is_quantized = _is_quantized(name, values)

@@ -320,18 +320,6 @@ def test_ctrl_c_reports_unsent_snapshots(hub, out, monkeypatch, caplog):
     assert hint(out) in caplog.text and len(uploader.left) == 2
 
 
-def test_no_file_is_hashed_twice(hub, train, tmp_path, monkeypatch):
-    """From training through the queue to a commit, each file is hashed once."""
-    made: list = []
-    counting = SimpleNamespace(sha256=lambda: made.append(hashlib.sha256()) or made[-1])
-    monkeypatch.setattr(files, "hashlib", counting)
-    flags = ["--push-to-hub", "--hub-model-id", REPO, "--hub-strategy", "every_save", "--output-dir", tmp_path / "out"]
-    assert hf_spam(*train, *flags).code == 0
-    hashes = [digest.hexdigest() for digest in made]
-    pushed = [commit.tree["model.safetensors"].sha256 for commit in hub.repo(REPO).history() if "step" in commit.title]
-    assert len(pushed) == 3 and all(hashes.count(sha256) == 1 for sha256 in pushed)
-
-
 # What is pushed
 
 
@@ -499,7 +487,13 @@ def test_a_timeout_must_be_finite(out):
 
 
 def test_training_never_waits_for_an_upload(hub, train, alone, tmp_path, monkeypatch):
-    """The first commit hangs until training is over; then everything arrives, and the model is the same."""
+    """The first commit hangs until training is over; then everything arrives, and the model is the same.
+
+    From training through the queue to a commit, each file is hashed once.
+    """
+    made: list = []
+    counting = SimpleNamespace(sha256=lambda: made.append(hashlib.sha256()) or made[-1])
+    monkeypatch.setattr(files, "hashlib", counting)
     fault, out = hub.fail(*COMMIT, hang=True), tmp_path / "out"
     at_step(monkeypatch, LAST, lambda: (fault.hit.wait(PATIENCE), fault.over.set()))
     flags = ["--push-to-hub", "--hub-model-id", REPO, "--hub-strategy", "every_save", "--save-total-limit", 1]
@@ -507,6 +501,9 @@ def test_training_never_waits_for_an_upload(hub, train, alone, tmp_path, monkeyp
     assert not (out / "checkpoint-10").exists(), "rotated away while its upload hung"
     assert result(out) == result(alone)
     assert_delivered(hub, alone)
+    hashes = [digest.hexdigest() for digest in made]
+    pushed = [commit.tree["model.safetensors"].sha256 for commit in hub.repo(REPO).history() if "step" in commit.title]
+    assert len(pushed) == 3 and all(hashes.count(sha256) == 1 for sha256 in pushed)
 
 
 def test_training_never_fails_because_of_an_upload(hub, train, alone, tmp_path, caplog):
