@@ -15,13 +15,10 @@ from ..files import is_path, public, versions
 from ..text import in_markdown
 from .merging import split_card
 
-TEMPLATE = Path(__file__).with_name("card_template.md")
-EXPORT_TEMPLATE = Path(__file__).with_name("export_card_template.md")
 PLACEHOLDER = "path/to/this/model"  # replaced by the repository's id when a card is pushed
 SPAM_LABELS = ["not spam", "spam"]
 SPAM_EXAMPLE = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
 NEUTRAL_EXAMPLE = "Hello, could you call me back after lunch? Thank you."  # for labels about any topic
-NOT_SETTINGS = ("name", "summary")  # fields of a recipe that describe it
 DATA = {
     "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo, 2011; CC BY 4.0)",
     "sample": "the sample messages included in hf_spam (MIT)",
@@ -76,7 +73,7 @@ def render_card(
     if recipe is not None:
         facts |= _training_facts(recipe, data, metrics, baseline)
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in versions().items())
-    return _render(TEMPLATE, labels, positive_label, known, recipe=recipe, **facts)
+    return _render("card_template.md", labels, positive_label, known, recipe=recipe, **facts)
 
 
 def render_export_card(
@@ -99,7 +96,8 @@ def render_export_card(
         about["base_model_relation"] = "quantized"  # the Hub has no word for a mere conversion
     facts |= {**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])}
     facts["copy_of"] = "the bundled model" if source == "bundled" else in_markdown(public(source))
-    return _render(EXPORT_TEMPLATE, labels, positive_label, about, tags=["onnx"] if is_onnx else [], **facts)
+    tags = ["onnx"] if is_onnx else []
+    return _render("export_card_template.md", labels, positive_label, about, tags=tags, **facts)
 
 
 def inherited(card: Path | None) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def hub_id(model: str | None) -> str | None:
 
 
 def _render(
-    template: Path,
+    template: str,
     labels: Sequence[str],
     positive_label: str | None,
     metadata: Mapping[str, Any],
@@ -133,7 +131,7 @@ def _render(
             widget=[{"text": text} for text in examples],
             **metadata,
         ),
-        template_path=str(template),
+        template_path=str(Path(__file__).with_name(template)),
         repo_id=PLACEHOLDER,
         custom_labels=None if is_spam_filter else [in_markdown(label) for label in labels],
         positive=in_markdown(positive_label) if positive_label else None,
@@ -161,7 +159,7 @@ def _training_facts(recipe: Mapping[str, Any], data: str | None, metrics: Metric
         "protocol": None if data is None else recipe["protocol"],
         "metric_names": [name for name in METRICS if all(name in values for values in metrics.values())],
         "rows": rows,
-        "settings": {name: setting(value) for name, value in recipe.items() if name not in NOT_SETTINGS},
+        "settings": {name: setting(value) for name, value in recipe.items() if name not in ("name", "summary")},
     }
 
 

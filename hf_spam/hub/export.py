@@ -26,7 +26,6 @@ from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .card import inherited, render_export_card
 
-CERTIFICATE = "parity.json"
 # Packages that `handler.py` imports. Older versions of tokenizers cannot read the files of today's.
 REQUIREMENTS = {
     "gpt2": "numpy\ntokenizers>=0.20\ntorch\ntransformers>=4.45\n",
@@ -105,7 +104,7 @@ def export_model(
             raise ValueError(f"The export was not written: {error}") from error
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
         certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
-        write_json(folder / CERTIFICATE, certificate)
+        write_json(folder / "parity.json", certificate)
         names = class_names(model.config)
         card = render_export_card(
             certificate,
