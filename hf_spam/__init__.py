@@ -54,6 +54,14 @@ def __dir__() -> list[str]:
 
 # The Auto classes and the pipeline are registered as soon as `transformers` loads its own, whether that happens before
 # or after this package is imported. Registering them right here would be simpler, but `--help` would take seconds.
+# Our modules import some of `transformers`, which import one another, so any of them may be the first. Once a module on
+# the left is imported, the one on the right is, too, and its classes are registered as soon as it is complete.
+for _module, _next in {
+    "transformers.models.auto.modeling_auto": "transformers.modeling_layers",
+    "transformers.modeling_layers": "hf_spam.modeling.modeling_spam_gpt",
+    "transformers.pipelines": "hf_spam.modeling.pipeline_spam_gpt",
+}.items():
+    wrapt.register_post_import_hook(lambda _, name=_next: importlib.import_module(name), _module)
 
 
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
@@ -61,20 +69,6 @@ def _register_config(auto: Any) -> None:
     from .modeling.configuration_spam_gpt import SpamGPTConfig
 
     auto.AutoConfig.register(SpamGPTConfig.model_type, SpamGPTConfig, exist_ok=True)
-
-
-# `modeling_layers` imports `modeling_auto`, our model imports `modeling_layers`, and any of the three may be imported
-# first. Each hook therefore imports the next module, and the models are registered when the last one is complete.
-
-
-@wrapt.when_imported("transformers.models.auto.modeling_auto")
-def _load_modeling_layers(_: Any) -> None:
-    importlib.import_module("transformers.modeling_layers")
-
-
-@wrapt.when_imported("transformers.modeling_layers")
-def _load_models(_: Any) -> None:
-    importlib.import_module("hf_spam.modeling.modeling_spam_gpt")
 
 
 @wrapt.when_imported("hf_spam.modeling.modeling_spam_gpt")
@@ -86,14 +80,6 @@ def _register_models(modeling: Any) -> None:
         (AutoModelForSequenceClassification, modeling.SpamGPTForSequenceClassification),
     ):
         auto.register(model.config_class, model, exist_ok=True)
-
-
-# Our pipeline imports the one of the library, and either may be imported first.
-
-
-@wrapt.when_imported("transformers.pipelines")
-def _load_pipeline(_: Any) -> None:
-    importlib.import_module("hf_spam.modeling.pipeline_spam_gpt")
 
 
 @wrapt.when_imported("hf_spam.modeling.pipeline_spam_gpt")

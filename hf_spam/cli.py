@@ -30,17 +30,14 @@ def cli() -> None:
 @options.as_json
 def recipes(names: tuple[str, ...], as_json: bool) -> None:
     """List the recipes, or compare the settings of the named ones with the book's."""
-    chosen = [RECIPES[name] for name in names or RECIPES]
     published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
-    values = [{**asdict(recipe), "published": published.get(recipe.name)} for recipe in chosen]
+    values = [{**asdict(RECIPES[name]), "published": published.get(name)} for name in names or RECIPES]
+    others = [RECIPES[name] for name in names if name != "book"]
     if names:
-        others = [recipe for recipe in chosen if recipe.name != "book"]
-        shown = [terminal.settings_table(RECIPES["book"], others)]
-        if others:
-            shown.append("·  same as the book")
+        note = ["·  same as the book"] if others else []
+        finish(as_json, values, terminal.settings_table(RECIPES["book"], others), *note)
     else:
-        shown = [terminal.recipes_table(chosen), terminal.ACCURACIES]
-    finish(as_json, values, *shown)
+        finish(as_json, values, terminal.recipes_table(values), terminal.ACCURACIES)
 
 
 @cli.command(cls=options.SettingsCommand)
@@ -163,15 +160,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @options.trust_remote_code
 @click.option("--output-dir", type=click.Path(file_okay=False), help="Directory for report.html and report.json.")
 @options.as_json
-def evaluate(
-    model: str | None,
-    data: str,
-    split: str | None,
-    trust_remote_code: bool,
-    output_dir: str | None,
-    as_json: bool,
-    **how: Any,
-) -> None:
+def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool, **how: Any) -> None:
     """Evaluate a model and a linear baseline.
 
     MODEL is a folder, a Hub id, or bundled, the model that comes with the package (the default). It may also be any
@@ -188,7 +177,8 @@ def evaluate(
 
     name = model or "bundled"
     how["label_map"], maps = split_label_map(how["label_map"], [name])
-    candidate = load_candidate(name, label_map=maps[name], trust_remote_code=trust_remote_code, any_labels=True)
+    trust, split = how.pop("trust_remote_code"), how.pop("split")
+    candidate = load_candidate(name, label_map=maps[name], trust_remote_code=trust, any_labels=True)
     eval_data = load_eval_data(model, data, classes=candidate.labels, **how)
     report = make_report(candidate, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
     values, sentences, tables = report.values, headline(report.values), report_tables(report.values)
@@ -318,15 +308,9 @@ def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: 
 @click.option("--engine", type=click.Choice(["ray"]), help="Score on a Ray cluster.  [default: on this machine]")
 @click.option("--address", help="Address of the cluster.  [default: one on this machine, which is started if need be]")
 @options.as_json
+@click.pass_context
 def score(
-    source: str,
-    output: str,
-    model: str | None,
-    overwrite: bool,
-    engine: str | None,
-    address: str | None,
-    as_json: bool,
-    **settings: Any,
+    ctx: click.Context, source: str, output: str, model: str | None, engine: str | None, as_json: bool, **settings: Any
 ) -> None:
     """Score the messages of a file.
 
@@ -343,27 +327,24 @@ def score(
     from .inference.classifier import SpamClassifier
     from .inference.scoring import STANDARD, score_file, score_stream, trained_text_column
 
-    settings["remembered"] = (trained_text_column(model), None)
-    if settings["window_size"] is None:
-        del settings["window_size"]
-    if (address and not engine) or (engine and (settings["split"] or STANDARD in (source, output))):
+    given = options.given_settings(ctx, settings)
+    if ("address" in given and not engine) or (engine and ("split" in given or STANDARD in (source, output))):
         raise click.UsageError("--address needs --engine ray, which cannot be used with --split, IN - or OUT -.")
+    if output == STANDARD and (as_json or given.keys() & {"overwrite", "num_processes"}):
+        raise click.UsageError("--json, --overwrite and --num-processes cannot be used with OUT -.")
+    given["remembered"] = (trained_text_column(model), None)
     if output == STANDARD:
-        if as_json or overwrite or settings.pop("num_processes") is not None:
-            raise click.UsageError("--json, --overwrite and --num-processes cannot be used with OUT -.")
-        score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **settings)
+        score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **given)
         return
-    settings |= {"overwrite": overwrite, "progress": sys.stderr.isatty()}
+    given["progress"] = sys.stderr.isatty()
     if engine:
         from .inference.ray_data import score_with_ray
 
-        del settings["split"]
-        classifier = SpamClassifier.from_pretrained(model, device="cpu")
-        scored = score_with_ray(classifier, source, output, address=address, **settings)
+        scored = score_with_ray(SpamClassifier.from_pretrained(model, device="cpu"), source, output, **given)
         for fault in scored.files_left_out:
             click.echo(f"Left out {fault}", err=True)
     else:
-        scored = score_file(SpamClassifier.from_pretrained(model), source, output, **settings)
+        scored = score_file(SpamClassifier.from_pretrained(model), source, output, **given)
     if as_json:
         click.echo(json.dumps(asdict(scored)))
     rate = (scored.rows + scored.left_out - scored.resumed_rows) / scored.seconds

@@ -17,7 +17,7 @@ from .terminal import finish
 @click.option("--space", is_flag=True, help="Push a page that runs MODEL in the browser, as a static Space.")
 @click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run.")
 @options.private
-@click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
+@options.branch
 @click.option("--timeout", type=float, default=600, show_default=True, help="Seconds to wait for the uploads.")
 def push(model: str, repo_id: str | None, space: bool, resume: bool, **settings: Any) -> None:
     """Push a model or an export to the repository REPO.
@@ -50,16 +50,16 @@ def data() -> None:
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed for the splits.")
 @options.reading_options
 @options.private
-@click.option("--revision", help="Branch; created if missing.  [default: main]")
+@options.branch
 @options.as_json
-def push_data(source: str, repo_id: str, private: bool, as_json: bool, **settings: Any) -> None:
+def push_data(source: str, repo_id: str, as_json: bool, **settings: Any) -> None:
     """Push messages to a Hub dataset, split and with a card.
 
     SOURCE is sample, uci, a local file, or a Hub dataset id. To read the splits back: --data REPO --protocol full.
     """
     from .hub.dataset import push_dataset
 
-    url = push_dataset(source, repo_id, private=private or None, **settings)
+    url = push_dataset(source, repo_id, **settings)
     finish(as_json, {"commit_url": url}, f"The splits and their card are at {url}")
 
 

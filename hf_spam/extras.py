@@ -5,11 +5,7 @@ from types import ModuleType
 
 
 def import_extra(module: str, extra: str, what: str) -> ModuleType:
-    """Import a module of an extra.
-
-    Raises:
-        ValueError: Its package is not installed; the message says that `what` needs it, and how to install it.
-    """
+    """Import a module of an extra; if it is not installed, a `ValueError` says that `what` needs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

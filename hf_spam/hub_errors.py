@@ -66,8 +66,10 @@ def is_transient(error: Exception) -> bool:
 
 def _diagnose(error: BaseException, owner: str = "", repo_type: str = "model") -> tuple[str, bool]:
     """Return why a request failed, and whether another attempt may succeed."""
-    error = _root(error)
-    status, detail = _status(error), _detail(error)
+    while not isinstance(error, httpx2.HTTPError) and isinstance(error.__cause__, httpx2.HTTPError | ConnectionError):
+        error = error.__cause__  # the client has wrapped the error of the request
+    status, detail, response = _status(error), _detail(error), getattr(error, "response", None)
+    is_from_storage = response is not None and response.url.netloc != httpx2.URL(constants.ENDPOINT).netloc
     hub = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]
     unreachable = f"cannot reach the Hub at {hub}{detail}; check the network, and HF_ENDPOINT if you have set it"
     match error:
@@ -80,7 +82,7 @@ def _diagnose(error: BaseException, owner: str = "", repo_type: str = "model") -
             return f"the token contains invalid characters; {LOG_IN}", False
         case OfflineModeIsEnabled():
             return "the Hub cannot be used in offline mode; unset HF_HUB_OFFLINE", False
-        case httpx2.HTTPError() if status == 401 and "Authorization" not in error.response.request.headers:
+        case httpx2.HTTPError() if status == 401 and "Authorization" not in response.request.headers:
             return f"not logged in to the Hub; {LOG_IN}", False
         case RevisionNotFoundError():
             return f"branch or commit not found{detail}", False
@@ -88,7 +90,7 @@ def _diagnose(error: BaseException, owner: str = "", repo_type: str = "model") -
             missing = f"{repo_type} not found on the Hub, or not visible to your token"
             return f"{missing}; check the name and the token", False
         # The storage answers 403 if an upload address has expired. The next attempt gets a new one.
-        case _ if status is not None and (status >= 500 or status in (408, 429) or _is_from_storage(error)):
+        case _ if status is not None and (status >= 500 or status in (408, 429) or is_from_storage):
             return f"the Hub is not working, or busy (status {status}); try again later", True
         case _ if status in (409, 412):
             return f"someone else is changing the repository right now{detail}; try again", True
@@ -113,13 +115,6 @@ def _diagnose(error: BaseException, owner: str = "", repo_type: str = "model") -
     return detail[2:-1] or type(error).__name__, is_from_xet
 
 
-def _root(error: BaseException) -> BaseException:
-    """Return the error of the request itself if the client wrapped it in another one."""
-    while not isinstance(error, httpx2.HTTPError) and isinstance(error.__cause__, httpx2.HTTPError | ConnectionError):
-        error = error.__cause__
-    return error
-
-
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status of the answer, if there was one. hf_xet gives it only in its message."""
     if (response := getattr(error, "response", None)) is not None:
@@ -130,18 +125,8 @@ def _status(error: BaseException) -> int | None:
 
 def _detail(error: BaseException) -> str:
     """Return the message of the server, or else of the error, as " (...)" without tokens; "" if there is none."""
-    if (response := getattr(error, "response", None)) is not None:
-        text = getattr(error, "server_message", None) or ""
-        secret = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
-    else:
-        text, secret = first_line(error), ""
-    for token in filter(None, (secret, get_token())):
-        text = text.replace(token, "hf_…")
-    text = re.sub(r"\bhf_[A-Za-z0-9]{30,}", "hf_…", next(iter(text.strip().splitlines()), ""))
+    has_answer = getattr(error, "response", None) is not None
+    text = (getattr(error, "server_message", None) or "") if has_answer else first_line(error)
+    tokens = "|".join([*map(re.escape, filter(None, [get_token()])), "hf_[A-Za-z0-9]{30,}"])
+    text = re.sub(tokens, "hf_…", next(iter(text.strip().splitlines()), ""))
     return f" ({text[:200].rstrip('.')})" if text else ""
-
-
-def _is_from_storage(error: BaseException) -> bool:
-    """Return whether the answer came from the storage behind the Hub, which holds large files."""
-    response = getattr(error, "response", None)
-    return response is not None and response.url.netloc != httpx2.URL(constants.ENDPOINT).netloc

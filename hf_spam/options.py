@@ -63,6 +63,7 @@ def recipe_option(default: str | None, shown: str | None = None) -> Callable[[Ca
 
 
 private = click.option("--private", is_flag=True, help="Make the repository private when it is created.")
+branch = click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 text_column = click.option(
     "--text-column",
     help="Column of the texts; several, separated by commas, are joined.  [default: that of the model's training data, "

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .entry import is_main_process
-from .experiments.book_table import PUBLISHED, PUBLISHED_IN, Row
+from .experiments.book_table import PUBLISHED_IN, Row
 from .text import printable
 from .training.recipes import Recipe
 
@@ -25,7 +25,7 @@ EXPERIMENTS_NOTE = (
 )
 GROUPS_NOTE = f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} messages are in --json only."
 WEAK, STRONG = 0.1, 0.5  # contributions that are coloured, and those that are bold as well
-EXPLAINED_CHARACTERS = 1000  # of a message whose words are coloured
+EXPLAINED_CHARACTERS, CELL_CHARACTERS = 1000, 200  # shown of a message whose words are coloured, and in a table
 UNBROKEN_CHARACTERS = 20  # longest single words in a column that are never broken
 UNBROKEN_NAME = 30  # the same for the first column
 
@@ -46,15 +46,10 @@ def finish(as_json: bool, value: Any, *shown: Table | str) -> None:
         show(part)
 
 
-def excerpt(text: str) -> str:
-    """Return the first 200 characters of a message without control characters, which could drive the terminal."""
-    return printable(text if len(text) <= 200 else text[:200] + "…")
-
-
 def make_table(columns: Iterable[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
     """Return a table that breaks texts and headings where it must to fit the terminal, but no numbers or names."""
     table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    headings, *cells = [[excerpt(cell) for cell in row] for row in (columns, *rows)]
+    headings, *cells = [[_start(cell, CELL_CHARACTERS) for cell in row] for row in (columns, *rows)]
     columns = list(zip(headings, *cells, strict=True))
     fits = sum(max(map(len, column)) + 2 for column in columns) < Console().width
     for i, (heading, *column) in enumerate(columns):
@@ -95,7 +90,7 @@ def answers_table(texts: Sequence[str], answers: Sequence[dict[str, Any]]) -> Ta
 def explanation(answer: dict[str, Any]) -> Text:
     """Return an explained answer: label and score, the message with its words in colour, and the strongest words."""
     text, words = answer["text"], answer["words"]
-    message = Text(printable(text[:EXPLAINED_CHARACTERS]) + ("…" if len(text) > EXPLAINED_CHARACTERS else ""))
+    message = Text(_start(text, EXPLAINED_CHARACTERS))
     for word in words:
         change = word["contribution"]
         if abs(change) >= WEAK:
@@ -104,9 +99,7 @@ def explanation(answer: dict[str, Any]) -> Text:
 
     def names(chosen: Iterable[dict[str, Any]]) -> str:
         ranked = sorted(chosen, key=lambda word: -abs(word["contribution"]))[:5]
-        return ", ".join(
-            f"{printable(text[word['start'] : word['end']][:30])} {word['contribution']:+.2f}" for word in ranked
-        )
+        return ", ".join(f"{_start(text[one['start'] : one['end']], 30)} {one['contribution']:+.2f}" for one in ranked)
 
     odds = f"log-odds of {printable(answer['explained'])}"
     lines = [f"{printable(answer['label'])} {answer['score']:.4f}, {odds} {answer['log_odds']:+.2f}", message]
@@ -133,36 +126,31 @@ def agreement_parts(certificate: dict[str, Any]) -> Iterator[Table | str]:
         yield f"{runtime} was not run: it {reason}"
 
 
-def recipes_table(recipes: Sequence[Recipe]) -> Table:
+def recipes_table(recipes: Sequence[dict[str, Any]]) -> Table:
     """Return a table with a row per recipe: its summary and published accuracies."""
     rows = []
     for recipe in recipes:
-        published = PUBLISHED.get(recipe.name)
-        row, accuracies = (str(published.row), asdict(published)) if published else ("-", None)
-        rows.append([recipe.name, row, recipe.summary, format_accuracies(accuracies)])
+        published = recipe["published"]
+        row = str(published["row"]) if published else "-"
+        rows.append([recipe["name"], row, recipe["summary"], format_accuracies(published)])
     return make_table(["recipe", "row", "description", "published"], rows)
 
 
 def settings_table(book: Recipe, others: Sequence[Recipe]) -> Table:
     """Return a table with a row per setting: the book's value, and the values of other recipes that differ."""
-    values, *others_values = (
-        {name: "none" if value is None else str(value) for name, value in asdict(recipe).items()}
-        for recipe in (book, *others)
-    )
-    rows = [
-        [name, value, *("·" if other[name] == value else other[name] for other in others_values)]
-        for name, value in values.items()
-        if name not in ("name", "summary")
-    ]
+    rows = []
+    for name, value in asdict(book).items():
+        if name not in ("name", "summary"):
+            different = ["·" if getattr(other, name) == value else getattr(other, name) for other in others]
+            rows.append([name, *("none" if shown is None else str(shown) for shown in (value, *different))])
     return make_table(["", book.name, *(recipe.name for recipe in others)], rows)
 
 
 def crossval_table(results: dict[str, Any]) -> Table:
     """Return a table with a row per metric: mean and pooled values of a recipe and its baseline (`cross_validate`)."""
     columns = [(kind, column) for kind in ("model", "baseline") for column in ("mean", "pooled")]
-    rows = [
-        [metric, *(format_metric(results, metric, *which) for which in columns)] for metric in results["mean"]["model"]
-    ]
+    metrics = results["mean"]["model"]
+    rows = [[metric, *(format_metric(results, metric, *which) for which in columns)] for metric in metrics]
     return make_table(["metric", results["recipe"]["name"], "pooled", results["baseline"], "pooled"], rows)
 
 
@@ -208,6 +196,11 @@ def format_metric(summary: dict[str, Any], metric: str, kind: str, column: str =
     """Return a metric of the "model" or the "baseline": the "mean" with its spread, or the "pooled" value."""
     value, spread = ((summary[key][kind] or {}).get(metric) for key in (column, "spread"))
     return _metric(value) if column != "mean" or None in (value, spread) else f"{value:.4f} ± {spread:.4f}"
+
+
+def _start(text: str, length: int) -> str:
+    """Return the start of a text, without control characters, which could drive the terminal."""
+    return printable(text if len(text) <= length else text[:length] + "…")
 
 
 def _metric(value: float | None) -> str:

@@ -25,7 +25,6 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,8 +99,6 @@ class Commit:
     parent: str | None
     tree: dict[str, Entry]
     title: str
-    message: str
-    date: str
 
 
 @dataclass
@@ -120,10 +117,9 @@ class Repo:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return self.commits[oid]
 
-    def commit(self, branch: str, tree: dict[str, Entry], title: str, message: str = "") -> str:
+    def commit(self, branch: str, tree: dict[str, Entry], title: str) -> str:
         oid = uuid.uuid4().hex + uuid.uuid4().hex[:8]
-        date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-        self.commits[oid] = Commit(oid, self.branches.get(branch), tree, title, message, date)
+        self.commits[oid] = Commit(oid, self.branches.get(branch), tree, title)
         self.branches[branch] = oid
         return oid
 
@@ -486,11 +482,6 @@ class Handler(BaseHTTPRequestHandler):
             rows = [row for row in rows if "/" not in row["path"].removeprefix(base)]
         self.send(200, rows)
 
-    def get_commits(self, repo: Repo, revision: str) -> None:
-        commits = repo.history(revision)
-        rows = [{"id": c.id, "title": c.title, "message": c.message, "date": c.date, "authors": []} for c in commits]
-        self.send(200, rows)
-
     def get_auth_check(self, repo: Repo, access: str = "read") -> None:
         if access == "write":
             self.writer(repo.name.split("/")[0])
@@ -544,7 +535,7 @@ class Handler(BaseHTTPRequestHandler):
                     tree[value["path"]] = self.hub.store(base64.b64decode(value["content"]))
                 else:
                     tree[value["path"]] = self.hub.large(value["oid"], value["size"])
-            oid = repo.commit(branch, tree, header["summary"], header["description"])
+            oid = repo.commit(branch, tree, header["summary"])
             self.hub.change.notify_all()
         url = f"{self.hub.page(repo.kind, repo.name)}/commit/{oid}"
         self.send(200, {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})

@@ -26,9 +26,7 @@ OTHERS = {"--nproc_per_node", "--node_rank", "--machine_rank", "--local-dir"}  #
 def run(code: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        # Stand for the model that a reader has trained, and for a reader's messages.
-        code = code.replace('"runs/quickstart"', repr(str(BUNDLED))).replace('"mine.csv"', repr(str(MESSAGES)))
-        exec(code, {})
+        exec(code.replace('"runs/quickstart"', repr(str(BUNDLED))), {})  # stands for a model that a reader has trained
     return printed.getvalue()
 
 
@@ -47,6 +45,8 @@ def test_example_of_an_explanation_prints_the_output_shown():
 @pytest.mark.parametrize("code", sorted({code for _, language, code in BLOCKS if language == "python"}))
 def test_python_runs(code, monkeypatch, tmp_path, request):
     monkeypatch.chdir(tmp_path)
+    header, *lines = MESSAGES.read_text(encoding="utf-8").splitlines(keepends=True)
+    Path("mine.csv").write_text("".join([header, *lines[::5]]), encoding="utf-8")
     short = {"n_embd": 16, "vocab_size": 300, "max_steps": 4, "eval_freq": 9}
     monkeypatch.setitem(vars(hf_spam), "finetune", functools.partial(hf_spam.finetune, **short))
     if '"spam-onnx' in code:

@@ -3,7 +3,6 @@
 The texts are in `card_template.md` and `export_card_template.md`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -16,14 +15,10 @@ from ..files import is_path, public, versions
 from ..text import in_markdown
 from .merging import split_card
 
-TEMPLATE = Path(__file__).with_name("card_template.md")
-EXPORT_TEMPLATE = Path(__file__).with_name("export_card_template.md")
-MODEL_NAME = "SpamGPT"
 PLACEHOLDER = "path/to/this/model"  # replaced by the repository's id when a card is pushed
 SPAM_LABELS = ["not spam", "spam"]
 SPAM_EXAMPLE = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
 NEUTRAL_EXAMPLE = "Hello, could you call me back after lunch? Thank you."  # for labels about any topic
-NOT_SETTINGS = ("name", "summary")  # fields of a recipe that describe it
 DATA = {
     "uci": "the [SMS Spam Collection](https://doi.org/10.24432/C5CC84) (Almeida and Gómez Hidalgo, 2011; CC BY 4.0)",
     "sample": "the sample messages included in hf_spam (MIT)",
@@ -31,11 +26,6 @@ DATA = {
 }
 HUB_DATASETS = {"uci": "ucirvine/sms_spam"}
 INHERITED = ("license", "license_name", "license_link", "language", "datasets")  # metadata of a model and its copies
-PROTOCOLS = {
-    "book": "The classes are balanced and the splits were drawn at random, as in the book. Duplicates were not "
-    "removed, so some test messages may also be in the training split.",
-    "full": "Duplicates and near-duplicates are kept in the same split, unless the data came with its own splits.",
-}
 METRICS = {
     "accuracy": "Accuracy",
     "precision": "Precision",
@@ -69,29 +59,21 @@ def render_card(
     `DatasetDict` passed from Python. Local paths are shortened to their last component, and a `base_model` that is one
     is left out. `metadata` has values for the keys in `INHERITED`. `facts` are the other variables of the template.
     """
-    labels, sources = list(labels), sources_of(data or ())
+    sources = sources_of(data or ())
     own_language = "multilingual" if {"sample", "marketing"} & set(sources) else None
     known = {
+        "library_name": "transformers",
+        "base_model": hub_id(base_model),
         "language": "en" if set(sources) == {"uci"} else own_language,
         "datasets": [HUB_DATASETS[one] for one in sources if one in HUB_DATASETS] or None,
         "metrics": [HUB_METRICS[name] for name in HUB_METRICS if any(name in one for one in metrics.values())] or None,
+        "eval_results": _eval_results(recipe, data, metrics, macro=len(labels) > 2) or None,
     }
+    known |= {key: value for key, value in metadata.items() if value}
     if recipe is not None:
         facts |= _training_facts(recipe, data, metrics, baseline)
-    card = ModelCard.from_template(
-        ModelCardData(
-            library_name="transformers",
-            **_metadata(labels, base_model),
-            **{**known, **{key: value for key, value in metadata.items() if value}},
-            eval_results=_eval_results(recipe, data, metrics, macro=len(labels) > 2) or None,
-        ),
-        template_path=str(TEMPLATE),
-        **_facts(labels, positive_label),
-        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
-        recipe=recipe,
-        **facts,
-    )
-    return str(card)
+    facts["versions"] = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return _render("card_template.md", labels, positive_label, known, recipe=recipe, **facts)
 
 
 def render_export_card(
@@ -99,34 +81,23 @@ def render_export_card(
     *,
     source: str,
     labels: Sequence[str],
-    max_tokens: int,
     positive_label: str | None = None,
-    threshold: float | None = None,
-    calibrated: bool = False,
-    handler: bool = False,
     metadata: Mapping[str, Any] = MappingProxyType({}),
+    **facts: Any,
 ) -> str:
     """Return the text of the card of an export of the model `source`.
 
-    `certificate` is the content of `parity.json`. The threshold and whether the scores are `calibrated` are those of
-    the original. `handler` says whether there is a `handler.py`.
+    `certificate` is the content of `parity.json`. `facts` are the other variables of the template: `max_tokens`, the
+    `threshold` of the original, whether its scores are `calibrated`, and whether there is a `handler`.
     """
-    format, is_bundled = certificate["format"], source == "bundled"
-    about = _metadata(labels, None if is_bundled else source, ["onnx"] if format == "onnx" else [])
-    if about["base_model"] and format == "onnx":
+    is_onnx = certificate["format"] == "onnx"
+    about = {"library_name": "transformers.js" if is_onnx else "transformers", "base_model": hub_id(source), **metadata}
+    if about["base_model"] and is_onnx:
         about["base_model_relation"] = "quantized"  # the Hub has no word for a mere conversion
-    card = ModelCard.from_template(
-        ModelCardData(library_name="transformers.js" if format == "onnx" else "transformers", **about, **metadata),
-        template_path=str(EXPORT_TEMPLATE),
-        **_facts(labels, positive_label),
-        **{**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])},
-        copy_of="the bundled model" if is_bundled else in_markdown(public(source)),
-        max_tokens=max_tokens,
-        threshold=threshold,
-        calibrated=calibrated,
-        handler=handler,
-    )
-    return str(card)
+    facts |= {**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])}
+    facts["copy_of"] = "the bundled model" if source == "bundled" else in_markdown(public(source))
+    tags = ["onnx"] if is_onnx else []
+    return _render("export_card_template.md", labels, positive_label, about, tags=tags, **facts)
 
 
 def inherited(card: Path | None) -> dict[str, Any]:
@@ -135,32 +106,47 @@ def inherited(card: Path | None) -> dict[str, Any]:
     return {key: metadata[key] for key in INHERITED if key in metadata}
 
 
-def _metadata(labels: Sequence[str], base_model: str | None, tags: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the metadata that the card of any model has."""
-    is_spam_filter = list(labels) == SPAM_LABELS
-    examples = [SPAM_EXAMPLE] if "spam" in map(str.lower, labels) else []
-    return {
-        "pipeline_tag": "text-classification",
-        "tags": [*(["spam-detection", "sms"] if is_spam_filter else []), *tags, "hf_spam"],
-        "model_name": MODEL_NAME,
-        "base_model": None if base_model in (None, "random") or is_path(base_model) else base_model,
-        "widget": [{"text": text} for text in (*examples, NEUTRAL_EXAMPLE)],
-    }
+def hub_id(model: str | None) -> str | None:
+    """Return a model if it is on the Hub, as far as its name says."""
+    return None if model in (None, "random", "bundled") or is_path(model) else model
 
 
-def _facts(labels: Sequence[str], positive_label: str | None) -> dict[str, Any]:
-    """Return the variables that both templates have."""
-    return {
-        "model_name": MODEL_NAME,
-        "repo_id": PLACEHOLDER,
-        "custom_labels": None if list(labels) == SPAM_LABELS else [in_markdown(label) for label in labels],
-        "positive": in_markdown(positive_label) if positive_label else None,
-        "example": SPAM_EXAMPLE if "spam" in map(str.lower, labels) else NEUTRAL_EXAMPLE,
-    }
+def _render(
+    template: str,
+    labels: Sequence[str],
+    positive_label: str | None,
+    metadata: Mapping[str, Any],
+    *,
+    tags: Sequence[str] = (),
+    **facts: Any,
+) -> str:
+    """Render a template with the metadata and the variables that the card of any model has."""
+    is_spam_filter, has_spam = list(labels) == SPAM_LABELS, "spam" in map(str.lower, labels)
+    examples = [SPAM_EXAMPLE, NEUTRAL_EXAMPLE] if has_spam else [NEUTRAL_EXAMPLE]
+    card = ModelCard.from_template(
+        ModelCardData(
+            pipeline_tag="text-classification",
+            tags=[*(["spam-detection", "sms"] if is_spam_filter else []), *tags, "hf_spam"],
+            model_name="SpamGPT",
+            widget=[{"text": text} for text in examples],
+            **metadata,
+        ),
+        template_path=str(Path(__file__).with_name(template)),
+        repo_id=PLACEHOLDER,
+        custom_labels=None if is_spam_filter else [in_markdown(label) for label in labels],
+        positive=in_markdown(positive_label) if positive_label else None,
+        example=examples[0],
+        **facts,
+    )
+    return str(card)
 
 
 def _training_facts(recipe: Mapping[str, Any], data: str | None, metrics: Metrics, baseline: Metrics) -> dict[str, Any]:
     """Return the variables of the template that describe the training, formatted for Markdown."""
+
+    def setting(value: Any) -> Any:
+        return in_markdown(public(value)) if isinstance(value, str) else value
+
     rows = {}
     for split, values in metrics.items():
         rows[split] = values
@@ -170,10 +156,10 @@ def _training_facts(recipe: Mapping[str, Any], data: str | None, metrics: Metric
     return {
         "data": ", ".join(sources) or "messages passed in as a `DatasetDict`",
         "base": "random" if recipe["base"] == "random" else in_markdown(public(recipe["base"])),
-        "protocol": "" if data is None else PROTOCOLS[recipe["protocol"]],
+        "protocol": None if data is None else recipe["protocol"],
         "metric_names": [name for name in METRICS if all(name in values for values in metrics.values())],
         "rows": rows,
-        "settings": {name: _cell(public(value)) for name, value in recipe.items() if name not in NOT_SETTINGS},
+        "settings": {name: setting(value) for name, value in recipe.items() if name not in ("name", "summary")},
     }
 
 
@@ -183,27 +169,19 @@ def _eval_results(
     """Return the results on the test split, or on the validation split if there is no test split."""
     split = next((name for name in ("test", "validation") if name in metrics), None)
     source = "own messages" if data is None else data
-    results = []
-    for name, title in METRICS.items():
-        value = metrics.get(split, {}).get(name)
-        if value is None:
-            continue
-        is_mean = macro and name in MACRO_AVERAGED
-        result = EvalResult(
+    macro_averaged = MACRO_AVERAGED if macro else ()
+    return [
+        EvalResult(
             task_type="text-classification",
             dataset_type=HUB_DATASETS.get(source, public(source)),
             dataset_name=public(source),
             dataset_split=split,
             dataset_config=None if data is None else recipe["protocol"],
             metric_type=HUB_METRICS.get(name, name),
-            metric_name=f"Macro {title}" if is_mean else title,
-            metric_value=value,
-            metric_args={"average": "macro"} if is_mean else None,
+            metric_name=f"Macro {title}" if name in macro_averaged else title,
+            metric_value=metrics[split][name],
+            metric_args={"average": "macro"} if name in macro_averaged else None,
         )
-        results.append(result)
-    return results
-
-
-def _cell(value: Any) -> Any:
-    """Return a setting for a table cell, escaped if it contains characters that would break the table."""
-    return in_markdown(value) if isinstance(value, str) and re.search("[`|<>]", value) else value
+        for name, title in METRICS.items()
+        if metrics.get(split, {}).get(name) is not None
+    ]

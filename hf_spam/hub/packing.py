@@ -61,9 +61,8 @@ def _is_quantized(name: str, values: np.ndarray) -> bool:
 def _compress(merges: np.ndarray, state: dict[str, np.ndarray]) -> str:
     """Return tensors in base64, with as many bits for each weight as fit: 8 bits and `EXTRA_BYTES` for all together."""
     parameters = sum(values.size for values in state.values())
-    for bits in range(16, 7, -1):
-        if bits > 8 and parameters * (bits - 9) / 6 > EXTRA_BYTES:
-            continue  # cannot fit: compression saves less than a bit
+    most = min(16, 9 + 6 * EXTRA_BYTES // parameters)  # more cannot fit: compression saves less than a bit
+    for bits in range(most, 7, -1):
         parts = [merges.astype("<i4").tobytes()]
         for name, values in state.items():
             is_quantized = _is_quantized(name, values)
@@ -97,7 +96,9 @@ def read_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], 
     spec = json.loads(backend.to_str())
     model, words = spec["model"], spec["pre_tokenizer"] or {}
     odd = ("dropout", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
-    if model["type"] != "BPE" or any(model.get(name) for name in odd):
+    vocab, symbols = model["vocab"], bytes_to_unicode()
+    is_plain = model["type"] == "BPE" and not any(model.get(name) for name in odd)
+    if not is_plain or any(symbol not in vocab for symbol in symbols.values()):
         raise ValueError("its tokenizer is not a plain BPE tokenizer like GPT-2's")
     if words.get("type") != "ByteLevel" or words["add_prefix_space"] or not words["use_regex"]:
         raise ValueError("its tokenizer does not split texts into words as GPT-2's does")
@@ -106,9 +107,6 @@ def read_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], 
     if backend.normalizer is not None and backend.normalizer.__getstate__() not in ours:
         raise ValueError("its tokenizer normalizes texts in another way than those of hf_spam")
     normalizers = spec["normalizer"]["normalizers"] if spec["normalizer"] else []
-    vocab, symbols = model["vocab"], bytes_to_unicode()
-    if missing := [symbol for symbol in symbols.values() if symbol not in vocab]:
-        raise ValueError(f"{len(missing)} of the 256 bytes are not in the vocabulary of its tokenizer")
     for token in spec["added_tokens"]:
         if token["single_word"] or token["lstrip"] or token["rstrip"] or (token["normalized"] and normalizers):
             raise ValueError(f"its tokenizer has the added token {token['content']!r}, which depends on its neighbours")

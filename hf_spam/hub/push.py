@@ -6,7 +6,6 @@ been deleted meanwhile. A commit is made on top of the branch tip that was just 
 the next attempt finds nothing left to commit.
 """
 
-import functools
 import logging
 import os
 import shlex
@@ -15,8 +14,8 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from huggingface_hub import CommitInfo, snapshot_download
@@ -24,56 +23,46 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from tenacity import sleep_using_event, stop_after_delay, stop_when_event_set
 
 from ..conversion.remote_code import with_code
-from ..files import MANIFEST, files_in, is_path, read_manifest
+from ..files import MANIFEST, files_in, read_manifest
 from ..hub_errors import explain, explained, is_transient
 from ..signals import RunInterrupted
-from .repository import keep_trying, limited_silence, prepare_repository, push_files
-from .snapshots import MAIN, QUEUE, STATE_BRANCH, Kind, Queue, Snapshot, Strategy, published
+from .card import hub_id
+from .repository import MAIN, keep_pushing, limited_silence, prepare_repository
+from .snapshots import QUEUE, Kind, Queue, Snapshot, published
 
 logger = logging.getLogger(__name__)
 
+STATE_BRANCH = "training-state"
 MAX_WAITING = 3  # models in the queue; beyond that, intermediate checkpoints are skipped
 
 
+@dataclass(eq=False)
 class Uploader:
-    """Send snapshots to the Hub from a background thread.
+    """Send snapshots to the Hub from a background thread; `RunOptions.hub_strategy` says which.
 
     Use it as a context manager. Entering checks that the repository is writable, and creates it and its branches if
     necessary; if the Hub cannot be reached, the worker thread does that later. Snapshots that an earlier run left in
-    the queue are sent first. Leaving waits for pending uploads, at most `timeout` seconds.
-
-    `push_state` also pushes the training state of the newest checkpoint, to its own branch.
-
-    Raises:
-        ValueError: `timeout` is invalid; or, when entering, pushing can never succeed.
+    the queue are sent first. Leaving waits for pending uploads, at most `timeout` seconds; `left` are then those that
+    were not sent. A `ValueError` says that `timeout` is invalid or, when entering, that pushing can never succeed.
     """
 
-    def __init__(
-        self,
-        output_dir: Path,
-        repo_id: str,
-        *,
-        strategy: Strategy = "end",
-        private: bool = False,
-        revision: str = MAIN,
-        push_state: bool = False,
-        timeout: float = 600.0,
-    ):
-        if not 0 <= timeout <= threading.TIMEOUT_MAX:  # also rejects NaN
-            raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {timeout}.")
-        self.output_dir = output_dir
-        self.repo_id = self.full_id = repo_id  # `full_id` gets the owner as soon as the Hub can be reached
-        self.strategy = strategy
-        self.private = private
-        self.revision = revision
-        self.pushes_state = push_state or strategy == "checkpoint"
-        self.state_branch = STATE_BRANCH if revision == MAIN else f"{revision}-{STATE_BRANCH}"
-        self.timeout = timeout
-        self.queue = Queue(output_dir / QUEUE)
-        self.left: list[Snapshot] = []  # could not be sent; set when leaving
+    output_dir: Path
+    repo_id: str
+    _: KW_ONLY
+    strategy: str = "end"
+    private: bool = False
+    revision: str = MAIN
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.timeout <= threading.TIMEOUT_MAX:  # also rejects NaN
+            raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {self.timeout}.")
+        self.full_id = self.repo_id  # gets the owner as soon as the Hub can be reached
+        self.state_branch = STATE_BRANCH if self.revision == MAIN else f"{self.revision}-{STATE_BRANCH}"
+        self.queue = Queue(self.output_dir / QUEUE)
+        self.left: list[Snapshot] = []
+        self._resume_command = shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
         self._waiting: list[Snapshot] = []
-        self._sending: Snapshot | None = None
-        self._damaged: list[Snapshot] = []
         self._closing = False
         self._change = threading.Condition()
         self._give_up = threading.Event()
@@ -86,58 +75,53 @@ class Uploader:
             stack.enter_context(limited_silence())
             self._waiting = self.queue.snapshots()
             if others := {snapshot.repo_id for snapshot in self._waiting} - {self.repo_id}:
-                command = self._resume_command()
-                raise ValueError(f"{self.queue.folder} holds uploads to {', '.join(others)}; to push them: {command}")
+                held = f"{self.queue.folder} holds uploads to {', '.join(others)}"
+                raise ValueError(f"{held}; to push them: {self._resume_command}")
             self._preflight()
             self._thread.start()
             self._cleanup = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        at_once = kind is not None and not issubclass(kind, (Exception, RunInterrupted))
-        timeout = 0.0 if at_once else self.timeout
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        waits = error is None or isinstance(error, Exception | RunInterrupted)  # a plain Ctrl-C ends it at once
+        timeout = self.timeout if waits else 0.0
         with self._change:
             self._closing = True
             self._change.notify()
-            if timeout and self._thread.is_alive() and (self._waiting or self._sending):
-                logger.info("Waiting for uploads to %s ...", self.repo_id)
+        if timeout and self._thread.is_alive():
+            logger.info("Waiting for uploads to %s ...", self.repo_id)
         try:
             self._thread.join(timeout)
         finally:  # also after Ctrl-C
             self._give_up.set()
             self._thread.join(1.0)  # a thread that is still in a request after that ends with the process
-            with self._change:
-                self.left = [*self._damaged, *([self._sending] if self._sending else []), *self._waiting]
+            self.left = self.queue.snapshots()
             self._cleanup.close()
             if self.left:
                 titles = "; ".join(snapshot.title for snapshot in self.left)
-                command = self._resume_command()
-                logger.warning("Not pushed to %s: %s. To push later, run: %s", self.repo_id, titles, command)
+                kept = f"Not pushed to {self.repo_id}: {titles}"
+                logger.warning("%s. To push later, run: %s", kept, self._resume_command)
 
     def submit(self, folder: Path, step: int, kind: Kind, *, is_best: bool) -> None:
         """Freeze a checkpoint or the final model if the strategy includes it, and return at once."""
-        freeze = functools.partial(self._freeze, folder, step=step, is_best=is_best)
+        about = {"step": step, "is_best": is_best}
         if kind == "final" or self.strategy != "end":
             if is_best or self.strategy != "best":
-                freeze(published(folder), kind=kind, revision=self.revision)
+                self._freeze(folder, published(folder), kind=kind, revision=self.revision, **about)
             elif kind == "final":
                 logger.info("The final model is not pushed: an earlier checkpoint has a lower validation loss.")
-        if kind == "checkpoint" and self.pushes_state:
-            freeze(files_in(folder), kind="state", revision=self.state_branch)
+        if kind == "checkpoint" and self.strategy == "checkpoint":
+            self._freeze(folder, files_in(folder), kind="state", revision=self.state_branch, **about)
 
     def fetch_checkpoint(self) -> Path:
         """Download the training state pushed by an earlier run, as a checkpoint of the output directory."""
-        branch = self.state_branch
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".fetching-") as temporary:
             folder = Path(temporary, "checkpoint")
             with explained(self.full_id):
-                snapshot_download(self.full_id, revision=branch, local_dir=folder)
+                snapshot_download(self.full_id, revision=self.state_branch, local_dir=folder)
             if not (folder / MANIFEST).exists():  # the branch exists before anything is pushed to it
-                raise ValueError(
-                    f"{self.full_id} has no training state in branch {branch!r}: push it with --hub-push-state."
-                )
+                missing = f"{self.full_id} has no training state in branch {self.state_branch!r}"
+                raise ValueError(f"{missing}: push it with --hub-strategy checkpoint.")
             target = self.output_dir / f"checkpoint-{read_manifest(folder)['step']}"
             shutil.rmtree(folder / ".cache", ignore_errors=True)  # written by the client
             shutil.rmtree(target, ignore_errors=True)
@@ -148,8 +132,9 @@ class Uploader:
 
     def _preflight(self) -> None:
         try:
-            for branch in [self.revision, *([self.state_branch] if self.pushes_state else [])]:
-                self.full_id = prepare_repository(self.repo_id, branch, private=self.private)
+            self.full_id = prepare_repository(self.repo_id, self.revision, private=self.private)
+            if self.strategy == "checkpoint":
+                prepare_repository(self.repo_id, self.state_branch, private=self.private)
         except Exception as error:
             message = explain(error, self.repo_id)
             if not (is_transient(error) or isinstance(error, OfflineModeIsEnabled)):
@@ -165,12 +150,11 @@ class Uploader:
             return
         with self._change:
             self._waiting.append(snapshot)
-            skipped = self._excess()
-            self._waiting = [snapshot for snapshot in self._waiting if snapshot not in skipped]
+            for skipped in self._excess():
+                self._waiting.remove(skipped)
+                skipped.remove()
+                logger.info("Skipped: %s. Checkpoints are written faster than they can be sent.", skipped.title)
             self._change.notify()
-        for snapshot in skipped:
-            snapshot.remove()
-            logger.info("Skipped: %s. Checkpoints are written faster than they can be sent.", snapshot.title)
 
     def _excess(self) -> list[Snapshot]:
         """Return the oldest snapshots that exceed the limit, never the best, the last or the final one."""
@@ -180,9 +164,6 @@ class Uploader:
         states = [snapshot for snapshot in self._waiting if snapshot.kind == "state"]
         return spare[: max(0, len(models) - MAX_WAITING)] + states[:-1]
 
-    def _resume_command(self) -> str:
-        return shlex.join(["hf-spam", "push", str(self.output_dir), "--resume"])
-
     # On the worker thread
 
     def _work(self) -> None:
@@ -191,43 +172,35 @@ class Uploader:
                 self._change.wait_for(lambda: self._waiting or self._closing)
                 if not self._waiting or self._give_up.is_set():
                     return
-                self._sending = self._waiting.pop(0)
+                snapshot = self._waiting.pop(0)
             try:
-                self._send(self._sending)
+                self._send(snapshot)
             except Exception as error:  # of any kind: a thread would lose it
                 if self._give_up.is_set():
                     return
-                logger.warning("Not pushed: %s. %s.", self._sending.title, explain(error, self.repo_id))
-                if not isinstance(error, ValueError):  # the next snapshot would fail as well
+                logger.warning("Not pushed: %s. %s.", snapshot.title, explain(error, self.repo_id))
+                if not isinstance(error, ValueError):  # not a damaged file: the next snapshot would fail as well
                     return
-                self._damaged.append(self._sending)
-            self._sending = None
 
     def _send(self, snapshot: Snapshot) -> None:
         """Push a snapshot, retrying until the run gives up, and remove it from the queue."""
         is_model, files = snapshot.kind != "state", snapshot.files()
-        push = functools.partial(
-            push_files,
+        commit = keep_pushing(
             snapshot.repo_id,
             with_code(files) if is_model else files,
             title=snapshot.title,
             private=snapshot.private,
             revision=snapshot.revision,
             merges=is_model,
+            stop=stop_when_event_set(self._give_up),
+            sleep=sleep_using_event(self._give_up),
         )
-        until_given_up = {"stop": stop_when_event_set(self._give_up), "sleep": sleep_using_event(self._give_up)}
-        commit = keep_trying(push, snapshot.title, snapshot.repo_id, **until_given_up)
         logger.info("Pushed to %s: %s. Commit %s.", snapshot.repo_id, snapshot.title, commit.oid[:8])
         snapshot.remove()
 
 
 def push_queue(folder: Path, *, timeout: float = 600.0) -> None:
-    """Push the snapshots that a run left in the queue in its folder.
-
-    Raises:
-        ValueError: There is nothing to push, or pushing can never succeed.
-        TimeoutError: Not everything could be sent in `timeout` seconds. The rest is kept in the queue.
-    """
+    """Push the snapshots that a run left in the queue in its folder, or raise a `TimeoutError` if some are left."""
     queue = Queue(folder / QUEUE)
     snapshots = queue.snapshots()
     if not snapshots:
@@ -240,17 +213,10 @@ def push_queue(folder: Path, *, timeout: float = 600.0) -> None:
         raise TimeoutError(f"{len(uploader.left)} uploads to {first.repo_id} did not finish.")
 
 
-def push_folder(
-    folder: Path, repo_id: str, *, private: bool = False, revision: str = MAIN, timeout: float = 600.0
-) -> str:
+def push_folder(folder: Path, repo_id: str, **how: Any) -> str:
     """Push the folder of a model, a checkpoint or an export in one commit, and return the URL of the commit.
 
-    If nothing has changed, no commit is made. An existing README is merged with the new one, see `merge_card`. Failed
-    requests are tried again for `timeout` seconds.
-
-    Raises:
-        HubError: The folder could not be pushed.
-        ValueError: There is no model in it.
+    If nothing has changed, no commit is made. An existing README is merged with the new one, see `merge_card`.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder.")
@@ -259,26 +225,20 @@ def push_folder(
         weights = "model.safetensors or onnx/model.onnx"
         raise ValueError(f"{folder} is neither a model nor an export: it needs config.json, and {weights}.")
     title = f"Checkpoint, step {read_manifest(folder)['step']}" if (folder / MANIFEST).exists() else "Model"
-    about = {"title": title, "private": private, "revision": revision}
-    return str(_push(repo_id, with_code(files), timeout, **about).commit_url)
+    return str(_push(repo_id, with_code(files), title=title, **how).commit_url)
 
 
-def push_space(
-    model: str | os.PathLike, repo_id: str, *, private: bool = False, revision: str = MAIN, timeout: float = 600.0
-) -> str:
+def push_space(model: str | os.PathLike, repo_id: str, **how: Any) -> str:
     """Push the demo page of a model as a static Space, like `push_folder`, and return the URL of the Space."""
     from .space import space_files  # loads torch
 
-    name = os.fspath(model)
-    files = space_files(model, model_id=None if name == "bundled" or is_path(name) else name)
-    about = {"title": "Demo", "repo_type": "space", "private": private, "revision": revision}
-    return str(_push(repo_id, files, timeout, **about).repo_url)
+    files = space_files(model, model_id=hub_id(os.fspath(model)))
+    return str(_push(repo_id, files, title="Demo", repo_type="space", **how).repo_url)
 
 
 def _push(
-    repo_id: str, files: Mapping[str, Path | bytes], timeout: float, *, title: str, repo_type: str = "model", **how: Any
+    repo_id: str, files: Mapping[str, Path | bytes], *, repo_type: str = "model", timeout: float, **how: Any
 ) -> CommitInfo:
-    """Push files, and try again for `timeout` seconds. The options are those of `push_files`."""
-    push = functools.partial(push_files, repo_id, files, title=title, repo_type=repo_type, **how)
+    """Push files, and try again for `timeout` seconds; `how` are arguments of `push_files`."""
     with limited_silence(), explained(repo_id, repo_type):
-        return keep_trying(push, title, repo_id, repo_type, stop=stop_after_delay(timeout))
+        return keep_pushing(repo_id, files, repo_type=repo_type, stop=stop_after_delay(timeout), **how)

@@ -1,10 +1,11 @@
 """Prepare a repository on the Hub, and commit files to it."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, close_session, get_session, hf_hub_url
@@ -15,19 +16,15 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from ..hub_errors import HubError, explain, is_transient
 from .card import PLACEHOLDER
 from .merging import merge_card
-from .snapshots import MAIN
 
 logger = logging.getLogger(__name__)
 
+MAIN = "main"  # the default branch
 MIN_WAIT_SECONDS, MAX_WAIT_SECONDS = 1.0, 60.0  # between two attempts
 SILENCE_SECONDS = 120.0  # a request without an answer for this long has failed
 
-T = TypeVar("T")
 
-
-def prepare_repository(
-    repo_id: str, revision: str | None = None, *, repo_type: str = "model", private: bool | None = None
-) -> str:
+def prepare_repository(repo_id: str, revision: str, *, repo_type: str = "model", private: bool = False) -> str:
     """Create a repository and branch if they do not exist, and check that they are writable.
 
     With `private`, the repository must be private. Otherwise an existing one keeps its visibility, and a new one
@@ -40,7 +37,7 @@ def prepare_repository(
     api.auth_check(repo_id, repo_type=repo_type, write=True)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise HubError("the repository is public; make it private in its settings, or choose another name")
-    if revision not in (None, MAIN):
+    if revision != MAIN:
         api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
     return repo_id
 
@@ -51,10 +48,9 @@ def push_files(
     *,
     title: str,
     repo_type: str = "model",
-    private: bool | None = None,
-    revision: str | None = None,
+    private: bool = False,
+    revision: str = MAIN,
     merges: bool = True,
-    **how: Any,
 ) -> CommitInfo:
     """Prepare a repository, and commit files to it, and nothing if they are there already.
 
@@ -71,11 +67,20 @@ def push_files(
         operations.append(CommitOperationAdd(name, content))
     # With `parent_commit`, a commit made in between is never overwritten.
     about = {"repo_type": repo_type, "revision": revision, "parent_commit": tip}
-    return HfApi().create_commit(repo_id, operations, commit_message=title, **about, **how)
+    return HfApi().create_commit(repo_id, operations, commit_message=title, **about)
 
 
-def keep_trying(send: Callable[[], T], title: str, repo_id: str, repo_type: str = "model", **how: Any) -> T:
-    """Return what `send` returns, and try again where that may help; `how` sets when `Retrying` stops."""
+def keep_pushing(
+    repo_id: str,
+    files: Mapping[str, Path | bytes],
+    *,
+    title: str,
+    repo_type: str = "model",
+    stop: Callable[[RetryCallState], bool],
+    sleep: Callable[[float], None] = time.sleep,
+    **how: Any,
+) -> CommitInfo:
+    """Call `push_files` until it succeeds, fails for good, or tenacity's `stop` says so."""
 
     def note(state: RetryCallState) -> None:
         if state.attempt_number == 1:
@@ -83,8 +88,9 @@ def keep_trying(send: Callable[[], T], title: str, repo_id: str, repo_type: str 
             logger.info("Not pushed yet: %s. %s. Trying again ...", title, message)
 
     backoff = wait_exponential(multiplier=MIN_WAIT_SECONDS, max=MAX_WAIT_SECONDS)
-    retry = Retrying(retry=retry_if_exception(is_transient), wait=backoff, before_sleep=note, reraise=True, **how)
-    return retry(send)
+    check = retry_if_exception(is_transient)
+    retry = Retrying(stop=stop, sleep=sleep, retry=check, wait=backoff, before_sleep=note, reraise=True)
+    return retry(push_files, repo_id, files, title=title, repo_type=repo_type, **how)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,12 +24,7 @@ PUBLISHED = (  # the only files of the folder of a model or an export that are p
     *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
     *("parity.json", "handler.py", "requirements.txt"),
 )
-MAIN = "main"  # the default branch
-STATE_BRANCH = "training-state"
 Kind = Literal["checkpoint", "final", "state"]
-Strategy = Literal["end", "checkpoint", "every_save", "best"]
-"""Pushes only the final model (end), also every checkpoint (every_save), also the checkpoints' training state
-(checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +65,12 @@ class Queue:
 
     def snapshots(self) -> list[Snapshot]:
         """Return all snapshots."""
-        keys = [field.name for field in fields(Snapshot) if field.name != "folder"]
         found = []
         for folder in self._folders():
             try:
                 about = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-                found.append(Snapshot(folder=folder, **{key: about[key] for key in keys}))
+                del about["files"]
+                found.append(Snapshot(folder=folder, **about))
             except (OSError, ValueError, KeyError, TypeError):
                 logger.warning("Ignoring %s: it has no readable %s.", folder, MANIFEST)
         return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jinja2
 import torch
-import yaml
+from huggingface_hub import SpaceCard, SpaceCardData
 
 from ..conversion.loading import CARD, find_file, load_classifier, load_tokenizer, named_model
 from ..conversion.onnx import is_onnx
@@ -22,7 +22,7 @@ from .card import inherited
 from .packing import pack
 
 FOLDER = Path(__file__).parent
-PAGE, NETWORK = FOLDER / "demo.html", FOLDER / "spam_gpt.js"
+PAGE, NETWORK, CARD_TEMPLATE = FOLDER / "demo.html", FOLDER / "spam_gpt.js", FOLDER / "space_card_template.md"
 EXAMPLES = (
     ("prize", "Free entry! Txt WIN to 10010 to claim your prize of £2000 now"),
     ("friend", "Running late, start without me. Back around 8"),
@@ -37,41 +37,32 @@ EXAMPLES = (
 
 
 def write_demo(source: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Write or replace an HTML file: a page that runs a model in the browser. Errors are as for `render_demo`."""
+    """Write or replace an HTML file: a page that runs a model in the browser."""
     page = render_demo(source)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_file(Path(path), page.encode())
 
 
 def space_files(source: str | os.PathLike, *, model_id: str | None = None) -> dict[str, bytes]:
-    """Return the files of a static Space: the page and a card. Arguments and errors are as for `render_demo`."""
-    about = {
-        "title": "Is it spam?",
-        "emoji": "📱",
-        "colorFrom": "blue",
-        "colorTo": "yellow",
-        "sdk": "static",
-        "pinned": False,
+    """Return the files of a static Space: the page and a card. Arguments are as for `render_demo`."""
+    about = SpaceCardData(
+        title="Is it spam?",
+        emoji="📱",
+        colorFrom="blue",
+        colorTo="yellow",
+        sdk="static",
+        pinned=False,
+        models=[model_id] if model_id else None,
+        short_description="A small GPT that finds spam, inside the page",  # at most 60 characters
         **{key: value for key, value in inherited(find_file(source, CARD)).items() if key.startswith("license")},
-        **({"models": [model_id]} if model_id else {}),
-        "short_description": "A small GPT that finds spam, inside the page",  # at most 60 characters
-    }
-    model = f"[{model_id}](https://huggingface.co/{model_id})" if model_id else "a small GPT"
-    readme = (
-        f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}---\n\n# Is it spam?\n\n"
-        f"This page runs {model} in the browser, and shows the label and score of messages and the words that made it. "
-        "Nothing that is typed leaves the page. Made with `hf-spam demo`.\n"
     )
-    return {"index.html": render_demo(source, model_id=model_id).encode(), "README.md": readme.encode()}
+    model = f"[{model_id}](https://huggingface.co/{model_id})" if model_id else "a small GPT"
+    card = SpaceCard.from_template(about, template_path=str(CARD_TEMPLATE), model=model)
+    return {"index.html": render_demo(source, model_id=model_id).encode(), "README.md": str(card).encode()}
 
 
 def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> str:
-    """Return the page with a model, as HTML, which links to the repository `model_id` on the Hub.
-
-    Raises:
-        OSError: There is no such model.
-        ValueError: The page cannot run this model; the message says why.
-    """
+    """Return the page with a model, as HTML, which links to the repository `model_id` on the Hub."""
     name = "bundled" if named_model(source) != source else public(os.fspath(source))
     if is_onnx(source):
         raise ValueError(f"{os.fspath(source)!r} is an ONNX export: make the demo of the model it was made from.")

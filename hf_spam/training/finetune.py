@@ -201,7 +201,6 @@ def _uploader(output_dir: Path, options: RunOptions) -> Uploader:
         strategy=options.hub_strategy,
         private=options.hub_private_repo,
         revision=options.hub_revision,
-        push_state=options.hub_push_state,
         timeout=options.hub_timeout,
     )
 

@@ -221,14 +221,12 @@ class RunOptions:
     hub_model_id: str | None = None
     """Repository (owner/name or name); created if missing. None: the name of output_dir."""
     hub_strategy: Literal["end", "checkpoint", "every_save", "best"] = "end"
-    """Push only the final model (end), also every checkpoint (every_save), also its training state (checkpoint), or
-    each checkpoint with the lowest validation loss so far (best)."""
+    """Push only the final model (end), also every checkpoint (every_save), also the newest training state, so that
+    another machine can resume (checkpoint), or each checkpoint with the lowest validation loss so far (best)."""
     hub_private_repo: bool = False
     """Make the repository private when it is created."""
     hub_revision: str = "main"
     """Branch to push to; created if missing."""
-    hub_push_state: bool = False
-    """Push the training state of the newest checkpoint to a branch of its own, so that another machine can resume."""
     hub_timeout: float = 600.0
     """Seconds to wait for uploads at the end."""
     license: str | None = None
@@ -247,7 +245,7 @@ class RunOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.output_dir is None and (self.save_steps or self.resume_from_checkpoint or self.push_to_hub):
             raise ValueError("Saving checkpoints, resuming and pushing need output_dir (--output-dir).")
-        if self.push_to_hub and self.save_steps is None and (self.hub_strategy != "end" or self.hub_push_state):
+        if self.push_to_hub and self.save_steps is None and self.hub_strategy != "end":
             raise ValueError("Pushing checkpoints needs save_steps; hub_strategy end pushes the final model.")
         if self.resume_from_checkpoint == "hub" and not self.push_to_hub:
             raise ValueError("Resuming from the Hub needs the repository: add --push-to-hub and --hub-model-id.")

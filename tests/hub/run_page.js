@@ -12,11 +12,11 @@ const { unpack, findWords, leaveOut } = exported.exports;
   const model = await unpack(JSON.parse(layout), content('<script type="text/plain" id="weights"'));
   const answers = texts.map((text, i) => {
     const words = text.length > 1000 ? [] : findWords(text);
-    const index = model.config.positive ?? 0, logOdds = model.logOdds(text, index);
+    const index = model.config.positive ?? 0, logOdds = model.logOdds(text, index), answer = model.classify(text);
     return {
       ids: model.encode(text),
-      ...model.classify(text),
-      probabilities: [...model.classify(text).probabilities],
+      ...answer,
+      probabilities: [...answer.probabilities],
       words: words.map(([start, end]) => text.slice(start, end)),
       without: words.map((word) => leaveOut(text, word)),
       effects: i < explained && words.map((word) => logOdds - model.logOdds(leaveOut(text, word), index)),

@@ -49,14 +49,13 @@ def test_an_onnx_export_is_compared_in_both_precisions(onnx_export):
 
 
 def test_the_certificate_says_what_was_compared(tmp_path, messages):
-    source = tmp_path / "source"
-    shutil.copytree(BUNDLED, source)
+    source = save_tiny(tmp_path / "source")
     (source / "history.json").write_text('{"recipe": {"seed": 5}}')
     done = hf_spam("export", source, tmp_path / "out", "--format", "gpt2", "--data", messages, "--json")
     assert done.code == 0, done.err
     certificate = json.loads((tmp_path / "out" / "parity.json").read_text())
     assert certificate == json.loads(done.out)
-    weights = {"model.safetensors": hash_file(BUNDLED / "model.safetensors")["sha256"]}
+    weights = {"model.safetensors": hash_file(source / "model.safetensors")["sha256"]}
     assert certificate["model"] == {"name": "source", "weights": weights}
     assert (certificate["data"], certificate["messages"]) == ("few.csv", 3)
     described = ("parity.json", "README.md")  # hold the certificate themselves

@@ -108,7 +108,7 @@ def assert_same_answers(answers: list[dict], source: Path | str, texts: list[str
 def test_the_bundled_model_gives_the_same_tokens_scores_and_labels(tmp_path):
     done = hf_spam("demo", tmp_path / "new" / "demo.html")
     assert (done.code, done.err) == (0, "") and "open it in a browser" in done.out
-    texts = [*SAMPLE[::2], *AWKWARD.values(), *(text for _, text in EXAMPLES)]
+    texts = [*SAMPLE[::4], *AWKWARD.values(), *(text for _, text in EXAMPLES)]
     assert_same_answers(answers_in_node(tmp_path / "new" / "demo.html", texts), "bundled", texts, close_call=1e-4)
 
 
@@ -134,9 +134,10 @@ def test_gpt2s_tokenizer(tmp_path, gpt2_tokenizer_dir):
     settings = {"vocab_size": 50257, "n_embd": 8, "n_head": 2, "pad_token_id": 50256, "eos_token_id": 50256}
     gpt2, texts = save_tiny(tmp_path / "gpt2", tokenizer, pooling="last_token", **settings), [*AWKWARD.values()]
     (tmp_path / "demo.html").write_text(render_demo(gpt2), encoding="utf-8")
-    answers = answers_in_node(tmp_path / "demo.html", [*texts, *SAMPLE])
+    texts += SAMPLE[::2]
+    answers = answers_in_node(tmp_path / "demo.html", texts)
     assert answers[0]["ids"] == [50256]
-    assert_same_answers(answers, gpt2, [*texts, *SAMPLE])
+    assert_same_answers(answers, gpt2, texts)
 
 
 @needs_node
