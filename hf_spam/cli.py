@@ -152,8 +152,6 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @cli.command()
 @click.argument("model", required=False, callback=options.reachable)
 @options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
-@click.option("--protocol", type=click.Choice(["book", "full"]), help="How to split.  [default: as in training]")
-@click.option("--seed", type=int, help="Seed for the splits.  [default: as in training]")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
 @click.option("--train-data", help="Training messages of MODEL.  [default: from --data, if MODEL was trained on it]")
 @options.reading_options
@@ -169,9 +167,10 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     The model's own training data is split as in training, so the model has not seen the test split. Other data forms
     one set. The bundled model has seen all messages of its sources, which its card lists.
     """
-    from .evaluation.candidates import load_candidate, split_label_map
+    from .evaluation.candidates import split_label_map
     from .evaluation.eval_data import load_eval_data
     from .evaluation.figures import report_figures
+    from .evaluation.models import load_candidate
     from .evaluation.page import headline, render_page, report_tables, write_page
     from .evaluation.report import make_report
 
@@ -180,7 +179,7 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     trust, split = how.pop("trust_remote_code"), how.pop("split")
     candidate = load_candidate(name, label_map=maps[name], trust_remote_code=trust, any_labels=True)
     eval_data = load_eval_data(model, data, classes=candidate.labels, **how)
-    report = make_report(candidate, eval_data, split=split, model=model, source=data, progress=sys.stderr.isatty())
+    report = make_report(candidate, eval_data, split=split, source=data, progress=sys.stderr.isatty())
     values, sentences, tables = report.values, headline(report.values), report_tables(report.values)
     shown = [*terminal.report_parts(sentences, tables)]
     if output_dir:
@@ -242,8 +241,8 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
 def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None:
     """Measure a classifier on a fixed suite of messages.
 
-    MODEL is one that `hf-spam compare` takes, or the name of a recipe. A recipe is trained once for the suite and, with
-    --uci, five times more for cross-validation.
+    MODEL is one that `hf-spam compare` takes. If it was trained on the SMS Spam Collection with a recipe, --recipe
+    measures that recipe on --uci by cross-validation.
 
     The suite has 2,161 messages of the sample that the bundled model was not trained on, also obfuscated in seven ways,
     and counts how many of them were in the training data of MODEL. The last lines are a Markdown table of one row, to
@@ -252,8 +251,7 @@ def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None
     from .experiments.benchmark import benchmark, benchmark_tables, markdown
     from .files import write_json
 
-    if model not in RECIPES:
-        options.reachable(None, None, model)
+    options.reachable(None, None, model)
     values = benchmark(model, progress=sys.stderr.isatty(), **how)
     if output:
         write_json(Path(output), values)

@@ -34,15 +34,15 @@ def messages(rows, names=LABEL_NAMES) -> Dataset:
     return Dataset.from_dict({"text": texts, "label": labels}, features=features_of(names))
 
 
-def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, data=None, classifier=None, **options) -> Report:
+def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, data=None, source="", **attributes: Any) -> Report:
     """Return the report on (text, label, answer) rows, or on `data` with the answers to these texts.
 
-    An answer is the probability of spam, or one probability for each class.
+    An answer is the probability of spam, or one probability for each class. `attributes` are those of the classifier.
     """
     table = {text: [1 - answer, answer] if isinstance(answer, float) else answer for text, _, answer in rows}
     train = None if train is None else messages(train, names)
     data = data or EvalData(DatasetDict(test=messages(rows, names)), "by hand", train, "by hand")
-    return make_report(scorer(table, names, threshold, classifier=classifier), data, **options)
+    return make_report(scorer(table, names, threshold, **attributes), data, source=source)
 
 
 def values_of(measured: dict) -> dict:

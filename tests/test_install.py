@@ -32,6 +32,9 @@ class Without(PathFinder):
 HIDDEN = sys.argv[1].split(",")
 sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]
 
+import hf_spam
+assert not {"torch", "transformers", "numpy"} & set(sys.modules), "the package is imported slowly"
+
 def run(*arguments):
     from hf_spam.cli import main
     sys.argv = ["hf-spam", *arguments]

@@ -22,8 +22,7 @@ MAX_MESSAGES = 100_000  # above this, the character n-grams need too much memory
 def fit_baseline(train: Dataset) -> Pipeline | None:
     """Fit a linear SVM on TF-IDF of words (1 to 2) and characters (2 to 5), with scikit-learn's default settings.
 
-    Returns `None`, with a warning, if scikit-learn cannot fit it (the messages share one label or contain no words), or
-    there are more than `MAX_MESSAGES`.
+    Returns `None`, with a warning, if there are more than `MAX_MESSAGES`, they share one label or contain no words.
     """
     if len(train) > MAX_MESSAGES:
         logger.warning("No baseline: there are more than %d training messages.", MAX_MESSAGES)
@@ -44,29 +43,24 @@ def fit_baseline(train: Dataset) -> Pipeline | None:
 
 def predict_baseline(baseline: Pipeline, messages: Dataset) -> Predictions:
     """Classify messages with the baseline. For two classes, there are scores, which only rank the messages."""
-    names, texts = label_names(messages), messages["text"][:]
-    table = None
-    if len(names) == 2:
-        table = probability_table(expit(baseline.decision_function(texts)), positive=1)  # the margins are of class 1
-    labels = np.array(messages["label"][:])
-    return Predictions(tuple(names), labels, baseline.predict(texts), table, only_ranks=True)
+    names, labels = label_names(messages), np.array(messages["label"][:])
+    features, svm = baseline[:-1].transform(messages["text"][:]), baseline[-1]
+    # The margins of two classes are those of class 1.
+    table = probability_table(expit(svm.decision_function(features)), positive=1) if len(names) == 2 else None
+    return Predictions(tuple(names), labels, svm.predict(features), table, only_ranks=True)
 
 
 def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
     """Fit the baseline to the split `train` and return its metrics on every other split, or an empty dict."""
-    others = {split: messages for split, messages in data.items() if split != "train"}
-    baseline = fit_baseline(data["train"]) if others else None
-    if baseline is None:
-        return {}
-    return {split: predict_baseline(baseline, messages).metrics() for split, messages in others.items()}
+    baseline = fit_baseline(data["train"]) if len(data) > 1 else None
+    others = [split for split in data if split != "train"] if baseline is not None else []
+    return {split: predict_baseline(baseline, data[split]).metrics() for split in others}
 
 
 def ahead(model: float, baseline: float, threshold: float | None) -> str:
     """Describe whose F1 is higher, and the model's own threshold, which trades F1 for fewer false alarms."""
+    better, worse = ("model", "baseline") if model > baseline else ("baseline", "model")
+    verdict = f"the {better} is ahead of the {worse}, F1 {max(model, baseline):.4f} against {min(model, baseline):.4f}"
     if model == baseline:
         verdict = f"the model and the baseline are level, F1 {model:.4f}"
-    elif model > baseline:
-        verdict = f"the model is ahead of the baseline, F1 {model:.4f} against {baseline:.4f}"
-    else:
-        verdict = f"the baseline is ahead of the model, F1 {baseline:.4f} against {model:.4f}"
     return verdict + ("" if threshold is None else " (the model uses its threshold, the baseline has none)")

@@ -23,9 +23,6 @@ from ..text import one_line
 
 logger = logging.getLogger(__name__)
 
-ONE_SET = "none, all messages form one set"
-TRAINING_MESSAGES = "the messages that the model was trained on"
-PART_OF_TRAINING = "part of the messages that the model was trained on"
 SEEN_ALL = "The model was trained on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
 BUNDLED_SOURCES = "sources.json"  # fingerprints of the sources that the bundled model was trained on
@@ -94,16 +91,13 @@ class TrainedRecipe:
 NO_RECIPE = TrainedRecipe("full", 123, splits={})  # of a model without a record
 
 
-def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
-    """Read a model's training recipe from its `history.json`.
-
-    Returns `None` if there is no such file or, with a warning, if it cannot be used.
-    """
+def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe:
+    """Read a model's training recipe from its `history.json`; `NO_RECIPE` without one or, with a warning, a bad one."""
     if model is None or named_model(model) == BUNDLED:
         return TrainedRecipe(None, 123, json.loads((BUNDLED / BUNDLED_SOURCES).read_text()))
     path = find_file(model, HISTORY)
     if path is None:
-        return None
+        return NO_RECIPE
     try:
         history = json.loads(path.read_text(encoding="utf-8"))
         recipe = history["recipe"]
@@ -117,7 +111,7 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe | None:
         # The file may come from any repository on the Hub.
         what = f"{type(error).__name__}: {one_line(error)}"
         logger.warning("Ignoring %s, which is not a history of a training run: %s", os.path.join(model, HISTORY), what)
-        return None
+        return NO_RECIPE
 
 
 def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict[str, Any]]) -> bool:
@@ -126,15 +120,13 @@ def learned_from_others(base: str, config: SpamGPTConfig, splits: dict[str, dict
     if SpamGPTForSequenceClassification.__name__ not in (config.architectures or ()):
         return False
     recipe = trained_recipe(base)
-    return recipe is None or recipe.splits != splits or recipe.trained_before
+    return recipe.splits != splits or recipe.trained_before
 
 
 def load_eval_data(
     model: str | os.PathLike | None,
     data: Sources,
     *,
-    protocol: Literal["book", "full"] | None = None,
-    seed: int | None = None,
     train_data: Sources | None = None,
     classes: Sequence[str] = LABEL_NAMES,
     **reading: Any,
@@ -142,40 +134,32 @@ def load_eval_data(
     """Load the messages to evaluate a model on.
 
     The model's own training data, recognized by its fingerprints, is split as in training. Any other data forms one
-    set named after its source, or keeps the splits of its Hub dataset; it may be small and have a single label. With
-    `protocol` or `seed`, the data is split by these, regardless of how the model was trained.
+    set named after its source, or keeps the splits of its Hub dataset; it may be small and have a single label.
 
     `train_data` is the source of the training messages, to train the baseline and find duplicates; if it is the model's
     own training data, its `train` split is used. Without it, they are looked for in `data`. `classes` are the labels
     that the model knows. `reading` says how to read the data, as for `load_sms_spam`; the model's own data are read as
     in training, and the columns of its training data are used in other data that have them.
-
-    Raises:
-        DataError: A source cannot be read, or cannot be split as requested.
     """
-    recipe = trained_recipe(model) or NO_RECIPE
+    recipe = trained_recipe(model)
     reading["classes"] = classes
     if not reading.get("label_map") and "label_map" in recipe.reading:
         reading["label_map"] = recipe.reading["label_map"]
         logger.info("Labels are read with the model's label map: %s", reading["label_map"])
     reading["remembered"] = (recipe.reading.get("text_column"), recipe.reading.get("label_column"))
     own = recipe.split_as_trained(data, **reading)
-    if protocol is not None or seed is not None:
-        protocol = protocol or (own and recipe.protocol) or "full"
-        seed = seed if seed is not None else (recipe.seed if own else 123)
-    if own and (protocol, seed) in ((None, None), (recipe.protocol, recipe.seed)):
-        protocol_and_seed = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
-        sets, splits = own, protocol_and_seed if recipe.protocol else ONE_SET
-    elif protocol is not None:
-        sets = load_sms_spam(data, protocol=protocol, seed=seed, **(recipe.as_trained(reading) if own else reading))
-        splits = f"protocol {protocol}, seed {seed}"
+    sets = own or read_sets(data, **reading)
+    if len(sets) == 1:
+        splits = "none, all messages form one set"
+    elif own:
+        splits = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
     else:
-        sets = read_sets(data, **reading)
-        splits = ONE_SET if len(sets) == 1 else "those of the dataset"
+        splits = "those of the dataset"
 
     trained = own if train_data is None else recipe.split_as_trained(train_data, **reading)
     if trained:
-        train, trained_on = trained["train"], PART_OF_TRAINING if recipe.protocol is None else TRAINING_MESSAGES
+        train, part = trained["train"], "part of " if recipe.protocol is None else ""
+        trained_on = f"{part}the messages that the model was trained on"
     elif train_data is not None:
         train = read_messages(train_data, allow_single_label=True, **reading)
         trained_on = "those of --train-data"
@@ -187,16 +171,27 @@ def load_eval_data(
     return EvalData(sets, splits, train, trained_on, remark, hint)
 
 
+def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
+    """Return the remark and the hint of `EvalData`."""
+    if recipe.protocol is None:  # the bundled model
+        return (SEEN_ALL if is_own else BUNDLED_SEEN), ("" if is_own or has_train_data else HINT.format(" uci,sample"))
+    if is_own:
+        return (BASE_SEEN if recipe.trained_before else ""), ""
+    if has_train_data:
+        return "", ""
+    return (OTHER_DATA if recipe.splits else NO_RECORD), HINT.format("")
+
+
 def find_training_texts(
     model: str | os.PathLike, data: Sources, train_data: Sources | None = None, **reading: Any
 ) -> tuple[list[str] | None, str]:
     """Find the training messages of a model by the fingerprints that training recorded.
 
     They are looked for in `data`, in each of its sources and, for the bundled model, in the sample; or else all
-    messages of `train_data` are taken to be theirs. Arguments are those of `load_eval_data`. Returns the texts, `None`
-    if none of them are at hand, and a few words on how complete they are.
+    messages of `train_data` are taken to be theirs. Returns the texts, `None` if none of them are at hand, and a few
+    words on how complete they are.
     """
-    recipe = trained_recipe(model) or NO_RECIPE
+    recipe = trained_recipe(model)
     if train_data is not None:
         splits = recipe.split_as_trained(train_data, **reading)
         train = splits["train"] if splits else read_messages(train_data, allow_single_label=True, **reading)
@@ -212,14 +207,3 @@ def find_training_texts(
     found = [splits for source in sources if (splits := recipe.split_as_trained(source, **reading))]
     texts = [text for splits in found for text in splits["train"]["text"][:]]
     return texts or None, f"{len(found)} of {len(recipe.splits)} sources"
-
-
-def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
-    """Return the remark and the hint of `EvalData`."""
-    if recipe.protocol is None:  # the bundled model
-        return (SEEN_ALL if is_own else BUNDLED_SEEN), ("" if is_own or has_train_data else HINT.format(" uci,sample"))
-    if is_own:
-        return (BASE_SEEN if recipe.trained_before else ""), ""
-    if has_train_data:
-        return "", ""
-    return (OTHER_DATA if recipe.splits else NO_RECORD), HINT.format("")

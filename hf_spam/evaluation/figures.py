@@ -25,6 +25,7 @@ COLOURS = {
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hf_spam",
+    "text.parse_math": False,  # the name of a class may have dollar signs
     "legend.frameon": False,
     "lines.linewidth": 2,
     "axes.spines.top": False,
@@ -34,10 +35,7 @@ STYLE = {
 
 
 def report_figures(report: Report) -> list[tuple[str, str]]:
-    """Draw ROC, precision-recall and calibration curves, if two labels occur, and a histogram of the scores.
-
-    Returns inline SVG and a caption for each.
-    """
+    """Draw ROC, precision-recall and calibration curves, if two labels occur, and the scores: inline SVG, caption."""
     given = report.model
     with matplotlib.rc_context(STYLE):
         if given.positive is None or len(np.unique(given.labels)) < 2:
@@ -69,7 +67,7 @@ def _draw_curves(report: Report, display: type, title: str, x: str, y: str) -> t
 
 def _draw_calibration(report: Report) -> tuple[str, str]:
     """Draw the calibration curve with intervals, which scikit-learn's `CalibrationDisplay` does not have."""
-    rows, spam = report.values["details"]["calibration"], _class_label(report.model, report.model.positive)
+    rows, spam = report.values["details"]["calibration"], printable(report.model.names[report.model.positive])
     means = np.array([row["mean_score"] for row in rows])
     value, low, high = (np.array([row["spam"][end] for row in rows]) for end in ("value", "low", "high"))
     bars = np.maximum(0, [value - low, high - value])  # rounding may make them negative, which Matplotlib rejects
@@ -87,7 +85,7 @@ def _draw_scores(given: Predictions) -> tuple[str, str]:
         chosen, names = given.labels == given.predicted, ["correct predictions", "wrong predictions"]
         scores, x = given.probabilities.max(1), "Highest probability"
     else:
-        chosen, names = given.is_spam, [_class_label(given, label) for label in (given.positive, 1 - given.positive)]
+        chosen, names = given.is_spam, [printable(given.names[label]) for label in (given.positive, 1 - given.positive)]
         scores, x = given.scores, f"Score (probability of {names[0]})"
     axes = _new_axes()
     edges = np.linspace(0, 1, 2 * BINS + 1)
@@ -97,11 +95,6 @@ def _draw_scores(given: Predictions) -> tuple[str, str]:
     axes.set_ylim(bottom=0.7)
     text = "Scores of all messages. The further apart the two groups, the fewer errors."
     return _finished(axes, "Scores", x, "Messages (log scale)", text)
-
-
-def _class_label(given: Predictions, index: int) -> str:
-    """Return a class name with dollar signs escaped, since Matplotlib would typeset a formula between them."""
-    return printable(given.names[index]).replace("$", r"\$")
 
 
 def _new_axes() -> Axes:

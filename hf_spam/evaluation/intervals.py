@@ -24,9 +24,7 @@ Measured = tuple[dict[str, Estimate], dict[str, np.ndarray]]
 
 def estimate(value: float | None, interval: Interval | None = None) -> Estimate:
     """Return a value with its interval, if there is one."""
-    low, high = interval or (None, None)
-    if interval and high - low <= ROUNDING:
-        low = high = None
+    low, high = interval if interval and interval[1] - interval[0] > ROUNDING else (None, None)
     return {"value": None if value is None else float(value), "low": low, "high": high}
 
 
@@ -96,11 +94,10 @@ def proportions(given: Predictions) -> dict[str, Interval | None]:
 
 
 def bootstrap(given: Predictions, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the metrics on `RESAMPLES` bootstrap samples.
+    """Compute each metric on bootstrap samples, (RESAMPLES,); nan in samples of one class if it compares classes.
 
     Whole groups are drawn, given as the group of each message, (N,), numbered from 0 without gaps. The samples depend
-    on them only, so two models are compared on the same ones. Returns the values of each metric, (RESAMPLES,); nan in
-    samples of a single class, where the metric compares classes.
+    on them only, so two models are compared on the same ones.
     """
     rng = np.random.default_rng(SEED)
     count = groups.max() + 1

@@ -109,11 +109,9 @@ class SpamMetrics(evaluate.Metric):
         labels, predicted = np.asarray(references), np.asarray(predictions)
         if not len(labels) or not {*labels.tolist(), *predicted.tolist()} <= set(range(len(self.names))):
             raise ValueError(f"Expected at least one message and class indices from 0 to {len(self.names) - 1}.")
-        given = Predictions(self.names, labels, predicted, None)
-        if scores is not None:
-            scores = np.asarray(scores, np.float64)
-            table = scores if scores.ndim == 2 else probability_table(scores, given.positive)
-            given = replace(given, probabilities=table)
+        given = Predictions(self.names, labels, predicted, None if scores is None else np.asarray(scores, np.float64))
+        if scores is not None and given.probabilities.ndim == 1:
+            given = replace(given, probabilities=probability_table(given.probabilities, given.positive))
         return given.metrics()
 
 
@@ -128,11 +126,10 @@ def score_bins(scores: np.ndarray) -> np.ndarray:
 
 
 def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> float | None:
-    """Return the lowest spam threshold that keeps the false-positive rate at or below `rate`.
+    """Return the lowest spam threshold that keeps the false-positive rate at or below `rate`; `None` without one.
 
-    It lies halfway between two scores, so that rounding cannot change a prediction. `None` if even the highest score
-    belongs to too many legitimate messages. Of `actual`, (N,) bool, both classes must occur; `scores`, (N,), are
-    float64.
+    It lies halfway between two scores, so that rounding cannot change a prediction. Of `actual`, (N,) bool, both
+    classes must occur; `scores`, (N,), are float64.
     """
     rates, _, thresholds = roc_curve(actual, scores, drop_intermediate=False)
     last = np.flatnonzero(rates <= rate)[-1]  # never empty: the first threshold lies above all scores
@@ -141,10 +138,9 @@ def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> flo
 
 @np.errstate(divide="ignore", invalid="ignore")
 def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute the metrics of many samples of the same messages at once, which the bootstrap needs.
+    """Compute each metric on many samples of the same messages at once, (B,); nan where it is undefined.
 
-    The weights say how often each sample contains each message, (B, N). Returns each metric, (B,); nan where it is
-    undefined.
+    The weights say how often each sample contains each message, (B, N).
     """
 
     def sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:

@@ -38,11 +38,10 @@ class Table:
 
 def report_tables(values: dict[str, Any]) -> list[Table]:
     """Return the tables of a report. The list of errors comes last."""
-    details = values["details"]
     tables = [
         _metrics_table(values),
-        _confusion_table(details),
-        _thresholds_table(values),
+        _confusion_table(values["details"]),
+        *([_thresholds_table(values)] if values["positive_label"] else []),
         _duplicates_table(values),
         *(_without_duplicates_table(*item, values["positive_label"]) for item in values["sets"].items()),
         _length_table(values),
@@ -53,10 +52,9 @@ def report_tables(values: dict[str, Any]) -> list[Table]:
 
 def write_page(output_dir: str | os.PathLike, name: str, values: dict[str, Any], page: str) -> None:
     """Write a page and its values, as NAME.html and NAME.json, into a folder, created if necessary."""
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{name}.json", values)
-    write_file(folder / f"{name}.html", page.encode())
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    write_json(Path(output_dir, f"{name}.json"), values)
+    write_file(Path(output_dir, f"{name}.html"), page.encode())
 
 
 def render_page(
@@ -154,10 +152,7 @@ def _confusion_table(details: dict[str, Any]) -> Table:
 
 
 def _thresholds_table(values: dict[str, Any]) -> Table:
-    title, positive = f"Thresholds, {values['details']['set']}", values["positive_label"]
-    if positive is None:
-        return Table(title, [], [])
-    rows = []
+    positive, rows = values["positive_label"], []
     for row in values["details"]["thresholds"]:
         rate = "the model's own" if row["false_positive_rate"] is None else f"{row['false_positive_rate']:.1%}"
         threshold = "" if row["threshold"] is None else f"{row['threshold']:.7f}"
@@ -169,7 +164,7 @@ def _thresholds_table(values: dict[str, Any]) -> Table:
         f"false alarms. A false alarm is a message labelled {other} that is predicted {positive}."
     )
     columns = ["allowed rate", "threshold", "false alarms", "missed", "recall", "95 %", "precision"]
-    return Table(title, columns, rows, note)
+    return Table(f"Thresholds, {values['details']['set']}", columns, rows, note)
 
 
 def _duplicates_table(values: dict[str, Any]) -> Table:
@@ -209,10 +204,9 @@ def _length_table(values: dict[str, Any]) -> Table:
 def _errors_table(values: dict[str, Any]) -> Table:
     details, positive, rows = values["details"], values["positive_label"], []
     for error in details["errors"]:
-        answer = [error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or ""]
         text = Message(error["text"])
         text.words = error.get("words", ())
-        rows.append([*answer, text])
+        rows.append([error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or "", text])
     note = f"Most confident first. The score is the probability of {positive or 'the predicted label'}."
     if any("words" in error for error in details["errors"]):
         explained = positive or "spam (the predicted label if no class is spam)"

@@ -1,6 +1,5 @@
 """Evaluate a classifier: metrics with intervals, a baseline, and the effect of duplicates of training messages."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -41,17 +40,13 @@ def make_report(
     data: EvalData,
     *,
     split: str | None = None,
-    model: str | os.PathLike | None = None,
     source: Sources = "",
     progress: bool = False,
 ) -> Report:
     """Evaluate a classifier (see `load_candidate`) alongside a linear baseline trained on the same messages.
 
-    If the messages are labelled spam and not spam but the model has other labels, one of them "spam", the model is
-    evaluated on spam against the rest.
-
-    With `split`, only this set is evaluated, otherwise all, with details for "test" or else the last one. `model` and
-    `source` are names for the report.
+    With `split`, only this set is evaluated, otherwise all, with details for "test" or else the last one. `source` is
+    where the messages come from.
     """
     sets, train = data.sets, data.train
     _check_labels(candidate, [*sets.values(), *([] if train is None else [train])])
@@ -59,7 +54,7 @@ def make_report(
         raise DataError(f"there is no split {split!r}; available: {', '.join(sets)}")
     detailed = split or ("test" if "test" in sets else list(sets)[-1])
     fitted = None if train is None else fit_baseline(train)
-    measured, duplicates = {}, {}
+    measured, duplicates = {}, {}  # by set
     for name in [detailed] if split else sets:
         texts, labels = sets[name]["text"][:], np.array(sets[name]["label"][:])
         given = candidate.predictions(texts, labels, label_names(sets[name]), progress=progress)
@@ -77,7 +72,7 @@ def make_report(
                 measured[name][key] = part
 
     values = {
-        "model": BUNDLED_NAME if model in (None, "bundled") else public(os.fspath(model)),
+        "model": BUNDLED_NAME if candidate.source == "bundled" else candidate.name,
         "data": public(source_name(source)),
         "splits": data.splits,
         "trained_on": data.trained_on,
@@ -127,10 +122,10 @@ def _details(given: Predictions, duplicates: Sequence[np.ndarray] | None, candid
     """Return the confusion matrix, errors and results by length of a set, and its thresholds and calibration."""
     names = given.names
     order = sorted(range(len(names)), key=lambda label: label != given.positive)  # the positive class first
-    table = confusion_matrix(given.labels, given.predicted, labels=range(len(names)))
-    details: dict[str, Any] = {
-        "confusion": {names[row]: {names[column]: int(table[row, column]) for column in order} for row in order}
-    }
+    table = confusion_matrix(given.labels, given.predicted, labels=order).tolist()
+    names = [names[label] for label in order]
+    confusion = {name: dict(zip(names, counts, strict=True)) for name, counts in zip(names, table, strict=True)}
+    details: dict[str, Any] = {"confusion": confusion}
     if given.positive is not None:
         details |= {"thresholds": _thresholds(given, candidate.threshold), "calibration": _calibration(given)}
     lengths = np.searchsorted(LENGTHS, [len(text) for text in given.texts])  # (N,) indices of LENGTH_NAMES
@@ -183,9 +178,8 @@ def _count_errors(given: Predictions) -> dict[str, Any]:
     counts = {"messages": len(given.labels), "wrong": wrong, "accuracy": found["accuracy"]}
     if given.positive is None:
         return counts
-    spam, called = given.is_spam, given.predicted_spam
-    missed, false_alarms = int((spam & ~called).sum()), int((called & ~spam).sum())
-    counts |= {"spam": int(spam.sum()), "missed": missed, "false_alarms": false_alarms}
+    missed = int((given.is_spam & ~given.predicted_spam).sum())
+    counts |= {"spam": int(given.is_spam.sum()), "missed": missed, "false_alarms": wrong - missed}
     return counts | {"precision": found["precision"], "recall": found["recall"]}
 
 

@@ -7,12 +7,12 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, concatenate_datasets
 
 from ..conversion.loading import BUNDLED, named_model
 from ..data import obfuscation
@@ -22,19 +22,17 @@ from ..data.obfuscation import Obfuscation
 from ..data.sources import read_messages
 from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import fit_baseline, predict_baseline
-from ..evaluation.candidates import Candidate, as_candidate, load_candidate
+from ..evaluation.candidates import Candidate
 from ..evaluation.eval_data import find_training_texts
 from ..evaluation.intervals import INTERVALS_NOTE, estimate, estimates, measure
-from ..evaluation.metrics import Predictions, probability_table
+from ..evaluation.metrics import Predictions
+from ..evaluation.models import load_candidate
 from ..evaluation.page import Table, format_estimate
 from ..files import versions
-from ..inference.classifier import SpamClassifier
-from ..training.calibration import needs_calibration
 from ..training.corrections import divide
-from ..training.finetune import finetune
-from ..training.recipes import RECIPES, Recipe, get_recipe
+from ..training.recipes import Recipe
 from .compare import FEW, PERCENT, classify
-from .crossval import cross_validate
+from .crossval import cross_validate, pooled
 
 SUITE = "hf-spam 1"  # raise the number whenever a message of the suite changes
 # Each way to obfuscate messages, and the share of their characters or words that it changes.
@@ -107,19 +105,13 @@ def benchmark(
     progress: bool = False,
     **loading: Any,
 ) -> Values:
-    """Measure a classifier on the suite; return values that are ready for JSON.
+    """Measure a classifier (see `load_candidate`) on the suite; return values that are ready for JSON.
 
-    The `model` is one as for `load_candidate`, or the name of a recipe, which is trained on the rest of the sample.
-    With `uci` ("uci", or its file), it is also measured on the SMS Spam Collection: by cross-validation if its `recipe`
-    is known, or if it is a baseline that was trained on the collection. `loading` is passed to `load_candidate`.
+    With `uci` ("uci", or its file), it is also measured on the SMS Spam Collection: by cross-validation of the `recipe`
+    that it was trained with if that is named, or if it is a baseline that was trained on the collection.
     """
-    train, held_out = split_sample()
+    candidate, (_, held_out) = load_candidate(model, **loading), split_sample()
     suite = make_suite(held_out)
-    if recipe is None and isinstance(model, str) and model in RECIPES:
-        recipe = model
-    recipe = None if recipe is None else get_recipe(recipe)
-    is_recipe = recipe is not None and model == recipe.name
-    candidate = _train(recipe, train) if is_recipe else load_candidate(model, **loading)
     texts, labels = held_out["text"][:], np.array(held_out["label"][:])
     trained = _training_texts(candidate, held_out, uci)
     given, costs = classify(candidate, texts, labels, progress)
@@ -140,17 +132,6 @@ def benchmark(
     }
 
 
-def _train(recipe: Recipe, messages: Dataset) -> Candidate:
-    """Train a recipe; a tenth of the messages is used for its calibration if it has one."""
-    data = DatasetDict(train=messages)
-    if needs_calibration(recipe):
-        train, validation = next(grouped_folds(messages, 10, seed=recipe.seed))
-        data = DatasetDict(train=train, validation=validation)
-    run = finetune(recipe, data=data)
-    candidate = as_candidate(SpamClassifier(run.model, run.tokenizer))
-    return replace(candidate, name=recipe.name, size=4 * candidate.parameters, train=tuple(messages["text"][:]))
-
-
 def _training_texts(candidate: Candidate, held_out: Dataset, uci: Sources | None) -> Sequence[str] | None:
     """Return the training messages of a model as far as they are in the sample or the SMS Spam Collection."""
     if candidate.train is not None:
@@ -162,9 +143,8 @@ def _training_texts(candidate: Candidate, held_out: Dataset, uci: Sources | None
 
 
 def _figures(given: Predictions, messages: Dataset) -> Values:
-    """Return the main figures with intervals; near-duplicates count as one in the bootstrap."""
-    _, groups = np.unique(messages["group"][:], return_inverse=True)
-    measured, _ = measure(given, groups)
+    """Return the main figures with intervals; the bootstrap draws near-duplicates together."""
+    measured, _ = measure(given, np.unique(messages["group"][:], return_inverse=True)[1])
     return {name: measured[name] for name in FIGURES}
 
 
@@ -182,39 +162,34 @@ def _parts(suite: Suite, given: Predictions, candidate: Candidate, progress: boo
 
 
 def _part(section: str, name: str, given: Predictions) -> Values:
-    messages, figures = len(given.labels), None
-    if messages >= FEW:
+    counts, figures = {"messages": len(given.labels), "spam": int(given.is_spam.sum())}, None
+    if counts["messages"] >= FEW:
         found = estimates(given)
         figures = {figure: found[figure] for figure in FIGURES[:4]}
-    return {
-        "section": section,
-        "name": name,
-        "messages": messages,
-        "spam": int(given.is_spam.sum()),
-        "figures": figures,
-    }
+    return {"section": section, "name": name, **counts, "figures": figures}
 
 
 def _measure_uci(
-    candidate: Candidate, uci: Sources | None, recipe: Recipe | None, trained: Sequence[str] | None, progress: bool
+    candidate: Candidate,
+    uci: Sources | None,
+    recipe: Recipe | str | None,
+    trained: Sequence[str] | None,
+    progress: bool,
 ) -> Values:
     if uci is None:
         return {"how": "not measured: give the SMS Spam Collection with --uci", "figures": None}
     messages = read_messages(uci)
     texts, labels = messages["text"][:], np.array(messages["label"][:])
     about = {"messages": len(texts), "spam": int((labels == 1).sum()), "fingerprint": digest(messages)}
-    seen = 0 if trained is None else int(find_duplicates(texts, trained)[1].sum())
     if recipe is not None:
         results = cross_validate(recipe, data=uci)
         figures = {name: estimate(results["pooled"]["model"][name]) for name in FIGURES}
         return {"how": "5 folds", **about, "figures": figures, "spread": results["spread"]["model"]["f1"]}
+    seen = int(find_duplicates(texts, trained or [])[1].sum())
     if 2 * seen > len(texts) and candidate.train is not None:
-        predicted, scores = labels.copy(), np.empty(len(labels))
-        for train, test in grouped_folds(messages.add_column("row", range(len(texts)))):
-            answers = predict_baseline(fit_baseline(train), test)
-            predicted[test["row"][:]], scores[test["row"][:]] = answers.predicted, answers.scores
-        table = probability_table(scores, positive=1)
-        given, how = Predictions(answers.names, labels, predicted, table, only_ranks=True), "5 folds"
+        folds = list(grouped_folds(messages))
+        given = pooled([predict_baseline(fit_baseline(train), test) for train, test in folds])
+        messages, how = concatenate_datasets([test for _, test in folds]), "5 folds"
     else:
         given = candidate.predictions(texts, labels, progress=progress)
         how = f"seen: {seen:,} of {len(texts):,}" if seen else "not known" if trained is None else "not seen"

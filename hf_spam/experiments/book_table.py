@@ -68,14 +68,11 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
 
     They are named by their row in the published table or by their recipe, all of the table by default, and `settings`
     override fields of their recipes. A finished experiment is not run again, and an interrupted one resumes from its
-    last checkpoint. An experiment that cannot be run, for example because GPT-2's weights cannot be downloaded, is
-    reported with the reason.
+    last checkpoint. One that cannot be run, for example because GPT-2's weights cannot be downloaded, has a `problem`.
 
-    Yields:
-        A dict per experiment: `recipe`; `row`; `published` and `obtained`, the accuracies on `train`, `validation` and
-        `test` in percent; `interval`, the 95 % Wilson interval of the obtained test accuracy; `seconds` of training;
-        and `problem`, the reason why it was not run, or `None`. `published` is `None` if the run differs from the
-        published experiment in a setting or in the test messages.
+    Yields a dict per experiment: `recipe`; `row`; `published` and `obtained`, the accuracies on `train`, `validation`
+    and `test` in percent; `interval`, the 95 % Wilson interval of the obtained test accuracy; `seconds` of training;
+    and `problem` or `None`. `published` is `None` if a setting or the test messages differ from the experiment's.
     """
     names = {str(published.row): name for name, published in PUBLISHED.items()}
     for row in rows:
@@ -87,13 +84,12 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     for recipe, folder, result in zip(recipes, folders, finished, strict=True):
         number, problem = PUBLISHED[recipe.name].row if recipe.name in PUBLISHED else None, None
         if result is None:
-            title = recipe.name if number is None else f"{recipe.name}, row {number}"
-            logger.info("Running %s ...", title)
+            logger.info("Running %s ...", recipe.name if number is None else f"{recipe.name}, row {number}")
             try:
                 result = _run(recipe, folder)
             except (OSError, ValueError) as error:
                 problem = str(error)
-                logger.info("Not run: %s. %s", title, problem)
+                logger.info("Not run: %s", problem)
         yield {
             "recipe": recipe.name,
             "row": number,

@@ -18,10 +18,11 @@ from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.names import Sources, source_name
 from ..data.sources import read_messages
-from ..evaluation.candidates import Candidate, load_candidate, split_label_map
+from ..evaluation.candidates import Candidate, split_label_map
 from ..evaluation.eval_data import find_training_texts
 from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, difference, estimate, measure
 from ..evaluation.metrics import Predictions
+from ..evaluation.models import load_candidate
 from ..evaluation.page import Table, format_estimate
 from ..files import public, versions
 from .breakdown import NOTES, breakdown
@@ -64,11 +65,13 @@ def compare(
 
     `models` are candidates, or names of them as for `load_candidate`, and `data` is labelled spam and not spam;
     `train_data` names sources of training messages, as "MODEL=SOURCE". The `label_map` is for the data and the models,
-    see `split_label_map`; `reading` says how to read the data, as for `load_sms_spam`.
+    see `split_label_map`.
     """
     names = [model.source if isinstance(model, Candidate) else model for model in models]
     reading["label_map"], maps = split_label_map(label_map, names)
-    sources = _by_model(train_data, names)
+    sources = dict(entry.partition("=")[::2] for entry in train_data)
+    for entry in sources.keys() - {*names}:
+        raise ValueError(f"--train-data {entry}: write MODEL=SOURCE, with one of the models {', '.join(names)}.")
     messages = read_messages(data, allow_single_label=True, **reading)
     if label_names(messages) != LABEL_NAMES:
         raise DataError(f"the messages are labelled {', '.join(label_names(messages))}; see --label-map")
@@ -149,16 +152,6 @@ def _resident(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def _by_model(train_data: Sequence[str], models: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for entry in train_data:
-        model = next((model for model in models if entry.startswith(f"{model}=")), None)
-        if model is None:
-            raise ValueError(f"--train-data {entry}: write MODEL=SOURCE, with one of the models {', '.join(models)}.")
-        found[model] = entry.removeprefix(f"{model}=")
-    return found
-
-
 def _measure_all(
     answers: list[Predictions], models: list[int], groups: np.ndarray, chosen: np.ndarray, progress: bool
 ) -> Values:
@@ -191,8 +184,8 @@ def _measure_unseen(
     """Measure again without messages in the training data of any model, except models that have seen too much."""
     labels = answers[0].labels
     models = [model for model, seen in enumerate(trained) if len(np.unique(labels[~seen])) == 2]
-    seen = np.any([trained[model] for model in models], axis=0) if models else np.ones(len(labels), dtype=bool)
-    if len(np.unique(labels[~seen])) < 2 or (len(models) == len(answers) and not seen.any()):
+    seen = np.any([trained[model] for model in models], axis=0)
+    if not models or len(np.unique(labels[~seen])) < 2 or (len(models) == len(answers) and not seen.any()):
         return None
     return _measure_all(answers, models, groups, ~seen, progress)
 
@@ -209,12 +202,11 @@ def _by_group(answers: list[Predictions], messages: Dataset) -> list[Values]:
 def notes(values: Values) -> list[str]:
     """Return what a reader must know about a comparison, in sentences."""
     lines = [f"{values['messages']:,} messages of {values['data']}, {values['spam']:,} of them spam."]
-    trained = [about for about in values["models"] if about["training"]["near"]]
-    for about in trained:
-        near = about["training"]["near"]
-        share = f"{near:,} of the {values['messages']:,} messages ({near / values['messages']:.1%})"
-        lines.append(f"{about['name']} was trained on {share}, or near-duplicates of them.")
-    if trained and values["unseen"] is None:
+    for about in values["models"]:
+        if near := about["training"]["near"]:
+            share = f"{near:,} of the {values['messages']:,} messages ({near / values['messages']:.1%})"
+            lines.append(f"{about['name']} was trained on {share}, or near-duplicates of them.")
+    if len(lines) > 1 and values["unseen"] is None:
         lines.append("No messages are left that no model was trained on.")
     return lines
 
@@ -249,7 +241,8 @@ def _part_tables(title: str, part: Values, names: list[str], note: str) -> list[
         name = " / ".join(names[model] for model in pair["models"])
         right.append([name, *(f"{count:,}" for count in pair["only_right"]), _p(pair["p"]), _p(pair["p_holm"])])
         differences.append([name])
-        for found in (pair["differences"][metric] for metric in DIFFERENCES):
+        for metric in DIFFERENCES:
+            found = pair["differences"][metric]
             differences[-1] += [format_estimate(found, "{:+.4f} ({:+.3f} to {:+.3f})"), _p(found["p_holm"])]
     mcnemar_note = (
         "p: how often two equally good models would differ by as much, by McNemar's exact test, which counts "

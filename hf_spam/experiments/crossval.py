@@ -54,13 +54,11 @@ def cross_validate(
     out at a time in their place, and messages that duplicate one of it are not trained on. All messages are used: the
     protocol only says how a file is read. If the recipe fits a temperature or a threshold, it does so on a tenth of the
     training messages, held out from training; otherwise there is no validation split. Each repeat has the next seed for
-    folds, weights and orders.
+    folds, weights and orders. Finished runs are saved in `output_dir` and not run again, so the same call goes on after
+    an interruption.
 
-    Finished runs are saved in `output_dir` and not run again, so the same call goes on after an interruption.
-
-    Returns:
-        `recipe` (its settings), `folds` (`None` by source), `repeats`, `baseline` (a description), and the keys of
-        `summary`. The runs are in the order of the folds or sources; by source, they also name the source `left_out`.
+    Returns `recipe` (its settings), `folds` (`None` by source), `repeats`, `baseline` (a description), and the keys of
+    `summary`. The runs are in the order of the folds or sources; by source, they also name the source `left_out`.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}.")
@@ -108,8 +106,8 @@ def _leave_source_out(messages: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
     sources, groups = np.array(messages["source"][:]), np.array(messages["group"][:])
     for name in dict.fromkeys(sources):
         tested = sources == name
-        trained = ~np.isin(groups, groups[tested])
-        yield messages.select(np.flatnonzero(trained)), messages.select(np.flatnonzero(tested))
+        trained = np.flatnonzero(~np.isin(groups, groups[tested]))
+        yield messages.select(trained), messages.select(np.flatnonzero(tested))
 
 
 def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> DatasetDict:
@@ -129,8 +127,8 @@ def measure_run(recipe: Recipe, data: DatasetDict, seed: int) -> Run:
     read = dict.fromkeys(("text_column", "label_column", "label_map"))  # the folds have the usual columns
     trained = finetune(recipe, data=data, seed=seed, **read)
     seconds = time.perf_counter() - start
-    linear_model = fit_baseline(data["train"])
-    baseline = None if linear_model is None else predict_baseline(linear_model, data["test"])
+    fitted = fit_baseline(data["train"])
+    baseline = fitted and predict_baseline(fitted, data["test"])
     return {
         "seed": seed,
         "seconds": seconds,
@@ -165,16 +163,16 @@ def summary(runs: list[Run], notes: dict[str, list[str]] | None = None) -> dict[
     So the metrics are also computed on the answers of all runs together, which assumes that the scores of different
     models are comparable.
 
-    Returns:
-        `runs` without their answers. For `model` and `baseline` (`None` if a run has none): `mean` and `spread`, the
-        standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers together. `groups`:
-        the answers by source, category and language, given these `notes` on the messages, see `breakdown`.
+    Returns `runs` without their answers. For `model` and `baseline` (`None` if a run has none): `mean` and `spread`,
+    the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers together. `groups`:
+    the answers by source, category and language, given these `notes` on the messages, see `breakdown`.
     """
-    answers = {kind: _pooled([run["answers"][kind] for run in runs]) for kind in ("model", "baseline")}
+    kinds = ("model", "baseline")
+    answers = {kind: pooled([run["answers"][kind] for run in runs]) for kind in kinds}
     return {
         "runs": [{name: value for name, value in run.items() if name != "answers"} for run in runs],
-        "mean": {kind: _aggregate(runs, kind, "mean") for kind in answers},
-        "spread": {kind: _aggregate(runs, kind, "std") for kind in answers},
+        "mean": {kind: _aggregate(runs, kind, "mean") for kind in kinds},
+        "spread": {kind: _aggregate(runs, kind, "std") for kind in kinds},
         "pooled": {kind: answer and answer.metrics() for kind, answer in answers.items()},
         "groups": breakdown(answers, notes) if notes else [],
     }
@@ -188,8 +186,8 @@ def _aggregate(runs: list[Run], kind: str, function: str) -> Metrics | None:
     return {metric: None if np.isnan(value) else value for metric, value in values.items()}
 
 
-def _pooled(answers: list[Predictions | None]) -> Predictions | None:
-    """Return the predictions of all runs as one, or `None` if a run has none."""
+def pooled(answers: list[Predictions | None]) -> Predictions | None:
+    """Return the predictions of several runs as one, or `None` if a run has none."""
     if None in answers:
         return None
     columns = {name: [getattr(one, name) for one in answers] for name in ARRAYS}

@@ -1,8 +1,7 @@
 """Classify messages: texts in, labels and scores out."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import TypedDict
 
@@ -85,8 +84,8 @@ class SpamClassifier:
 
     def answers(self, texts: Sequence[str | None]) -> tuple[list[str | None], list[np.float32 | None]]:
         """Return labels and scores, in float32, of the rows of a table; `None` where the text is missing or empty."""
-        has_text = [text is not None and not (isinstance(text, str) and not text.strip()) for text in texts]
-        found = iter(self(list(compress(texts, has_text))) if any(has_text) else [])
+        has_text = [text is not None and str(text).strip() != "" for text in texts]
+        found = iter(self(list(compress(texts, has_text))))
         rows = [next(found) if there else None for there in has_text]
         return [row and row["label"] for row in rows], [row and np.float32(row["score"]) for row in rows]
 
@@ -143,14 +142,3 @@ def classify_text(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokeni
         TypeError: `text` is not a string.
     """
     return SpamClassifier(model, tokenizer).predict([text])[0]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, since the number of threads can change the last digit of a sum."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

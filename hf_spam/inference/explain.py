@@ -34,12 +34,9 @@ MESSAGES = 64  # messages whose variants are in memory at a time
 class Word:
     """A word of a message, or several words next to each other in a long message."""
 
-    start: int
-    """Index of its first character in the message."""
-    end: int
-    """Index after its last character."""
-    contribution: float
-    """Log-odds of the message minus those of the message without this word and the space before it."""
+    start: int  # index of its first character in the message
+    end: int  # index after its last character
+    contribution: float  # log-odds of the message minus those without this word and the space before it
 
 
 @dataclass(frozen=True)
@@ -48,17 +45,12 @@ class Explanation:
 
     text: str
     label: str
-    score: float
-    """Probability of the label."""
-    explained: str
-    """Class whose log-odds these are: spam against the rest, or the label if no class is spam."""
+    score: float  # probability of the label
+    explained: str  # class whose log-odds these are: spam against the rest, or the label if no class is spam
     log_odds: float
-    words: list[Word]
-    """All words, in the order of the message."""
-    strongest: list[Word]
-    """Words that together support the label most, the largest contribution first."""
-    log_odds_without: float
-    """Log-odds of the message without the strongest words."""
+    words: list[Word]  # all words, in the order of the message
+    strongest: list[Word]  # words that together support the label most, the largest contribution first
+    log_odds_without: float  # log-odds of the message without the strongest words
 
 
 def explain(
@@ -66,12 +58,13 @@ def explain(
 ) -> Iterator[Explanation]:
     """Yield the explanation of each message. The other arguments and the errors are those of `predict_logits`."""
     config, names = model.config, class_names(model.config)
+    spam = spam_index(names) if len(names) == 2 or "spam" in map(str.lower, names) else None
     for start in range(0, len(texts), MESSAGES):
         chosen = texts[start : start + MESSAGES]
         logits = predict_logits(model, tokenizer, chosen)
         probabilities = logits.softmax(-1)
         labels = decide(config, probabilities).tolist()
-        explained = [_explained(names, label) for label in labels]
+        explained = labels if spam is None else [spam] * len(labels)
         log_odds = log_odds_of(logits, explained)
         searches = [
             _Search(*split(tokenizer, text, config.max_tokens), index, odds, 1 if index == label else -1)
@@ -79,7 +72,7 @@ def explain(
         ]
         for _ in range(max(1, strongest)):
             asked = [(search, words) for search in searches for words in search.longer_sets()]
-            changed = [search.without(words) for search, words in asked]
+            changed = [leave_out(search.text, [search.spans[i] for i in words]) for search, words in asked]
             rows = {text: row for row, text in enumerate(dict.fromkeys(changed))}  # equal texts get equal numbers
             found = predict_logits(model, tokenizer, list(rows))[[rows[text] for text in changed]]
             without = log_odds_of(found, [search.explained for search, _ in asked])
@@ -97,25 +90,18 @@ class _Search:
     """Beam search for the words of a message that together support its label most."""
 
     text: str
-    spans: list[tuple[int, int]]
-    """Start and end of each word or group of words to leave out."""
+    spans: list[tuple[int, int]]  # start and end of each word or group of words to leave out
     unread: tuple[int, int] | None
     explained: int
     log_odds: float
-    sign: int
-    """1 if the log-odds are those of the label, -1 if they speak against it."""
-    beam: list[tuple[int, ...]] = field(default_factory=lambda: [()])
-    """The best sets of spans found, all of the same size."""
-    changes: dict[tuple[int, ...], float] = field(default_factory=dict)
-    """Log-odds minus those without a set of spans."""
+    sign: int  # 1 if the log-odds are those of the label, -1 if they speak against it
+    beam: list[tuple[int, ...]] = field(default_factory=lambda: [()])  # the best sets of spans found, all of one size
+    changes: dict[tuple[int, ...], float] = field(default_factory=dict)  # log-odds minus those without a set of spans
 
     def longer_sets(self) -> list[tuple[int, ...]]:
         """Return each set of the beam with one more span."""
         everything = range(len(self.spans))
         return sorted({tuple(sorted((*words, i))) for words in self.beam for i in everything if i not in words})
-
-    def without(self, words: tuple[int, ...]) -> str:
-        return leave_out(self.text, [self.spans[i] for i in words])
 
     def keep_best(self) -> None:
         """Replace the beam by the best of the longer sets, unless the message has no more words."""
@@ -139,7 +125,7 @@ def split(
 ) -> tuple[str, list[tuple[int, int]], tuple[int, int] | None]:
     """Return what the model can read of a message, whatever is left out; its words; and the span of all others.
 
-    Words are spans, (start, end), at most `MAX_SPANS` of them: in a long message, of several words each.
+    Words are at most `MAX_SPANS` spans, (start, end): in a long message, of several words each.
     """
     words, unread = [match.span() for match in WORD.finditer(text)], None
     clean = replace_lone_surrogates(text)
@@ -169,11 +155,3 @@ def log_odds_of(logits: torch.Tensor, classes: Sequence[int]) -> list[float]:
     logits, index = logits.double(), torch.tensor(classes, dtype=torch.long)[:, None]
     others = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
     return (logits.gather(-1, index)[:, 0] - others).tolist()
-
-
-def _explained(names: Sequence[str], label: int) -> int:
-    """Return the class whose log-odds are explained: spam, or else the label."""
-    try:
-        return spam_index(names)
-    except ValueError:
-        return label

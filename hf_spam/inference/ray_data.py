@@ -12,8 +12,7 @@ import math
 import os
 import pickle
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -28,14 +27,14 @@ from pyarrow.fs import FileSystem, LocalFileSystem
 from tqdm.auto import tqdm
 
 from ..data.formats import DataError
-from ..data.reading import Reading
 from ..data.rows import OUTPUTS
 from ..data.windows import joined
 from ..extras import import_extra
 from ..text import first_line
 from . import storage
 from .classifier import SpamClassifier
-from .scoring import ScoredFile, score_window
+from .scoring import ScoredFile, rows_of, score_window, scoring_reading
+from .unfinished import add_rows, no_rows
 
 WINDOW_SIZE = 16_384
 
@@ -74,7 +73,7 @@ class SpamScorer:
                 model.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         else:
             self.classifier = SpamClassifier.from_pretrained(model, **loading)
-        self.reading = Reading(text_column=text_column, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
+        self.reading = scoring_reading(prefix, {"text_column": text_column})
 
     def __call__(self, batch: Any) -> Any:
         """Return a batch with two more columns.
@@ -106,10 +105,8 @@ class SpamScorer:
 class ScoredFiles(ScoredFile):
     """Summary of a scored file, folder or pattern."""
 
-    files: int
-    """Number of files whose rows are in the output."""
-    files_left_out: list[str]
-    """Error message of each file that could not be read."""
+    files: int  # whose rows are in the output
+    files_left_out: list[str]  # error message of each file that could not be read
 
 
 def score_with_ray(
@@ -128,35 +125,19 @@ def score_with_ray(
     """Score the messages of files on a Ray cluster, and write their rows unchanged to the parts of a folder.
 
     Labels and scores are those of `score_file`, and so is what the formats can hold, with one exception: JSON lines can
-    become Parquet, with the keys and types of the rows of a part. In the order of their names, the parts hold the files
-    in the order of theirs, and the rows in their order. A file that cannot be read is left out as a whole, and the job
-    goes on. `_SUCCESS` is written after the last part.
+    become Parquet, with the keys and types of the rows of a part. A file that cannot be read is left out as a whole,
+    and the job goes on. `_SUCCESS` is written after the last part.
 
-    Args:
-        classifier: The classifier; it is sent to the machines.
-        source: A file as for `score_file`, a folder, or a pattern with `*`. Local, in a folder that all machines can
-            read, or with a scheme that Arrow knows: s3, gs, hf. A machine copies a remote file to its disk to read it.
-        output: A folder called .parquet, .csv, .tsv or .jsonl, which is the format of its parts.
-        address: Address of a cluster. `None` for the one in RAY_ADDRESS or started by `ray start` on this machine;
-            without one, Ray is started on this machine until the end.
-        prefix: Prefix for the names of the two new columns.
-        window_size: Rows per part.
-        num_processes: Number of actors, which share the accelerators evenly. `None` for one per accelerator of the
-            cluster or, if it has none, per core.
-        overwrite: Whether to delete the parts of an earlier run.
-        progress: Whether to show a progress bar.
-        **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
+    The `source` is a file, a folder, or a pattern with `*`, for all machines to read; `output` is a folder called
+    .parquet, .csv, .tsv or .jsonl, which is the format of its parts. Without an `address`, the cluster is the one in
+    RAY_ADDRESS or on this machine, where Ray is started if need be. `num_processes` actors share the accelerators
+    evenly; `None` is one per accelerator or, without any, per core. The classifier is sent to the machines.
 
-    Raises:
-        DataError: There is no file, or none can be read.
-        FileExistsError: The output exists.
-        ValueError: A setting is invalid, or the model's weights are damaged.
-        OSError: The cluster cannot be reached, or the output cannot be written.
+    Raises `ValueError` (which `DataError` is, if no file can be read) or `OSError`.
     """
     start, ray = time.perf_counter(), _import_ray()
     if window_size < 1 or (num_processes is not None and num_processes < 1):
         raise ValueError("--window-size and --num-processes must be at least 1.")
-    how = Reading(**reading, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
     inputs, paths = storage.find_files(source)
     outputs, folder = storage.resolve(output)
     suffix = PurePosixPath(folder).suffix.lower()
@@ -165,60 +146,48 @@ def score_with_ray(
     if inputs.equals(outputs) and any(f"{path}/".startswith(f"{folder}/") for path in paths):
         raise ValueError(f"{output} is the input; name another folder for the output.")
     storage.make_folder(outputs, folder, overwrite)
-    read, write = storage.ReadWindows(inputs, how, window_size, suffix), (classifier, outputs, folder, suffix)
+    read, write = (inputs, scoring_reading(prefix, reading), window_size, suffix), (classifier, outputs, folder, suffix)
+    total, faults = no_rows(), {}
     with tqdm(desc="Scoring", unit="row", disable=not progress) as bar, _cluster(ray, address):
-        rows, faults = _add_up(_summaries(ray, paths, read, write, num_processes), bar.update)
+        for summary in _summaries(ray, paths, read, write, num_processes):
+            if "error" in summary:
+                raise (ValueError if summary["invalid"] else OSError)(summary["error"])
+            if "fault" in summary:
+                faults[summary["file"]] = summary["fault"]
+            else:
+                add_rows(total, summary)
+                bar.update(summary["read"])
     if isinstance(outputs, LocalFileSystem):
         for path in Path(folder).glob(".writing-*"):  # of processes that were killed
             path.unlink()
-    if len(faults) == len(paths):
-        raise DataError(faults[0])
-    files = {"files": len(paths) - len(faults), "files_left_out": faults}
-    scored = ScoredFiles(str(output), **rows, **files, resumed_rows=0, seconds=time.perf_counter() - start)
+    left_out = [faults[file] for file in sorted(faults)]
+    if len(left_out) == len(paths):
+        raise DataError(left_out[0])
+    files = {"files": len(paths) - len(left_out), "files_left_out": left_out}
+    seconds = time.perf_counter() - start
+    scored = ScoredFiles(str(output), **rows_of(total), **files, resumed_rows=0, seconds=seconds)
     storage.write(outputs, f"{folder}/{storage.SUCCESS}", json.dumps(vars(scored)).encode())
     return scored
 
 
-def _add_up(summaries: Iterable[dict[str, Any]], update: Callable[[int], Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of `ScoredFile` that describe the rows, and what is wrong with files, in their order."""
-    labels: Counter[str] = Counter()
-    sums: Counter[str] = Counter(missing=0, left_out=0)
-    first_left_out: list[str] = []
-    faults: dict[int, str] = {}
-    for summary in summaries:
-        if "error" in summary:
-            raise (ValueError if summary["invalid"] else OSError)(summary["error"])
-        if "fault" in summary:
-            faults[summary["file"]] = summary["fault"]
-            continue
-        update(summary.pop("read"))
-        labels.update(summary.pop("labels"))
-        first_left_out = (first_left_out + summary.pop("first_left_out"))[:3]
-        sums.update(summary)
-    counts = {"rows": labels.total() + sums["missing"], "labels": dict(sorted(labels.items())), **sums}
-    return {**counts, "first_left_out": first_left_out}, [faults[file] for file in sorted(faults)]
-
-
-class WriteParts(SpamScorer):
-    """Score pickled windows, write each as a part, and return summaries in JSON, for `map_batches`."""
+class WriteParts:
+    """Score pickled windows, write each as a part, and return its summary in JSON, for `map` of Ray Data."""
 
     def __init__(self, classifier: SpamClassifier, filesystem: FileSystem, folder: str, suffix: str):
-        super().__init__(classifier)
+        self.classifier = SpamScorer(classifier).classifier  # on the accelerator if there is one
         self.filesystem, self.folder, self.suffix = filesystem, folder, suffix
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        columns = [batch[name].tolist() for name in ("file", "number", "fault", "window")]
-        return {"summary": [json.dumps(self.write(*row)) for row in zip(*columns, strict=True)]}
-
-    def write(self, file: int, number: int, fault: str, window: bytes) -> dict[str, Any]:
-        if fault:  # after some windows: the file has changed
-            return {"error": fault, "invalid": True} if number else {"file": file, "fault": fault}
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        file, number, fault = row["file"], row["number"], row["fault"]
         try:
-            return self.score(file, number, window)
+            if fault and number:  # the file has changed after the check
+                raise DataError(fault)
+            summary = {"file": file, "fault": fault} if fault else self.write(file, number, row["window"])
         except (ValueError, OSError) as error:
-            return {"error": str(error), "invalid": isinstance(error, ValueError)}
+            summary = {"error": str(error), "invalid": isinstance(error, ValueError)}
+        return {"summary": json.dumps(summary)}
 
-    def score(self, file: int, number: int, window: bytes) -> dict[str, Any]:
+    def write(self, file: int, number: int, window: bytes) -> dict[str, Any]:
         summary, piece = score_window(self.classifier, *pickle.loads(window), self.suffix, first=True)
         if self.suffix == ".parquet":
             sink = BytesIO()
@@ -230,7 +199,7 @@ class WriteParts(SpamScorer):
 
 
 def _import_ray() -> Any:
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **os.environ}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = import_extra("ray", "ray", "--engine ray")
     import_extra("ray.data", "ray", "--engine ray")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -254,9 +223,12 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 
 def _summaries(
-    ray: Any, paths: list[str], read: storage.ReadWindows, write: tuple[Any, ...], num_processes: int | None
+    ray: Any, paths: list[str], read: tuple[Any, ...], write: tuple[Any, ...], num_processes: int | None
 ) -> Iterator[dict[str, Any]]:
-    """Read files and write parts on the cluster; yield a summary of each part, and of each file that has a fault."""
+    """Read files and write parts on the cluster; yield a summary of each part, and of each file that has a fault.
+
+    `read` and `write` are arguments of `read_windows` and `WriteParts`.
+    """
     resources = ray.cluster_resources()
     gpus = resources.get("GPU", 0)
     actors = num_processes or int(gpus or resources.get("CPU", 1))
@@ -271,9 +243,9 @@ def _summaries(
         items = ray.data.from_items(files, override_num_blocks=min(len(files), 10_000))
         # Reading waits for the actors most of the time, so it reserves no core.
         readers = ray.data.TaskPoolStrategy(min(len(files), max(2, actors // 4)))
-        windows = items.map_batches(read.__call__, compute=readers, num_cpus=0)
+        windows = items.flat_map(storage.read_windows, fn_args=read, compute=readers, num_cpus=0)
         accelerator = {"num_gpus": 1 / math.ceil(actors / gpus)} if gpus else {}
-        parts = windows.map_batches(WriteParts, fn_constructor_args=write, compute=pool, num_cpus=1, **accelerator)
+        parts = windows.map(WriteParts, fn_constructor_args=write, compute=pool, num_cpus=1, **accelerator)
         try:
             for row in parts.iter_rows():
                 yield json.loads(row["summary"])

@@ -21,7 +21,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
@@ -42,8 +42,8 @@ from ..data.windows import Reader, Window
 from ..files import hash_file, versions
 from ..hub_errors import explained
 from ..text import printable
-from .classifier import SpamClassifier, one_thread
-from .unfinished import UnfinishedOutput
+from .classifier import SpamClassifier
+from .unfinished import UnfinishedOutput, add_rows, no_rows
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +61,12 @@ class ScoredFile:
 
     output: str
     rows: int
-    labels: dict[str, int]
-    """Number of rows with each label."""
-    missing: int
-    """Number of rows without a label and a score, because their text is missing or empty."""
-    left_out: int
-    """Number of rows left out, which could not be read (`skip_bad_rows`)."""
-    first_left_out: list[str]
-    """Place and fault of the first three of them."""
-    resumed_rows: int
-    """Number of rows scored by an earlier run."""
-    seconds: float
-    """Duration of this run."""
+    labels: dict[str, int]  # number of rows with each label
+    missing: int  # rows without a label and a score, because their text is missing or empty
+    left_out: int  # rows that could not be read (`skip_bad_rows`)
+    first_left_out: list[str]  # place and fault of the first three of them
+    resumed_rows: int  # scored by an earlier run
+    seconds: float  # duration of this run
 
 
 def score_file(
@@ -94,31 +88,17 @@ def score_file(
     process holds one window in memory. A script that uses several processes must be guarded by
     `if __name__ == "__main__"`, as `multiprocessing` requires.
 
-    Args:
-        classifier: The classifier.
-        source: A .csv, .tsv, .jsonl, .json, .parquet or .txt file (a table, or a message per line), also in a .zip or
-            .gz, "-" for the lines of standard input, or a Hub dataset id "owner/name", which is streamed.
-        output: A .jsonl or .parquet file, or a .csv or .tsv file if all input values are strings. JSON lines can only
-            be written as JSON lines.
-        split: Split of a Hub dataset; `None` for "train".
-        prefix: Prefix for the names of the two new columns.
-        window_size: Rows per window.
-        num_processes: Number of processes. `None` for one per core or accelerator, or just one if at most 8,192 rows
-            are left to score.
-        overwrite: Whether to replace an existing output, and discard the unfinished output of a different run.
-        progress: Whether to show a progress bar.
-        **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
+    Input and output are those of `hf-spam score`: the source is a file, "-" for the lines of standard input, or a Hub
+    dataset, of which `split` is read. `num_processes=None` stands for one per core or accelerator, or just one if at
+    most `FEW_ROWS` rows are left to score. `overwrite` also discards the unfinished output of a different run.
+    `reading` are `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
 
-    Raises:
-        DataError: The input cannot be read, or cannot be written in the output format. No output is written.
-        FileExistsError: The output exists.
-        ValueError: A different run was left unfinished, or a setting is invalid.
-        OSError: A file cannot be read or written, the Hub does not answer, or a process was killed.
+    Raises `ValueError` (which `DataError` is) or `OSError`; there is no output then.
     """
     start = time.perf_counter()
     if window_size < 1 or (num_processes is not None and num_processes < 1):
         raise ValueError("--window-size and --num-processes must be at least 1.")
-    how = _reading(prefix, reading)
+    how = scoring_reading(prefix, reading)
     output = _check_output_path(Path(output), source, overwrite)
     with _open(source, how, split) as (reader, content):
         run = {
@@ -144,13 +124,19 @@ def score_file(
             windows = islice(enumerate(reader.windows(window_size)), state["windows"], None)
             with tqdm(total=total, initial=resumed, desc="Scoring", unit="row", disable=not progress) as bar:
                 for summary, rows in _score_windows(classifier, reader, windows, suffix, num_processes):
-                    _check_unchanged(reader)
+                    if reader.file is not None:
+                        reader.file.check_unchanged()
                     unfinished.add(summary, rows)
                     bar.update(summary["read"])
             unfinished.finish()
-    about_rows = {name: state[name] for name in ("labels", "missing", "left_out", "first_left_out")}
-    rows, seconds = sum(state["labels"].values()) + state["missing"], time.perf_counter() - start
-    return ScoredFile(str(output), rows, **about_rows, resumed_rows=resumed, seconds=seconds)
+    seconds = time.perf_counter() - start
+    return ScoredFile(str(output), **rows_of(state), resumed_rows=resumed, seconds=seconds)
+
+
+def rows_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `ScoredFile` that describe the rows."""
+    rows = sum(summary["labels"].values()) + summary["missing"]
+    return {"rows": rows, **{name: summary[name] for name in ("labels", "missing", "left_out", "first_left_out")}}
 
 
 def score_stream(
@@ -167,14 +153,15 @@ def score_stream(
 
     Arguments and errors are those of `score_file`. If the input cannot be read, earlier windows have been written.
     """
-    left_out, first_left_out = 0, []
-    with _open(source, _reading(prefix, reading), split, spool=False) as (reader, _):
-        for summary, piece in _score_windows(classifier, reader, enumerate(reader.windows(window_size)), ".jsonl"):
+    total = no_rows()
+    with _open(source, scoring_reading(prefix, reading), split, spool=False) as (reader, _):
+        for number, window in enumerate(reader.windows(window_size)):
+            summary, piece = score_window(classifier, reader, window, ".jsonl", first=number == 0)
             file.write(piece)
             file.flush()
-            left_out, first_left_out = left_out + summary["left_out"], first_left_out + summary["first_left_out"]
-    if left_out:
-        logger.warning("%s: left out %d rows: %s", reader.name, left_out, "; ".join(first_left_out[:3]))
+            add_rows(total, summary)
+    if left_out := total["left_out"]:
+        logger.warning("%s: left out %d rows: %s", reader.name, left_out, "; ".join(total["first_left_out"]))
 
 
 def trained_text_column(model: str | os.PathLike | None) -> str | None:
@@ -187,7 +174,8 @@ def trained_text_column(model: str | os.PathLike | None) -> str | None:
     return column if isinstance(column, str) else None
 
 
-def _reading(prefix: str, reading: dict[str, Any]) -> Reading:
+def scoring_reading(prefix: str, reading: dict[str, Any]) -> Reading:
+    """Return how to read messages without labels that get two new columns."""
     return Reading(**reading, labelled=False, added=(f"{prefix}label", f"{prefix}score"))
 
 
@@ -197,8 +185,6 @@ def _check_output_path(output: Path, source: str | os.PathLike, overwrite: bool)
         raise ValueError(f"{output}: unknown file extension; use one of {known}, or - to print JSON lines.")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: there is no folder {output.parent}.")
-    if output.is_dir():
-        raise IsADirectoryError(f"{output} is a folder.")
     if output.exists() and os.path.exists(source) and output.samefile(source):
         raise ValueError(f"{output} is the input; name another file for the output.")
     if output.exists() and not overwrite:
@@ -240,20 +226,14 @@ def _open(
 
 def _model_hash(classifier: SpamClassifier) -> str:
     """Return a hash of everything that a classifier's answers depend on."""
-    config = {key: value for key, value in classifier.model.config.to_dict().items() if key != "_name_or_path"}
-    tokenizer = json.loads(classifier.tokenizer.backend_tokenizer.to_str())
-    for set_by_each_call in ("truncation", "padding"):
-        tokenizer.pop(set_by_each_call)
+    config = classifier.model.config.to_dict() | {"_name_or_path": None}
+    # Truncation and padding are set by each call.
+    tokenizer = json.loads(classifier.tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     digest = hashlib.sha256(json.dumps([config, tokenizer], sort_keys=True, default=str).encode())
     for name, tensor in classifier.model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _check_unchanged(reader: Reader) -> None:
-    if reader.file is not None:
-        reader.file.check_unchanged()
 
 
 def _most_processes(classifier: SpamClassifier) -> int:
@@ -264,22 +244,18 @@ def _most_processes(classifier: SpamClassifier) -> int:
 
 
 def _score_windows(
-    classifier: SpamClassifier, reader: Reader, windows: Iterator[tuple[int, Window]], suffix: str, processes: int = 1
+    classifier: SpamClassifier, reader: Reader, windows: Iterator[tuple[int, Window]], suffix: str, processes: int
 ) -> Iterator[Piece]:
     """Yield the pieces of numbered windows, in their order."""
-    if processes == 1:
-        for number, window in windows:
-            yield score_window(classifier, reader, window, suffix, first=number == 0)
-        return
     with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
-        starting = thread.submit(stack.enter_context, _workers(pickle.dumps(classifier), reader, suffix, processes))
+        workers = _workers(pickle.dumps(classifier), reader, suffix, processes) if processes > 1 else nullcontext([])
+        starting = thread.submit(stack.enter_context, workers)
         for number, window in windows:  # this process scores until the others have started, which takes seconds
             yield score_window(classifier, reader, window, suffix, first=number == 0)
-            if starting.done():
+            if processes > 1 and starting.done():
                 break
-        workers = starting.result()
         busy: deque[Connection] = deque()
-        for worker, window in zip(cycle(workers), windows):
+        for worker, (_, window) in zip(cycle(starting.result()), windows):
             piece = _receive(busy.popleft()) if len(busy) == processes else None
             worker.send(window)  # before the piece is saved, so that the worker does not wait for that
             busy.append(worker)
@@ -291,7 +267,7 @@ def _score_windows(
 
 @contextmanager
 def _workers(pickled: bytes, reader: Reader, suffix: str, count: int) -> Iterator[list[Connection]]:
-    """Start processes and yield a connection to each, which takes numbered windows and gives their pieces."""
+    """Start processes and yield a connection to each, which takes windows and gives their pieces."""
     can_fork = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
     context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
     if can_fork:
@@ -324,9 +300,9 @@ def _work(connection: Connection, pickled: bytes, reader: Reader, suffix: str, r
         classifier.model.to(torch.device(kind, rank % torch.accelerator.device_count()))
     with suppress(EOFError, ConnectionError):
         while True:
-            number, window = connection.recv()
+            window = connection.recv()
             try:
-                connection.send(score_window(classifier, reader, window, suffix, first=number == 0))
+                connection.send(score_window(classifier, reader, window, suffix, first=False))
             except (ValueError, OSError) as error:
                 connection.send(error)
 
@@ -344,12 +320,16 @@ def score_window(classifier: SpamClassifier, reader: Reader, window: Window, suf
     table = reader.table(messages.window)
     if first:
         check_output(reader.name, table, suffix)
-    with one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # their number can change the last digit of a sum
+    try:
         labels, scores = classifier.answers(messages.texts)
+    finally:
+        torch.set_num_threads(threads)
     name = f"{reader.place(window, 0)} and after" if len(window) else reader.name
     summary = {
         "read": len(window),
-        "labels": Counter(label for label in labels if label is not None),
+        "labels": dict(Counter(label for label in labels if label is not None)),
         "missing": labels.count(None),
         "left_out": len(messages.left_out),
         "first_left_out": messages.left_out[:3],

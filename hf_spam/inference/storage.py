@@ -7,18 +7,17 @@ import json
 import os
 import pickle
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pyarrow as pa
 from fsspec.utils import glob_translate
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
 
 from ..data.formats import DataError, DataFile, is_hub_id, suffix_of
 from ..data.readers import JsonReader, open_file
@@ -48,9 +47,6 @@ def find_files(source: str | os.PathLike) -> tuple[FileSystem, list[str]]:
     """Return the file system of a file, folder or pattern, and the paths of its data files there, sorted.
 
     In folders, names that start with "." or "_" are skipped, as Spark and Hive do.
-
-    Raises:
-        DataError: There is no such file, or it cannot be reached.
     """
     if is_hub_id(os.fspath(source)):
         raise DataError(f"{source}: no such file; write hf://datasets/{source} for the files of a dataset on the Hub")
@@ -73,19 +69,14 @@ def find_files(source: str | os.PathLike) -> tuple[FileSystem, list[str]]:
 
 @contextmanager
 def local_copy(filesystem: FileSystem, path: str) -> Iterator[DataFile]:
-    """Yield a file, copied to this machine's disk for the time if it is not there.
-
-    Raises:
-        DataError: It cannot be read; see also `DataFile.find`.
-    """
+    """Yield a file, copied to this machine's disk for the time if it is not there."""
     if isinstance(filesystem, LocalFileSystem):
         yield DataFile.find(path)
         return
     with tempfile.TemporaryDirectory(prefix="hf-spam-") as folder:
         copy = Path(folder, PurePosixPath(path).name)
         try:
-            with filesystem.open_input_stream(path, compression=None) as source, copy.open("wb") as target:
-                shutil.copyfileobj(source, target, 2**20)
+            copy_files(path, str(copy), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({first_line(error)})") from error
         yield DataFile.find(copy, name=path)
@@ -116,33 +107,28 @@ def write(filesystem: FileSystem, path: str, data: bytes) -> None:
         file.write(data)
 
 
-class ReadWindows:
-    """Read files and yield their windows, pickled with their reader: `map_batches` calls it with files."""
+def read_windows(
+    row: dict[str, Any], filesystem: FileSystem, reading: Reading, window_size: int, suffix: str
+) -> Iterator[dict[str, Any]]:
+    """Yield the windows of a file, pickled with their reader, after a check of all of it; then what is wrong with it.
 
-    def __init__(self, filesystem: FileSystem, reading: Reading, window_size: int, suffix: str):
-        self.filesystem, self.reading, self.window_size, self.suffix = filesystem, reading, window_size, suffix
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, list]]:
-        for file, path in zip(batch["file"].tolist(), batch["path"].tolist(), strict=True):
-            number = -1
-            try:
-                for number, window in enumerate(self.windows(path)):
-                    yield {"file": [file], "number": [number], "fault": [""], "window": [window]}
-            except DataError as error:
-                yield {"file": [file], "number": [number + 1], "fault": [str(error)], "window": [b""]}
-
-    def windows(self, path: str) -> Iterator[bytes]:
-        """Yield the windows of a file after a check of all of it, which raises a `DataError`."""
-        with local_copy(self.filesystem, path) as file:
-            reader = open_file(file, self.reading)
-            if isinstance(reader, JsonReader) and self.suffix == ".parquet":
+    The row has the `path` of the `file`, a number, for `flat_map` of Ray Data.
+    """
+    number = 0
+    try:
+        with local_copy(filesystem, row["path"]) as file:
+            reader = open_file(file, reading)
+            if isinstance(reader, JsonReader) and suffix == ".parquet":
                 reader = JsonTables(reader.file, reader.reading)
-            check_input(reader, self.window_size, self.suffix)
-            for window in reader.windows(self.window_size):
+            check_input(reader, window_size, suffix)
+            for window in reader.windows(window_size):
                 if isinstance(window.rows, pa.Table):
                     window = replace(window, rows=_compact(window.rows))
-                yield pickle.dumps((reader, window))
+                yield {"file": row["file"], "number": number, "fault": "", "window": pickle.dumps((reader, window))}
+                number += 1
             file.check_unchanged()
+    except DataError as error:
+        yield {"file": row["file"], "number": number, "fault": str(error), "window": b""}
 
 
 class JsonTables(JsonReader):

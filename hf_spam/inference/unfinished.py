@@ -13,15 +13,25 @@ from filelock import FileLock, Timeout
 from ..files import flush
 
 
+def no_rows() -> dict[str, Any]:
+    """Return the summary of no rows: how many were `read`, and the fields of `ScoredFile` that describe them."""
+    return {"read": 0, "labels": {}, "missing": 0, "left_out": 0, "first_left_out": []}
+
+
+def add_rows(total: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Add the summary of further rows to that of earlier ones."""
+    for name in ("read", "missing", "left_out"):
+        total[name] += summary[name]
+    total["labels"] = dict(sorted((Counter(total["labels"]) + Counter(summary["labels"])).items()))
+    total["first_left_out"] = [*total["first_left_out"], *summary["first_left_out"]][:3]
+
+
 class UnfinishedOutput:
     """The scored rows of OUT in `OUT.unfinished`, and the state of the run in `OUT.unfinished.json`.
 
     A window is added in two steps: its rows are flushed to disk, then the state, which has the size of all rows. If the
-    process is killed in between, the rows beyond that size are cut off when the run resumes.
-
-    Attributes:
-        state: What the run depends on, by name (`run`), the numbers of windows, bytes and input rows (`read`) so far,
-            and the fields of `ScoredFile` that describe the rows.
+    process is killed in between, the rows beyond that size are cut off when the run resumes. The `state` is what the
+    run depends on, by name (`run`), the numbers of windows and bytes so far, and the summary of the rows.
     """
 
     def __init__(self, output: Path, run: dict[str, Any]):
@@ -29,17 +39,11 @@ class UnfinishedOutput:
         self.rows_file = output.with_name(f"{output.name}.unfinished")
         self.state_file = output.with_name(f"{output.name}.unfinished.json")
         self.lock_file = output.with_name(f"{output.name}.unfinished.lock")
-        counts = dict.fromkeys(("windows", "bytes", "read", "missing", "left_out"), 0)
-        self.state: dict[str, Any] = {"run": run, **counts, "labels": {}, "first_left_out": []}
+        self.state: dict[str, Any] = {"run": run, "windows": 0, "bytes": 0, **no_rows()}
 
     @contextmanager
     def opened(self, *, overwrite: bool) -> Iterator[None]:
-        """Open the files for `add` and `finish`, with the state of this run if it was interrupted.
-
-        Raises:
-            ValueError: A different run is unfinished, and not to be overwritten.
-            OSError: Another process is writing the output.
-        """
+        """Open the files for `add` and `finish`, with the state of this run if it was interrupted."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(FileLock(self.lock_file, timeout=0))
@@ -64,13 +68,9 @@ class UnfinishedOutput:
         self.file.write(rows)
         self.file.flush()
         os.fsync(self.file.fileno())
-        state = self.state
-        state["windows"] += 1
-        state["bytes"] += len(rows)
-        for name in ("read", "missing", "left_out"):
-            state[name] += summary[name]
-        state["labels"] = dict(sorted((Counter(state["labels"]) + summary["labels"]).items()))
-        state["first_left_out"] = [*state["first_left_out"], *summary["first_left_out"]][:3]
+        self.state["windows"] += 1
+        self.state["bytes"] += len(rows)
+        add_rows(self.state, summary)
         self._save()
 
     def finish(self) -> None:

@@ -7,17 +7,18 @@ from small_reports import NAMES, ROWS, ROWS_3, TRAIN, TRAIN_3, messages, report_
 
 from hf_spam import load_sms_spam
 from hf_spam.evaluation.baseline import ahead, fit_baseline, measure_baseline, predict_baseline
-from hf_spam.evaluation.candidates import load_candidate
-from hf_spam.evaluation.eval_data import load_eval_data
+from hf_spam.evaluation.eval_data import EvalData
+from hf_spam.evaluation.models import load_candidate
 from hf_spam.evaluation.page import report_tables
 from hf_spam.evaluation.report import make_report
 
 
-def test_baseline_of_the_books_split(sms_collection, tmp_path):
+def test_baseline_of_the_books_split(sms_collection):
     """97.67 % on the test split, by itself and in a report, without the metrics that need probabilities."""
-    measured = measure_baseline(load_sms_spam(sms_collection, protocol="book"))
+    sets = load_sms_spam(sms_collection, protocol="book")
+    measured = measure_baseline(sets)
     assert measured["test"]["accuracy"] == pytest.approx(293 / 300) and set(measured) == {"validation", "test"}
-    data = load_eval_data(tmp_path, sms_collection, protocol="book")
+    data = EvalData(sets, "by hand", sets["train"], "by hand")
     test = make_report(load_candidate(), data, split="test").values["sets"]["test"]
     assert values_of(test["baseline"]) == pytest.approx(measured["test"])
     assert all(test["baseline"][name]["value"] is None for name in ("brier", "log_loss", "ece"))

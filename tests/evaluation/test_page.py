@@ -31,14 +31,10 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def render(report) -> str:
+def render(report, figures=()) -> str:
     values = report.values
-    title, figures = f"{values['model']} on {values['data']}", report_figures(report)
+    title = f"{values['model']} on {values['data']}"
     return render_page(title, headline(values), report_tables(values), values["versions"], figures)
-
-
-def write(report, folder) -> None:
-    write_page(folder, "report", report.values, render(report))
 
 
 def texts_in(figure) -> list[str]:
@@ -51,8 +47,9 @@ NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)> \"' & {{ 7 * 7 }}
 
 def test_page_runs_nothing_and_loads_nothing(tmp_path):
     """Messages and file names are shown as text, whatever they contain."""
-    report = report_of([(NASTY, 1, 0.1), *ROWS], TRAIN, model="<i>model", source="<b>.csv")
-    page = Page(render(report))
+    report = report_of([(NASTY, 1, 0.1), *ROWS], TRAIN, name="<i>model", source="<b>.csv")
+    html = render(report, report_figures(report))
+    page = Page(html)
     assert not {"script", "img", "b", "i", "iframe", "link", "object", "image"} & set(page.tags)
     assert page.tags["svg"] == 4 and page.tags["table"] == len(report_tables(report.values))
     assert any(NASTY.replace("\x1b", "\ufffd").replace("\x00", "\ufffd") == text for text in page.text)
@@ -60,7 +57,7 @@ def test_page_runs_nothing_and_loads_nothing(tmp_path):
     fetched = [v for k, v in page.attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
     assert fetched == [] and not any(k.startswith("on") for k, _ in page.attributes)
     assert "url(" not in "".join(v or "" for _, v in page.attributes).replace("url(#", "")
-    write(report, tmp_path / "new" / "folder")
+    write_page(tmp_path / "new" / "folder", "report", report.values, html)
     left = {path.name: path.read_text() for path in (tmp_path / "new" / "folder").iterdir()}
     assert set(left) == {"report.html", "report.json"} and json.loads(left["report.json"]) == report.values
 
@@ -84,21 +81,21 @@ def test_words_of_errors_are_coloured():
 
 
 def test_a_report_replaces_only_an_earlier_report(tmp_path):
-    report = report_of([("a", 0, 0.2)])
     (tmp_path / "model.safetensors").write_text("kept")
     (tmp_path / "report.html").write_text("old")
-    write(report, tmp_path)
-    assert (tmp_path / "model.safetensors").read_text() == "kept" and (tmp_path / "report.html").read_text() != "old"
+    write_page(tmp_path, "report", {}, "new")
+    assert (tmp_path / "model.safetensors").read_text() == "kept" and (tmp_path / "report.html").read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_headline_says_what_was_measured():
-    lines = headline(report_of(ROWS, TRAIN, threshold=0.95, model="mine", source="data.csv").values)
+    lines = headline(report_of(ROWS, TRAIN, threshold=0.95, name="mine", source="data.csv").values)
     assert lines[0] == "Model: mine. Data: data.csv. Splits: by hand."
     assert "The model labels a message spam if its score is at least 0.9500000." in lines
     (verdict,) = [line for line in lines if line.startswith("On test, the ")]
     assert "(the model uses its threshold, the baseline has none)" in verdict and "which may be chance" in verdict
-    assert not [line for line in headline(report_of(ROWS, TRAIN).values) if "threshold" in line or "score" in line]
+    _, *others = headline(report_of(ROWS, TRAIN).values)
+    assert not [line for line in others if "threshold" in line or "score" in line]
     three = headline(report_of(ROWS_3, TRAIN_3, ["ad", "Spam", "talk"], threshold=0.2).values)
     assert "The model labels a message Spam if its score is at least 0.2000000." in three
 
@@ -114,7 +111,7 @@ def test_tables_of_many_labels(count):
     confusion = tables["Confusion matrix, test"]
     assert confusion.columns == (["label", *(f"predicted {name}" for name in names)] if count == 3 else [])
     assert count == 3 or "30 labels" in confusion.note
-    assert "Thresholds, test" not in tables and render(report).count("<svg") == 1
+    assert "Thresholds, test" not in tables and len(report_figures(report)) == 1
 
 
 def test_two_labels_of_other_names():
@@ -122,7 +119,7 @@ def test_two_labels_of_other_names():
     names = ["<i>no</i>", "$yes$ & 是"]
     rows = [("a b", 1, 0.9), ("b c", 0, 0.8), ("c d", 0, 0.1), ("d e", 1, 0.2)]
     report = report_of(rows, rows, names)
-    page = render(report)
+    page = render(report, report_figures(report))
     assert list(report.values["details"]["confusion"]) == names[::-1] and report.values["positive_label"] == names[1]
     assert "<i>" not in page and "&lt;i&gt;no" in page
     assert "Score (probability of $yes$ &amp; 是)</text>" in page  # in a figure: not a formula

@@ -2,7 +2,6 @@
 
 import json
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ from hf_spam import SpamClassifier
 from hf_spam.data import obfuscation
 from hf_spam.data.duplicates import find_duplicates
 from hf_spam.data.tokenization import encode
-from hf_spam.evaluation.candidates import Candidate, load_candidate
+from hf_spam.evaluation.candidates import Candidate
 from hf_spam.evaluation.intervals import wilson
+from hf_spam.evaluation.models import load_candidate
 from hf_spam.experiments import benchmark as module
 from hf_spam.experiments.benchmark import FEW, OBFUSCATIONS, benchmark, benchmark_row, make_suite, markdown
-from hf_spam.training.recipes import RECIPES
 
 FINGERPRINT = "1749747d2f5605fe0d560d38bb3a287a6affd8f70b06474a5a379a50d30885b2"
 
@@ -167,10 +166,8 @@ def test_the_collection_is_measured_on_messages_not_seen_if_it_can_be(small, col
     fold = {"recall": 0.5, "false_positive_rate": 0.01, "recall_at_fpr_0.01": 0.5, "roc_auc": 0.9, "f1": 0.7}
     results = {"pooled": {"model": fold}, "spread": {"model": {"f1": 0.02}}}
     monkeypatch.setattr(module, "cross_validate", lambda recipe, data: results)
-    recipe = replace(RECIPES["pocket"], max_steps=2, n_embd=16, vocab_size=300)
-    values = benchmark("pocket", recipe=recipe, uci=collection)
-    assert values["model"]["name"] == "pocket" and values["suite"]["seen"] == 0
-    assert values["model"]["size"] == 4 * values["model"]["parameters"]
+    values = benchmark(reader([]), recipe="pocket", uci=collection)
+    assert values["uci"]["how"] == "5 folds" and values["uci"]["spread"] == 0.02
     assert values["uci"]["figures"]["f1"] == {"value": 0.7, "low": None, "high": None}
 
 

@@ -33,13 +33,21 @@ def flags(tokenizer):
     return flags_of({**TINY, "tokenizer": tokenizer})
 
 
-def test_table_of_results_and_problems(flags, tmp_path):
-    """Experiments that cannot run are listed with the reason; a second call runs nothing again."""
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def finished(flags, tmp_path_factory):
+    """A command that has run four experiments, its output folder, and what it printed."""
+    out = tmp_path_factory.mktemp("reproduce")
     command = ("reproduce", "--rows", "1, random-weights,12,lora", "--output-dir", out, *flags)
     done = hf_spam(*command, "--json")
-    book, random, xl, lora = json.loads(done.out)
-    assert done.code == 0 and [row["row"] for row in (book, random, xl, lora)] == [1, 10, 12, 11]
+    assert done.code == 0, done.err
+    return command, out, json.loads(done.out)
+
+
+def test_table_of_results_and_problems(finished, flags, tmp_path):
+    """Experiments that cannot run are listed with the reason; a second call runs nothing again."""
+    command, out, rows = finished
+    book, random, xl, lora = rows
+    assert [row["row"] for row in (book, random, xl, lora)] == [1, 10, 12, 11]
     assert lora["problem"] == book["problem"] and "openai-community/gpt2" in book["problem"]
     assert book["obtained"] is None and "gpt2-xl" in xl["problem"]
     metrics = json.loads((out / "random-weights/metrics.json").read_text())
@@ -75,9 +83,9 @@ def test_published_accuracies_are_shown_only_for_the_same_experiment():
     assert published_for(recipe, {"test_messages": "others"}) is None
 
 
-def test_an_interrupted_experiment_resumes(tokenizer, flags, tmp_path, monkeypatch):
+def test_an_interrupted_experiment_resumes(finished, tokenizer, flags, tmp_path, monkeypatch):
     """The result equals that of an uninterrupted run; the error says how to resume."""
-    (expected,) = reproduce(["10"], output_dir=tmp_path / "whole", tokenizer=tokenizer, **TINY)
+    _, out, (_, expected, _, _) = finished
     step, calls = torch.optim.AdamW.step, []
     interrupted = at_call(5, lambda *args, **kwargs: calls.append(1) or step(*args, **kwargs), signal.SIGINT)
     monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
@@ -86,7 +94,7 @@ def test_an_interrupted_experiment_resumes(tokenizer, flags, tmp_path, monkeypat
     assert not (tmp_path / "random-weights/result.json").exists()
     (row,) = reproduce(["random-weights"], output_dir=tmp_path, tokenizer=tokenizer, **TINY)
     assert len(calls) == TINY["max_steps"] and {**row, "seconds": 0} == {**expected, "seconds": 0}
-    assert result(tmp_path / "random-weights") == result(tmp_path / "whole/random-weights")
+    assert result(tmp_path / "random-weights") == result(out / "random-weights")
     for damaged in ("{", "{}", "[]"):
         (tmp_path / "random-weights/result.json").write_text(damaged)
         done = hf_spam("reproduce", "--rows", "10", "--output-dir", tmp_path, *flags)

@@ -22,16 +22,23 @@ from hf_spam.experiments.crossval import cross_validate, summary
 from hf_spam.signals import RunInterrupted
 from hf_spam.terminal import format_metric
 
-SMALL = {"data": MESSAGES, "max_steps": 10, "n_embd": 16, "vocab_size": 300}
-FLAGS = flags_of(SMALL)
-
+SMALL = {"max_steps": 10, "n_embd": 16, "vocab_size": 300}
+SETTINGS = flags_of(SMALL)
 
 MEASURED: list[dict] = []
 """What `measure_run` returned for the runs of `results`."""
 
 
 @pytest.fixture(scope="module")
-def results():
+def data(tmp_path_factory):
+    """A file of 300 messages."""
+    path = tmp_path_factory.mktemp("crossval") / "few.csv"
+    path.write_text("".join(MESSAGES.read_text().splitlines(keepends=True)[:301]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(data):
     """Two repeats of two folds, as the command line prints them."""
 
     def measure(recipe, data, seed):
@@ -41,22 +48,23 @@ def results():
     measure_run = crossval.measure_run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crossval, "measure_run", measure)
-        done = hf_spam("crossval", "--recipe", "pocket", *FLAGS, "--seed", 5, "--folds", 2, "--repeats", 2, "--json")
+        how = ("--data", data, *SETTINGS, "--seed", 5, "--folds", 2, "--repeats", 2)
+        done = hf_spam("crossval", "--recipe", "pocket", *how, "--json")
     assert done.code == 0, done.err
     return json.loads(done.out)
 
 
-def test_each_run_matches_finetune_on_its_fold(results):
+def test_each_run_matches_finetune_on_its_fold(results, data):
     """Folds and training of the second repeat use the next seed."""
     assert [run["seed"] for run in results["runs"]] == [5, 5, 6, 6] and results["recipe"]["max_steps"] == 10
-    train, test = list(grouped_folds(read_messages(MESSAGES), 2, seed=6))[1]
-    data = DatasetDict(train=train, test=test)
-    alone = finetune("pocket", data=data, seed=6, **{name: SMALL[name] for name in list(SMALL)[1:]})
+    train, test = list(grouped_folds(read_messages(data), 2, seed=6))[1]
+    splits = DatasetDict(train=train, test=test)
+    alone = finetune("pocket", data=splits, seed=6, **SMALL)
     assert results["runs"][3]["model"] == pytest.approx(alone.metrics["test"])
-    assert results["runs"][3]["baseline"] == measure_baseline(data)["test"]
+    assert results["runs"][3]["baseline"] == measure_baseline(splits)["test"]
 
 
-def test_a_killed_cross_validation_goes_on(results, tmp_path, monkeypatch):
+def test_a_killed_cross_validation_goes_on(results, data, tmp_path, monkeypatch):
     """The same command trains only the missing folds, and its result is that of an uninterrupted one."""
     seeds = []
 
@@ -67,7 +75,8 @@ def test_a_killed_cross_validation_goes_on(results, tmp_path, monkeypatch):
         return dict(MEASURED[len(seeds) - (2 if len(seeds) > 2 else 1)])  # those of the uninterrupted command
 
     monkeypatch.setattr(crossval, "measure_run", measure)
-    command = ("crossval", "--recipe", "pocket", *FLAGS, "--seed", 5, "--folds", 2, "--output-dir", tmp_path, "--json")
+    how = ("--data", data, *SETTINGS, "--seed", 5, "--folds", 2)
+    command = ("crossval", "--recipe", "pocket", *how, "--output-dir", tmp_path, "--json")
     done = hf_spam(*command, "--repeats", 2)
     assert done.code == 143 and "interrupted in run 2 of 4; run the same command again to resume" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["run-1.json"]
@@ -79,51 +88,51 @@ def test_a_killed_cross_validation_goes_on(results, tmp_path, monkeypatch):
     assert found["runs"] == json.loads(hf_spam(*command, "--repeats", 2).out)["runs"] and len(seeds) == 5
     done = hf_spam(*command, "--max-steps", 3)
     assert done.code == 1 and "different settings (max_steps): use another --output-dir" in done.err
-    (tmp_path / MESSAGES.name).write_text(MESSAGES.read_text() + "ham,one more\n")
-    done = hf_spam(*command, "--data", tmp_path / MESSAGES.name)
+    (tmp_path / data.name).write_text(data.read_text() + "ham,one more\n")
+    done = hf_spam(*command, "--data", tmp_path / data.name)
     assert done.code == 1 and "different settings (messages)" in done.err
 
 
 @pytest.mark.slow
-def test_metrics_do_not_depend_on_the_number_of_processes():
+def test_metrics_do_not_depend_on_the_number_of_processes(data):
     """The processes stay connected from one run to the next."""
     settings = ["--folds", "2", "--dropout", "0", "--json", "--per-device-train-batch-size"]
-    command = ["crossval", "--recipe", "pocket", *FLAGS, *settings]
+    command = ["crossval", "--recipe", "pocket", "--data", data, *SETTINGS, *settings]
     two = json.loads(run_processes(2, "-m", "hf_spam", *command, 8).stdout)
     one = json.loads(hf_spam(*command, 16).out)
     assert two["mean"]["model"] == pytest.approx(one["mean"]["model"], abs=1e-4)
 
 
-def test_mean_spread_and_pooled_metrics(results):
+def test_mean_spread_and_pooled_metrics(results, data):
     """Each message is answered once per repeat: pooled accuracy is the mean weighted by the sizes of the folds."""
     values = [run["model"]["f1"] for run in results["runs"]]
     assert results["mean"]["model"]["f1"] == pytest.approx(sum(values) / 4)
     assert results["spread"]["model"]["f1"] == pytest.approx(statistics.stdev(values))
     assert results["mean"]["baseline"]["ece"] is None and results["pooled"]["model"]["ece"] > 0
-    sizes = [len(test) for seed in (5, 6) for _, test in grouped_folds(read_messages(MESSAGES), 2, seed)]
+    sizes = [len(test) for seed in (5, 6) for _, test in grouped_folds(read_messages(data), 2, seed)]
     for kind in ("model", "baseline"):
         right = sum(run[kind]["accuracy"] * size for run, size in zip(results["runs"], sizes, strict=True))
-        assert sum(sizes) == 2000 and results["pooled"][kind]["accuracy"] == pytest.approx(right / 2000)
+        assert sum(sizes) == 600 and results["pooled"][kind]["accuracy"] == pytest.approx(right / 600)
     assert format_metric(results, "f1", "model") == f"{sum(values) / 4:.4f} ± {statistics.stdev(values):.4f}"
     assert format_metric(results, "f1", "model", "pooled") == f"{results['pooled']['model']['f1']:.4f}"
     assert format_metric(results, "ece", "baseline") == "-"
 
 
-def test_temperature_is_fitted_to_a_held_out_tenth(monkeypatch):
+def test_temperature_is_fitted_to_a_held_out_tenth(data, monkeypatch):
     """Neither the tested fold nor the training messages may be used to fit the temperature."""
     jobs = []
     monkeypatch.setattr(crossval, "measure_run", lambda recipe, *job: jobs.append(job) or {})
     monkeypatch.setattr(crossval, "describe", str)
     monkeypatch.setattr(crossval, "summary", lambda *runs: {})
-    cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, **SMALL)
-    folds = grouped_folds(read_messages(MESSAGES), 2, seed=123)
-    for (data, _), (train, test) in zip(jobs, folds, strict=True):
-        assert data["test"]["text"][:] == test["text"][:]
+    cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, data=data, **SMALL)
+    folds = grouped_folds(read_messages(data), 2, seed=123)
+    for (parts, _), (train, test) in zip(jobs, folds, strict=True):
+        assert parts["test"]["text"][:] == test["text"][:]
         splits = ("train", "validation", "test")
-        fitted, validation, tested = (set(map(duplicate_key, data[split]["text"][:])) for split in splits)
+        fitted, validation, tested = (set(map(duplicate_key, parts[split]["text"][:])) for split in splits)
         assert set(map(duplicate_key, train["text"][:])) == fitted | validation
         assert not fitted & validation and not validation & tested
-        assert len(data["validation"]) == pytest.approx(len(train) / 10, rel=0.1)
+        assert len(parts["validation"]) == pytest.approx(len(train) / 10, rel=0.1)
 
 
 def run(scores, references):
@@ -151,4 +160,4 @@ def test_too_few_messages_to_calibrate(tmp_path):
     rows = "".join(f"{label},{label} {letter}\n" for label in ("ham", "spam") for letter in "abcdefghijkl")
     (tmp_path / "few.csv").write_text("label,text\n" + rows)
     with pytest.raises(ValueError, match="Calibration needs a tenth of the training messages"):
-        cross_validate("pocket", **SMALL | {"data": tmp_path / "few.csv", "target_fpr": 0.1})
+        cross_validate("pocket", data=tmp_path / "few.csv", target_fpr=0.1, **SMALL)

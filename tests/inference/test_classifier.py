@@ -1,6 +1,5 @@
 """A classifier gives every message an answer, and the same message always the same answer."""
 
-import json
 import subprocess
 import sys
 import textwrap
@@ -120,20 +119,3 @@ def test_classes_are_registered_in_any_order_of_imports():
     assert run_python(registered, *orders).splitlines() == len(orders) * [
         "SpamGPTModel SpamGPTForSequenceClassification SpamPipeline"
     ]
-
-
-def test_importing_and_classifying_load_no_unneeded_library():
-    """`import hf_spam` loads no large library, and `hf-spam classify` none that reads tables or plots."""
-    code = """
-        import sys, hf_spam
-        print({"torch", "transformers", "datasets", "numpy"} & set(sys.modules))
-        from hf_spam.cli import main
-        sys.argv = ["hf-spam", "classify", "hi", "--json"]
-        try:
-            main()
-        except SystemExit as exit:
-            assert not exit.code
-        print({"torch", "transformers", "pandas", "pyarrow", "datasets", "sklearn", "matplotlib"} & set(sys.modules))
-    """
-    before, answer, after = run_python(code).splitlines()
-    assert json.loads(answer)["label"] == "not spam" and before == after == "set()"

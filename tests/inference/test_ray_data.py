@@ -29,7 +29,7 @@ from hf_spam.data.formats import DataError
 from hf_spam.inference import ray_data
 from hf_spam.inference.ray_data import SpamScorer, WriteParts, score_with_ray
 from hf_spam.inference.scoring import score_file
-from hf_spam.inference.storage import find_files
+from hf_spam.inference.storage import find_files, read_windows
 
 CLASSIFIER = SpamClassifier.from_pretrained()
 TEXTS = ["WIN a FREE prize, call 0906", None, "see you at home " * 9, "", " \n", "🙂 ok", 'two\nlines, and "more"']
@@ -39,10 +39,10 @@ def summaries(ray, paths, read, write, num_processes):
     """Do the work of `ray_data._summaries` in this process, every part twice, as after a retry."""
     stage = WriteParts(*write)
     for file, path in enumerate(paths):
-        for row in read({"file": np.array([file]), "path": np.array([path])}):
-            once, again = (stage({name: np.array(column, object) for name, column in row.items()}) for _ in range(2))
+        for row in read_windows({"file": file, "path": path}, *read):
+            once, again = stage(row), stage(row)
             assert once == again
-            yield json.loads(once["summary"][0])
+            yield json.loads(once["summary"])
 
 
 @pytest.fixture

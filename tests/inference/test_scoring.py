@@ -297,7 +297,7 @@ class Killed(BaseException):
 def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, old):
     """The same command then completes with all rows. An overwritten output is either the old or the new one."""
     output, expected = tmp_path / "out.csv", tmp_path / "expected.csv"
-    source = write_csv(tmp_path / "in.csv", [[text] for text in messages(5)])
+    source = write_csv(tmp_path / "in.csv", [[text] for text in messages(3)])
     score_file(CLASSIFIER, source, expected, window_size=2)
     for step in itertools.count():
         output.unlink(missing_ok=True)
@@ -331,7 +331,7 @@ def test_a_run_killed_before_any_change_on_disk_resumes(tmp_path, monkeypatch, o
                 unfinished(output, suffix).unlink(missing_ok=True)
         assert output.read_bytes() == expected.read_bytes(), step
         assert sorted(path.name for path in tmp_path.iterdir()) == ["expected.csv", "in.csv", "out.csv"], step
-    assert step > 15
+    assert step > 12
 
 
 # Resuming

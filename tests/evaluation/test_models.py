@@ -17,8 +17,8 @@ from sklearn.svm import LinearSVC
 from small_models import CONFIGS, POSITIONS, save_small, small_tokenizer
 from transformers import AutoModel, BertConfig, BertForSequenceClassification
 
-from hf_spam.evaluation.candidates import load_candidate
 from hf_spam.evaluation.metrics import Predictions
+from hf_spam.evaluation.models import load_candidate
 
 TEXTS = ["you won a free prize", "", "late", " ".join(["see me at home"] * POSITIONS), "call me later", "lunch \ud83d"]
 TRAIN = ["you won a prize", "free prize now", "claim a free prize", "see you at home", "lunch is ready", "are you late"]
