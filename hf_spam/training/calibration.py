@@ -3,21 +3,37 @@
 Both are fitted after training, on messages that the weights have not seen, and stored in the model's configuration.
 """
 
+import copy
+import logging
 import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
+from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, save_classifier
+from ..conversion.onnx import is_onnx
+from ..data.formats import DataError
 from ..data.labels import label_names
+from ..data.names import Sources, source_name
+from ..evaluation.eval_data import load_eval_data
 from ..evaluation.intervals import LEVEL, allowed_false_alarms, ham_needed, wilson
 from ..evaluation.metrics import lowest_threshold
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, spam_index
-from ..text import printable
-from .recipes import Recipe
+from ..files import check_new, public, write_folder, write_json
+from ..hub.card import inherited, render_card
+from ..inference.classifier import SpamClassifier
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, spam_index
+from ..text import in_markdown, printable
+from .recipes import Recipe, get_recipe
+
+logger = logging.getLogger(__name__)
 
 TEMPERATURES = (0.1, 10.0)  # range of the search
 
@@ -79,10 +95,12 @@ def needs_calibration(recipe: Recipe) -> bool:
     return recipe.temperature_scaling or recipe.target_fpr is not None
 
 
-def apply_calibration(config: SpamGPTConfig, calibration: Calibration | None) -> None:
-    """Store a calibration in a configuration; None removes it."""
+def calibrated_config(config: SpamGPTConfig, calibration: Calibration | None) -> SpamGPTConfig:
+    """Return a copy of a configuration with this calibration, or with none."""
+    config = copy.deepcopy(config)
     config.temperature = 1.0 if calibration is None else calibration.temperature
     config.threshold = None if calibration is None else calibration.threshold
+    return config
 
 
 def calibration_of(config: SpamGPTConfig) -> Calibration | None:
@@ -109,67 +127,122 @@ def check_validation_split(recipe: Recipe, data: DatasetDict) -> None:
     if "validation" not in data:
         raise ValueError(f"Recipe {recipe.name!r}: temperature_scaling and target_fpr need a validation split.")
     labels, names = torch.tensor(data["validation"]["label"][:]), label_names(data["validation"])
-    _check_labels(labels, names, recipe.target_fpr, recipe.confidence, "the validation split")
+    _check_labels(labels, names, recipe, "the validation split")
 
 
 def fit_calibration(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    names: Sequence[str],
-    *,
-    fitted_on: str,
-    temperature_scaling: bool,
-    target_fpr: float | None,
-    confidence: float | None = None,
+    logits: torch.Tensor, labels: torch.Tensor, names: Sequence[str], recipe: Recipe, fitted_on: str
 ) -> Calibration:
-    """Fit a temperature, then a threshold.
+    """Fit the temperature and the threshold that a recipe asks for.
 
     The temperature minimizes the log loss (Guo et al. 2017, *On Calibration of Modern Neural Networks*). If every
     message is classified correctly, the loss has no minimum and the temperature stays at 1. The threshold is found by
     `lowest_threshold`; given a `confidence`, fewer false alarms are allowed, see `allowed_false_alarms`. `logits` are
     those of the uncalibrated model, (N, num_labels), and `labels` class indices, (N,).
     """
-    _check_labels(labels, names, target_fpr, confidence, "the data")
+    _check_labels(labels, names, recipe, "the data")
     exact = logits.double()
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(exact / math.exp(log_temperature), labels).item()
 
     temperature, threshold, found = 1.0, None, {}
-    if temperature_scaling:
+    if recipe.temperature_scaling:
         if (logits.argmax(-1) != labels).any():
             bounds = [math.log(end) for end in TEMPERATURES]
             temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
         found = {"loss_before": loss(0.0), "loss": loss(math.log(temperature))}
-    if target_fpr is not None:
-        spam = spam_index(names)
+    if recipe.target_fpr is not None:
+        spam, rate, confidence = spam_index(names), recipe.target_fpr, recipe.confidence
         scores = (logits / temperature).softmax(-1)[:, spam].double().numpy()  # in float32, as the model computes them
         is_spam = (labels == spam).numpy()
-        rate, ham = target_fpr, int((~is_spam).sum())
+        ham = int((~is_spam).sum())
+        found |= {"target_fpr": rate, "confidence": confidence, "spam": names[spam], "ham": ham}
         if confidence is not None:
-            rate = allowed_false_alarms(ham, target_fpr, confidence) / ham
+            rate = allowed_false_alarms(ham, rate, confidence) / ham
         threshold = lowest_threshold(is_spam, scores, rate)
         called = scores >= threshold if threshold is not None else (logits.argmax(-1) == spam).numpy()
-        found |= {"target_fpr": target_fpr, "confidence": confidence, "spam": names[spam], "ham": ham}
         found |= {"false_alarms": int((called & ~is_spam).sum()), "missed": int((~called & is_spam).sum())}
     return Calibration(temperature=temperature, threshold=threshold, fitted_on=fitted_on, messages=len(labels), **found)
 
 
-def _check_labels(
-    labels: torch.Tensor, names: Sequence[str], target_fpr: float | None, confidence: float | None, what: str
-) -> None:
+def _check_labels(labels: torch.Tensor, names: Sequence[str], recipe: Recipe, what: str) -> None:
     """Raise `ValueError` if messages, `what` in words, are not fit for a calibration."""
     if len(labels.unique()) == 1:
         raise ValueError(f"Calibration needs different labels; {what} has only {names[labels[0].item()]!r}.")
-    if target_fpr is None:
+    rate, confidence = recipe.target_fpr, recipe.confidence
+    if rate is None:
         return
     spam = spam_index(names)  # raises an error if none of several labels is spam
     if not (labels == spam).any():
         raise ValueError(f"A threshold needs messages labelled {names[spam]!r}; {what} has none.")
     ham = int((labels != spam).sum())
-    if confidence is not None and allowed_false_alarms(ham, target_fpr, confidence) is None:
+    if confidence is not None and allowed_false_alarms(ham, rate, confidence) is None:
         raise ValueError(
-            f"A false-positive rate of at most {100 * target_fpr:g}% with {100 * confidence:g}% confidence needs at "
-            f"least {ham_needed(target_fpr, confidence):,} messages that are not {names[spam]}; {what} has {ham:,}. "
-            f"Add messages, or allow a higher rate with --target-fpr."
+            f"A false-positive rate of at most {100 * rate:g}% with {100 * confidence:g}% confidence needs at least "
+            f"{ham_needed(rate, confidence):,} messages that are not {names[spam]}; {what} has {ham:,}. Add messages, "
+            "or allow a higher rate with --target-fpr."
         )
+
+
+def calibrated_copy(
+    model: str | os.PathLike | None,
+    output_dir: str | os.PathLike,
+    *,
+    data: Sources,
+    target_fpr: float | None = None,
+    confidence: float | None = None,
+    progress: bool = False,
+    **reading: Any,
+) -> Calibration:
+    """Write a copy of a classifier whose scores are calibrated on messages that it was not trained on.
+
+    Of `data`, the validation split is used if it has one, or is the model's own data; otherwise all messages. A warning
+    is logged if the model may have been trained on them. The copy has the same weights, a card of its own, and the
+    calibration as `calibration.json`. Nothing is written if no threshold meets `target_fpr`.
+    """
+    output_dir, source = Path(output_dir).absolute(), os.fspath(model or "bundled")
+    check_new(output_dir)
+    recipe = get_recipe("book", temperature_scaling=True, target_fpr=target_fpr, confidence=confidence)
+    if is_onnx(source):
+        raise ValueError(f"{source!r} is an ONNX export: calibrate the model it was made from, then export again.")
+    network, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
+    history, card = find_file(source, HISTORY), find_file(source, CARD)
+    network.config = calibrated_config(network.config, None)
+    names = class_names(network.config)
+    evaluated = load_eval_data(source, data, **reading, classes=names)
+    is_split = "validation" in evaluated.sets
+    messages = evaluated.sets["validation"] if is_split else concatenate_datasets(list(evaluated.sets.values()))
+    if (found := label_names(messages)) != names:
+        raise DataError(f"the messages are labelled {', '.join(found)}, but the model knows {', '.join(names)}")
+    classifier = SpamClassifier(copy.deepcopy(network).float(), tokenizer)
+    part = "the validation split of " if is_split else ""
+    logits, labels = classifier.logits(messages["text"][:], progress=progress), torch.tensor(messages["label"][:])
+    calibration = fit_calibration(logits, labels, names, recipe, f"{part}the data")
+    if not calibration.is_met:
+        raise ValueError(calibration.summary()[-1])
+    network.config = calibrated_config(network.config, calibration)
+
+    def fill(folder: Path) -> None:
+        save_classifier(network, tokenizer, folder)
+        if history is not None:
+            shutil.copyfile(history, folder / HISTORY)
+        write_json(folder / "calibration.json", asdict(calibration))
+        is_bundled, fitted_on = source == "bundled", part + in_markdown(public(source_name(data)))
+        text = render_card(
+            labels=names,
+            positive_label=calibration.spam,
+            threshold=calibration.threshold,
+            calibrated=calibration.temperature != 1,
+            calibration=replace(calibration, fitted_on=fitted_on).summary(in_markdown),
+            calibrated_on=fitted_on,
+            copy_of="the bundled model" if is_bundled else in_markdown(public(source)),
+            base_model=None if is_bundled else source,
+            metadata=inherited(card),
+        )
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+    write_folder(output_dir, fill)
+    if evaluated.remark:
+        logger.warning("%s A calibration on messages the model was trained on is overconfident.", evaluated.remark)
+    return calibration

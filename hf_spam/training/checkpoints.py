@@ -1,17 +1,15 @@
 """Checkpoints: everything a run needs to resume exactly, in a folder that is either complete or absent.
 
-    checkpoint-50/
-        config.json, model.safetensors, tokenizer, card, metrics, history    a model like any other
-        training_state/    read only by a resumed run: tensors in safetensors, the rest in JSON, no pickle
-        manifest.json      SHA-256 of every file, versions, and the identity of the run: recipe, data, processes
-
-Checkpoints are numbered by step, counted from 0 as in the book, the log and `history.json`.
+checkpoint-50/         numbered by step, counted from 0 as in the book, the log and `history.json`
+    config.json, model.safetensors, tokenizer, card, metrics, history    a model like any other
+    training_state/    read only by a resumed run: tensors in safetensors, the rest in JSON, no pickle
+    manifest.json      SHA-256 of every file, versions, and the identity of the run: recipe, data, processes
 """
 
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,19 +18,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from datasets import DatasetDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from ..conversion.loading import errors_as
 from ..data.splits import digest
 from ..files import MANIFEST, read_manifest, versions, write_folder, write_json
 from ..hub.push import Uploader
-from ..text import one_line
-from .recipes import SOURCES, Recipe
-from .run import History, Progress, Run
-from .saving import write_model
+from .recipes import SOURCES
+from .run import History, Progress, Run, write_model
 from .setup import Setup
 
 logger = logging.getLogger(__name__)
@@ -43,17 +39,13 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class TrainingState:
-    """Everything that changes during training, on one process.
-
-    `optimizer` is the one that Accelerate prepared, `order` the random generator for the order of messages, and
-    `averaged` the moving average of the weights, if any, which is saved in their place.
-    """
+    """Everything that changes during training, on one process."""
 
     setup: Setup
-    optimizer: Any
+    optimizer: Any  # that Accelerate prepared
     scheduler: LRScheduler
-    order: torch.Generator
-    averaged: AveragedModel | None
+    order: torch.Generator  # draws the order of messages
+    averaged: AveragedModel | None  # moving average of the weights, which is saved in their place
     progress: Progress = field(default_factory=Progress)
     epoch_order: torch.Tensor | None = None  # state of `order` at the start of the epoch, to draw its batches again
     _raw_weights: Tensors | None = None  # the model's own weights while averaged ones replace them
@@ -62,7 +54,7 @@ class TrainingState:
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Put the averaged weights, if any, into the model for the duration of a `with` block."""
-        if self.averaged is None or not self.averaged.n_averaged:
+        if self.averaged is None:
             yield
             return
         model = self.setup.model
@@ -101,23 +93,23 @@ class TrainingState:
             files["weights"] = self._raw_weights
         for name, tensors in files.items():
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
-        state = {"progress": asdict(self.progress), "scheduler": self.scheduler.state_dict()}
-        write_json(folder / "state.json", state | {"averaged": self._raw_weights is not None})
+        progress, scheduler = asdict(self.progress), self.scheduler.state_dict()
+        write_json(folder / "state.json", {"progress": progress, "scheduler": scheduler})
 
     def load(self, checkpoint: Path, rank: int) -> None:
         """Load the state of a checkpoint; raise `ValueError` if it does not fit, although its manifest says so."""
         folder, model = checkpoint / STATE, self.setup.model
-        try:
+        with errors_as(f"{checkpoint} does not fit this run"):
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             progress = saved["progress"]
             self.progress = Progress(**progress | {"history": History(**progress["history"])})
-            kept = load_file(checkpoint / "model.safetensors")
-            if saved["averaged"]:
-                self.averaged.module.load_state_dict(kept)
+            weights = load_file(checkpoint / "model.safetensors")
+            if self.averaged is not None:
+                self.averaged.module.load_state_dict(weights)
                 self.averaged.n_averaged += 1
             if (folder / "weights.safetensors").exists():
-                kept = load_file(folder / "weights.safetensors")
-            model.load_state_dict(kept)
+                weights = load_file(folder / "weights.safetensors")
+            model.load_state_dict(weights)
             moments: dict[int, Tensors] = {}
             for key, tensor in load_file(folder / "optimizer.safetensors").items():
                 number, _, name = key.partition(".")
@@ -127,56 +119,42 @@ class TrainingState:
             self.optimizer.param_groups[0]["lr"] = self.scheduler.get_last_lr()[0]
             self._resumed_rng_states = load_file(folder / f"random-{rank}.safetensors")
             self.order.set_state(self._resumed_rng_states["epoch_order"])
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{checkpoint} does not fit this run: {one_line(error)}") from error
 
 
-def identity(recipe: Recipe, data: DatasetDict, setup: Setup, num_processes: int) -> dict[str, Any]:
+def identity(setup: Setup, num_processes: int) -> dict[str, Any]:
     """Return what a run must share with the checkpoint it resumes from; stored in the manifest.
 
-    Names of messages, weights and tokenizer may differ between machines, so they are left out: the checkpoint has the
-    weights, and messages and token ids are compared by their hash. A run may be extended, so its length is left out
-    too, unless the learning rate depends on it.
+    Messages, weights and tokenizer may have other names on other machines: messages and token ids are compared by their
+    hash. A run may be extended, so its length is left out too, unless the learning rate depends on it.
     """
-    ignored = {"name", "summary", *SOURCES}
+    recipe, ignored = setup.recipe, {"name", "summary", *SOURCES}
     if recipe.lr_scheduler_type == "constant" and not 0 < recipe.warmup_steps < 1:
         ignored |= {"num_train_epochs", "max_steps"}
     settings = {name: value for name, value in asdict(recipe).items() if name not in ignored}
-    for split, messages in data.items():
+    for split, messages in setup.splits.items():
         settings[f"hash of the {split} messages"] = digest(messages, setup.encoded[split].input_ids)
     return settings | {"num_processes": num_processes}
 
 
-def differences(checkpoint: Path, here: dict[str, Any]) -> list[str]:
-    """Describe how a checkpoint's run differs from this one, whose `identity` is `here`."""
-    try:
-        there = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["run"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{checkpoint} does not say which run it belongs to; an older version may have written it. Start a new run "
-            f"from its weights: --base {checkpoint} and another --output-dir."
-        ) from error
+def check_identity(checkpoint: Path, here: dict[str, Any]) -> None:
+    """Raise `ValueError` if a checkpoint does not belong to the run whose `identity` is `here`."""
+    there = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")).get("run")
+    remedy = f"start a new run from its weights: --base {checkpoint} and another --output-dir."
+    if there is None:
+        older = "an older version may have written it"
+        raise ValueError(f"{checkpoint} does not say which run it belongs to; {older}: {remedy}")
     names = [name for name in there | here if there.get(name) != here.get(name)]
-    return [f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in names]
+    if found := "; ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in names):
+        raise ValueError(f"{checkpoint} belongs to another run: {found}. Resume with the same settings, or {remedy}")
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Manage the checkpoints of a run, the folders `checkpoint-{step}` in its output directory.
-
-    Write one every `save_steps` optimizer steps and when the run is interrupted, keep `save_total_limit` of them
-    (`None`: all), and push them with the `uploader`.
-    """
+    """The checkpoints of a run: the folders `checkpoint-{step}` in its output directory."""
 
     output_dir: Path
-    save_total_limit: int | None = None
-    save_steps: int | None = None
+    save_total_limit: int | None = None  # None: keep all
     uploader: Uploader | None = None
-    card_metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def is_due(self, step: int) -> bool:
-        """Return whether to write a checkpoint after a step: at multiples of `save_steps`, but not at 0."""
-        return self.save_steps is not None and step > 0 and step % self.save_steps == 0
 
     def save(self, accelerator: Accelerator, state: TrainingState, run: Run, identity: dict[str, Any]) -> None:
         """Write a checkpoint; call this on every process. A failure is logged, and training continues."""
@@ -185,7 +163,7 @@ class Checkpoints:
 
         def fill(folder: Path) -> None:
             (folder / STATE).mkdir()
-            write_model(run, folder, self.card_metadata)
+            write_model(run, folder)
             state.save(folder / STATE, rng_states)
 
         if accelerator.is_main_process:

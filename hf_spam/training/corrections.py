@@ -8,6 +8,7 @@ the base (Wortsman et al. 2022, *Robust Fine-Tuning of Zero-Shot Models*).
 
 import json
 import logging
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,32 +16,33 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from ..conversion.loading import BUNDLED, load_config
+from ..data.batching import predict_logits
 from ..data.duplicates import duplicate_key
 from ..data.formats import DataError
 from ..data.labels import label_names
 from ..data.names import Sources
 from ..data.sources import check_splits, read_messages
 from ..data.uci import cached_uci
-from ..evaluation.eval_data import BUNDLED_HELD_OUT, trained_recipe
+from ..evaluation.eval_data import BUNDLED_HELD_OUT, NO_RECIPE, trained_recipe
 from ..modeling.configuration_spam_gpt import class_names
+from .calibration import shift_of
 from .evaluator import Evaluator
 from .recipes import Recipe
 from .run import Metrics
+from .setup import Setup
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT = 10  # of a source without recorded splits, every tenth message is held out
+CORRECTIONS = 0.15  # share of the corrections in an epoch
 STEPS_BACK = 10  # the weights go back to the base in tenths of the way
 
 
 def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recipe, DatasetDict, Dataset]:
-    """Read corrections, and messages to replay and to hold out.
+    """Read corrections, and messages to replay and to hold out, none of which duplicates a correction.
 
-    Of a `DatasetDict`, the corrections are those of `train`, and `test` stays as it is.
-
-    Returns:
-        The recipe with the layout of its base and the source of the replay; the corrections as `train`, and the
-        held-out messages as further splits; and the messages to replay. Only `train` has duplicates of corrections.
+    Of a `DatasetDict`, the corrections are those of `train`, and `test` stays as it is. Returns the recipe with the
+    layout of its base and the source of the replay, the corrections as `train` beside held-out splits, and the replay.
     """
     config = load_config(recipe.base)
     names = class_names(config)
@@ -51,9 +53,9 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recip
     else:
         splits = {"train": read_messages(data, allow_single_label=True, classes=names, **recipe.reading)}
     source, seen, held_out = _of_base(recipe, names)
-    if any(label_names(part) != names for part in (splits["train"], seen)):
-        found = ", ".join(dict.fromkeys([*label_names(splits["train"]), *label_names(seen)]))
-        raise DataError(f"the messages are labelled {found}, but the model knows {', '.join(names)}")
+    for part in (splits["train"], seen):
+        if (found := label_names(part)) != names:
+            raise DataError(f"the messages are labelled {', '.join(found)}, but the model knows {', '.join(names)}")
     corrections = splits["train"].select_columns(["text", "label"])
     keys = set(map(duplicate_key, corrections["text"][:]))
     seen = _without(keys, seen, f"Replay from {source}")
@@ -69,17 +71,16 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recip
 
 
 def _of_base(recipe: Recipe, names: list[str]) -> tuple[str, Dataset, dict[str, Dataset]]:
-    """Return the source of messages that the base has learned from, these messages, and held-out splits of it.
+    """Return the source of messages that the base has learned from, these messages, and held-out splits.
 
-    The splits are those of the base's training, if its record fits the source.
+    These are the splits of the base's training if its record fits the source.
     """
-    known = trained_recipe(recipe.base)
-    is_bundled = known is not None and known.protocol is None
-    source = recipe.replay or (known and known.data) or ("uci,sample" if is_bundled and cached_uci() else "sample")
-    reading = known.as_trained({"classes": names}) if known else {"classes": names}
-    splits = known.split_as_trained(source, **reading) if known and not is_bundled else None
+    known = trained_recipe(recipe.base) or NO_RECIPE
+    is_bundled = known.protocol is None
+    source = recipe.replay or known.data or ("uci,sample" if is_bundled and cached_uci() else "sample")
+    splits = None if is_bundled else known.split_as_trained(source, classes=names)
     if splits is not None:
-        return source, splits["train"], {split: splits[split] for split in splits if split != "train"}
+        return source, splits.pop("train"), splits
     if recipe.replay is None and source != "sample" and not is_bundled:
         logger.warning("%s is not at hand as the base was trained on it: replaying the sample (see --replay)", source)
         source = "sample"
@@ -111,14 +112,26 @@ def _without(keys: set[str], messages: Dataset, what: str) -> Dataset:
     return messages.select(kept)
 
 
-def keep_within_bound(
-    evaluator: Evaluator, model: torch.nn.Module, base: dict[str, torch.Tensor], max_drop: float
-) -> tuple[dict[str, Metrics], float]:
+def rehearse(setup: Setup, replay: Dataset) -> None:
+    """Add to a setup the messages to replay, with the answers of the base, and the weights of the base.
+
+    The corrections are repeated, so that all of them make up the share `CORRECTIONS` of an epoch.
+    """
+    model, texts, corrections = setup.model.eval(), replay["text"][:], setup.splits["train"]
+    logits = predict_logits(model, setup.tokenizer, texts) + shift_of(setup.calibration, class_names(model.config))
+    answers, labels = logits.softmax(-1)[:, 1].tolist(), list(map(float, corrections["label"][:]))
+    repeats = math.ceil(CORRECTIONS / (1 - CORRECTIONS) * len(texts) / len(corrections)) - 1
+    setup.extra = texts + corrections["text"][:] * repeats, answers + labels * repeats
+    setup.base_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def keep_within_bound(evaluator: Evaluator) -> tuple[dict[str, Metrics], float]:
     """Move weights back toward those of the base until the validation split loses at most `max_drop`.
 
     The loss is that of accuracy or the rise of the false-positive rate, whichever is larger. Returns the metrics of the
     base on each split, and the share of the change that was kept.
     """
+    model, base, max_drop = evaluator.setup.model, evaluator.setup.base_weights, evaluator.setup.recipe.max_drop
     trained = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(base)
     predictions, *_ = evaluator.measure(("train", "validation", "test"))

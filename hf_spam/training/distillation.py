@@ -1,13 +1,10 @@
-"""Distillation: the network also learns from scores that another classifier gives (Hinton, Vinyals and Dean 2015,
-*Distilling the Knowledge in a Neural Network*): the linear baseline to spliced messages, or its base to messages that
-are replayed beside corrections.
+"""Distillation (Hinton, Vinyals and Dean 2015): learn from the baseline, which scores spliced messages.
 
-Spliced messages are pieces of training messages joined at random. With many more texts than there are messages, a
-small network learns the many weak cues that the baseline uses.
+These are pieces of training messages joined at random. With many more texts than there are messages, a small network
+learns the many weak cues that the baseline uses.
 """
 
 import logging
-import math
 import random
 import re
 from collections.abc import Sequence
@@ -24,7 +21,6 @@ logger = logging.getLogger(__name__)
 SHARPNESS = 3.0  # a message at the margin of the SVM gets a probability of 0.95
 MAX_CHARACTERS = 400
 WINDOW = 5000  # texts at a time: their character n-grams take much memory
-CORRECTIONS = 0.15  # share of the corrections in an epoch
 
 
 def spliced_messages(train: Dataset, count: int, seed: int) -> tuple[list[str], list[float]]:
@@ -37,17 +33,6 @@ def spliced_messages(train: Dataset, count: int, seed: int) -> tuple[list[str], 
     spliced = [_splice(texts, rng) for _ in range(count)]
     margins = [baseline.decision_function(spliced[start : start + WINDOW]) for start in range(0, count, WINDOW)]
     return spliced, expit(SHARPNESS * np.concatenate(margins)).tolist()
-
-
-def rehearsal(texts: list[str], answers: list[float], corrections: Dataset) -> tuple[list[str], list[float]]:
-    """Return messages to learn from beside corrections, and their probabilities of class 1.
-
-    These are messages to replay with the answers of the base, and the corrections again, so that all of them make up
-    the share `CORRECTIONS` of an epoch.
-    """
-    repeats = math.ceil(CORRECTIONS / (1 - CORRECTIONS) * len(texts) / len(corrections)) - 1
-    labels = list(map(float, corrections["label"][:]))
-    return texts + corrections["text"][:] * repeats, answers + labels * repeats
 
 
 def _splice(texts: Sequence[str], rng: random.Random) -> str:

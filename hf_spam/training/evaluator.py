@@ -1,6 +1,5 @@
 """Evaluate a model during training, over the prepared loaders."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,9 +10,8 @@ from torch.utils.data import DataLoader
 
 from ..evaluation.metrics import Predictions
 from ..modeling.configuration_spam_gpt import class_names, decide
-from .calibration import Calibration, apply_calibration, fit_calibration, needs_calibration
+from .calibration import Calibration, calibrated_config, fit_calibration, needs_calibration
 from .loaders import Loaders, first_batches
-from .recipes import Recipe
 from .setup import Setup
 
 BOOK_NAMES = {"train": "train", "validation": "val", "test": "test"}  # our names -> the book's
@@ -28,7 +26,6 @@ class Evaluator:
     model: torch.nn.Module
     loaders: Loaders
     setup: Setup
-    recipe: Recipe
 
     def estimate(self, what: str, batches: int, splits: Iterable[str] = ("train", "validation")) -> dict[str, float]:
         """Return `{split}_loss` or `{split}_acc` over the first batches of each split that exists."""
@@ -52,19 +49,11 @@ class Evaluator:
                 loader, order = self.loaders.by_length[split]
                 losses[split], *found = evaluate(self.accelerator, self.model, loader)
                 logits[split], labels[split] = (values[order.argsort()] for values in found)
-        calibration, config = self.setup.calibration, copy.deepcopy(self.setup.model.config)
-        names = class_names(config)
-        if needs_calibration(self.recipe):
-            calibration = fit_calibration(
-                logits["validation"],
-                labels["validation"],
-                names,
-                fitted_on="the validation split",
-                temperature_scaling=self.recipe.temperature_scaling,
-                target_fpr=self.recipe.target_fpr,
-                confidence=self.recipe.confidence,
-            )
-        apply_calibration(config, calibration)
+        calibration, names = self.setup.calibration, class_names(self.setup.model.config)
+        if needs_calibration(self.setup.recipe):
+            given = logits["validation"], labels["validation"]
+            calibration = fit_calibration(*given, names, self.setup.recipe, "the validation split")
+        config = calibrated_config(self.setup.model.config, calibration)
         predictions = {}
         for split in logits:
             probabilities = (logits[split] / config.temperature).softmax(-1)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ from ..hub.snapshots import QUEUE
 from ..signals import listening
 from .calibration import check_validation_split
 from .checkpoints import Checkpoints
-from .corrections import read_corrections
+from .corrections import read_corrections, rehearse
+from .distillation import spliced_messages
 from .loop import TrainingLoop
 from .pretraining import pretrain
 from .recipes import Recipe, RunOptions, checked, get_recipe
-from .run import Run
-from .saving import save_run
-from .setup import set_up
+from .run import Run, save_run
+from .setup import Setup, set_up
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +71,8 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
         settings["data"] = source_name(data)
     recipe = get_recipe(recipe, **settings)
     data = recipe.data if data is None else data
-    _check(options)
-    output_dir = None if options.output_dir is None else _prepare_output_dir(options)
     accelerator = _accelerator(recipe, options)
-    about = {"license": options.license, "language": options.language and options.language.split(",")}
+    output_dir = None if options.output_dir is None else _prepare_output_dir(options)
     with ExitStack() as stack:
         stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         if output_dir is not None:
@@ -87,27 +85,24 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             checkpoint = _find_checkpoint(options.resume_from_checkpoint, output_dir, uploader)
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
-            recipe, splits, replay = _read(recipe, data, accelerator)
-            setup = set_up(recipe, splits, replay)
+            setup = _prepare(recipe, data, accelerator)
         if options.report_to is not None:
-            accelerator.init_trackers(PROJECT, {k: v for k, v in asdict(recipe).items() if v is not None})
-        checkpoints = None
-        if output_dir is not None:
-            checkpoints = Checkpoints(output_dir, options.save_total_limit, options.save_steps, uploader, about)
+            accelerator.init_trackers(PROJECT, {k: v for k, v in asdict(setup.recipe).items() if v is not None})
+        checkpoints = None if output_dir is None else Checkpoints(output_dir, options.save_total_limit, uploader)
         with logging_redirect_tqdm():
             started = time.perf_counter()
             if recipe.pretraining_steps and checkpoint is None:
-                pretrain(setup, splits["train"]["text"][:], recipe, accelerator)
+                pretrain(setup, accelerator)
             pretraining_seconds = time.perf_counter() - started
-            loop = TrainingLoop(accelerator, recipe, setup, splits, checkpoints, interruption)
+            loop = TrainingLoop(accelerator, setup, options, checkpoints)
             if checkpoint is None:
                 loop.start(pretraining_seconds)
             else:
                 loop.resume(checkpoint)
-            run = loop.run()
+            run = loop.run(interruption)
         if output_dir is not None and accelerator.is_main_process:
-            run.baseline = {} if recipe.replay_messages else measure_baseline(splits)
-            save_run(run, output_dir, about)
+            run.baseline = {} if recipe.replay_messages else measure_baseline(setup.splits)
+            save_run(run, output_dir)
             interruption.postpones = False
             if uploader is not None:
                 progress = loop.state.progress
@@ -135,15 +130,14 @@ def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLi
     if not recipe.pretraining_steps:
         raise ValueError("The number of steps is missing: add --pretraining-steps 5000.")
     check_empty(output)
-    _check(RunOptions())
     output.parent.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(recipe, RunOptions())
     with accelerator.main_process_first():
-        reading = {name: value for name, value in recipe.reading.items() if name != "positive_label"}
-        texts = read_texts(recipe.data, **reading)
+        how = {name: getattr(recipe, name) for name in ("text_column", "encoding", "skip_bad_rows")}
+        texts = read_texts(recipe.data, **how)
         unlabelled = Dataset.from_dict({"text": texts, "label": [0] * len(texts)}, FEATURES)
-        setup = set_up(replace(recipe, spliced_messages=0), DatasetDict(train=unlabelled))
-    losses = pretrain(setup, texts, recipe, accelerator)
+        setup = set_up(recipe, DatasetDict(train=unlabelled))
+    losses = pretrain(setup, accelerator)
     if accelerator.is_main_process:
         write_folder(output, lambda folder: save_classifier(setup.model.gpt, setup.tokenizer, folder))
     return losses
@@ -175,16 +169,13 @@ def remove_if_empty(output_dir: Path) -> None:
         output_dir.rmdir()
 
 
-def _check(options: RunOptions) -> None:
-    """Check options against this machine, before anything is written."""
+def _accelerator(recipe: Recipe, options: RunOptions) -> Accelerator:
+    """Return what places a run on devices and processes, unless it cannot do what is asked for."""
     if options.report_to not in (None, *map(str, get_available_trackers())):
         raise ValueError(f"The tracker {options.report_to!r} is not installed, or Accelerate does not know it.")
     for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{engine}"):
             raise ValueError(f"{engine} is not supported: launch with torchrun, or accelerate launch --multi_gpu.")
-
-
-def _accelerator(recipe: Recipe, options: RunOptions) -> Accelerator:
     AcceleratorState._reset_state()  # otherwise later runs would keep the precision of the first
     return Accelerator(
         mixed_precision=recipe.mixed_precision,
@@ -217,12 +208,13 @@ def _find_checkpoint(named: str | None, output_dir: Path, uploader: Uploader | N
     return Path(named)
 
 
-def _read(
-    recipe: Recipe, data: DatasetDict | Sources, accelerator: Accelerator
-) -> tuple[Recipe, DatasetDict, Dataset | None]:
-    """Return the results of `read_corrections`, or splits that can be trained on and nothing to replay."""
+def _prepare(recipe: Recipe, data: DatasetDict | Sources, accelerator: Accelerator) -> Setup:
+    """Read the messages, check that they can be trained on, and set up the run."""
     if recipe.replay_messages:
-        return read_corrections(recipe, data)
+        recipe, splits, replay = read_corrections(recipe, data)
+        setup = set_up(recipe, splits)
+        rehearse(setup, replay)
+        return setup
     if isinstance(data, DatasetDict):
         splits = check_splits(data, **recipe.reading)
     else:
@@ -233,10 +225,12 @@ def _read(
     check_validation_split(recipe, splits)
     count, batch = len(splits["train"]), recipe.per_device_train_batch_size * accelerator.num_processes
     if count < batch:
-        raise ValueError(
-            f"{count} training messages do not fill a batch of {batch}: lower --per-device-train-batch-size."
-        )
-    return recipe, splits, None
+        advice = "lower --per-device-train-batch-size"
+        raise ValueError(f"{count} training messages do not fill a batch of {batch}: {advice}.")
+    setup = set_up(recipe, splits)
+    if recipe.spliced_messages:
+        setup.extra = spliced_messages(splits["train"], recipe.spliced_messages, recipe.seed)
+    return setup
 
 
 @atexit.register

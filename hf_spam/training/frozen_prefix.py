@@ -30,17 +30,14 @@ MEMORY_BUDGET = 2 * 2**30  # bytes of hidden states per split; more are mapped f
 
 
 def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> int:
-    """Return how many blocks, counted from the first, have the same output for a message at every step.
-
-    Returns 0, and says so in the log, if one of `RANDOM_SETTINGS` is used.
-    """
+    """Return how many blocks, counted from the first, have the same output for a message at every step."""
 
     def is_frozen(layer: nn.Module) -> bool:
         return not any(parameter.requires_grad for parameter in layer.parameters())
 
     gpt = model.gpt
-    embeddings_are_frozen = is_frozen(gpt.tok_emb) and is_frozen(gpt.pos_emb)
-    frozen = len(list(takewhile(is_frozen, gpt.trf_blocks[:-1]))) if embeddings_are_frozen else 0
+    layers = list(takewhile(is_frozen, (gpt.tok_emb, gpt.pos_emb, *gpt.trf_blocks[:-1])))
+    frozen = max(0, len(layers) - 2)
     if frozen and (found := [name for name in RANDOM_SETTINGS if getattr(recipe, name)]):
         logger.info("The %d frozen blocks are computed at every step, because of %s.", frozen, " and ".join(found))
         return 0
@@ -59,8 +56,10 @@ class AfterPrefix(nn.Module):
 
     def __init__(self, model: SpamGPTForSequenceClassification, blocks: int):
         super().__init__()
-        remaining = {"pos_emb": _Zero(), "drop_emb": nn.Identity(), "trf_blocks": model.gpt.trf_blocks[blocks:]}
-        self.classifier = _copy_with(model, gpt=_copy_with(model.gpt, **remaining))
+        # Positions are in the hidden states already.
+        nothing = nn.Embedding.from_pretrained(torch.zeros_like(model.gpt.pos_emb.weight))
+        gpt = _copy_with(model.gpt, pos_emb=nothing, trf_blocks=model.gpt.trf_blocks[blocks:])
+        self.classifier = _copy_with(model, gpt=gpt)
 
     def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> SequenceClassifierOutput:
         """Classify messages from the hidden states (B, L, C) that enter the block."""
@@ -73,8 +72,7 @@ def compute_prefix(
 ) -> list[dict]:
     """Compute the output of the first blocks for all messages of a split, on every process.
 
-    Returns for each message the `hidden_states` (L, C) that enter the first trained block, its number of real tokens
-    (`lengths`), and its label (`labels`).
+    Returns for each message `hidden_states` (L, C), its number of real tokens (`lengths`), and its label (`labels`).
     """
     config = model.config
     read = [config.laid_out_length(len(ids)) for ids in messages.input_ids]
@@ -109,10 +107,3 @@ def _copy_with(module: nn.Module, **children: nn.Module) -> nn.Module:
     twin = copy.copy(module)
     twin._modules = {**module._modules, **children}
     return twin
-
-
-class _Zero(nn.Module):
-    """Replaces the position embedding, which the hidden states already contain."""
-
-    def forward(self, positions: torch.Tensor) -> float:
-        return 0.0

@@ -9,45 +9,34 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import DatasetDict
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
-from transformers import PreTrainedTokenizerBase
 
-from ..data.augmentation import Augmentation
 from ..data.batching import EncodedMessages, PadRight
 from ..data.tokenization import encode
 from .frozen_prefix import AfterPrefix, collate_prefix, compute_prefix, frozen_blocks
-from .recipes import Recipe
 from .setup import Setup
 
 Batch = dict[str, torch.Tensor]
 
 
 class Loaders:
-    """Data loaders for training and evaluation.
+    """Data loaders for training and evaluation of the `network`: the model, or the part of it after its frozen blocks.
 
-    Attributes:
-        rng: random generator for the order of messages.
-        network: the module that takes the batches: the model, or the part of it after its frozen blocks.
-        train: training batches, in a new order at each pass.
-        evaluation: evaluation loader of each split, batched as in the book; `train` is shuffled.
-        by_length: loader of all messages of each split, sorted by length for speed, and their indices in that order.
-        steps_per_epoch: optimizer steps per epoch.
+    `evaluation` has a loader for each split, batched as in the book, with `train` shuffled; `by_length` one of all its
+    messages, sorted by length for speed, and their indices.
     """
 
-    def __init__(self, accelerator: Accelerator, recipe: Recipe, setup: Setup, data: DatasetDict):
-        config, (extra, targets) = setup.model.config, setup.extra
-        self.recipe, self.rng, self.max_tokens = recipe, torch.Generator(), config.max_tokens
-        self.texts = [*data["train"]["text"][:], *extra]
-        self.augmentation = augmentation_for(setup.tokenizer, recipe)
+    def __init__(self, accelerator: Accelerator, setup: Setup):
+        recipe, config, (extra, targets) = setup.recipe, setup.model.config, setup.extra
+        self.setup, self.rng, self.max_tokens = setup, torch.Generator(), config.max_tokens
+        self.texts = [*setup.splits["train"]["text"][:], *extra]
         ids, labels = setup.encoded["train"].input_ids, setup.encoded["train"].labels
         # Augmentation changes these ids in each epoch; evaluation keeps the original ones.
         self._augmented = EncodedMessages(ids, labels)
         if extra:
             ids = [*ids, *encode(setup.tokenizer, extra, self.max_tokens)]
-            hard = [int(target > 0.5) for target in targets]
-            self._augmented = EncodedMessages(ids, [*labels, *hard], [*map(float, labels), *targets])
+            self._augmented = EncodedMessages(ids, [*labels, *map(round, targets)], [*map(float, labels), *targets])
         self.network: nn.Module = setup.model
         collate, parts, train_part = PadRight(config.pad_token_id), setup.encoded, self._augmented
         if blocks := frozen_blocks(setup.model, recipe):
@@ -59,55 +48,46 @@ class Loaders:
             # Each pass draws one number from the loader's generator; in the book it comes from the global one.
             return accelerator.prepare(DataLoader(messages, collate_fn=collate, **{"generator": self.rng, **settings}))
 
+        def read_lengths(messages: Sequence[Sequence[int]]) -> list[int]:
+            return [config.laid_out_length(len(message)) for message in messages]
+
         count, batch_size = len(labels), recipe.per_device_train_batch_size
-        global_batch = batch_size * accelerator.num_processes
-        grouped = recipe.train_sampling_strategy == "group_by_length"
-        lengths = [config.laid_out_length(len(message)) for message in ids] if grouped else None
-        sampler = SeededShuffle(len(ids), global_batch, self.rng, lengths)
+        self.global_batch = batch_size * accelerator.num_processes
+        lengths = read_lengths(ids) if recipe.train_sampling_strategy == "group_by_length" else None
+        sampler = SeededShuffle(len(ids), self.global_batch, self.rng, lengths)
         self.train = prepare(train_part, batch_size=batch_size, sampler=sampler, drop_last=True)
-        self._sampler = SeededShuffle(count, global_batch, self.rng, lengths and lengths[:count])
-        self._counted = count - count % global_batch or count
-        shuffled = {"sampler": self._sampler, "drop_last": count >= global_batch}
-        self.evaluation = {
-            split: prepare(part, batch_size=batch_size, **(shuffled if split == "train" else {}))
-            for split, part in parts.items()
-        }
-        self.steps_per_epoch = -(-len(self.train) // recipe.gradient_accumulation_steps)
-        self.by_length = {}
+        self._sampler = SeededShuffle(count, self.global_batch, self.rng, lengths and lengths[:count])
+        shuffled = {"sampler": self._sampler, "drop_last": count >= self.global_batch}
+        self.evaluation, self.by_length = {}, {}
         for split, part in parts.items():
-            read = [config.laid_out_length(len(message)) for message in setup.encoded[split].input_ids]
-            order = torch.tensor(read).argsort(stable=True)
+            how = shuffled if split == "train" else {}
+            self.evaluation[split] = prepare(part, batch_size=batch_size, **how)
+            order = torch.tensor(read_lengths(setup.encoded[split].input_ids)).argsort(stable=True)
             # Its own generator keeps a pass from drawing from the global one.
             loader = prepare(Subset(part, order.tolist()), batch_size=32, generator=torch.Generator())
             self.by_length[split] = loader, order
 
     def training_batches(self, epoch: int, steps: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch, for at most `steps` optimizer steps; augmentation varies by epoch."""
-        if self.augmentation:
+        recipe, augmentation = self.setup.recipe, self.setup.augmentation
+        if augmentation:
             self._augmented.input_ids = [
-                self.augmentation.encode(text, f"{self.recipe.seed} {epoch} {i}", self.max_tokens)
+                augmentation.encode(text, f"{recipe.seed} {epoch} {i}", self.max_tokens)
                 for i, text in enumerate(self.texts)
             ]
-        return first_batches(self.train, steps * self.recipe.gradient_accumulation_steps)
+        return first_batches(self.train, steps * recipe.gradient_accumulation_steps)
 
     def draw_training_messages(self) -> list[int]:
         """Draw the indices of one more pass over the training loader, which drops the last short batch."""
         _draw_seed(self.rng)  # a pass over the loader draws this number too
-        return list(self._sampler)[: self._counted]
-
-
-def augmentation_for(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Augmentation:
-    """Return the augmentation of training messages that a recipe asks for."""
-    return Augmentation(
-        tokenizer, case=recipe.case_augmentation, digits=recipe.digit_augmentation, bpe_dropout=recipe.bpe_dropout
-    )
+        order = list(self._sampler)
+        return order[: len(order) - len(order) % self.global_batch or None]
 
 
 class SeededShuffle(Sampler[int]):
     """Draw a new order at each pass from `rng`, as `DataLoader(shuffle=True)` draws it from the global generator.
 
-    With `lengths`, batches hold messages of similar length: windows of `WINDOW` batches are sorted, then the batches
-    are shuffled.
+    With `lengths`, windows of `WINDOW` batches are sorted by them, then the batches are shuffled.
     """
 
     WINDOW = 16

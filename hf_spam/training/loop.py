@@ -4,32 +4,31 @@ With recipe `book`, one process and fp32, losses and accuracies match the book's
 `torch.manual_seed(recipe.seed)`: training and evaluations draw their order of messages from the same random stream.
 """
 
+import copy
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import DatasetDict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from ..data.splits import fingerprints
 from ..evaluation.eval_data import learned_from_others
-from ..evaluation.metrics import Predictions
 from ..modeling.configuration_spam_gpt import class_names
 from ..signals import Interruption, RunInterrupted
-from .calibration import Calibration, apply_calibration, shift_of
-from .checkpoints import Checkpoints, TrainingState, differences, identity
+from .calibration import calibrated_config, shift_of
+from .checkpoints import Checkpoints, TrainingState, check_identity, identity
 from .corrections import keep_within_bound
 from .evaluator import BOOK_NAMES, DIVERGED, Evaluator
 from .loaders import Batch, Loaders
 from .objective import Objective, log_priors
-from .recipes import Recipe
+from .recipes import RunOptions
 from .run import Run
 from .setup import Setup
 
@@ -39,57 +38,49 @@ logger = logging.getLogger(__name__)
 class TrainingLoop:
     """Trains a model on one or several processes, and writes `checkpoints` to resume from, unless these are None."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        recipe: Recipe,
-        setup: Setup,
-        data: DatasetDict,
-        checkpoints: Checkpoints | None,
-        interruption: Interruption,
-    ):
-        self.accelerator, self.recipe, self.setup = accelerator, recipe, setup
-        self.checkpoints, self.interruption = checkpoints, interruption
-        self.loaders = Loaders(accelerator, recipe, setup, data)
-        self.steps_per_epoch = self.loaders.steps_per_epoch
+    def __init__(self, accelerator: Accelerator, setup: Setup, options: RunOptions, checkpoints: Checkpoints | None):
+        self.accelerator, self.setup, self.options, self.checkpoints = accelerator, setup, options, checkpoints
+        self.recipe = recipe = setup.recipe
+        self.loaders = Loaders(accelerator, setup)
+        self.steps_per_epoch = math.ceil(len(self.loaders.train) / recipe.gradient_accumulation_steps)
         self.total_steps = recipe.max_steps or self.steps_per_epoch * recipe.num_train_epochs
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
 
-        trained = setup.trained_parameters()
+        trained = [weights for weights in setup.model.parameters() if weights.requires_grad]
+        self.trained = sum(weights.numel() for weights in trained)
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         adjustment, names = None, class_names(setup.model.config)
         if recipe.logit_adjustment:
-            adjustment = recipe.logit_adjustment * log_priors(data["train"]["label"][:], len(names))
+            adjustment = recipe.logit_adjustment * log_priors(setup.splits["train"]["label"][:], len(names))
         elif setup.base_weights is not None:
             # The loss of a message then depends on its distance from the threshold, which a correction must pass.
             adjustment = shift_of(setup.calibration, names)
         objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, adjustment)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        constant = recipe.lr_scheduler_type == "constant"  # the library's "constant" has no warmup
         warmup = recipe.warmup_steps  # below 1 a fraction of all steps, as in the Trainer
         self.scheduler = get_scheduler(  # not prepared: Accelerate would step it once per process
-            "constant_with_warmup" if constant else recipe.lr_scheduler_type,
+            {"constant": "constant_with_warmup"}.get(recipe.lr_scheduler_type, recipe.lr_scheduler_type),
             self.optimizer,
             num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(warmup * self.total_steps),
             num_training_steps=self.total_steps,
         )
         average = get_ema_multi_avg_fn(recipe.weight_average)
         self.averaged = AveragedModel(setup.model, multi_avg_fn=average) if recipe.weight_average else None
-        self.evaluator = Evaluator(accelerator, self.objective, self.loaders, setup, recipe)
+        self.evaluator = Evaluator(accelerator, self.objective, self.loaders, setup)
         self.state = TrainingState(setup, self.optimizer, self.scheduler, self.loaders.rng, self.averaged)
-        self.identity = identity(recipe, data, setup, accelerator.num_processes)
-        self.splits = fingerprints(data)
+        self.state.progress.history.splits = fingerprints(setup.splits)
+        self.identity = identity(setup, accelerator.num_processes)
         set_seed(recipe.seed, device_specific=True)  # dropout differs between processes
 
-    def run(self) -> Run:
+    def run(self, interruption: Interruption) -> Run:
         """Train to the end. A signal raises `RunInterrupted`, after a checkpoint unless `checkpoints` is None."""
-        accelerator, recipe = self.accelerator, self.recipe
+        accelerator, recipe, self.interruption = self.accelerator, self.recipe, interruption
         progress, history = self.state.progress, self.state.progress.history
         history.steps_per_epoch = self.steps_per_epoch
         self.started = time.perf_counter() - history.seconds
         hidden = not accelerator.is_local_main_process or None  # None: show it on a terminal only
         self.bar = tqdm(total=self.total_steps, initial=progress.step + 1, desc="Training", unit="step", disable=hidden)
-        self.interruption.postpones = True
+        interruption.postpones = True
         for epoch in range(progress.epoch, self.epochs + 1):
             progress.epoch = epoch
             for batch in self._batches(epoch):
@@ -97,15 +88,13 @@ class TrainingLoop:
                 with accelerator.accumulate(self.objective):
                     loss = self.objective(**batch).loss
                     if not loss.isfinite():
-                        where = f"in epoch {epoch}, batch {progress.batch + 1}, after step {progress.step}"
-                        raise ValueError(f"The loss is {loss.item()} {where}. {DIVERGED}")
+                        raise ValueError(f"The loss is {loss.item()} after step {progress.step}. {DIVERGED}")
                     accelerator.backward(loss)
                     if accelerator.sync_gradients and recipe.max_grad_norm is not None:
                         accelerator.clip_grad_norm_(self.objective.parameters(), recipe.max_grad_norm)
                     self.optimizer.step()
                     self.optimizer.zero_grad()
-                count = torch.tensor(len(batch["labels"]), device=loss.device)
-                history.examples_seen += int(accelerator.reduce(count))
+                history.examples_seen += self.loaders.global_batch
                 progress.batch += 1
                 if not accelerator.sync_gradients:  # accumulating gradients
                     continue
@@ -134,18 +123,13 @@ class TrainingLoop:
         history.initial |= self.evaluator.estimate("loss", 5, BOOK_NAMES)
         rng.manual_seed(self.recipe.seed)
         logger.info("Before training: %s", _format(history.initial))
-        history.splits = self.splits
-        history.trained_before = learned_from_others(self.recipe.base, self.setup.model.config, self.splits)
+        history.trained_before = learned_from_others(self.recipe.base, self.setup.model.config, history.splits)
         if history.trained_before and self.setup.base_weights is None:
             logger.warning("The base is already a classifier, and may have been trained on messages of any split.")
 
     def resume(self, checkpoint: Path) -> None:
         """Load a checkpoint, or raise `ValueError` if it belongs to another run or to a step after this one's last."""
-        if found := differences(checkpoint, self.identity):
-            raise ValueError(
-                f"{checkpoint} belongs to another run: {'; '.join(found)}. Resume with the same settings, or start a "
-                f"new run from its weights: --base {checkpoint} and another --output-dir."
-            )
+        check_identity(checkpoint, self.identity)
         self.state.load(checkpoint, self.accelerator.process_index)
         if (done := self.state.progress.step + 1) > self.total_steps:
             raise ValueError(f"{checkpoint} has done {done} steps, more than the {self.total_steps} of this run.")
@@ -164,7 +148,8 @@ class TrainingLoop:
     def _record(self, where: str, values: dict[str, float], **tracked: float) -> None:
         """Add losses or accuracies to the history and the log; the tracker also gets the `tracked` values."""
         progress = self.state.progress
-        progress.history.add(values)
+        for name, value in values.items():  # such as `train_loss`
+            getattr(progress.history, name.replace("loss", "losses").replace("acc", "accs")).append(value)
         every = math.ceil(self.epochs / 10)  # about ten epochs are logged; the history has all of them
         is_logged = progress.epoch % every == 0 or progress.epoch == self.epochs
         logger.log(logging.INFO if is_logged else logging.DEBUG, "%s: %s", where, _format(values))
@@ -173,15 +158,19 @@ class TrainingLoop:
 
     def _save_or_stop(self) -> None:
         """Write a checkpoint if one is due or a signal arrived; in the latter case, stop."""
-        step, signal = self.state.progress.step, self._signal()
+        progress, signal, every = self.state.progress, self._signal(), self.options.save_steps
         if signal:
-            logger.info("Stopping after step %d ...", step)
-        if self.checkpoints and (signal or self.checkpoints.is_due(step)):
-            self._checkpoint()
+            logger.info("Stopping after step %d ...", progress.step)
+        is_due = every is not None and progress.step > 0 and progress.step % every == 0
+        if self.checkpoints and (signal or is_due):
+            progress.history.seconds = time.perf_counter() - self.started
+            with self.state.averaged_weights():
+                run = self._measured_run(["validation"])
+                self.checkpoints.save(self.accelerator, self.state, run, self.identity)
         if signal:
             resume = "resume with the same command and --resume-from-checkpoint auto"
             how = resume if self.checkpoints else "nothing is saved without an output_dir"
-            raise RunInterrupted(f"interrupted after step {step}; {how}", signal)
+            raise RunInterrupted(f"interrupted after step {progress.step}; {how}", signal)
 
     def _signal(self) -> int:
         """Return the signal that any process received, 0 if none, so that all stop at the same step."""
@@ -190,41 +179,36 @@ class TrainingLoop:
         own = torch.tensor([self.interruption.number], device=self.accelerator.device)
         return int(self.accelerator.gather(own).max())
 
-    def _checkpoint(self) -> None:
-        progress = self.state.progress
-        progress.history.seconds = time.perf_counter() - self.started
-        with self.state.averaged_weights():
-            predictions, calibration, loss = self.evaluator.measure(["validation"])
-            progress.update_best(loss)
-            self.checkpoints.save(self.accelerator, self.state, self._run(predictions, calibration), self.identity)
-
     def _finish(self) -> Run:
-        """Measure the final weights on all splits, and calibrate the model if the recipe asks for it."""
-        setup, progress, history = self.setup, self.state.progress, self.state.progress.history
+        """Measure the final weights on all splits."""
+        setup, history = self.setup, self.state.progress.history
         self.bar.close()
         history.seconds = time.perf_counter() - self.started
         if self.averaged is not None:
             setup.model.load_state_dict(self.averaged.module.state_dict())
         if setup.base_weights is not None:
-            found = keep_within_bound(self.evaluator, setup.model, setup.base_weights, self.recipe.max_drop)
-            history.before, history.kept = found
-        predictions, calibration, loss = self.evaluator.measure(BOOK_NAMES)
-        progress.update_best(loss)
-        for split, given in predictions.items():  # of the most likely class, ignoring the threshold
+            history.before, history.kept = keep_within_bound(self.evaluator)
+        run = self._measured_run(BOOK_NAMES)
+        for split, given in run.predictions.items():  # of the most likely class, ignoring the threshold
             correct = given.probabilities.argmax(-1) == given.labels
             counted = self.loaders.draw_training_messages() if split == "train" else slice(None)
             history.final_accs[split] = float(correct[counted].mean())
-        if calibration is not None:
-            for line in calibration.summary():
-                logger.log(logging.INFO if calibration.is_met else logging.WARNING, line)
-        run = self._run(predictions, calibration)
-        apply_calibration(run.model.config, calibration)
+        if run.calibration is not None:
+            for line in run.calibration.summary():
+                logger.log(logging.INFO if run.calibration.is_met else logging.WARNING, line)
         return run
 
-    def _run(self, predictions: dict[str, Predictions], calibration: Calibration | None) -> Run:
-        setup, history = self.setup, self.state.progress.history
-        trained = sum(weights.numel() for weights in setup.trained_parameters())
-        return Run(self.recipe, setup.merged_model(), setup.tokenizer, history, predictions, trained, calibration)
+    def _measured_run(self, splits: Iterable[str]) -> Run:
+        """Measure the current weights; the model of the result is a calibrated copy that shares them."""
+        setup, progress = self.setup, self.state.progress
+        predictions, calibration, loss = self.evaluator.measure(splits)
+        progress.update_best(loss)
+        merged = setup.model if setup.adapters is None else copy.deepcopy(setup.adapters).merge_and_unload()
+        model = copy.copy(merged).eval()
+        model.config = calibrated_config(model.config, calibration)
+        return Run(
+            self.recipe, self.options, model, setup.tokenizer, progress.history, predictions, self.trained, calibration
+        )
 
 
 def _format(values: dict[str, float]) -> str:

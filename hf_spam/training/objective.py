@@ -12,9 +12,8 @@ class Objective(nn.Module):
     """A network together with its training loss; the module that Accelerate prepares.
 
     With `epsilon`, half of the loss comes from the same messages with their token embeddings moved in the direction
-    that increases the loss: adversarial training (Miyato, Dai and Goodfellow 2017, *Adversarial Training Methods for
-    Semi-Supervised Text Classification*, without normalizing the embeddings). A step then takes two forward and three
-    backward passes. `epsilon` is the L2 norm of the perturbation of a message, over all its tokens.
+    that increases the loss, by this L2 norm for each message: adversarial training (Miyato, Dai and Goodfellow 2017,
+    *Adversarial Training Methods for Semi-Supervised Text Classification*, without normalizing the embeddings).
 
     `network` is the classifier or, without adversarial training, the part of it after its frozen blocks. The
     `adjustment` (num_labels,) is added to the logits in the loss only, see `log_priors`.
@@ -69,8 +68,7 @@ def log_priors(labels: Sequence[int], classes: int) -> torch.Tensor:
     """Return the log frequency of each class, (classes,), counting an absent class as one message.
 
     Added to the logits in the loss, it lets the network learn what a message says beyond the class frequencies: logit
-    adjustment (Menon et al. 2021, *Long-tail learning via logit adjustment*). Class weights do little where a network
-    separates its training messages, since all losses are then close to 0.
+    adjustment (Menon et al. 2021, *Long-tail learning via logit adjustment*).
     """
     counts = torch.bincount(torch.tensor(labels), minlength=classes)
     return (counts.clamp(min=1) / len(labels)).log()

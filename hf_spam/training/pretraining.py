@@ -1,8 +1,7 @@
 """Pretrain a GPT as a language model (the book, chapter 5) on the messages that it will classify.
 
-Predicting every next token teaches a network more about a message than its label does. Radford et al. 2018, *Improving
-Language Understanding by Generative Pre-Training* (GPT-1), pretrained on books; Dai and Le 2015, *Semi-supervised
-Sequence Learning*, on the messages to classify, as here.
+Predicting every next token teaches a network more about a message than its label does (Dai and Le 2015,
+*Semi-supervised Sequence Learning*).
 """
 
 import logging
@@ -20,8 +19,7 @@ from transformers import get_scheduler
 from ..data.batching import pad_batch
 from ..modeling.modeling_spam_gpt import SpamGPTModel
 from .evaluator import DIVERGED
-from .loaders import SeededShuffle, augmentation_for
-from .recipes import Recipe
+from .loaders import SeededShuffle
 from .setup import Setup
 
 logger = logging.getLogger(__name__)
@@ -31,21 +29,22 @@ WARMUP_STEPS = 200
 MEAN_OVER = 100  # steps whose mean loss is shown
 
 
-def pretrain(setup: Setup, texts: Sequence[str], recipe: Recipe, accelerator: Accelerator) -> list[float]:
-    """Train the network to predict the next token of `texts`, for `recipe.pretraining_steps` steps.
+def pretrain(setup: Setup, accelerator: Accelerator) -> list[float]:
+    """Train the network to predict the next token of the training messages; return the loss of each step, in nats.
 
     The scores of the next token are the products of a hidden state with the token embeddings, as in GPT-2. Each process
-    does the same work. The loss of each step is returned, in nats per token.
+    does the same work.
     """
+    recipe, texts, losses = setup.recipe, setup.splits["train"]["text"][:], []
     if len(texts) < BATCH_SIZE:
         raise ValueError(f"{len(texts)} messages do not fill one batch of {BATCH_SIZE} for pretraining.")
-    gpt, steps, losses = setup.model.gpt, recipe.pretraining_steps, []
+    gpt, steps = setup.model.gpt, recipe.pretraining_steps
     gpt.to(accelerator.device).train()
     rate, warmup = recipe.pretraining_learning_rate, min(WARMUP_STEPS, steps // 10)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=rate, weight_decay=recipe.weight_decay, fused=True)
     scheduler = get_scheduler("linear", optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     torch.manual_seed(recipe.seed)  # of dropout
-    batches = _batches(setup, texts, recipe)
+    batches = _batches(setup, texts)
     hidden = not accelerator.is_local_main_process or None  # None: show it on a terminal only
     for _ in (bar := tqdm(range(steps), desc="Pretraining", unit="step", disable=hidden)):
         batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
@@ -79,16 +78,16 @@ def next_token_loss(gpt: SpamGPTModel, input_ids: torch.Tensor, attention_mask: 
     return cross_entropy(logits.float(), input_ids[:, 1:][predicts])
 
 
-def _batches(setup: Setup, texts: Sequence[str], recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
+def _batches(setup: Setup, texts: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
     """Yield batches of messages of similar length, with new augmentation in each pass; never ends."""
-    config, rng = setup.model.config, torch.Generator().manual_seed(recipe.seed)
-    augmentation = augmentation_for(setup.tokenizer, recipe)
+    config, seed = setup.model.config, setup.recipe.seed
+    rng = torch.Generator().manual_seed(seed)
     sampler = SeededShuffle(len(texts), BATCH_SIZE, rng, [len(text) for text in texts])
     for epoch in count(1):
         order = list(sampler)
         for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
             ids = [
-                augmentation.encode(texts[i], f"{recipe.seed} pretraining {epoch} {i}", config.n_positions)
+                setup.augmentation.encode(texts[i], f"{seed} pretraining {epoch} {i}", config.n_positions)
                 for i in order[start : start + BATCH_SIZE]
             ]
             yield pad_batch(ids, config.pad_token_id)

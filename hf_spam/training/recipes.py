@@ -178,7 +178,6 @@ class Recipe:
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
         check(not self.lowercase or self.vocab_size, "lowercase needs a vocab_size (a new tokenizer)")
         check(not self.lowercase or not self.case_augmentation, "lowercase and case_augmentation exclude each other")
-        check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         if self.lora_r is not None:
             check(self.trainable == "head", f"lora_r needs trainable head, got {self.trainable}")
             check(not self.weight_average, "lora_r and weight_average exclude each other")
@@ -290,11 +289,13 @@ _EXPERIMENTS = (
     _recipe("mean-pooling", "classifies the mean of all positions", pooling="mean"),
 )
 
+# Settings of the recipes that are not the book's.
+_OWN = {"protocol": "full", "train_sampling_strategy": "group_by_length", "learning_rate": 1e-3, "max_grad_norm": 1.0}
 _POCKET = _recipe(
     "pocket",
     "a 0.5M GPT with its own tokenizer, trained from scratch in about a minute",
+    **_OWN,
     **_TINY,
-    protocol="full",
     pooling="last_token",
     padded_length=None,
     trainable="all",
@@ -307,10 +308,7 @@ _POCKET = _recipe(
     # At a constant learning rate the weights circle a minimum; their average lies closer to it.
     max_steps=2100,
     per_device_train_batch_size=16,
-    train_sampling_strategy="group_by_length",
-    learning_rate=1e-3,
     warmup_steps=200,
-    max_grad_norm=1.0,
     weight_average=0.999,
     eval_freq=100,
 )
@@ -340,20 +338,17 @@ _INBOX = replace(
 _CORRECTIONS = _recipe(
     "corrections",
     "teaches a trained model the messages that it got wrong, in about a minute",
+    **_OWN,
     data="corrections.csv",
-    protocol="full",
     base="bundled",
     trainable="embeddings",
     digit_augmentation=0.5,
     replay_messages=6400,
     num_train_epochs=1,
     per_device_train_batch_size=64,
-    train_sampling_strategy="group_by_length",
-    learning_rate=1e-3,
     weight_decay=0.0,
     lr_scheduler_type="linear",
     warmup_steps=10,
-    max_grad_norm=1.0,
     eval_freq=25,
 )
 
@@ -365,9 +360,6 @@ def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
 
     A base named here has a tokenizer and has been pretrained, so `vocab_size` and `pretraining_steps` are then not
     those of the recipe, unless they are given too.
-
-    Raises:
-        ValueError: unknown name, or a setting of the wrong type or out of range.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:

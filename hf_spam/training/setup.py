@@ -1,25 +1,24 @@
 """Set up a run: load or create its tokenizer and model, and encode its messages."""
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..conversion.loading import load_classifier, load_config, load_tokenizer
-from ..data.batching import EncodedMessages, predict_logits
+from ..conversion.loading import check_vocabulary, load_classifier, load_config, load_tokenizer
+from ..data.augmentation import Augmentation
+from ..data.batching import EncodedMessages
 from ..data.labels import label_names
 from ..data.tokenization import encode, train_tokenizer
 from ..extras import import_extra
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names
+from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
-from .calibration import Calibration, calibration_of, shift_of
-from .distillation import rehearsal, spliced_messages
+from .calibration import Calibration, calibration_of
 from .recipes import Recipe
 
 if TYPE_CHECKING:
@@ -28,76 +27,66 @@ if TYPE_CHECKING:
 ADAPTER = "default"  # PEFT's name for a single adapter
 
 
-@dataclass(frozen=True)
+@dataclass
 class Setup:
-    """Model, tokenizer and encoded messages of a run."""
+    """What a run starts from."""
 
+    recipe: Recipe
+    splits: DatasetDict
     model: SpamGPTForSequenceClassification  # with `requires_grad` set only where the recipe trains
     tokenizer: PreTrainedTokenizerBase
     encoded: dict[str, EncodedMessages]  # of each split
+    augmentation: Augmentation  # of training messages
     adapters: "LoraModel | None" = None  # that PEFT put into `model`
     extra: tuple[Sequence[str], Sequence[float]] = ((), ())  # texts to learn from too, their probabilities of class 1
-    base_weights: dict[str, torch.Tensor] | None = None  # for corrections, like the following
-    calibration: Calibration | None = None
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the recipe trains."""
-        return [weights for weights in self.model.parameters() if weights.requires_grad]
-
-    def merged_model(self) -> SpamGPTForSequenceClassification:
-        """Return the model in evaluation mode, with its adapters merged into a copy."""
-        model = self.model if self.adapters is None else copy.deepcopy(self.adapters).merge_and_unload()
-        return model.eval()
+    base_weights: dict[str, torch.Tensor] | None = None  # only for corrections, like the following
+    calibration: Calibration | None = None  # of the base
 
 
-def set_up(recipe: Recipe, data: DatasetDict, replay: Dataset | None = None) -> Setup:
+def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
     """Load or create tokenizer and model, encode all messages, and freeze what the recipe does not train.
 
-    If the base has no head for these labels, a new `torch.nn.Linear` is created after `torch.manual_seed(recipe.seed)`.
-    Given messages to `replay`, the base must have such a head.
+    If the base has no head for these labels, a new one is drawn from the recipe's seed, but not for corrections.
     """
     if recipe.vocab_size is not None:
-        tokenizer = train_tokenizer(data["train"]["text"][:], recipe.vocab_size, lowercase=recipe.lowercase)
+        tokenizer = train_tokenizer(splits["train"]["text"][:], recipe.vocab_size, lowercase=recipe.lowercase)
     else:
         tokenizer = load_tokenizer(recipe.tokenizer or recipe.base)
     is_new = recipe.base == "random"
-    config = _fresh_config(recipe, tokenizer) if is_new else load_config(recipe.base)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} entries, but {recipe.base!r} has a vocabulary of only "
-            f"{config.vocab_size}: name the tokenizer that belongs to it with --tokenizer."
-        )
+    if is_new:
+        shape = {name: getattr(recipe, name) for name in ("n_positions", "n_embd", "n_layer", "n_head")}
+        config = SpamGPTConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **shape)
+    else:
+        config = load_config(recipe.base)
+    check_vocabulary(tokenizer, config, repr(recipe.base))
     tokenizer.model_max_length = config.n_positions
-    # Read whole columns as lists: single values would be formatted one by one.
     encoded = {
         split: EncodedMessages(encode(tokenizer, messages["text"][:], config.n_positions), messages["label"][:])
-        for split, messages in data.items()
+        for split, messages in splits.items()
     }
-    base_labels, calibration = config.id2label, calibration_of(config)
-    _configure(config, recipe, tokenizer, label_names(data["train"]), encoded["train"])
+    base_labels, calibration = config.id2label, calibration_of(config) if recipe.replay_messages else None
+    _configure(config, recipe, tokenizer, label_names(splits["train"]), encoded["train"])
     torch.manual_seed(recipe.seed)
     if is_new:
         model = _fresh_model(config, recipe)
     else:
-        fresh_head = "always" if config.id2label != base_labels else replay is None
+        fresh_head = "always" if config.id2label != base_labels else not recipe.replay_messages
         model = load_classifier(recipe.base, fresh_head=fresh_head, config=config, dtype=torch.float32)
-    _freeze(model, recipe.trainable)
+    gpt, head = model.gpt, model.out_head
+    trained = {  # the book, section 6.5
+        "all": [model],
+        "last_two_blocks": [gpt.trf_blocks[-2:], gpt.final_norm, head],
+        "last_block": [gpt.trf_blocks[-1:], gpt.final_norm, head],
+        "head": [head],
+        "embeddings": [gpt.tok_emb],
+    }
+    model.requires_grad_(False)
+    for part in trained[recipe.trainable]:
+        part.requires_grad_(True)
     adapters = None if recipe.lora_r is None else _add_adapters(model, recipe.lora_r, recipe.lora_alpha)
-    setup = Setup(model, tokenizer, encoded, adapters)
-    if recipe.spliced_messages:
-        return replace(setup, extra=spliced_messages(data["train"], recipe.spliced_messages, recipe.seed))
-    if replay is not None:
-        texts, shift = replay["text"][:], shift_of(calibration, class_names(config))
-        answers = (predict_logits(model.eval(), tokenizer, texts) + shift).softmax(-1)[:, 1].tolist()
-        extra = rehearsal(texts, answers, data["train"])
-        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        return replace(setup, extra=extra, base_weights=weights, calibration=calibration)
-    return setup
-
-
-def _fresh_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> SpamGPTConfig:
-    shape = {name: getattr(recipe, name) for name in ("n_positions", "n_embd", "n_layer", "n_head")}
-    return SpamGPTConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **shape)
+    chances = {"case": recipe.case_augmentation, "digits": recipe.digit_augmentation}
+    augmentation = Augmentation(tokenizer, **chances, bpe_dropout=recipe.bpe_dropout)
+    return Setup(recipe, splits, model, tokenizer, encoded, augmentation, adapters, calibration=calibration)
 
 
 def _configure(
@@ -129,26 +118,11 @@ def _fresh_model(config: SpamGPTConfig, recipe: Recipe) -> SpamGPTForSequenceCla
     return model
 
 
-def _freeze(model: SpamGPTForSequenceClassification, trainable: str) -> None:
-    """Require gradients only where the recipe trains (the book, section 6.5)."""
-    gpt, head = model.gpt, model.out_head
-    trained = {
-        "all": [model],
-        "last_two_blocks": [gpt.trf_blocks[-2:], gpt.final_norm, head],
-        "last_block": [gpt.trf_blocks[-1:], gpt.final_norm, head],
-        "head": [head],
-        "embeddings": [gpt.tok_emb],
-    }
-    model.requires_grad_(False)
-    for part in trained[trainable]:
-        part.requires_grad_(True)
-
-
 def _add_adapters(model: SpamGPTForSequenceClassification, r: int, alpha: int) -> "LoraModel":
     """Add LoRA adapters (Hu et al. 2021) to all linear layers through PEFT, initialized as in the book's appendix E.
 
     A layer computes `W x + b + alpha / r * B A x` with A (r, in) and B (out, r). The book stores A transposed, so its
-    initial values are about `sqrt(in / r)` times as large as PEFT's; under AdamW that means faster learning.
+    initial values are about `sqrt(in / r)` times as large as PEFT's, and it learns faster.
     """
     peft = import_extra("peft", "lora", "lora_r")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}

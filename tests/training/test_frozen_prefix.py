@@ -77,9 +77,10 @@ def test_large_states_are_mapped_from_a_file(base, data, monkeypatch, tmp_path):
 @pytest.mark.parametrize("setting", frozen_prefix.RANDOM_SETTINGS)
 def test_no_prefix_if_its_output_varies(setting, base, data, caplog):
     """The log names the setting."""
-    recipe = Recipe(base=str(base), **{setting: 10 if setting == "spliced_messages" else 0.1})
+    recipe = Recipe(base=str(base), **{setting: 10 if setting.endswith("messages") else 0.1})
+    model = set_up(Recipe(base=str(base)), data).model
     with caplog.at_level("INFO", "hf_spam"):
-        assert frozen_prefix.frozen_blocks(set_up(recipe, data).model, recipe) == 0
+        assert frozen_prefix.frozen_blocks(model, recipe) == 0
     assert f"The 2 frozen blocks are computed at every step, because of {setting}." in caplog.text
 
 
