@@ -152,6 +152,8 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 @cli.command()
 @click.argument("model", required=False, callback=options.reachable)
 @options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
+@click.option("--protocol", type=click.Choice(["book", "full"]), help="Split --data anew.  [default: as in training]")
+@click.option("--seed", type=int, default=123, show_default=True, help="Seed for --protocol.")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
 @click.option("--train-data", help="Training messages of MODEL.  [default: from --data, if MODEL was trained on it]")
 @options.reading_options

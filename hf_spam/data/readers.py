@@ -182,8 +182,11 @@ class JsonReader(TextReader):
             if (names := tuple(values)) not in found:
                 found[names] = self._keys(self.place(window, i), names)
             text_keys, rest_keys, label_key = found[names]
-            pieces = [values.get(key) for key in (*text_keys, *rest_keys)]
-            text = pieces[0] if len(pieces) == 1 else rejoined(pieces) if rest_keys else joined(pieces)
+            pieces = [values.get(key) for key in text_keys]
+            text = pieces[0] if len(pieces) == 1 else joined(pieces)
+            pieces = [text, *(values.get(key) for key in rest_keys)]
+            if all(isinstance(piece, str | None) for piece in pieces):
+                text = rejoined(pieces)
             texts[i], labels[i] = _valid_unicode(text), _valid_unicode(values.get(label_key))
         return texts, labels if self.reading.labelled else [], faults
 
@@ -197,7 +200,7 @@ class JsonReader(TextReader):
         except MissingColumn:
             text, label = self.columns
             return text.split(","), [], label
-        rest_at = rest_of_text(names, texts_at)
+        rest_at = [at for at in rest_of_text(names, texts_at) if names[at].strip()]
         label = None if label_at is None else names[label_at]
         return [names[at] for at in texts_at], [names[at] for at in rest_at], label
 

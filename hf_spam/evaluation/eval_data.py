@@ -127,6 +127,8 @@ def load_eval_data(
     model: str | os.PathLike | None,
     data: Sources,
     *,
+    protocol: Literal["book", "full"] | None = None,
+    seed: int = 123,
     train_data: Sources | None = None,
     classes: Sequence[str] = LABEL_NAMES,
     **reading: Any,
@@ -134,7 +136,8 @@ def load_eval_data(
     """Load the messages to evaluate a model on.
 
     The model's own training data, recognized by its fingerprints, is split as in training. Any other data forms one
-    set named after its source, or keeps the splits of its Hub dataset; it may be small and have a single label.
+    set named after its source, or keeps the splits of its Hub dataset; it may be small and have a single label. Given a
+    `protocol`, the data are split by it and `seed` instead.
 
     `train_data` is the source of the training messages, to train the baseline and find duplicates; if it is the model's
     own training data, its `train` split is used. Without it, they are looked for in `data`. `classes` are the labels
@@ -148,8 +151,13 @@ def load_eval_data(
         logger.info("Labels are read with the model's label map: %s", reading["label_map"])
     reading["remembered"] = (recipe.reading.get("text_column"), recipe.reading.get("label_column"))
     own = recipe.split_as_trained(data, **reading)
-    sets = own or read_sets(data, **reading)
-    if len(sets) == 1:
+    if protocol is not None:
+        sets = load_sms_spam(data, protocol=protocol, seed=seed, **(recipe.as_trained(reading) if own else reading))
+    else:
+        sets = own or read_sets(data, **reading)
+    if protocol is not None:
+        splits = f"protocol {protocol}, seed {seed}"
+    elif len(sets) == 1:
         splits = "none, all messages form one set"
     elif own:
         splits = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"

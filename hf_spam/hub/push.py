@@ -237,7 +237,7 @@ def push_space(model: str | os.PathLike, repo_id: str, **how: Any) -> str:
 
 
 def _push(
-    repo_id: str, files: Mapping[str, Path | bytes], *, repo_type: str = "model", timeout: float, **how: Any
+    repo_id: str, files: Mapping[str, Path | bytes], *, repo_type: str = "model", timeout: float = 600.0, **how: Any
 ) -> CommitInfo:
     """Push files, and try again for `timeout` seconds; `how` are arguments of `push_files`."""
     with limited_silence(), explained(repo_id, repo_type):

@@ -176,6 +176,7 @@ class Recipe:
         check(not self.replay_messages or replays, f"replay_messages needs a base, and no {', '.join(excluded)}")
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
+        check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         check(not self.lowercase or self.vocab_size, "lowercase needs a vocab_size (a new tokenizer)")
         check(not self.lowercase or not self.case_augmentation, "lowercase and case_augmentation exclude each other")
         if self.lora_r is not None:

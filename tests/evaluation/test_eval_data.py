@@ -8,6 +8,7 @@ from small_data import MESSAGES
 from small_reports import TRAIN, messages, report_of
 
 from hf_spam import load_sms_spam
+from hf_spam.data.formats import DataError
 from hf_spam.data.splits import fingerprints
 from hf_spam.evaluation import eval_data
 from hf_spam.evaluation.eval_data import EvalData, load_eval_data, trained_recipe
@@ -36,6 +37,9 @@ def test_own_data_is_split_as_in_the_training(folder):
     own = load_sms_spam(MESSAGES, protocol="book", seed=7)
     found = load_eval_data(folder, MESSAGES)
     assert rows_of(found.sets) == rows_of(own) and found.train is found.sets["train"]
+    other = load_eval_data(folder, MESSAGES, protocol="book", seed=8)
+    assert rows_of(other.sets) == rows_of(load_sms_spam(MESSAGES, protocol="book", seed=8))
+    assert other.train.to_list() == own["train"].to_list()  # the training messages stay what they were
 
 
 def test_other_data_is_one_set_and_may_be_small_and_of_one_label(folder, tmp_path):
@@ -46,6 +50,8 @@ def test_other_data_is_one_set_and_may_be_small_and_of_one_label(folder, tmp_pat
     assert found.train.to_list() == load_sms_spam(MESSAGES, protocol="book", seed=7)["train"].to_list()
     assert load_eval_data(folder, path).train is None
     assert load_eval_data(folder, path, train_data=path).train["text"][:] == ["one", "two"]
+    with pytest.raises(DataError):
+        load_eval_data(folder, path, protocol="book")
 
 
 def written(path, rows):
@@ -89,6 +95,8 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
     assert len(found.train) == 5574 and found.train is found.sets["train"]
     assert found.remark == "The model was trained on these messages, so the metrics say nothing about new ones."
     assert found.hint == ""
+    drawn = load_eval_data(None, sms_collection, protocol="book")
+    assert len(drawn.sets["test"]) == 300 and len(drawn.train) == 5574 and drawn.remark == found.remark
     other = load_eval_data("bundled", MESSAGES)
     assert list(other.sets) == ["messages.csv"] and other.train is None
     assert (
