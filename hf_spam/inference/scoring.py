@@ -185,6 +185,8 @@ def _check_output_path(output: Path, source: str | os.PathLike, overwrite: bool)
         raise ValueError(f"{output}: unknown file extension; use one of {known}, or - to print JSON lines.")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"{output}: there is no folder {output.parent}.")
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder.")
     if output.exists() and os.path.exists(source) and output.samefile(source):
         raise ValueError(f"{output} is the input; name another file for the output.")
     if output.exists() and not overwrite:
