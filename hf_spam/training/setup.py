@@ -84,8 +84,9 @@ def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
     for part in trained[recipe.trainable]:
         part.requires_grad_(True)
     adapters = None if recipe.lora_r is None else _add_adapters(model, recipe.lora_r, recipe.lora_alpha)
-    chances = {"case": recipe.case_augmentation, "digits": recipe.digit_augmentation}
-    augmentation = Augmentation(tokenizer, **chances, bpe_dropout=recipe.bpe_dropout)
+    augmentation = Augmentation(
+        tokenizer, case=recipe.case_augmentation, digits=recipe.digit_augmentation, bpe_dropout=recipe.bpe_dropout
+    )
     return Setup(recipe, splits, model, tokenizer, encoded, augmentation, adapters, calibration=calibration)
 
 
