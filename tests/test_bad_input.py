@@ -85,6 +85,7 @@ MISTAKES = {
     "evaluate --data \x1b]0;a\x07\x9b31m\udcff.csv": ["\ufffd]0;a\ufffd\ufffd31m\ufffd.csv: not a file"],
     "evaluate --data table.xlsx": ["table.xlsx: unknown file extension", ".csv"],
     "evaluate --data labels.csv": ["labels.csv, line 3", "'maybe'", "ham"],
+    "evaluate --data good.csv --protocol full --seed -1": ["seed", "-1"],
     "evaluate --data good.csv --split test": ["no split 'test'", "good.csv"],
     "train --recipe pocket --output-dir out --data ham.csv": ["ham.csv", "'not spam'", "two classes", "--label-map"],
     "train --recipe pocket --output-dir out --data few.csv": ["few.csv", "10 different messages", "'not spam' has 1"],
