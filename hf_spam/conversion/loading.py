@@ -155,7 +155,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: SpamGPTConfig, 
     if (highest := max(tokenizer.get_vocab().values())) >= config.vocab_size:
         raise ValueError(
             f"The tokenizer does not fit the model {name}: it has id {highest}, but the model's vocabulary has only "
-            f"{config.vocab_size} entries."
+            f"{config.vocab_size} entries. Name the folder or Hub id of the tokenizer that it was trained with."
         )
 
 

@@ -40,7 +40,7 @@ def save_without_code(model: "PreTrainedModel", folder: Path) -> None:
 def with_code(files: dict[str, Path]) -> dict[str, Path | bytes]:
     """Return the files of a model or an export by their names on the Hub; a SpamGPT without code gets ours.
 
-    A `config.json` that is no JSON object raises a `ValueError`.
+    A `config.json` that is not a JSON object raises a `ValueError`.
     """
     from ..modeling.configuration_spam_gpt import SpamGPTConfig  # loads torch
 
