@@ -22,7 +22,7 @@ from hf_spam.data.tokenization import train_tokenizer
 
 FORMATS = {"gpt2": ("hf_spam", "onnxruntime"), "onnx": ("hf_spam", "torch", "transformers")}  # what it must not need
 SPAM, HAM = "Free entry! Txt WIN to 10010 to claim", "Running late, start without me"
-UNSURE = "Call now to claim"  # more likely spam than not, but below the threshold
+UNSURE = "Call now to claim it"  # more likely spam than not, but below the threshold
 TEXTS = [
     SPAM,
     HAM,

@@ -127,7 +127,7 @@ def test_nothing_is_asked_when_a_tokenizer_or_a_pipeline_is_loaded(folders, expe
             found = [tokenizer(["win", ""], padding=True).input_ids, tokenizer.model_max_length]
             assert found == expected_of_tokenizers, name
     for task, name in ("text-classification", "trained"), ("spam-classification", "alice/spam"):
-        assert pipeline(task, name)("Win")[0]["label"] == "not spam"
+        assert pipeline(task, name)("See you at home")[0]["label"] == "not spam"
 
 
 STRANGER = """
