@@ -82,4 +82,4 @@ def test_the_lines_of_the_guide_run_in_chromium(exports):
         {"models": exports("onnx").parent},
         {"guide.mjs": lines.replace("mine-onnx", exports("onnx").name).encode()},
     )
-    assert shown == ["spam 0.97 WINNER! Call 09061701461 to claim your prize", "not spam 0.01 See you at lunch"]
+    assert shown == ["spam 0.97 WINNER! Call 09061701461 to claim your prize", "not spam 0.02 See you at lunch"]

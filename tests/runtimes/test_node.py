@@ -67,7 +67,7 @@ def test_the_lines_of_the_guide_run_in_node(node, exports, tmp_path):
     (tmp_path / "models" / "mine-onnx").symlink_to(exports("onnx"))
     assert node(lines).splitlines() == [
         "spam 0.97 WINNER! Call 09061701461 to claim your prize",
-        "not spam 0.01 See you at lunch",
+        "not spam 0.02 See you at lunch",
     ]
 
 
