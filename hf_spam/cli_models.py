@@ -157,7 +157,7 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
     that fraction of the ham in --data is called spam. Of the model's own training data, only the validation split is
     used. Card and metrics are not copied.
     """
-    from .training.calibration import calibrated_copy
+    from .training.recalibration import calibrated_copy
 
     calibration = calibrated_copy(output_dir=output_dir, progress=sys.stderr.isatty(), **settings)
     finish(as_json, asdict(calibration), *calibration.summary(), f"The model is in {output_dir}")

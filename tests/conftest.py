@@ -63,7 +63,7 @@ def _no_plots() -> Iterator[None]:
             (output_dir / f"{label}-plot.{suffix}").write_bytes(b"a plot")
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("hf_spam.training.run.plot_values", write)
+        monkeypatch.setattr("hf_spam.training.saving.plot_values", write)
         yield
 
 

@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
     """A model trained from the command line, with real plots, and the printed output."""
     out = tmp_path_factory.mktemp("runs") / "small"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_spam.training.run.plot_values", plot_values)  # other tests write empty files
+        patch.setattr("hf_spam.training.saving.plot_values", plot_values)  # other tests write empty files
         done = hf_spam("train", *SMALL, "--output-dir", out)
     assert done.code == 0, done.err
     return out, done

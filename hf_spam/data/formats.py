@@ -43,7 +43,7 @@ class DataFile:
     """`files.stamp` of the file when it was found."""
     encoding: str = "utf-8-sig"
     line_end: str = "\n"
-    """What ends the lines of a text file: LF, also for CRLF, or CR."""
+    """Line end of a text file: LF (also if lines end in CRLF) or CR."""
 
     @classmethod
     def find(cls, path: str | os.PathLike, name: str | None = None) -> "DataFile":

@@ -153,16 +153,12 @@ def load_eval_data(
     own = recipe.split_as_trained(data, **reading)
     if protocol is not None:
         sets = load_sms_spam(data, protocol=protocol, seed=seed, **(recipe.as_trained(reading) if own else reading))
+        splits = f"protocol {protocol}, seed {seed}"
+    elif own and recipe.protocol is not None:
+        sets, splits = own, f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
     else:
         sets = own or read_sets(data, **reading)
-    if protocol is not None:
-        splits = f"protocol {protocol}, seed {seed}"
-    elif len(sets) == 1:
-        splits = "none, all messages form one set"
-    elif own:
-        splits = f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
-    else:
-        splits = "those of the dataset"
+        splits = "none, all messages form one set" if len(sets) == 1 else "those of the dataset"
 
     trained = own if train_data is None else recipe.split_as_trained(train_data, **reading)
     if trained:

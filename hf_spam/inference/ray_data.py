@@ -125,15 +125,30 @@ def score_with_ray(
     """Score the messages of files on a Ray cluster, and write their rows unchanged to the parts of a folder.
 
     Labels and scores are those of `score_file`, and so is what the formats can hold, with one exception: JSON lines can
-    become Parquet, with the keys and types of the rows of a part. A file that cannot be read is left out as a whole,
-    and the job goes on. `_SUCCESS` is written after the last part.
+    become Parquet, with the keys and types of the rows of a part. In the order of their names, the parts hold the files
+    in the order of theirs, and the rows in their order. A file that cannot be read is left out as a whole, and the job
+    goes on. `_SUCCESS` is written after the last part.
 
-    The `source` is a file, a folder, or a pattern with `*`, for all machines to read; `output` is a folder called
-    .parquet, .csv, .tsv or .jsonl, which is the format of its parts. Without an `address`, the cluster is the one in
-    RAY_ADDRESS or on this machine, where Ray is started if need be. `num_processes` actors share the accelerators
-    evenly; `None` is one per accelerator or, without any, per core. The classifier is sent to the machines.
+    Args:
+        classifier: The classifier; it is sent to the machines.
+        source: A file as for `score_file`, a folder, or a pattern with `*`. Local, in a folder that all machines can
+            read, or with a scheme that Arrow knows: s3, gs, hf. A machine copies a remote file to its disk to read it.
+        output: A folder called .parquet, .csv, .tsv or .jsonl, which is the format of its parts.
+        address: Address of a cluster. `None` for the one in RAY_ADDRESS or started by `ray start` on this machine;
+            without one, Ray is started on this machine until the end.
+        prefix: Prefix for the names of the two new columns.
+        window_size: Rows per part.
+        num_processes: Number of actors, which share the accelerators evenly. `None` for one per accelerator of the
+            cluster or, if it has none, per core.
+        overwrite: Whether to delete the parts of an earlier run.
+        progress: Whether to show a progress bar.
+        **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
 
-    Raises `ValueError` (which `DataError` is, if no file can be read) or `OSError`.
+    Raises:
+        DataError: There is no file, or none can be read.
+        FileExistsError: The output exists.
+        ValueError: A setting is invalid, or the model's weights are damaged.
+        OSError: The cluster cannot be reached, or the output cannot be written.
     """
     start, ray = time.perf_counter(), _import_ray()
     if window_size < 1 or (num_processes is not None and num_processes < 1):

@@ -88,12 +88,24 @@ def score_file(
     process holds one window in memory. A script that uses several processes must be guarded by
     `if __name__ == "__main__"`, as `multiprocessing` requires.
 
-    Input and output are those of `hf-spam score`: the source is a file, "-" for the lines of standard input, or a Hub
-    dataset, of which `split` is read. `num_processes=None` stands for one per core or accelerator, or just one if at
-    most `FEW_ROWS` rows are left to score. `overwrite` also discards the unfinished output of a different run.
-    `reading` are `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
+    Input and output formats are those of `hf-spam score`.
 
-    Raises `ValueError` (which `DataError` is) or `OSError`; there is no output then.
+    Args:
+        classifier: The classifier.
+        source: A file, "-" for the lines of standard input, or a Hub dataset "owner/name".
+        output: The file to write; its extension says the format.
+        split: Split of a Hub dataset; `None` for "train".
+        prefix: Prefix for the names of the two new columns.
+        window_size: Rows per window.
+        num_processes: Number of processes. `None` for one per core or accelerator, or just one if at most 8,192 rows
+            are left to score.
+        overwrite: Whether to replace an existing output, and discard the unfinished output of a different run.
+        progress: Whether to show a progress bar.
+        **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
+
+    Raises:
+        ValueError: The input cannot be read (`DataError`) or a setting is invalid. No output is written.
+        OSError: The output exists, a file cannot be read or written, or a process was killed.
     """
     start = time.perf_counter()
     if window_size < 1 or (num_processes is not None and num_processes < 1):

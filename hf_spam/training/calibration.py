@@ -4,36 +4,21 @@ Both are fitted after training, on messages that the weights have not seen, and 
 """
 
 import copy
-import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from datasets import DatasetDict, concatenate_datasets
+from datasets import DatasetDict
 from scipy.optimize import minimize_scalar
 from torch.nn.functional import cross_entropy
 
-from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, save_classifier
-from ..conversion.onnx import is_onnx
-from ..data.formats import DataError
 from ..data.labels import label_names
-from ..data.names import Sources, source_name
-from ..evaluation.eval_data import load_eval_data
 from ..evaluation.intervals import LEVEL, allowed_false_alarms, ham_needed, wilson
 from ..evaluation.metrics import lowest_threshold
-from ..files import check_new, public, write_folder, write_json
-from ..hub.card import inherited, render_card
-from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, spam_index
-from ..text import in_markdown, printable
-from .recipes import Recipe, get_recipe
-
-logger = logging.getLogger(__name__)
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, spam_index
+from ..text import printable
+from .recipes import Recipe
 
 TEMPERATURES = (0.1, 10.0)  # range of the search
 
@@ -183,66 +168,3 @@ def _check_labels(labels: torch.Tensor, names: Sequence[str], recipe: Recipe, wh
             f"{ham_needed(rate, confidence):,} messages that are not {names[spam]}; {what} has {ham:,}. Add messages, "
             "or allow a higher rate with --target-fpr."
         )
-
-
-def calibrated_copy(
-    model: str | os.PathLike | None,
-    output_dir: str | os.PathLike,
-    *,
-    data: Sources,
-    target_fpr: float | None = None,
-    confidence: float | None = None,
-    progress: bool = False,
-    **reading: Any,
-) -> Calibration:
-    """Write a copy of a classifier whose scores are calibrated on messages that it was not trained on.
-
-    Of `data`, the validation split is used if it has one, or is the model's own data; otherwise all messages. A warning
-    is logged if the model may have been trained on them. The copy has the same weights, a card of its own, and the
-    calibration as `calibration.json`. Nothing is written if no threshold meets `target_fpr`.
-    """
-    output_dir, source = Path(output_dir).absolute(), os.fspath(model or "bundled")
-    check_new(output_dir)
-    recipe = get_recipe("book", temperature_scaling=True, target_fpr=target_fpr, confidence=confidence)
-    if is_onnx(source):
-        raise ValueError(f"{source!r} is an ONNX export: calibrate the model it was made from, then export again.")
-    network, tokenizer = load_classifier(source, dtype="auto"), load_tokenizer(source)
-    history, card = find_file(source, HISTORY), find_file(source, CARD)
-    network.config = calibrated_config(network.config, None)
-    names = class_names(network.config)
-    evaluated = load_eval_data(source, data, **reading, classes=names)
-    is_split = "validation" in evaluated.sets
-    messages = evaluated.sets["validation"] if is_split else concatenate_datasets(list(evaluated.sets.values()))
-    if (found := label_names(messages)) != names:
-        raise DataError(f"the messages are labelled {', '.join(found)}, but the model knows {', '.join(names)}")
-    classifier = SpamClassifier(copy.deepcopy(network).float(), tokenizer)
-    part = "the validation split of " if is_split else ""
-    logits, labels = classifier.logits(messages["text"][:], progress=progress), torch.tensor(messages["label"][:])
-    calibration = fit_calibration(logits, labels, names, recipe, f"{part}the data")
-    if not calibration.is_met:
-        raise ValueError(calibration.summary()[-1])
-    network.config = calibrated_config(network.config, calibration)
-
-    def fill(folder: Path) -> None:
-        save_classifier(network, tokenizer, folder)
-        if history is not None:
-            shutil.copyfile(history, folder / HISTORY)
-        write_json(folder / "calibration.json", asdict(calibration))
-        is_bundled, fitted_on = source == "bundled", part + in_markdown(public(source_name(data)))
-        text = render_card(
-            labels=names,
-            positive_label=calibration.spam,
-            threshold=calibration.threshold,
-            calibrated=calibration.temperature != 1,
-            calibration=replace(calibration, fitted_on=fitted_on).summary(in_markdown),
-            calibrated_on=fitted_on,
-            copy_of="the bundled model" if is_bundled else in_markdown(public(source)),
-            base_model=None if is_bundled else source,
-            metadata=inherited(card),
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
-
-    write_folder(output_dir, fill)
-    if evaluated.remark:
-        logger.warning("%s A calibration on messages the model was trained on is overconfident.", evaluated.remark)
-    return calibration

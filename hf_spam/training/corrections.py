@@ -23,7 +23,7 @@ from ..data.labels import label_names
 from ..data.names import Sources
 from ..data.sources import check_splits, read_messages
 from ..data.uci import cached_uci
-from ..evaluation.eval_data import BUNDLED_HELD_OUT, NO_RECIPE, trained_recipe
+from ..evaluation.eval_data import BUNDLED_HELD_OUT, trained_recipe
 from ..modeling.configuration_spam_gpt import class_names
 from .calibration import shift_of
 from .evaluator import Evaluator
@@ -75,7 +75,7 @@ def _of_base(recipe: Recipe, names: list[str]) -> tuple[str, Dataset, dict[str, 
 
     These are the splits of the base's training if its record fits the source.
     """
-    known = trained_recipe(recipe.base) or NO_RECIPE
+    known = trained_recipe(recipe.base)
     is_bundled = known.protocol is None
     source = recipe.replay or known.data or ("uci,sample" if is_bundled and cached_uci() else "sample")
     splits = None if is_bundled else known.split_as_trained(source, classes=names)

@@ -34,7 +34,8 @@ from .distillation import spliced_messages
 from .loop import TrainingLoop
 from .pretraining import pretrain
 from .recipes import Recipe, RunOptions, checked, get_recipe
-from .run import Run, save_run
+from .run import Run
+from .saving import save_run
 from .setup import Setup, set_up
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ ADAPTER = "default"  # PEFT's name for a single adapter
 
 @dataclass
 class Setup:
-    """What a run starts from."""
+    """Everything that a run needs before its first step: recipe, messages, tokenizer and model."""
 
     recipe: Recipe
     splits: DatasetDict

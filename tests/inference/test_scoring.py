@@ -24,7 +24,7 @@ import torch
 from blocking_classifier import BlockingClassifier
 from command_line import hf_spam
 from datasets import Dataset, load_dataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from local_hub import both_transports
 from small_data import delimited
@@ -108,6 +108,7 @@ KEYS = ("label", "score", "text", "message", "sms", "v2")
 KEY = st.text(max_size=4).filter(lambda key: key.strip().lower() not in KEYS)
 
 
+@example([("", {"": True}, False)])  # a key without a name is no part of a text
 @settings(max_examples=10)
 @given(st.lists(st.tuples(ANY_TEXT, st.dictionaries(KEY, VALUE, max_size=3), st.booleans()), max_size=9))
 def test_json_lines_keep_every_character(tmp_path_factory, rows):

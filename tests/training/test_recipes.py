@@ -38,6 +38,7 @@ CHANGES = {
 
 LARGER = {"medium", "large", "xl", "xl-all-layers", "xl-lora"}  # these differ from others only in their base
 LORA = {"trainable": "head", "lora_r": 4}
+LOWER = {"base": "random", "vocab_size": 300, "lowercase": True}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,8 @@ def test_each_experiment_changes_only_what_its_row_says():
         ({"adversarial_epsilon": float("nan")}, "adversarial_epsilon must be at least 0, got nan"),
         ({"logit_adjustment": -0.5}, "logit_adjustment must be at least 0, got -0.5"),
         ({"target_fpr": 1.0}, "target_fpr must be at least 0 and below 1, got 1.0"),
+        ({"lowercase": True}, "lowercase needs a vocab_size"),
+        ({**LOWER, "case_augmentation": 0.3}, "lowercase and case_augmentation exclude each other"),
         ({**LORA, "lora_r": 0}, "lora_r must be at least 1, got 0"),
         ({**LORA, "trainable": "all"}, "lora_r needs trainable head, got all"),
         ({**LORA, "weight_average": 0.9}, "lora_r and weight_average exclude each other"),

@@ -38,7 +38,7 @@ def test_plots_show_values_where_they_were_measured(data, tmp_path, monkeypatch)
     def record(epochs, *values, label, examples_per_epoch, output_dir):
         drawn[label] = (epochs, *values, examples_per_epoch)
 
-    monkeypatch.setattr("hf_spam.training.run.plot_values", record)
+    monkeypatch.setattr("hf_spam.training.saving.plot_values", record)
     settings = {**SMALL, "eval_freq": 4, "max_steps": 14}
     history = finetune("pocket", data=data, output_dir=tmp_path, **settings).history
     assert history.steps_per_epoch == 5 and history.epochs == pytest.approx(2.8)
