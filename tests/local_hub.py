@@ -16,14 +16,13 @@ import contextlib
 import hashlib
 import json
 import re
+import secrets
 import socket
 import struct
 import tempfile
 import threading
 import time
 import traceback
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
@@ -74,61 +73,48 @@ class Fault:
 
 @dataclass
 class Entry:
-    """A file in a tree. Its content is stored under its sha256 if it is large, else under its git id."""
+    """A file in a tree. Its content is stored under its id: its sha256 if it is large, else its id in git."""
 
     oid: str
     size: int
-    sha256: str | None = None
+    is_large: bool = False
     xet: str | None = None  # its hash in the Xet store
-
-    @property
-    def key(self) -> str:
-        return self.sha256 or self.oid
 
     def row(self, path: str) -> dict:
         """Return the entry as the Hub lists files."""
         row = {"type": "file", "path": path, "oid": self.oid, "size": self.size}
-        if self.sha256:
-            row["lfs"] = {"oid": self.sha256, "sha256": self.sha256, "size": self.size, "pointerSize": 134}
+        if self.is_large:
+            row["lfs"] = {"oid": self.oid, "sha256": self.oid, "size": self.size, "pointerSize": 134}
         return {**row, "xetHash": self.xet} if self.xet else row
 
 
 @dataclass
 class Commit:
     id: str
-    parent: str | None
     tree: dict[str, Entry]
     title: str
 
 
 @dataclass
 class Repo:
-    """A repository. Every commit holds its full tree."""
+    """A repository. A branch is a list of commits, the newest last, and every commit holds its full tree."""
 
     kind: str  # "model", "dataset" or "space"
     name: str
     private: bool
-    commits: dict[str, Commit] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
+    branches: dict[str, list[Commit]] = field(default_factory=dict)
 
     def resolve(self, revision: str) -> Commit:
-        oid = self.branches.get(revision, revision)
-        if oid not in self.commits:
+        commits = {commit.id: commit for branch in self.branches.values() for commit in branch}
+        commits |= {name: branch[-1] for name, branch in self.branches.items()}
+        if revision not in commits:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.commits[oid]
+        return commits[revision]
 
     def commit(self, branch: str, tree: dict[str, Entry], title: str) -> str:
-        oid = uuid.uuid4().hex + uuid.uuid4().hex[:8]
-        self.commits[oid] = Commit(oid, self.branches.get(branch), tree, title)
-        self.branches[branch] = oid
+        oid = secrets.token_hex(20)
+        self.branches.setdefault(branch, []).append(Commit(oid, tree, title))
         return oid
-
-    def history(self, revision: str = "main") -> Iterator[Commit]:
-        """Return the commits, newest first."""
-        oid: str | None = self.resolve(revision).id
-        while oid:
-            yield self.commits[oid]
-            oid = self.commits[oid].parent
 
 
 class HubError(Exception):
@@ -172,7 +158,7 @@ class LocalHub:
         self.log, self.bugs = [], []
         self.xet = True
         # Always a new store: a file uploaded by an earlier test would not be sent again.
-        self.xet_store = self.root / f"xet-{uuid.uuid4().hex[:8]}"
+        self.xet_store = self.root / f"xet-{secrets.token_hex(4)}"
 
     def start(self) -> "LocalHub":
         # Two servers, the Hub and its storage: the client handles a redirect to another origin differently.
@@ -186,8 +172,7 @@ class LocalHub:
 
     def stop(self) -> None:
         """Go down: cut open connections and refuse new ones."""
-        for fault in self.faults:
-            fault.over.set()
+        self.end_faults()
         for server in self.servers:
             server.shutdown()
             server.server_close()
@@ -222,7 +207,7 @@ class LocalHub:
 
     def titles(self, name: str, revision: str = "main", kind: str = "model") -> list[str]:
         """Return the titles of the commits, newest first."""
-        return [commit.title for commit in self.repo(name, kind).history(revision)]
+        return [commit.title for commit in reversed(self.repo(name, kind).branches[revision])]
 
     def page(self, kind: str, name: str) -> str:
         """Return the address of a repository's page."""
@@ -243,16 +228,15 @@ class LocalHub:
     def large(self, sha256: str, size: int) -> Entry:
         """Return the entry of a large file that has been uploaded."""
         assert self.has(sha256), "committed before it was uploaded"
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n"
-        return Entry(git_id(pointer.encode()), size, sha256, self.xet_hashes().get(sha256))
+        return Entry(sha256, size, True, self.xet_hashes().get(sha256))
 
     def has(self, sha256: str) -> bool:
         return sha256 in self.blobs or sha256 in self.xet_hashes()
 
     def content(self, entry: Entry) -> bytes:
-        if entry.key not in self.blobs:
-            self.blobs[entry.key] = self._from_xet_store(entry)
-        return self.blobs[entry.key]
+        if entry.oid not in self.blobs:
+            self.blobs[entry.oid] = self._from_xet_store(entry)
+        return self.blobs[entry.oid]
 
     def xet_hashes(self) -> dict[str, str]:
         """Map sha256 to Xet hash for all files in the store, from the shards that hf_xet writes there.
@@ -493,10 +477,10 @@ class Handler(BaseHTTPRequestHandler):
         if (entry := commit.tree.get(path)) is None:
             raise HubError(404, "Entry not found", "EntryNotFound")
         headers = {"X-Repo-Commit": commit.id, "ETag": f'"{entry.oid}"'}
-        if entry.sha256 is None:
+        if not entry.is_large:
             return self.send(200, self.hub.content(entry), headers)
-        headers |= {"X-Linked-Etag": f'"{entry.sha256}"', "X-Linked-Size": entry.size}
-        headers |= {"Location": f"{self.hub.storage_url}/_storage/{entry.sha256}"}
+        headers |= {"X-Linked-Etag": f'"{entry.oid}"', "X-Linked-Size": entry.size}
+        headers |= {"Location": f"{self.hub.storage_url}/_storage/{entry.oid}"}
         if entry.xet and self.hub.xet:
             route = f"{self.hub.url}/api/{kind}s/{name}/xet-read-token/{commit.id}"
             headers |= {"X-Xet-Hash": entry.xet, "X-Xet-Refresh-Route": route, "Link": f'<{route}>; rel="xet-auth"'}
@@ -506,18 +490,17 @@ class Handler(BaseHTTPRequestHandler):
     # Writing to a repository
 
     def post_branch(self, repo: Repo, name: str) -> None:
-        asked = self.json()
         with self.hub.change:
             if name in repo.branches:
                 raise HubError(409, f"Reference already exists: refs/heads/{name}")
-            repo.branches[name] = repo.resolve(asked.get("startingPoint") or "main").id
+            repo.branches[name] = [*repo.branches["main"]]
         self.send(200, b"OK")
 
     def post_preupload(self, repo: Repo, revision: str) -> None:
         asked, tree = self.json(), repo.resolve(revision).tree
         files = []
         for path in (file["path"] for file in asked["files"]):
-            known = {"oid": tree[path].key} if path in tree else {}
+            known = {"oid": tree[path].oid} if path in tree else {}
             mode = "lfs" if path.endswith(LARGE) else "regular"
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
         self.send(200, {"files": files, "commitOid": repo.resolve(revision).id})
@@ -526,7 +509,7 @@ class Handler(BaseHTTPRequestHandler):
         header, *operations = (json.loads(line) for line in self.data.splitlines())
         header = header["value"]
         with self.hub.change:
-            if header.get("parentCommit") not in (None, repo.branches[branch]):
+            if header.get("parentCommit") not in (None, repo.resolve(branch).id):
                 raise HubError(412, "A commit has happened since. Please refresh and try again.")
             tree = dict(repo.resolve(branch).tree)
             for operation in operations:

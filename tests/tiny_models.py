@@ -1,7 +1,14 @@
 """Tiny random models, and batches for them."""
 
-import torch
+from pathlib import Path
 
+import small_data
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from hf_spam.conversion.loading import save_classifier
+from hf_spam.data.sources import read_messages
+from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 
@@ -28,6 +35,14 @@ def build(architecture=SpamGPTForSequenceClassification, seed: int = 0, attentio
             if name.endswith("bias") or "norm" in name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return model
+
+
+def save_tiny(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, **settings) -> Path:
+    """Save a classifier with large random weights, and a tokenizer that fits it; return the folder."""
+    settings = {"vocab_size": 300, "pad_token_id": 1, "eos_token_id": 0, **settings}
+    tokenizer = tokenizer or train_tokenizer(read_messages(small_data.MESSAGES)["text"][:100], settings["vocab_size"])
+    save_classifier(build(**settings), tokenizer, folder)
+    return folder
 
 
 def lay(messages: list[list[int]], where: list[list[int]], width: int, junk: int = PAD):

@@ -55,9 +55,9 @@ def render_card(
 ) -> str:
     """Return the text of the model card, with the results as a `model-index` that the Hub can read.
 
-    A trained model has a `recipe` (all its fields), a copy that was only recalibrated has none. `data` is `None` for a
-    `DatasetDict` passed from Python. Local paths are shortened to their last component, and a `base_model` that is one
-    is left out. `metadata` has values for the keys in `INHERITED`. `facts` are the other variables of the template.
+    A trained model has a `recipe` (all its fields); a recalibrated copy of `base_model` has none. `data` is `None` for
+    a `DatasetDict` passed from Python. Local paths are shortened to their last component, and a `base_model` that is
+    one is left out. `metadata` has values for the keys in `INHERITED`. `facts` are the other variables of the template.
     """
     sources = sources_of(data or ())
     own_language = "multilingual" if {"sample", "marketing"} & set(sources) else None
@@ -70,8 +70,7 @@ def render_card(
         "eval_results": _eval_results(recipe, data, metrics, macro=len(labels) > 2) or None,
     }
     known |= {key: value for key, value in metadata.items() if value}
-    if recipe is not None:
-        facts |= _training_facts(recipe, data, metrics, baseline)
+    facts |= {"copy_of": _original(base_model)} if recipe is None else _training_facts(recipe, data, metrics, baseline)
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in versions().items())
     return _render("card_template.md", labels, positive_label, known, recipe=recipe, **facts)
 
@@ -94,8 +93,7 @@ def render_export_card(
     about = {"library_name": "transformers.js" if is_onnx else "transformers", "base_model": hub_id(source), **metadata}
     if about["base_model"] and is_onnx:
         about["base_model_relation"] = "quantized"  # the Hub has no word for a mere conversion
-    facts |= {**certificate, "data": DATA.get(certificate["data"]) or in_markdown(certificate["data"])}
-    facts["copy_of"] = "the bundled model" if source == "bundled" else in_markdown(public(source))
+    facts |= {**certificate, "data": _describe(certificate["data"]), "copy_of": _original(source)}
     tags = ["onnx"] if is_onnx else []
     return _render("export_card_template.md", labels, positive_label, about, tags=tags, **facts)
 
@@ -109,6 +107,16 @@ def inherited(card: Path | None) -> dict[str, Any]:
 def hub_id(model: str | None) -> str | None:
     """Return a model if it is on the Hub, as far as its name says."""
     return None if model in (None, "random", "bundled") or is_path(model) else model
+
+
+def _original(source: str) -> str:
+    """Return the model of a copy for Markdown."""
+    return "the bundled model" if source == "bundled" else in_markdown(public(source))
+
+
+def _describe(data: str) -> str:
+    """Return one or several sources of messages for Markdown."""
+    return ", ".join(DATA.get(one) or in_markdown(public(one)) for one in sources_of(data))
 
 
 def _render(
@@ -152,9 +160,8 @@ def _training_facts(recipe: Mapping[str, Any], data: str | None, metrics: Metric
         rows[split] = values
         if split in baseline:
             rows[f"{split}, baseline"] = baseline[split]
-    sources = [DATA.get(one) or in_markdown(public(one)) for one in sources_of(data or ())]
     return {
-        "data": ", ".join(sources) or "messages passed in as a `DatasetDict`",
+        "data": _describe(data) if data else "messages passed in as a `DatasetDict`",
         "base": "random" if recipe["base"] == "random" else in_markdown(public(recipe["base"])),
         "protocol": None if data is None else recipe["protocol"],
         "metric_names": [name for name in METRICS if all(name in values for values in metrics.values())],

@@ -30,14 +30,10 @@ def pack(model: SpamGPTForSequenceClassification, tokenizer: PreTrainedTokenizer
     if model.num_parameters() > MAX_PARAMETERS:
         raise ValueError(f"it has {model.num_parameters():,} parameters, more than {MAX_PARAMETERS:,}")
     settings, merges = read_tokenizer(tokenizer)
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    tensors = [{"name": "merges", "shape": list(merges.shape), "type": "int32"}]
-    tensors += [
-        {"name": name, "shape": list(values.shape), "type": "rows" if _is_quantized(name, values) else "float32"}
-        for name, values in state.items()
-    ]
-    layout = {"config": config, "tokenizer": settings, "tensors": tensors}
-    return layout, _compress(merges, state)
+    tensors = {"merges": merges, **{name: tensor.numpy() for name, tensor in model.state_dict().items()}}
+    about = [{"name": name, "shape": list(v.shape), "type": _type(name, v)} for name, v in tensors.items()]
+    layout = {"config": config, "tokenizer": settings, "tensors": about}
+    return layout, _compress(tensors, model.num_parameters())
 
 
 def quantize_rows(values: np.ndarray, bits: np.ndarray | int) -> bytes:
@@ -54,19 +50,20 @@ def quantize_rows(values: np.ndarray, bits: np.ndarray | int) -> bytes:
     return scales.tobytes() + (integers >> 8).astype(np.int8).tobytes() + (integers & 255).astype(np.uint8).tobytes()
 
 
-def _is_quantized(name: str, values: np.ndarray) -> bool:
-    return values.ndim == 2 and not name.startswith("out_head.")
+def _type(name: str, values: np.ndarray) -> str:
+    """Return how `unpack` reads a tensor: as the "rows" of `quantize_rows`, or as it is, in float32 or int32."""
+    is_rounded = values.ndim == 2 and values.dtype == np.float32 and not name.startswith("out_head.")
+    return "rows" if is_rounded else values.dtype.name
 
 
-def _compress(merges: np.ndarray, state: dict[str, np.ndarray]) -> str:
+def _compress(tensors: dict[str, np.ndarray], parameters: int) -> str:
     """Return tensors in base64, with as many bits for each weight as fit: 8 bits and `EXTRA_BYTES` for all together."""
-    parameters = sum(values.size for values in state.values())
     most = min(16, 9 + 6 * EXTRA_BYTES // parameters)  # more cannot fit: compression saves less than a bit
     for bits in range(most, 7, -1):
-        parts = [merges.astype("<i4").tobytes()]
-        for name, values in state.items():
-            is_quantized = _is_quantized(name, values)
-            parts.append(quantize_rows(values, _bits(name, values, bits)) if is_quantized else values.tobytes())
+        parts = [
+            quantize_rows(values, _bits(name, values, bits)) if _type(name, values) == "rows" else values.tobytes()
+            for name, values in tensors.items()
+        ]
         # Nothing repeats in weights: a code for the bytes alone is smaller and faster.
         gzip = zlib.compressobj(wbits=31, strategy=zlib.Z_HUFFMAN_ONLY)
         packed = base64.b64encode(gzip.compress(b"".join(parts)) + gzip.flush()).decode()

@@ -67,7 +67,6 @@ class Uploader:
         self._change = threading.Condition()
         self._give_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="hub-uploader", daemon=True)
-        self._cleanup = ExitStack()
 
     def __enter__(self) -> "Uploader":
         with ExitStack() as stack:

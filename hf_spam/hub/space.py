@@ -63,7 +63,7 @@ def space_files(source: str | os.PathLike, *, model_id: str | None = None) -> di
 
 def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> str:
     """Return the page with a model, as HTML, which links to the repository `model_id` on the Hub."""
-    name = "bundled" if named_model(source) != source else public(os.fspath(source))
+    name = "the bundled model of hf_spam" if named_model(source) != source else public(os.fspath(source))
     if is_onnx(source):
         raise ValueError(f"{os.fspath(source)!r} is an ONNX export: make the demo of the model it was made from.")
     model, tokenizer = load_classifier(source, dtype=torch.float32), load_tokenizer(source)
@@ -74,7 +74,7 @@ def render_demo(source: str | os.PathLike, *, model_id: str | None = None) -> st
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(PAGE.read_text(encoding="utf-8")).render(
         model_id=model_id,
-        name=model_id or ("the bundled model of hf_spam" if name == "bundled" else name),
+        name=name,
         parameters=model.num_parameters(),
         config=layout["config"],
         layout=json.dumps(layout, separators=(",", ":")).replace("<", r"\u003c"),  # can stand in a script element

@@ -71,7 +71,7 @@ def calibrated_copy(
         if history is not None:
             shutil.copyfile(history, folder / HISTORY)
         write_json(folder / "calibration.json", asdict(calibration))
-        is_bundled, fitted_on = source == "bundled", part + in_markdown(public(source_name(data)))
+        fitted_on = part + in_markdown(public(source_name(data)))
         text = render_card(
             labels=names,
             positive_label=calibration.spam,
@@ -79,8 +79,7 @@ def calibrated_copy(
             calibrated=calibration.temperature != 1,
             calibration=replace(calibration, fitted_on=fitted_on).summary(in_markdown),
             calibrated_on=fitted_on,
-            copy_of="the bundled model" if is_bundled else in_markdown(public(source)),
-            base_model=None if is_bundled else source,
+            base_model=source,
             metadata=inherited(card),
         )
         (folder / "README.md").write_text(text, encoding="utf-8")

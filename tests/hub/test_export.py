@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 from command_line import hf_spam
-from tiny_models import build
+from tiny_models import build, save_tiny
 
-from hf_spam import SpamClassifier
 from hf_spam.conversion import gpt2
-from hf_spam.conversion.loading import BUNDLED, load_classifier, save_classifier
+from hf_spam.conversion.loading import load_classifier
 from hf_spam.conversion.onnx import PACKAGES
 from hf_spam.data.sources import read_texts
-from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.files import hash_file
 from hf_spam.hub.export import export_model, fold
 from hf_spam.modeling.configuration_spam_gpt import decide
@@ -29,13 +26,6 @@ def messages(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "few.csv"
     path.write_text("label,text\nspam,Free entry! Txt WIN to 10010\nham,see you at home\nham,ok\n")
     return path
-
-
-def save_tiny(folder: Path, **settings) -> Path:
-    """Save a classifier with large random weights, and a tokenizer that fits it."""
-    model = build(vocab_size=300, pad_token_id=1, eos_token_id=0, **settings)
-    save_classifier(model, train_tokenizer(["win a prize", "see you at home"] * 50, 300), folder)
-    return folder
 
 
 def test_an_onnx_export_is_compared_in_both_precisions(onnx_export):
@@ -66,10 +56,9 @@ def test_the_certificate_says_what_was_compared(tmp_path, messages):
     assert str(tmp_path) not in (tmp_path / "out" / "parity.json").read_text()
 
 
-@pytest.mark.slow
 def test_the_table_names_each_runtime(tmp_path, messages):
-    out = hf_spam("export", save_tiny(tmp_path / "tiny"), tmp_path / "out", "--format", "onnx", "--data", messages).out
-    assert "ONNX Runtime" in out and "0 of 3" in out and "The export is in" in out
+    out = hf_spam("export", save_tiny(tmp_path / "tiny"), tmp_path / "out", "--format", "gpt2", "--data", messages).out
+    assert "transformers" in out and "0 of 3" in out and "The export is in" in out
 
 
 @pytest.mark.parametrize("spam", [0, 1])
@@ -87,22 +76,6 @@ def test_a_folded_threshold_is_obeyed_by_the_largest_logit(spam):
     assert after.argmax(-1).tolist() == expected.tolist() and model.config.threshold is None
     shift = (after - before.log())[:, spam] - (after - before.log())[:, 1 - spam]
     assert shift.tolist() == pytest.approx([-math.log(0.52 / 0.48)] * 500, abs=1e-4)
-
-
-@pytest.mark.slow
-def test_an_export_with_a_folded_threshold_decides_like_the_model(tmp_path, messages):
-    source = tmp_path / "model"
-    shutil.copytree(BUNDLED, source)
-    config = json.loads((source / "config.json").read_text()) | {"threshold": 0.9999}
-    (source / "config.json").write_text(json.dumps(config))
-    original = SpamClassifier.from_pretrained(source)
-    text = "Free entry! Txt WIN to 10010"
-    assert original.predict(text) == ["not spam"] and original.predict_proba(text)[0, 1] > 0.5
-    certificate = export_model(source, tmp_path / "out", format="onnx", fold_threshold=True, data=messages)
-    assert certificate["folded_threshold"] is True
-    exported = SpamClassifier.from_pretrained(tmp_path / "out")
-    assert exported.predict(text) == ["not spam"] and exported.predict_proba(text)[0, 1] < 0.5
-    assert exported.model.config.threshold is None
 
 
 @pytest.mark.parametrize(
@@ -136,14 +109,6 @@ def test_an_export_with_other_answers_is_not_written(tmp_path, messages, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_is_not_exported_again(tmp_path, messages):
-    (tmp_path / "out" / "onnx").mkdir(parents=True)
-    (tmp_path / "out" / "onnx" / "model.onnx").touch()
-    done = hf_spam("export", tmp_path / "out", tmp_path / "again", "--format", "onnx", "--data", messages)
-    assert done.code == 1 and "is an ONNX export; export the model that it was made from" in done.err
-    assert not (tmp_path / "again").exists()
-
-
 def test_a_missing_package_is_named_with_its_install_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     hint = 'hf-spam: ONNX needs onnxruntime, which is not installed: pip install "hf-spam[onnx]"\n'
@@ -157,7 +122,7 @@ def test_all_messages_of_the_sample_get_the_same_answers(fold_threshold, tmp_pat
     """In ONNX Runtime: none differs in fp32, and at most one in a thousand in int8."""
     certificate = export_model("bundled", tmp_path / "out", format="onnx", fold_threshold=fold_threshold)
     results = {one["precision"]: one for one in certificate["runtimes"] if one["runtime"] == "ONNX Runtime"}
-    assert certificate["messages"] == len(read_texts("sample"))
+    assert certificate["messages"] == len(read_texts("sample")) and certificate["folded_threshold"] == fold_threshold
     assert results["fp32"]["labels_differ"] == 0 and results["fp32"]["largest_score_difference"] < 1e-5
     assert results["int8"]["labels_differ"] <= certificate["messages"] / 1000
     assert results["int8"]["largest_score_difference"] < 0.02

@@ -6,11 +6,10 @@ import gzip
 import numpy as np
 import pytest
 import torch
-from small_data import MESSAGES
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 
 from hf_spam import SpamClassifier
-from hf_spam.data.sources import read_messages, read_texts
+from hf_spam.data.sources import read_texts
 from hf_spam.data.tokenization import train_tokenizer
 from hf_spam.hub.packing import pack, quantize_rows, read_tokenizer
 
@@ -57,43 +56,25 @@ def test_the_packed_model_answers_like_the_original():
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_rounded_weights_are_as_near_as_their_bits_allow(bits):
-    values = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32) * np.float32(
-        [[1], [1e-6], [30], [0], [2]]
-    )
-    data = quantize_rows(values, bits)
-    scales, upper, lower = (
-        np.frombuffer(data, "<f4", 5),
-        np.frombuffer(data, "i1", 320, 20),
-        np.frombuffer(data[340:], "u1"),
-    )
-    found = (upper.astype(int) * 256 + lower).reshape(5, 64) * scales[:, None].astype(float)
+    values = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
+    values *= np.float32([[1], [1e-6], [30], [0], [2]])
+    layout = {"tensors": [{"name": "w", "shape": [5, 64], "type": "rows"}]}
+    found = unpack(layout, base64.b64encode(gzip.compress(quantize_rows(values, bits))).decode())["w"].numpy()
     step = 2 * np.abs(values).max(1, keepdims=True) / (2**bits - 2)
     assert (np.abs(found - values) <= 0.51 * step).all()
-    assert not (lower & (2 ** (16 - bits) - 1)).any()
-
-
-def lowercase(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.Lowercase()
-
-
-def split_on_spaces(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-
-
-def prefix_space(tokenizer: Tokenizer) -> None:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("changes", "reason"),
     [
-        (lowercase, "normalizes texts in another way"),
-        (split_on_spaces, "does not split texts into words"),
-        (prefix_space, "does not split texts into words"),
+        ({"normalizer": normalizers.Lowercase()}, "normalizes texts in another way"),
+        ({"pre_tokenizer": pre_tokenizers.Whitespace()}, "does not split texts into words"),
+        ({"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)}, "does not split texts into words"),
     ],
 )
-def test_tokenizers_that_the_page_cannot_run_are_refused(change, reason):
-    tokenizer = train_tokenizer(read_messages(MESSAGES)["text"][:100], 300)
-    change(tokenizer.backend_tokenizer)
+def test_tokenizers_that_the_page_cannot_run_are_refused(changes, reason):
+    tokenizer = train_tokenizer(["win a prize now"] * 9, 300)
+    for name, value in changes.items():
+        setattr(tokenizer.backend_tokenizer, name, value)
     with pytest.raises(ValueError, match=reason):
         read_tokenizer(tokenizer)

@@ -9,9 +9,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
-import pytest
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
@@ -71,16 +69,6 @@ def test_text_embeddings_inference_runs_the_graph(onnx_export):
     assert logits.dtype == np.float32
     expected = SpamClassifier.from_pretrained().predict_proba(TEXTS)
     np.testing.assert_allclose(torch.tensor(logits).softmax(-1), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "model_quantized.onnx"])
-def test_graphs_run_in_older_versions_of_onnx_runtime(onnx_export, name):
-    """Text Embeddings Inference has version 1.22: opset 22 and IR version 10 at most, and no operator of others."""
-    graph = onnx.load(onnx_export / "onnx" / name)
-    opsets = {opset.domain: opset.version for opset in graph.opset_import}
-    assert opsets.get("", 0) <= 22 and graph.ir_version <= 10
-    assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx", "com.microsoft"}
-    assert "Attention" not in {node.op_type for node in graph.graph.node}
 
 
 def test_triton_finds_the_tensors_of_the_guide(onnx_export):
