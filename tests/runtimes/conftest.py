@@ -11,7 +11,7 @@ import torch
 
 from hf_spam import SpamClassifier
 from hf_spam.conversion import parity
-from hf_spam.conversion.parity import RUNTIMES, Runtime
+from hf_spam.conversion.parity import Runtime
 from hf_spam.data.sources import read_texts
 from hf_spam.hub.export import export_model
 from hf_spam.modeling.configuration_spam_gpt import decide
@@ -49,18 +49,10 @@ def expected(classifier: SpamClassifier, messages: list[str]) -> np.ndarray:
 
 
 @pytest.fixture
-def runtimes() -> dict[tuple[str, str], Runtime]:
-    """Return the runtimes of the package by name and precision."""
-    return {(runtime.name, runtime.precision): runtime for runtime in RUNTIMES}
-
-
-@pytest.fixture
 def agreement(exports, messages, classifier, expected, monkeypatch) -> Callable[[Runtime], dict[str, Any]]:
     """Return how a runtime's answers for all messages of the sample, and for awkward ones, compare with the model's."""
 
     def run(runtime: Runtime) -> dict[str, Any]:
-        if reason := runtime.missing():
-            pytest.skip(f"{runtime.name} {reason}")
         monkeypatch.setattr(parity, "RUNTIMES", [runtime])
         config, folder = classifier.model.config, exports(runtime.format)
         labels = decide(config, torch.from_numpy(expected)).numpy()
