@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import pickle
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ import torch
 from book_oracle import GPTModel
 from command_line import hf_spam
 from huggingface_hub import HfApi
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -70,34 +67,14 @@ def edit_tensors(folder: Path, edit) -> None:
 # GPT-2 checkpoints
 
 
-@settings(max_examples=8, derandomize=True, database=None)
-@given(
-    n_head=st.integers(1, 4),
-    head_dim=st.integers(1, 9),
-    n_layer=st.integers(1, 3),
-    n_inner=st.none() | st.integers(1, 40),
-    vocab_size=st.integers(2, 70),
-    activation_function=st.sampled_from(["gelu_new", "gelu_pytorch_tanh"]),
-    layer_norm_epsilon=st.sampled_from([1e-5, 1e-2]),
-    reorder_and_upcast_attn=st.booleans(),
-)
-def test_any_gpt2_computes_the_same_hidden_states(n_head: int, head_dim: int, vocab_size: int, **shape) -> None:
-    torch.manual_seed(0)
-    reference = gpt2(n_head=n_head, n_embd=n_head * head_dim, vocab_size=vocab_size, eos_token_id=None, **shape)
-    x = random_ids(vocab_size, 24)
-    with tempfile.TemporaryDirectory() as tmp, torch.no_grad():
-        reference.save_pretrained(f"{tmp}/gpt2")
-        returned = import_weights(f"{tmp}/gpt2", f"{tmp}/out")
-        loaded = SpamGPTModel.from_pretrained(f"{tmp}/out").eval()
-        for model in (returned, loaded):
-            torch.testing.assert_close(model(x).last_hidden_state, reference(x).last_hidden_state, atol=1e-5, rtol=0)
-
-
 @torch.no_grad()
-def test_prefixes_and_leftovers_of_older_versions_change_nothing(tmp_path: Path) -> None:
-    """Real checkpoints differ from a fresh `GPT2Model` in these two ways, and in shards, see `test_loading.py`."""
-    torch.manual_seed(1)
-    reference, x = gpt2(GPT2LMHeadModel, tie_word_embeddings=False), random_ids()
+def test_a_gpt2_computes_the_same_hidden_states(tmp_path: Path) -> None:
+    """Also with the prefixes of a language model, and with what older versions left in a file.
+
+    Any shape of it does so too, see `test_gpt2.py`, and one in several files is read, see `test_loading.py`.
+    """
+    settings = {"tie_word_embeddings": False, "activation_function": "gelu_pytorch_tanh", "layer_norm_epsilon": 1e-2}
+    reference, x = gpt2(GPT2LMHeadModel, reorder_and_upcast_attn=True, n_inner=40, **settings), random_ids()
     expected = reference.transformer(x).last_hidden_state
     reference.save_pretrained(tmp_path / "prefixed")
     assert "lm_head.weight" in load_file(tmp_path / "prefixed/model.safetensors")
@@ -105,8 +82,9 @@ def test_prefixes_and_leftovers_of_older_versions_change_nothing(tmp_path: Path)
     buffers = {"h.1.attn.bias": torch.ones(1, 1, 24, 24), "h.1.attn.masked_bias": torch.tensor(-1e4)}
     edit_tensors(tmp_path / "old", lambda tensors: tensors.update(buffers))
     for source in ("prefixed", "old"):
-        imported = import_weights(tmp_path / source, tmp_path / f"{source}-out")
-        torch.testing.assert_close(imported(x).last_hidden_state, expected, atol=1e-5, rtol=0)
+        returned = import_weights(tmp_path / source, tmp_path / f"{source}-out")
+        for imported in (returned, SpamGPTModel.from_pretrained(tmp_path / f"{source}-out").eval()):
+            torch.testing.assert_close(imported(x).last_hidden_state, expected, atol=1e-5, rtol=0)
 
 
 def test_half_precision_becomes_float32_and_settings_are_kept(tmp_path: Path) -> None:
@@ -309,27 +287,15 @@ def test_a_classifier_trained_without_padding(tmp_path: Path, caplog: pytest.Log
     torch.testing.assert_close(imported(message).logits, reference(message)[:, -1], atol=1e-5, rtol=0)
 
 
-# Settings in the file and in a config.json next to it, and what is read and said.
+# Settings in the file and in a config.json next to it; padded length and number of heads, and where they are from.
 SETTINGS = {"emb_dim": 128, "n_layers": 2, "n_heads": 4, "context_length": 130, "drop_rate": 0.1, "qkv_bias": True}
-ASSUMED_HEADS = "--n-head 2 (n_embd / 64, as in every GPT-2)"
+BOOK, GPT2, FOUND = "the book's data", "n_embd / 64, as in every GPT-2", "the checkpoint's settings"
 HINTS = {
-    "none": ({}, {}, 120, 2, f"--padded-length 120 (the book's data), {ASSUMED_HEADS}"),
-    "in a checkpoint": (
-        {"BASE_CONFIG": SETTINGS, "max_length": 60},
-        {},
-        60,
-        4,
-        "--padded-length 60 (the checkpoint's settings), --n-head 4 (the checkpoint's settings)",
-    ),
-    "no numbers": ({"config": SETTINGS | {"n_heads": "4", "max_length": True}}, {}, 120, 2, ASSUMED_HEADS),
-    "next to weights that have their own": (
-        {"n_heads": 8},
-        {**SETTINGS, "max_length": 50},
-        50,
-        8,
-        "--padded-length 50 (config.json), --n-head 8 (the checkpoint's settings)",
-    ),
-    "next to another model": ({}, {**SETTINGS, "emb_dim": 64, "max_length": 50}, 120, 2, ASSUMED_HEADS),
+    "none": ({}, {}, (120, BOOK), (2, GPT2)),
+    "in a checkpoint": ({"BASE_CONFIG": SETTINGS, "max_length": 60}, {}, (60, FOUND), (4, FOUND)),
+    "no numbers": ({"config": SETTINGS | {"n_heads": "4", "max_length": True}}, {}, (120, BOOK), (2, GPT2)),
+    "next to the file": ({"n_heads": 8}, SETTINGS | {"max_length": 50}, (50, "config.json"), (8, FOUND)),
+    "of another model": ({}, SETTINGS | {"emb_dim": 64, "max_length": 50}, (120, BOOK), (2, GPT2)),
 }
 
 
@@ -337,14 +303,16 @@ HINTS = {
 def test_what_no_shape_reveals_is_found_or_assumed_and_said(
     tmp_path: Path, hint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, companion, padded_length, n_head, said = HINTS[hint]
+    settings, companion, (padded_length, length_from), (n_head, heads_from) = HINTS[hint]
     source = saved({"model_state_dict": book(width=128, heads=2).state_dict(), **settings}, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(companion))
     with caplog.at_level(logging.INFO, "hf_spam"):
         config = import_weights(source, tmp_path / "out").config
         assert (config.padded_length, config.n_head, config.pad_token_id) == (padded_length, n_head, 59)
-        assert said in caplog.messages[-1] and caplog.messages[-1].startswith("Assumed")
-        assert caplog.messages[-1].endswith(", --pad-token-id 59 (the last id).")
+        assert caplog.messages[-1] == (
+            f"Assumed --padded-length {padded_length} ({length_from}), --n-head {n_head} ({heads_from}), "
+            "--pad-token-id 59 (the last id)."
+        )
         # An option always wins, and is not said.
         config = import_weights(source, tmp_path / "again", padded_length=90, n_head=1).config
     assert (config.padded_length, config.n_head) == (90, 1)
@@ -521,3 +489,11 @@ def test_the_options_of_book_files_are_refused_for_a_gpt2(tmp_path: Path) -> Non
     gpt2().save_pretrained(tmp_path / "gpt2")
     for options in ({"padded_length": 9}, {"pad_token_id": 9}, {"lora_alpha": 9}, {"n_head": 4}):
         assert "are for files of the book's model" in refused(tmp_path / "gpt2", tmp_path, **options)
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    """Nor is a folder that is not empty, see `test_bad_input.py`."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="already exists"):
+        import_weights("gpt2", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

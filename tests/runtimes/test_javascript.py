@@ -92,7 +92,7 @@ def test_answers_are_those_of_the_model(program, agreement, precision, labels_di
     assert not result["not_answered"] and set(result["answered_differently"]) <= {NEWER}
 
 
-def test_every_text_is_read_as_the_same_tokens(program, run, exports, messages, classifier):
+def test_every_text_is_read_as_the_same_tokens(program, run, onnx_export, messages, classifier):
     texts = [*messages[:: 1 if program == "Node.js" else 10], *tricky_texts(5000)]
     found = run(
         """
@@ -106,7 +106,7 @@ def test_every_text_is_read_as_the_same_tokens(program, run, exports, messages, 
         }
         return found;
         """,
-        exports("onnx"),
+        onnx_export,
         {"texts.json": json.dumps(texts).encode("ascii")},
     )
     expected = encode(classifier.tokenizer, texts, 10**6)
@@ -114,7 +114,7 @@ def test_every_text_is_read_as_the_same_tokens(program, run, exports, messages, 
     assert not wrong, f"{len(wrong)} texts, such as {wrong[:3]!r}"
 
 
-def test_the_lines_of_the_guide_run(run, exports):
+def test_the_lines_of_the_guide_run(run, onnx_export):
     lines = re.search(r"```js\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[1]
     shown = run(
         """
@@ -123,7 +123,7 @@ def test_the_lines_of_the_guide_run(run, exports):
         await import("./guide.mjs");
         return shown;
         """,
-        exports("onnx"),
+        onnx_export,
         {"guide.mjs": lines.encode()},
     )
     assert shown == ["spam 0.97 WINNER! Call 09061701461 to claim your prize", "not spam 0.02 See you at lunch"]
