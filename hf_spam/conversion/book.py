@@ -129,16 +129,15 @@ def _unwrap(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], dict[s
 
     Both get their names in SpamGPT, without the prefixes of wrappers.
     """
-    content = loaded if isinstance(loaded, Mapping) else {}
-    states = {"": content} if _is_state_dict(content) else {k: v for k, v in content.items() if _is_state_dict(v)}
+    parts = {"": loaded, **loaded} if isinstance(loaded, Mapping) else {}
+    states = {key: part for key, part in parts.items() if _is_state_dict(part)}
     keys = [key for key in STATE_KEYS if key in states][:1] or list(states)
     if len(keys) != 1:
         found = f"several state_dicts ({short_list(map(str, states))})" if states else "no state_dict"
         raise ValueError(f'{path} holds {found}. In Python: torch.save(model.state_dict(), "model.pth")')
     tensors, hints = {}, {}
-    for settings in (content, *content.values()):
-        if isinstance(settings, Mapping):
-            hints |= _hints(settings)
+    for part in parts.values():
+        hints |= _hints(part)
     for name, tensor in states[keys[0]].items():
         name = ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
         for pattern, new in RENAMED.items():
@@ -152,9 +151,10 @@ def _unwrap(loaded: object, path: Path) -> tuple[dict[str, torch.Tensor], dict[s
     return tensors, hints
 
 
-def _hints(settings: Mapping) -> dict[str, int]:
+def _hints(settings: object) -> dict[str, int]:
     """Return the settings that no shape reveals, by their names in `SpamGPTConfig`."""
-    return {HINTS[key]: value for key, value in settings.items() if key in HINTS and type(value) is int}
+    items = settings.items() if isinstance(settings, Mapping) else ()
+    return {HINTS[key]: value for key, value in items if key in HINTS and type(value) is int}
 
 
 def _read_companion(path: Path, n_embd: int) -> dict[str, int]:

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..files import check_empty, write_folder
 from .book import read_book_file
 from .loading import (
-    TOKENIZER_FILES,
     build_classifier,
     check_vocabulary,
     classifier_tensors,
-    find_file,
+    has_tokenizer,
     load_config,
     load_tokenizer,
+    local_folder,
     save_classifier,
 )
 
@@ -81,7 +81,7 @@ def import_weights(
         if padded_length not in ("auto", None) or options != (None, None, None):
             flags = "--n-head, --padded-length, --pad-token-id and --lora-alpha"
             raise ValueError(f"{flags} are for files of the book's model, and {name} is none.")
-        if tokenizer is None and any(find_file(source, file, revision=revision) for file in TOKENIZER_FILES):
+        if tokenizer is None and has_tokenizer(local_folder(source, revision=revision)):
             tokenizer = load_tokenizer(source, revision=revision)
     if tokenizer is not None:
         check_vocabulary(tokenizer, config, name)

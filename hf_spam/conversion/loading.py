@@ -121,8 +121,7 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
     its base. A tokenizer that is unusable, or does not fit the model next to it, raises a `ValueError`.
     """
     name, folder = repr(os.fspath(source)), local_folder(source, revision=revision)
-    has_tokenizer = any((folder / file).is_file() for file in TOKENIZER_FILES)
-    if not has_tokenizer and (adapter := find_adapter(source, revision=revision)):
+    if not has_tokenizer(folder) and (adapter := find_adapter(source, revision=revision)):
         return load_tokenizer(adapter.base, revision=adapter.revision)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     try:
@@ -148,6 +147,11 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
         return tokenizer
     check_vocabulary(tokenizer, config, name)
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer."""
+    return any((folder / file).is_file() for file in TOKENIZER_FILES)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: SpamGPTConfig, name: str) -> None:

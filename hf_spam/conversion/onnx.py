@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..extras import import_extra
 from ..files import write_json
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .loading import EXPORTED_SETTINGS, errors_as, load_config, local_folder, named_model, read_config
@@ -46,7 +45,6 @@ class OnnxModel:
     device = torch.device("cpu")  # where inputs must be
 
     def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
-        import_extra("onnxruntime", "onnx", "ONNX")
         self.config = load_config(source, revision=revision)
         path = Path(source)
         if path.suffix != ".onnx":

@@ -17,6 +17,7 @@ from hf_spam.conversion.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hf_spam.conversion.loading import BUNDLED, load_classifier, load_tokenizer
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 
+THREE_LABELS = {"num_labels": 3, "ignore_mismatched_sizes": True}
 TEXTS = ["Free entry! Txt WIN to 10010", "Running late, start without me", ""]
 
 
@@ -33,10 +34,16 @@ def save_adapter(folder: Path, base: Path | str = BUNDLED, **settings) -> torch.
         return adapted(**{name: tensor.long() for name, tensor in batch.items()}).logits
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    save_adapter(folder)
+    return folder
+
+
 @pytest.fixture
-def adapter(tmp_path) -> Path:
-    save_adapter(tmp_path / "adapter")
-    return tmp_path / "adapter"
+def adapter(saved, tmp_path) -> Path:
+    return shutil.copytree(saved, tmp_path / "adapter")
 
 
 def change(adapter: Path, **settings) -> None:
@@ -44,27 +51,28 @@ def change(adapter: Path, **settings) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
-@pytest.mark.parametrize("num_labels", [2, 3])
-def test_an_adapter_has_the_answers_of_peft(num_labels, tmp_path):
+def remove_tensors(adapter: Path, part: str) -> None:
+    tensors = load_file(adapter / ADAPTER_WEIGHTS)
+    save_file({name: tensor for name, tensor in tensors.items() if part not in name}, adapter / ADAPTER_WEIGHTS)
+
+
+@pytest.mark.parametrize("settings", [{}, THREE_LABELS])
+def test_an_adapter_has_the_answers_of_peft(settings, tmp_path):
     """Also with its own number of labels, for which the calibration of the base does not hold."""
-    new_labels = {} if num_labels == 2 else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
-    expected = save_adapter(tmp_path / "adapter", **new_labels)
+    expected = save_adapter(tmp_path / "adapter", **settings)
     classifier = SpamClassifier.from_pretrained(tmp_path / "adapter")  # the tokenizer is that of the base
     torch.testing.assert_close(classifier.logits(TEXTS), expected, atol=1e-5, rtol=1e-5)
     assert set(classifier.model.state_dict()) == set(load_classifier(BUNDLED).state_dict())
-    assert (classifier.model.config.threshold is None) == (num_labels == 3)
+    assert (classifier.model.config.threshold is None) == (settings == THREE_LABELS)
     classifier.tokenizer.add_tokens("a token of mine")
     classifier.tokenizer.save_pretrained(tmp_path / "adapter")
-    assert (
-        "a token of mine" in json.loads((tmp_path / "adapter/tokenizer.json").read_text())["added_tokens"][-1].values()
-    )
     with pytest.raises(ValueError, match="does not fit the model"):  # so it was read
         load_tokenizer(tmp_path / "adapter")
 
 
 def test_labels_are_named_by_a_config_next_to_the_adapter(tmp_path):
     """PEFT saves none, but people may."""
-    save_adapter(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    save_adapter(tmp_path, **THREE_LABELS)
     assert list(load_classifier(tmp_path).config.id2label.values()) == ["LABEL_0", "LABEL_1", "LABEL_2"]
     labels = {0: "ham", 1: "spam", 2: "scam"}
     SpamGPTConfig.from_pretrained(BUNDLED, id2label=labels, label2id=None).save_pretrained(tmp_path)
@@ -76,59 +84,44 @@ def test_the_adapter_of_a_pretrained_network_needs_its_own_head(tmp_path):
     expected = save_adapter(tmp_path / "adapter", tmp_path / "base")
     shutil.copy(BUNDLED / "tokenizer.json", tmp_path / "adapter")
     torch.testing.assert_close(SpamClassifier.from_pretrained(tmp_path / "adapter").logits(TEXTS), expected)
-    tensors = load_file(tmp_path / "adapter" / ADAPTER_WEIGHTS)
-    save_file(
-        {name: t for name, t in tensors.items() if "out_head" not in name},
-        tmp_path / "adapter/adapter_model.safetensors",
-    )
+    remove_tensors(tmp_path / "adapter", "out_head")
     with pytest.raises(ValueError, match=r"out_head\.bias is missing"):
         load_classifier(tmp_path / "adapter")
 
 
-def test_commands_take_an_adapter(adapter, tmp_path):
-    """They classify, score, evaluate, calibrate and export as with the merged model."""
+COMMANDS = [
+    "classify win --model {0}",
+    "evaluate {0} --data data.csv",
+    "score data.csv {0}.csv --model {0} --prefix p_",
+    "export {0} {0}-gpt2 --format gpt2 --data data.csv",
+    "calibrate {0}-calibrated --model {0} --data data.csv",
+]
+
+
+def test_commands_take_an_adapter_like_the_merged_model(adapter, tmp_path, monkeypatch):
     load_classifier(adapter).save_pretrained(tmp_path / "merged")
     load_tokenizer(adapter).save_pretrained(tmp_path / "merged")
-    data = tmp_path / "data.csv"
     rows = [f"{'spam' if i % 2 else 'ham'},message {chr(97 + i % 26) * (1 + i // 26)}" for i in range(60)]
-    data.write_text("\n".join(["label,text", *rows]))
-    for command in (
-        "classify win --model {0} --json",
-        "evaluate {0} --data {data} --json",
-        "score {data} {0}.csv --model {0} --prefix p_",
-    ):
-        ours, theirs = (hf_spam(*command.format(tmp_path / name, data=data).split()) for name in ("adapter", "merged"))
+    (tmp_path / "data.csv").write_text("\n".join(["label,text", *rows]))
+    monkeypatch.chdir(tmp_path)
+    for command in COMMANDS:
+        ours, theirs = (hf_spam(*command.format(name).split()) for name in ("adapter", "merged"))
         assert ours.code == theirs.code == 0, ours.err
         assert ours.out.replace("adapter", "merged") == theirs.out
-    assert (tmp_path / "adapter.csv").read_bytes() == (tmp_path / "merged.csv").read_bytes()
-    for command in (
-        "export {0} {0}-gpt2 --format gpt2 --data {data}",
-        "calibrate {0}-calibrated --model {0} --data {data}",
-    ):
-        done = hf_spam(*command.format(adapter, data=data).split())
-        assert done.code == 0, done.err
-    for name in ("adapter-gpt2", "adapter-calibrated"):
-        assert len(SpamClassifier.from_pretrained(tmp_path / name)(TEXTS)) == 3
-
-
-def unfit(adapter: Path) -> None:
-    tensors = load_file(adapter / ADAPTER_WEIGHTS)
-    save_file({name: tensor for name, tensor in tensors.items() if "W_value" not in name}, adapter / ADAPTER_WEIGHTS)
+    for name in ("{}.csv", "{}-gpt2/model.safetensors", "{}-calibrated/model.safetensors"):
+        assert Path(name.format("adapter")).read_bytes() == Path(name.format("merged")).read_bytes()
 
 
 FAULTS = {
     "no base": (lambda a: change(a, base_model_name_or_path=None), "set base_model_name_or_path in its adapter_config"),
-    "a base that has moved": (
-        lambda a: change(a, base_model_name_or_path="./gone"),
-        "'./gone': there is no such folder",
-    ),
+    "a base that has moved": (lambda a: change(a, base_model_name_or_path="./gone"), "'./gone': there is no such"),
     "a base that is an adapter": (lambda a: change(a, base_model_name_or_path=str(a)), "No model in .*config.json"),
     "another kind": (lambda a: change(a, peft_type="IA3"), "an adapter of type 'IA3', not 'LORA': merge it with PEFT"),
     "code": (lambda a: change(a, megatron_config={"a": 1}, megatron_core="antigravity"), "megatron_config"),
     "another rank": (lambda a: change(a, r=3), "size mismatch"),
     "no weights": (lambda a: (a / ADAPTER_WEIGHTS).unlink(), "an adapter_model.safetensors is needed"),
     "no JSON": (lambda a: (a / ADAPTER_CONFIG).write_text("{"), "the adapter cannot be read"),
-    "too few tensors": (unfit, r"W_value.* is missing in one of them"),
+    "too few tensors": (lambda a: remove_tensors(a, "W_value"), r"W_value.* is missing in one of them"),
 }
 
 

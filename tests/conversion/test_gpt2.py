@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import hf_spam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from small_data import MESSAGES
 from tiny_models import build
 from tokenizers import processors
 from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
     PreTrainedTokenizerFast,
     pipeline,
 )
@@ -26,8 +25,8 @@ from transformers import (
 from hf_spam import SpamClassifier
 from hf_spam.conversion.gpt2 import write_gpt2
 from hf_spam.conversion.import_weights import import_weights
-from hf_spam.conversion.loading import load_classifier, save_classifier
-from hf_spam.data.sources import read_texts
+from hf_spam.conversion.loading import load_classifier
+from hf_spam.data.sources import read_messages
 from hf_spam.data.tokenization import END_OF_TEXT, PAD, encode, train_tokenizer
 from hf_spam.hub.export import save_tokenizer
 
@@ -133,18 +132,27 @@ def test_an_empty_message_is_read_where_the_tokenizer_gives_it_a_token(tmp_path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_tokens_of_a_text_stay_the_same(tmp_path: Path, kind: str) -> None:
-    """Also with the tokenizers library and in another process, which get the tokenizer without its settings."""
+def test_the_tokens_of_a_text_stay_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Also with the tokenizers library and in another process, which get the tokenizer without its settings.
+
+    Nothing is asked, and there are no token types, for which a GPT-2 would add embeddings.
+    """
     write(model(kind), tmp_path / "out", kind)
-    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    monkeypatch.setattr("builtins.input", pytest.fail)
     expected = encode(tokenizer(kind), TEXTS, POSITIONS)
-    assert exported(TEXTS, truncation=True)["input_ids"] == expected == encode(exported, TEXTS, POSITIONS)
-    assert exported.model_max_length == POSITIONS
+    for library in (AutoTokenizer, PreTrainedTokenizerFast):
+        exported = library.from_pretrained(tmp_path / "out")
+        batch = exported(TEXTS, truncation=True)
+        assert batch["input_ids"] == expected == encode(exported, TEXTS, POSITIONS)
+        assert set(batch) == {"input_ids", "attention_mask"} and exported.model_max_length == POSITIONS
 
 
 def test_names_and_settings_are_those_of_gpt2_as_vllm_reads_it(tmp_path: Path) -> None:
-    """vLLM skips no tensor and knows no bias of the head; custom code would need trust."""
-    write(model(qkv_bias=False, n_inner=5, embd_pdrop=0.25, threshold=0.75), tmp_path / "out")
+    """vLLM skips no tensor and knows no bias of the head; custom code would need trust.
+
+    Positions that `padded_length` cuts are left out: GPT-2 refuses longer messages rather than reading more of them.
+    """
+    write(model(qkv_bias=False, n_inner=5, embd_pdrop=0.25, threshold=0.75, padded_length=19), tmp_path / "out")
     names = {re.sub(r"\.\d+\.", ".N.", name): t for name, t in load_file(tmp_path / "out/model.safetensors").items()}
     block = ["ln_1", "ln_2", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
     norms = [f"transformer.{module}" for module in ("ln_f", *(f"h.N.{module}" for module in block))]
@@ -154,7 +162,8 @@ def test_names_and_settings_are_those_of_gpt2_as_vllm_reads_it(tmp_path: Path) -
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["architectures"] == ["GPT2ForSequenceClassification"] and "auto_map" not in config
     assert (config["activation_function"], config["n_inner"], config["embd_pdrop"]) == ("gelu_new", 5, 0.25)
-    assert (config["pad_token_id"], config["eos_token_id"], config["n_positions"]) == (1, 0, POSITIONS)
+    assert (config["pad_token_id"], config["eos_token_id"], config["n_positions"]) == (1, 0, 19)
+    assert names["transformer.wpe.weight"].shape == (19, 32)
     assert (config["threshold"], config["id2label"]) == (0.75, {"0": "not spam", "1": "spam"})
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".safetensors"}  # no code
     modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
@@ -172,10 +181,7 @@ def test_a_head_of_opposite_rows_keeps_its_scores(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
-def test_positions_that_the_model_does_not_read_are_left_out(tmp_path: Path) -> None:
-    """Its `padded_length` cuts messages earlier; GPT-2 refuses longer ones rather than reading more of them."""
-    write(model(padded_length=POSITIONS - 5), tmp_path / "out")
-    assert load_file(tmp_path / "out/model.safetensors")["transformer.wpe.weight"].shape == (POSITIONS - 5, 32)
+UNREAD = "does not read the last token of a message (pooling is {})"
 
 
 def constant_head():
@@ -189,18 +195,9 @@ def constant_head():
     "classifier, reason",
     [
         (lambda: model(causal=False), "attends to later tokens too (causal is False)"),
-        (
-            lambda: model(pooling="first"),
-            "does not read the last token of a message (pooling is 'first', padded_length None)",
-        ),
-        (
-            lambda: model(pooling="mean"),
-            "does not read the last token of a message (pooling is 'mean', padded_length None)",
-        ),
-        (
-            lambda: model(pooling="last", padded_length=9),
-            "does not read the last token of a message (pooling is 'last', padded_length 9)",
-        ),
+        (lambda: model(pooling="first"), UNREAD.format("'first', padded_length None")),
+        (lambda: model(pooling="mean"), UNREAD.format("'mean', padded_length None")),
+        (lambda: model(pooling="last", padded_length=9), UNREAD.format("'last', padded_length 9")),
         (lambda: model(id2label={0: "spam"}), "has a single label, which programs take for a number to predict"),
         (constant_head, "has a head whose bias no shift of its input can replace"),
     ],
@@ -212,49 +209,16 @@ def test_what_gpt2_cannot_compute_is_refused(tmp_path: Path, classifier, reason:
     assert not list((tmp_path / "out").iterdir())
 
 
-def sample_scores(folder: Path, texts: list[str]) -> None:
-    original = SpamClassifier.from_pretrained(device="cpu")
-    folder.mkdir()
-    write_gpt2(original.model, folder, original.tokenizer.pad_token_id)
-    save_tokenizer(original.tokenizer, folder, original.model.config.max_tokens)
+def test_the_bundled_model_answers_alike(gpt2_export: Path) -> None:
+    """With its threshold, which lies above the score of the first of these messages."""
+    texts = ["Call now to claim it", "", "a" * 100_000, *read_messages(MESSAGES)["text"][:300]]
+    original, exported = SpamClassifier.from_pretrained(), SpamClassifier.from_pretrained(gpt2_export)
     expected = original.predict_proba(texts)
-    scores = stock_scores(folder, texts, 8)
-    assert (scores.argmax(1) == expected.argmax(1)).all()
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
-    assert SpamClassifier.from_pretrained(folder, device="cpu").predict(texts) == original.predict(texts)
-
-
-def test_the_bundled_model_answers_alike(tmp_path: Path) -> None:
-    texts = read_texts("sample")
-    sample_scores(tmp_path / "out", [*texts[:: len(texts) // 300], "", "a" * 100_000])
-
-
-@pytest.mark.slow
-def test_the_bundled_model_answers_alike_for_all_messages(tmp_path: Path) -> None:
-    sample_scores(tmp_path / "out", read_texts("sample"))
-
-
-def test_the_command_line_exports_and_reads_it(tmp_path: Path) -> None:
-    save_classifier(model(threshold=0.6), tokenizer("ours"), tmp_path)
-    (tmp_path / "texts.txt").write_text("win a prize\nsee you\n")
-    done = hf_spam("export", tmp_path, tmp_path / "out", "--format", "gpt2", "--data", tmp_path / "texts.txt")
-    assert done.code == 0, done
-    answers = [hf_spam("classify", "--json", "--model", folder, "win") for folder in (tmp_path, tmp_path / "out")]
-    ours, theirs = (json.loads(answer.out) for answer in answers)
-    assert ours["label"] == theirs["label"] and ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    np.testing.assert_allclose(stock_scores(gpt2_export, texts, 8), expected, atol=1e-5)
+    assert expected[0, 1] > 0.5 and original.predict(texts) == exported.predict(texts)
 
 
 # GPT-2 checkpoints of others
-
-
-def others(folder: Path, model_class: type = GPT2ForSequenceClassification, **changes) -> GPT2ForSequenceClassification:
-    torch.manual_seed(0)
-    shape = {"vocab_size": VOCAB, "n_positions": POSITIONS, "n_embd": 32, "n_layer": 2, "n_head": 4}
-    config = {"n_inner": 20, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    reference = model_class(GPT2Config(**shape | config | changes)).eval()
-    reference.save_pretrained(folder)
-    tokenizer("as GPT-2's").save_pretrained(folder)
-    return reference
 
 
 PLAIN = ["win a prize", "a", "now " * 40]
@@ -264,8 +228,15 @@ PLAIN = ["win a prize", "a", "now " * 40]
 @pytest.mark.parametrize("changes", [{}, {"pad_token_id": None}, {"pad_token_id": None, "eos_token_id": [0, 7]}])
 def test_a_gpt2_classifier_is_used_as_it_is_or_imported(tmp_path: Path, changes: dict) -> None:
     """Its own class reads one message at a time, since without a pad token it refuses batches."""
-    reference = others(tmp_path / "gpt2", id2label={0: "ham", 1: "spam", 2: "unsure"}, **changes)
-    ids = tokenizer("as GPT-2's")(PLAIN, truncation=True, max_length=POSITIONS)["input_ids"]
+    torch.manual_seed(0)
+    shape = {"vocab_size": VOCAB, "n_positions": POSITIONS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 20}
+    shape |= {"initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    shape |= {"id2label": {0: "ham", 1: "spam", 2: "unsure"}}
+    reference = GPT2ForSequenceClassification(GPT2Config(**shape | changes)).eval()
+    reference.save_pretrained(tmp_path / "gpt2")
+    theirs = tokenizer("as GPT-2's")
+    theirs.save_pretrained(tmp_path / "gpt2")
+    ids = theirs(PLAIN, truncation=True, max_length=POSITIONS)["input_ids"]
     expected = torch.cat([reference(torch.tensor([row])).logits for row in ids])
     import_weights(tmp_path / "gpt2", tmp_path / "imported")
     for folder in ("gpt2", "imported"):
@@ -274,21 +245,3 @@ def test_a_gpt2_classifier_is_used_as_it_is_or_imported(tmp_path: Path, changes:
         assert classifier.model.config.id2label == {0: "ham", 1: "spam", 2: "unsure"}
     parameters = load_classifier(tmp_path / "gpt2").parameters()
     assert all(parameter.is_contiguous() and parameter.dtype == torch.float32 for parameter in parameters)
-
-
-def test_a_gpt2_of_another_kind_is_refused_in_one_line(tmp_path: Path) -> None:
-    for number, (changes, said) in enumerate(
-        [
-            ({"problem_type": "multi_label_classification"}, "problem_type is 'multi_label_classification', SpamGPT"),
-            ({"id2label": {0: "x"}}, "it has a single label, and its score is not a probability"),
-        ]
-    ):
-        folder = tmp_path / str(number)
-        others(folder, **changes)
-        done = hf_spam("classify", "--model", folder, "win")
-        assert done.code == 1 and said in done.err and len(done.err.splitlines()) == 1, done
-        with pytest.raises(ValueError, match=re.escape(said)):
-            import_weights(folder, tmp_path / "imported")
-    others(tmp_path / "language-model", GPT2LMHeadModel)
-    done = hf_spam("classify", "--model", tmp_path / "language-model", "win")
-    assert "is a base model without a classification head: fine-tune it first" in done.err

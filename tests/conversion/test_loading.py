@@ -62,20 +62,27 @@ def tokenizer(change):
     return edit("tokenizer.json", lambda content: change(content["model"]))
 
 
+def tokenizer_config(**settings):
+    return edit("tokenizer_config.json", lambda content: content.update(settings))
+
+
 def weights(change):
     def damage(folder):
-        tensors = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / WEIGHTS)
         change(tensors)
-        save_file(tensors, folder / "model.safetensors")
+        save_file(tensors, folder / WEIGHTS)
 
     return damage
 
 
-def replace(old, name, content):
+def tensor(name, value):
+    return weights(lambda tensors: tensors.update({name: value}))
+
+
+def replace(old, content, new=None):
     def damage(folder):
         (folder / old).unlink()
-        if content is not None:
-            (folder / name).write_bytes(content)
+        (folder / (new or old)).write_bytes(content)
 
     return damage
 
@@ -84,7 +91,10 @@ UNFIT = r"^The weights of '.*' do not fit its config\.json: "
 BAD_CONFIG = r"^The config\.json of '.*' is not valid: "
 UNREADABLE = r"^'.*/model' cannot be loaded: "
 NO_TOKENIZER = r"^No tokenizer in '.*\(.*"
+UNFIT_TOKENIZER = "does not fit the model .*: it has id 5000, but the model's vocabulary has only 4000 entries"
+WEIGHTS, BIAS = "model.safetensors", "out_head.bias"
 HUGE = 10**9
+SHARDS = b'{"weight_map": {"a": "x.safetensors"}}'
 DAMAGES = {
     "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1), f"{UNFIT}Storage size"),
     "a huge vocabulary": (config(vocab_size=HUGE), rf"{UNFIT}gpt\.tok_emb\.weight has shape \(4000, 256\), expected"),
@@ -92,56 +102,29 @@ DAMAGES = {
     "labels that are text": (config(id2label="spam"), BAD_CONFIG),
     "an unknown type of numbers": (config(dtype="float99"), BAD_CONFIG),
     "a long text for a number": (config(padded_length="é" * 999), f"{BAD_CONFIG}.{{500}}…$"),
-    "deep nesting": (
-        replace("config.json", "config.json", b"[" * 10**5),
-        "^No model in the folder .*: maximum recursion depth exceeded",
-    ),
-    "a list": (replace("config.json", "config.json", b"[]"), r"there is no config\.json that names a model_type"),
+    "deep nesting": (replace("config.json", b"[" * 10**5), "^No model in the folder .*: maximum recursion depth"),
+    "a list": (replace("config.json", b"[]"), r"there is no config\.json that names a model_type"),
     "another model": (config(model_type="bert"), "holds a model of type 'bert', not 'spam_gpt'"),
     "a missing tensor": (weights(lambda w: w.pop("gpt.final_norm.bias")), rf"{UNFIT}gpt\.final_norm\.bias is missing"),
-    "a tensor too many": (weights(lambda w: w.update(extra=torch.ones(1))), f"{UNFIT}extra is unexpected"),
+    "a tensor too many": (tensor("extra", torch.ones(1)), f"{UNFIT}extra is unexpected"),
     "no head": (weights(lambda w: [w.pop(f"out_head.{name}") for name in ("weight", "bias")]), "without a class"),
-    "another shape": (
-        weights(lambda w: w.update({"out_head.bias": torch.ones(3)})),
-        rf"{UNFIT}out_head\.bias has shape \(3,\), expected \(2,\)\.$",
-    ),
-    "whole numbers": (
-        weights(lambda w: w.update({"out_head.bias": torch.ones(2, dtype=torch.int32)})),
-        rf"{UNFIT}out_head\.bias has type int32, expected a float",
-    ),
-    "NaN": (weights(lambda w: w["out_head.bias"].fill_(float("nan"))), r"damaged: NaN, .* weights in out_head\.bias"),
-    "a flipped exponent bit": (
-        weights(lambda w: w["gpt.tok_emb.weight"][0, 0].fill_(1e36)),
-        r"damaged: .* absurdly large weights in gpt\.tok_emb\.weight",
-    ),
-    "a header of 2^60 bytes": (
-        replace("model.safetensors", "model.safetensors", struct.pack("<Q", 2**60) + b"{}"),
-        f"{UNREADABLE}.*header",
-    ),
-    "an empty file": (replace("model.safetensors", "model.safetensors", b""), f"{UNREADABLE}.*header"),
-    "no safetensors": (replace("model.safetensors", "", None), rf"{UNREADABLE}.* a pickle \(pytorch_model\.bin\)"),
-    "a missing shard": (
-        replace("model.safetensors", "model.safetensors.index.json", b'{"weight_map": {"a": "x.safetensors"}}'),
-        rf"{UNREADABLE}.*x\.safetensors",
-    ),
-    "a tokenizer too large": (
-        tokenizer(lambda model: model["vocab"].update(zz=5000)),
-        "does not fit the model .*: it has id 5000, but the model's vocabulary has only 4000 entries",
-    ),
+    "another shape": (tensor(BIAS, torch.ones(3)), rf"{UNFIT}{BIAS} has shape \(3,\), expected \(2,\)\.$"),
+    "whole numbers": (tensor(BIAS, torch.ones(2).int()), f"{UNFIT}{BIAS} has type int32, expected a float"),
+    "NaN": (weights(lambda w: w[BIAS][0].fill_(float("nan"))), f"damaged: NaN, .* weights in {BIAS}"),
+    "a flipped exponent bit": (weights(lambda w: w[BIAS][0].fill_(1e36)), f"damaged: .* large weights in {BIAS}"),
+    "a header of 2^60 bytes": (replace(WEIGHTS, struct.pack("<Q", 2**60) + b"{}"), f"{UNREADABLE}.*header"),
+    "an empty file": (replace(WEIGHTS, b""), f"{UNREADABLE}.*header"),
+    "no safetensors": (replace(WEIGHTS, b"", "other"), rf"{UNREADABLE}.* a pickle \(pytorch_model\.bin\)"),
+    "a missing shard": (replace(WEIGHTS, SHARDS, "model.safetensors.index.json"), rf"{UNREADABLE}.*x\.safetensors"),
+    "a tokenizer too large": (tokenizer(lambda model: model["vocab"].update(zz=5000)), UNFIT_TOKENIZER),
     "an empty tokenizer": (tokenizer(lambda model: model.update(vocab={}, merges=[])), f"{NO_TOKENIZER}is empty"),
     "a tokenizer that panics": (
         tokenizer(lambda model: model.update(continuing_subword_prefix="#" * 300)),
         f"{NO_TOKENIZER}out of range",
     ),
-    "a maximum length in words": (
-        edit("tokenizer_config.json", lambda settings: settings.update(model_max_length="x")),
-        f"{NO_TOKENIZER}'>' not supported",
-    ),
+    "a maximum length in words": (tokenizer_config(model_max_length="x"), f"{NO_TOKENIZER}'>' not supported"),
     "a tokenizer with code": (
-        edit(
-            "tokenizer_config.json",
-            lambda settings: settings.update(tokenizer_class="X", auto_map={"AutoTokenizer": ["x.X", None]}),
-        ),
+        tokenizer_config(tokenizer_class="X", auto_map={"AutoTokenizer": ["x.X", None]}),
         f"{NO_TOKENIZER}custom code",
     ),
 }

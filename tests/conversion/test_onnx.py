@@ -35,12 +35,12 @@ TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone 
 SAMPLE = read_messages(MESSAGES)["text"][:200]
 # Every pooling, with every pair of the other two settings.
 THREE_LABELS = {"id2label": {0: "ad", 1: "Spam", 2: "chat"}, "label2id": {"ad": 0, "Spam": 1, "chat": 2}}
-READINGS = [
-    {"pooling": "last", "padded_length": 12, "causal": True},
-    {"pooling": "last_token", "padded_length": None, "causal": True, "temperature": 3.0, "eos_token_id": 0},
-    {"pooling": "first", "padded_length": 12, "causal": False, **THREE_LABELS},
-    {"pooling": "mean", "padded_length": None, "causal": False, "temperature": 0.5},
-]
+READINGS = {
+    "last": {"padded_length": 12, "causal": True},
+    "last_token": {"padded_length": None, "causal": True, "temperature": 3.0, "eos_token_id": 0},
+    "first": {"padded_length": 12, "causal": False, **THREE_LABELS},
+    "mean": {"padded_length": None, "causal": False, "temperature": 0.5},
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +58,23 @@ def folder(tmp_path_factory, onnx_export) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "reading",
-    [
-        pytest.param(reading, marks=[pytest.mark.slow] * (i != 1), id=reading["pooling"])
-        for i, reading in enumerate(READINGS)
-    ],
-)
-def test_the_graph_reads_a_message_like_the_model(tmp_path, reading):
+@pytest.mark.parametrize("reading", ["bundled", *[pytest.param(each, marks=pytest.mark.slow) for each in READINGS]])
+def test_the_graph_reads_a_message_like_the_model(reading, onnx_export, tmp_path):
     """With no token, one, and too many; padded on either side, in between, nowhere and everywhere.
 
     If the tokenizer ends every text with a token, the last one that is read becomes this token, since Transformers.js
     cuts a text after its tokenizer has added it.
     """
-    model = build(vocab_size=300, pad_token_id=1, **reading)
-    end = 3 if reading["pooling"] in ("last_token", "mean") else None
-    write_onnx(model, tmp_path, end_token_id=end)
-    graph = onnxruntime.InferenceSession(tmp_path / GRAPHS["fp32"])
+    if reading == "bundled":
+        model, end, folder = load_classifier("bundled").eval(), 0, onnx_export
+    else:
+        model = build(vocab_size=300, pad_token_id=1, pooling=reading, **READINGS[reading])
+        end, folder = 3 if reading in ("last_token", "mean") else None, tmp_path
+        write_onnx(model, folder, end_token_id=end)
+    graph, limit = onnxruntime.InferenceSession(folder / GRAPHS["fp32"]), model.config.max_tokens
 
     @settings(max_examples=40, derandomize=True)
-    @given(st.integers(1, 4), st.integers(0, 20), st.integers(0, 2**32 - 1))
+    @given(st.integers(1, 4), st.integers(0, 8) | st.integers(limit - 4, limit + 4), st.integers(0, 2**32 - 1))
     def check(B, T, seed):
         generator = torch.Generator().manual_seed(seed)
         input_ids = torch.randint(300, (B, T), generator=generator)
@@ -87,7 +84,7 @@ def test_the_graph_reads_a_message_like_the_model(tmp_path, reading):
             input_ids[:, -1:] = 0  # a long message keeps its end-of-text token
         whole = input_ids.clone()
         if end is not None:
-            whole[attention_mask.bool() & (attention_mask.cumsum(1) == model.config.max_tokens)] = end
+            whole[attention_mask.bool() & (attention_mask.cumsum(1) == limit)] = end
         with torch.no_grad():
             expected = model(input_ids=whole, attention_mask=attention_mask).logits
         inputs = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
@@ -139,10 +136,8 @@ def test_other_programs_find_what_they_look_for(folder):
     assert all(name.endswith("ForSequenceClassification") for name in config["architectures"])
     assert config["id2label"] == {"0": "not spam", "1": "spam"} and config["label2id"] == {"not spam": 0, "spam": 1}
     assert (config["max_position_embeddings"], config["pad_token_id"]) == (192, 1)
-    assert config["transformers.js_config"]["use_external_data_format"] == {
-        "model.onnx": True,
-        "model_quantized.onnx": True,
-    }
+    has_data_file = {"model.onnx": True, "model_quantized.onnx": True}
+    assert config["transformers.js_config"]["use_external_data_format"] == has_data_file
     assert "auto_map" not in json.dumps(config) and "custom_pipelines" not in json.dumps(config)
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     assert (tokenizer["tokenizer_class"], tokenizer["model_max_length"]) == ("PreTrainedTokenizerFast", 192)
@@ -164,8 +159,8 @@ def test_large_weights_have_their_own_file(folder, tmp_path):
 @pytest.mark.parametrize("precision", GRAPHS)
 def test_commands_accept_a_folder_and_a_graph_as_a_model(folder, precision, tmp_path):
     model = folder if precision == "fp32" else folder / GRAPHS[precision]
-    answer = json.loads(hf_spam("classify", "Free entry! Txt WIN to 10010", "--model", model, "--json").out)
-    assert answer["label"] == "spam" and answer["score"] > 0.9
+    answer = hf_spam("classify", "Free entry! Txt WIN to 10010", "--model", model, "--json")
+    assert json.loads(answer.out)["score"] > 0.9
     small = tmp_path / "small.csv"
     small.write_text("label,text\nspam,Free entry! Txt WIN to 10010\nham,Running late\nham,ok\n")
     done = hf_spam("evaluate", model, "--data", small, "--json")
@@ -203,10 +198,8 @@ def test_it_can_be_pickled_and_uses_as_many_threads_as_torch(folder):
 def test_classify_answers_quickly_and_like_the_classifier(folder, graph):
     """With the bundled model, a folder, and each of its graphs."""
     model = None if graph is None else folder / graph
-    quick, expected = (
-        classify_quickly([*TEXTS, *SAMPLE], model),
-        SpamClassifier.from_pretrained(model)([*TEXTS, *SAMPLE]),
-    )
+    texts = [*TEXTS, *SAMPLE]
+    quick, expected = classify_quickly(texts, model), SpamClassifier.from_pretrained(model)(texts)
     assert [answer["label"] for answer in quick] == [answer["label"] for answer in expected]
     assert [answer["score"] for answer in quick] == pytest.approx([answer["score"] for answer in expected], abs=1e-6)
     assert classify_quickly([], model) == []

@@ -45,36 +45,31 @@ def spam(count: int, score: float = 0.9):
     return change
 
 
-@pytest.mark.parametrize(
-    ("messages", "differ", "passes"), [(1000, 0, True), (1000, 1, True), (1000, 2, False), (999, 1, False)]
-)
-def test_one_label_in_a_thousand_may_differ(messages, differ, passes, monkeypatch, tmp_path):
-    settings = {"texts": TEXTS[:messages], "precision": "int8"}
-    if passes:
-        result = certify(monkeypatch, tmp_path, spam(differ), **settings)
-        assert result["messages"] == messages and result["runtimes"][0]["labels_differ"] == differ
-    else:
-        wanted = rf"^in a runtime \(int8\), {differ} of {messages} messages get a different label, more than 0\.1%\.$"
-        with pytest.raises(ValueError, match=wanted):
-            certify(monkeypatch, tmp_path, spam(differ), **settings)
+def unanswered(answers, texts, left):
+    answers[:2] = np.nan
 
 
-def test_scores_in_fp32_are_the_same(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"^in a runtime \(fp32\), a score differs by 0\.001, more than 1e-04\.$"):
-        certify(monkeypatch, tmp_path, spam(1, 0.201))
+@pytest.mark.parametrize("differ", [0, 1])
+def test_one_label_in_a_thousand_may_differ(differ, monkeypatch, tmp_path):
+    result = certify(monkeypatch, tmp_path, spam(differ), precision="int8")
+    assert result["messages"] == 1000 and result["runtimes"][0]["labels_differ"] == differ
 
 
-def test_labels_follow_the_threshold(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="2 of 1000 messages"):
-        certify(monkeypatch, tmp_path, spam(2, 0.3), precision="int8", threshold=0.25)
+TOO_MANY = r"^in a runtime \({}\), {} messages get a different label, more than 0\.1%\.$"
+DISAGREEMENTS = {
+    "two in a thousand": (spam(2), {"precision": "int8"}, TOO_MANY.format("int8", "2 of 1000")),
+    "one in fewer": (spam(1), {"texts": TEXTS[:999], "precision": "int8"}, TOO_MANY.format("int8", "1 of 999")),
+    "no answers": (unanswered, {}, TOO_MANY.format("fp32", "2 of 1000")),
+    "by the threshold": (spam(2, 0.3), {"precision": "int8", "threshold": 0.25}, "2 of 1000 messages"),
+    "a score in fp32": (spam(1, 0.201), {}, r"^in a runtime \(fp32\), a score differs by 0\.001, more than 1e-04\.$"),
+}
 
 
-def test_a_message_without_an_answer_counts_as_a_different_label(monkeypatch, tmp_path):
-    def change(answers, texts, left):
-        answers[:2] = np.nan
-
-    with pytest.raises(ValueError, match="2 of 1000 messages"):
-        certify(monkeypatch, tmp_path, change)
+@pytest.mark.parametrize("disagreement", DISAGREEMENTS)
+def test_a_runtime_that_disagrees_is_refused(disagreement, monkeypatch, tmp_path):
+    change, settings, message = DISAGREEMENTS[disagreement]
+    with pytest.raises(ValueError, match=message):
+        certify(monkeypatch, tmp_path, change, **settings)
 
 
 def test_awkward_messages_are_told_apart(monkeypatch, tmp_path):

@@ -2,20 +2,21 @@
 
 import pytest
 
-from hf_spam.conversion.parity import LEFT_PADDED
+from hf_spam.conversion.parity import LEFT_PADDED, RUNTIMES
 
-pytestmark = pytest.mark.runtimes
+pytestmark = pytest.mark.slow
+BY_NAME = {(runtime.name, runtime.precision): runtime for runtime in RUNTIMES}
 
 
-def test_stock_transformers_answers_like_the_model(agreement, runtimes):
-    result = agreement(runtimes["transformers", "fp32"])
+def test_stock_transformers_answers_like_the_model(agreement):
+    result = agreement(BY_NAME["transformers", "fp32"])
     assert result["labels_differ"] == 0 and result["largest_score_difference"] < 1e-5
     # The stock tokenizer refuses lone surrogates, and the stock model counts pads on the left as positions.
     assert result["not_answered"] == ["lone surrogate"] and result["answered_differently"] == [LEFT_PADDED]
 
 
 @pytest.mark.parametrize(("precision", "labels_differ", "difference"), [("fp32", 0, 1e-5), ("int8", 21, 0.1)])
-def test_onnx_runtime_answers_like_the_model(agreement, runtimes, precision, labels_differ, difference):
-    result = agreement(runtimes["ONNX Runtime", precision])
+def test_onnx_runtime_answers_like_the_model(agreement, precision, labels_differ, difference):
+    result = agreement(BY_NAME["ONNX Runtime", precision])
     assert result["labels_differ"] <= labels_differ and result["largest_score_difference"] < difference
     assert not result["not_answered"] and not result["answered_differently"]
