@@ -4,10 +4,10 @@ import hashlib
 from collections import Counter
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_data import MESSAGES, rows
+from small_data import rows
 
 from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.formats import DataError
@@ -131,10 +131,7 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another(tmp_path):
 
 def test_folds_cover_everything_once_and_share_no_duplicates():
     """Cross-validation tests each message once, and never trains on its duplicates."""
-    first, twins = small_dataset(40, 20), small_dataset(40, 20, tail="!")
-    dataset = Dataset.from_dict(
-        {name: first[name][:] + twins[name][:] for name in ("text", "label")}, features=FEATURES
-    )
+    dataset = concatenate_datasets([small_dataset(40, 20), small_dataset(40, 20, tail="!")])
     folds = list(grouped_folds(dataset, k=4, seed=1))
     assert Counter(row for _, test in folds for row in rows(test)) == Counter(rows(dataset))
     for train, test in folds:
@@ -176,7 +173,7 @@ def test_duplicate_key(one, other, same):
 
 
 def test_a_digest_depends_on_texts_labels_their_names_and_the_order():
-    """It also depends on further columns, such as token ids."""
+    """It also depends on further columns, such as token ids. Fingerprints hold it and the size of each split."""
 
     def of(texts=("a secret", "b"), labels=(0, 1), names=("x", "y"), columns=()) -> str:
         messages = Dataset.from_dict({"text": list(texts), "label": list(labels)}, features=features_of(names))
@@ -186,10 +183,7 @@ def test_a_digest_depends_on_texts_labels_their_names_and_the_order():
     assert same == of() and len(same) == 64 and int(same, 16)
     others = [of(texts=("b", "a secret")), of(labels=(1, 1)), of(names=("y", "x")), of(columns=([[1], [2]],))]
     assert len({same, *others}) == 5
-
-
-def test_fingerprints_count_and_digest_each_split():
-    data = load_sms_spam(MESSAGES)
-    found = fingerprints(data)
-    assert {split: part["messages"] for split, part in found.items()} == {"train": 700, "validation": 100, "test": 200}
-    assert found["test"]["sha256"] == digest(data["test"])
+    data = DatasetDict(train=small_dataset(2, 1), test=small_dataset(1, 1))
+    assert fingerprints(data) == {
+        split: {"messages": len(part), "sha256": digest(part)} for split, part in data.items()
+    }
