@@ -130,13 +130,7 @@ MISTAKES = {
     "export gone-model/x out --format onnx": ["gone-model/x: no such file or folder; model not found on the Hub"],
     "export base out --format gpt2 --data good.csv": ["'base' is a base model without a", "hf-spam train"],
     "export adapter out --format gpt2": ["'adapter' cannot be loaded: the adapter cannot be read", "is needed"],
-    "export exported out --format gpt2": ["'exported' is an ONNX export; export the model that it was made from"],
     "export exported/onnx/model.onnx out --format onnx": ["is an ONNX export; export the model"],
-    "push folder me/spam": [
-        "folder",
-        "neither a model nor an export",
-        "config.json, and model.safetensors or onnx/model.onnx",
-    ],
     "push model": ["owner/name", "--resume", USAGE],
     # Output and checkpoints
     "evaluate --data good.csv --output-dir text.txt": ["Directory 'text.txt' is a file", USAGE],

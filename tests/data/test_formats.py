@@ -228,16 +228,8 @@ BAD_FILES = [
     ("a.jsonl", b"[" * 100_000, ": a broken JSON array; write JSON lines, one object per line"),
     # Columns
     ("a.tsv", b"x" * 99, f", line 1 (the header): {NO_LABEL} ['{'x' * 55}...; {NAME}{ONE}"),
-    (
-        "a.csv",
-        b"kind;text\nham;a\n",
-        f", line 1 (the header): {NO_LABEL} ['kind', 'text']; name it with --label-column",
-    ),
-    (
-        "a.csv",
-        b"label,words\nham,a\n",
-        f", line 1 (the header): {NO_TEXT} ['label', 'words']; name it with --text-column",
-    ),
+    ("a.csv", b"kind;text\nham;a\n", f", line 1 (the header): {NO_LABEL} ['kind', 'text']; {NAME}"),
+    ("a.csv", b"label,words\nham,a\n", f", line 1 (the header): {NO_TEXT} ['label', 'words']; {NAME_TEXT}"),
     ("a.csv", b"ham,a,en\nham,b,en\n", f", line 1: expected 2 cells, found 3: 'ham,a,en'; {HEADER}"),
     ("a.csv", b"0,1\nham,a\nspam,b\n", f", line 1 (the header): {NO_LABEL} ['0', '1']; {NAME}"),
     ("a.parquet", parquet({"x": [1]}), f": {NO_LABEL} ['x']; {NAME}{ONE}"),
