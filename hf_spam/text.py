@@ -1,9 +1,20 @@
-"""Make texts and error messages safe to show."""
+"""Make texts safe for tokenizers and tables, and texts and error messages safe to show."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer accepts, with U+FFFD, and join surrogate pairs.
+
+    Raises:
+        TypeError: `text` is not a string.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"A message must be a string, got {type(text).__name__}: {text!r}.")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def printable(text: str) -> str:

@@ -89,7 +89,18 @@ def classify(connection: Connection, folder: Path) -> None:
     """Run `classify` on a model within limited memory, and send the outcome."""
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
-    code, out, err = run("classify", "--json", "--model", str(folder), *MESSAGES)
+    from hf_spam.cli import main
+
+    sys.argv = ["hf-spam", "classify", "--json", "--model", str(folder), *MESSAGES]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            code = "traceback"
+            traceback.print_exc()
+    out, err = out.getvalue(), err.getvalue()
     lines = [line for line in err.splitlines() if line.strip()]
     if code == 1 and not out and len(lines) == 1 and lines[0].startswith("hf-spam: ") and len(err) <= LONGEST_LINE:
         connection.send("refused")
@@ -99,23 +110,6 @@ def classify(connection: Connection, folder: Path) -> None:
         answers = [json.loads(line) for line in out.splitlines()]
         is_fine = [one["text"] for one in answers] == MESSAGES and all(0 < one["score"] <= 1 for one in answers)
         connection.send("answered" if is_fine else f"no answer: {out}")
-
-
-def run(*arguments: str) -> tuple[int | str, str, str]:
-    """Run `hf-spam` in this process; return exit code, standard output and standard error."""
-    from hf_spam.cli import main
-
-    sys.argv = ["hf-spam", *arguments]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        except BaseException:
-            code = "traceback"
-            err.write(traceback.format_exc())
-    return code, out.getvalue(), err.getvalue()
 
 
 def damage(path: Path, rng: random.Random) -> str:

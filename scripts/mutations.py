@@ -158,15 +158,9 @@ def other_format(case: Case, rng: random.Random) -> str:
 
 @mutation(kind="delimited")
 def delimiter(case: Case, rng: random.Random) -> str:
-    case.delimiter = rng.choice([";", ";", "\t", "\t", "|"])
-    case.name = "data.tsv" if case.delimiter == "\t" and rng.random() < 0.5 else "data.csv"
+    case.delimiter = rng.choice([",", ";", ";", "\t", "\t", "|"])
+    case.name = rng.choice(["data.csv", "data.tsv", "data.txt", "data.TSV", "DATA.CSV"])
     return f"delimiter {case.delimiter!r} in {case.name[-4:]}"
-
-
-@mutation(kind="delimited")
-def extension(case: Case, rng: random.Random) -> str:
-    case.name = rng.choice(["data.tsv", "data.txt", "data.TSV", "DATA.CSV"])
-    return f"extension {case.name[-4:]}"
 
 
 @mutation(kind="delimited")
@@ -182,16 +176,11 @@ def no_header(case: Case, rng: random.Random) -> str:
 
 
 @mutation(header=True)
-def known_names(case: Case, rng: random.Random) -> str:
-    case.columns["label"], case.columns["text"] = rng.choice(KNOWN_NAMES)
-    return f"columns {case.columns['label']}, {case.columns['text']}"
-
-
-@mutation(header=True)
-def other_names(case: Case, rng: random.Random) -> str | None:
-    if case.columns["text"] != "text":
-        return None
-    case.columns["label"], case.columns["text"] = rng.choice(OTHER_NAMES)
+def names(case: Case, rng: random.Random) -> str:
+    known = rng.random() < 0.5
+    case.columns["label"], case.columns["text"] = rng.choice(KNOWN_NAMES if known else OTHER_NAMES)
+    if known:
+        return f"columns {case.columns['label']}, {case.columns['text']}"
     if rng.random() < 0.3:
         case.unclear.add("unknown columns")
         return "unknown columns"
@@ -561,10 +550,14 @@ def values(case: Case, row: Row) -> dict[str, Any]:
     return {key: cells[key] for key in case.columns}
 
 
+def keyed(case: Case, row: Row) -> dict[str, Any]:
+    return {case.columns[key]: value for key, value in values(case, row).items()}
+
+
 def parquet(case: Case) -> bytes:
     import pandas as pd
 
-    frame = pd.DataFrame([values(case, row) for row in case.rows]).set_axis(list(case.columns.values()), axis=1)
+    frame = pd.DataFrame([keyed(case, row) for row in case.rows])
     out = io.BytesIO()
     kinds = {type(row.label) for row in case.rows} - {type(None)}
     if len(kinds) > 1:  # Parquet columns have one type
@@ -575,26 +568,22 @@ def parquet(case: Case) -> bytes:
 
 
 def text_file(case: Case) -> bytes:
-    pieces, end = [], case.line_end
-    if case.kind == "delimited":
-        head = [case.before] if case.before else []
-        if case.header:
-            head.append(case.delimiter.join(quoted(case, name) for name in case.columns.values()))
-        pieces = [line + end for line in head]
-    elif case.kind == "JSON array":
-        pieces = ["["]
-    starts = []
+    if case.kind == "JSON array":
+        return case.bom + json.dumps([keyed(case, row) for row in case.rows], ensure_ascii=False).encode(case.encoding)
+    end = case.line_end
+    head = [case.before] if case.before else []
+    if case.kind == "delimited" and case.header:
+        head.append(case.delimiter.join(quoted(case, name) for name in case.columns.values()))
+    pieces, starts = [line + end for line in head], []
     for i, row in enumerate(case.rows):
         if case.kind == "delimited":
             line = case.delimiter.join(quoted(case, value) for value in values(case, row).values())
         else:
-            keyed = {case.columns[key]: value for key, value in values(case, row).items()}
-            line = json.dumps(keyed, ensure_ascii=len(row.text) % 2 == 0)
+            line = json.dumps(keyed(case, row), ensure_ascii=len(row.text) % 2 == 0)
         if i == case.blank_before:
             pieces.append(end)
         starts.append(len(pieces))
-        line_end = ("]" if i == len(case.rows) - 1 else ",") if case.kind == "JSON array" else end
-        pieces.append(row.change(line) + ("" if i == len(case.rows) - 1 and case.after == "none" else line_end))
+        pieces.append(row.change(line) + ("" if i == len(case.rows) - 1 and case.after == "none" else end))
     if case.name == "SMSSpamCollection" and case.quoting != "none":  # its quotes mean nothing
         for row in case.rows:
             row.also.append(quoted(case, values(case, row)["text"]))

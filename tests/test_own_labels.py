@@ -153,14 +153,3 @@ def test_threshold_applies_to_the_positive_label(spam, other, named, tmp_path):
     assert f"`hf_spam` labels a message `{spam}` if" in (tmp_path / "out" / "README.md").read_text()
     if spam == "Spam":  # which messages labelled spam and not spam can be held against
         run("evaluate", tmp_path / "out", "--data", MESSAGES)
-
-
-def test_checkpoint_with_other_labels_is_refused(source, tmp_path):
-    """Its head is for other labels, even if there are as many."""
-    train = ["train", *SMALL, *COLUMNS, "--max-steps", "4", "--save-steps", "2"]
-    run(*train, "--data", source, "--output-dir", tmp_path / "out")
-    other = tmp_path / "other.csv"
-    other.write_text(source.read_text(encoding="utf-8").replace("home", "work"), encoding="utf-8")
-    flags = ["--resume-from-checkpoint", tmp_path / "out" / "checkpoint-2"]
-    refused = hf_spam(*train, "--data", other, "--output-dir", tmp_path / "next", *flags).err
-    assert "hash of the train messages was " in refused

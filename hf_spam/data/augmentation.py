@@ -10,7 +10,8 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
-from .tokenization import encode, replace_lone_surrogates
+from ..text import replace_lone_surrogates
+from .tokenization import encode
 
 
 class Augmentation:

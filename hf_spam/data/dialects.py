@@ -115,7 +115,6 @@ def _dialect_of_head(file: DataFile, reading: Reading) -> Dialect:
 
 def _dialect_with(delimiter: str, lines: list[str], reading: Reading) -> Dialect:
     """Return the dialect of a table, if this is its delimiter."""
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
     clean = [line.rstrip("\r").replace("\r", " ") for line in lines[:ROWS]]
     rows = [row for row in csv.reader(clean, delimiter=delimiter) if row]
     if not rows:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from ..text import first_line, short
+from ..text import first_line, replace_lone_surrogates, short
 from .dialects import find_dialect, is_table, with_format
 from .formats import JSON_LINES, PLAIN_TEXT, DataError, DataFile
 from .reading import TEXT_COLUMNS, MissingColumn, Reading
@@ -182,16 +182,12 @@ class JsonReader(TextReader):
             if (names := tuple(values)) not in found:
                 found[names] = self._keys(self.place(window, i), names)
             text_keys, rest_keys, label_key = found[names]
-            pieces = [values.get(key) for key in text_keys]
-            text = pieces[0] if len(pieces) == 1 else joined(pieces)
+            text = joined([values.get(key) for key in text_keys])
             pieces = [text, *(values.get(key) for key in rest_keys)]
             if all(isinstance(piece, str | None) for piece in pieces):
                 text = rejoined(pieces)
             texts[i], labels[i] = _valid_unicode(text), _valid_unicode(values.get(label_key))
         return texts, labels if self.reading.labelled else [], faults
-
-    def table(self, window: Window) -> list[str]:
-        return window.rows
 
     def _keys(self, where: str, names: tuple[str, ...]) -> tuple[list[str], list[str], str | None]:
         """Return the keys of the text, of the rest of the text and of the label in an object with these keys."""
@@ -244,6 +240,4 @@ def _decode(line: str) -> Any:
 
 def _valid_unicode(value: Any) -> Any:
     r"""Replace half a surrogate pair in a string with U+FFFD: JSON can hold it (`"\ud83c"`), but Arrow cannot."""
-    if not isinstance(value, str) or value.isascii():
-        return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return replace_lone_surrogates(value) if isinstance(value, str) and not value.isascii() else value

@@ -206,7 +206,7 @@ def _open_one(source: Source, reading: Reading) -> list[Reader]:
     if source in ("sample", MARKETING):
         paths = [path for path in sorted(EMBEDDED.glob("*.tsv")) if (path.stem == MARKETING) == (source == MARKETING)]
         return [open_file(DataFile.find(path, name=f"{name}, {path.name}"), reading) for path in paths]
-    if isinstance(source, str) and is_hub_id(source) and not suffix_of(source):
+    if isinstance(source, str) and is_hub_id(source):
         return _split_readers(f"{name}, ", _load_from_hub(name), reading)
     if source == "uci":
         return [open_file(DataFile.find(uci_file(), name=name), reading)]

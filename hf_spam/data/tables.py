@@ -54,9 +54,6 @@ class TableReader(Reader):
         join = rejoined if rest else joined
         return texts[0] if len(texts) == 1 else list(map(join, zip(*texts, strict=True))), labels, {}
 
-    def table(self, window: Window) -> pa.Table:
-        return window.rows
-
 
 class ParquetReader(TableReader):
     """Read a Parquet file, one row group at a time."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..text import replace_lone_surrogates
+
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token
 PAD = "<|pad|>"
 
@@ -84,17 +86,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, lowercase: bool = 
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
-
-
-def replace_lone_surrogates(text: str) -> str:
-    """Replace lone surrogates, which no tokenizer accepts, with U+FFFD, and join surrogate pairs.
-
-    Raises:
-        TypeError: `text` is not a string.
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"A message must be a string, got {type(text).__name__}: {text!r}.")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:

@@ -105,7 +105,7 @@ class Reader:
 
     def table(self, window: Window) -> list[str] | Table:
         """Return all columns of a window of `Messages` unchanged, as a table or raw JSON lines."""
-        raise NotImplementedError
+        return window.rows
 
     def annotations(self, window: Window) -> dict[str, list[str]]:
         """Return the columns "category" and "language" of a window of `Messages`; "" where there is none.
@@ -179,8 +179,10 @@ def rejoined(pieces: Sequence[str | None], delimiter: str = ",") -> str | None:
 def joined(pieces: Sequence[Any]) -> Any:
     """Return the texts of several columns as one, with line breaks between; `None` if all are missing or empty.
 
-    A piece that is not a string is returned as it is, for the error about it.
+    A single piece is returned as it is, and so is one that is not a string, for the error about it.
     """
+    if len(pieces) == 1:
+        return pieces[0]
     for piece in pieces:
         if piece is not None and not isinstance(piece, str):
             return piece

@@ -30,12 +30,12 @@ from ..data.batching import batch_tokens_for, length_batches, pad_batch
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.reading import parse_label_map
 from ..data.sources import read_messages
-from ..data.tokenization import encode, replace_lone_surrogates
+from ..data.tokenization import encode
 from ..extras import import_extra
 from ..files import public
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names
-from ..text import short_list
+from ..text import replace_lone_surrogates, short_list
 from .baseline import BASELINE, fit_baseline
 from .candidates import Candidate, Run, as_candidate, count_parameters, spam_classes, stored_size
 

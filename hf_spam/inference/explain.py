@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..conversion.onnx import OnnxModel
 from ..data.batching import predict_logits
-from ..data.tokenization import replace_lone_surrogates
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
+from ..text import replace_lone_surrogates
 
 # `findWords` of hub/spam_gpt.js has the same patterns and numbers.
 UNSPACED = r"\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}"

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from ..conversion.loading import HISTORY, find_file
 from ..data.dialects import with_format
-from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id, suffix_of
+from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id
 from ..data.readers import LinesReader, open_file
 from ..data.reading import Reading
 from ..data.rows import OUTPUTS, check_input, check_output, format_rows
@@ -221,7 +221,7 @@ def _open(
             file.flush()
             spooled = with_format(DataFile.find(file.name, name="standard input"), reading.encoding)
             yield LinesReader(spooled, reading), hash_file(Path(file.name))["sha256"]
-    elif is_hub_id(name) and not suffix_of(name):
+    elif is_hub_id(name):
         from datasets import load_dataset  # slow to import, and of the extra `train`
 
         from ..data.tables import DatasetReader

@@ -4,10 +4,10 @@ import hashlib
 from collections import Counter
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_data import MESSAGES, rows
+from small_data import rows
 
 from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.formats import DataError
@@ -31,11 +31,6 @@ def word(number: int) -> str:
 def small_dataset(ham: int, spam: int, tail: str = "") -> Dataset:
     columns = {"text": [word(i) + tail for i in range(ham + spam)], "label": [0] * ham + [1] * spam}
     return Dataset.from_dict(columns, features=FEATURES)
-
-
-def write(path, dataset: Dataset):
-    path.write_text("".join(f"{['ham', 'spam'][label]}\t{text}\n" for label, text in rows(dataset)))
-    return path
 
 
 # The real collection
@@ -73,24 +68,16 @@ def test_the_full_split_is_complete_stratified_and_without_leaks(sms_collection,
 # Other data
 
 
-def test_a_rare_label_is_refused_by_its_name(tmp_path):
-    lines = [f"{word(i)},{'rare' if i < 6 else ('home', 'work')[i % 2]}" for i in range(66)]
-    (tmp_path / "a.csv").write_text("\n".join(["text,kind", *lines]))
-    needed = r"different messages of each label; 'rare' has 6: add some"
-    with pytest.raises(DataError, match=f"a 70/10/20 split needs 10 {needed}"):
-        load_sms_spam(tmp_path / "a.csv", label_column="kind")
-    with pytest.raises(DataError, match=f"^7 folds need 7 {needed}"):
-        grouped_folds(read_messages(tmp_path / "a.csv", label_column="kind"), 7)
-
-
-def test_near_duplicates_are_counted_in_the_error():
-    """Forty messages may be seven; with only the seven named, the count looks wrong."""
+def test_a_rare_label_is_refused_by_its_name():
+    """Forty messages may be seven: with only the seven named, the count would look wrong."""
     spam = [f"{'Win' if i % 2 else 'WIN'} £{i}{'!' * (i % 3)} {word(i % 7)}" for i in range(40)]
     columns = {"text": [word(i) for i in range(20)] + spam, "label": [0] * 20 + [1] * 40}
     dataset = Dataset.from_dict(columns, features=FEATURES)
+    with pytest.raises(DataError, match=r"a 70/10/20 split needs 10 different messages .*; 'spam' has 6: add some$"):
+        full_split(dataset.select(range(26)), 1)
     alike = "40 messages, but those that differ in case, digits or punctuation only count as one"
-    with pytest.raises(DataError, match=rf"needs 10 different messages .*; 'spam' has 7 \({alike}\): add some$"):
-        full_split(dataset, 1)
+    with pytest.raises(DataError, match=rf"^8 folds need 8 different messages .*; 'spam' has 7 \({alike}\): add some$"):
+        grouped_folds(dataset, 8)
     with pytest.raises(DataError, match=r"'spam' has 4 \(40 messages, but those"):
         full_split(dataset.add_column("group", [*range(20), *(i % 4 for i in range(40))]), 1)
 
@@ -101,18 +88,18 @@ tails = st.lists(st.tuples(st.integers(0, 23), st.integers(0, 1), st.sampled_fro
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow], database=None)
 @given(words, tails, st.data())
-def test_splits_of_any_messages_are_disjoint_and_complete(tmp_path_factory, words, twins, data):
+def test_splits_of_any_messages_are_disjoint_and_complete(words, twins, data):
     """No duplicates leak and no messages get lost, even if the labels of duplicates disagree."""
     table = [(int(i % 3 == 0 or i < 12), word) for i, word in enumerate(words)]
     table = [(1 - label, word) if 12 <= i < 24 and label else (label, word) for i, (label, word) in enumerate(table)]
     table = data.draw(st.permutations(table + [(label, words[i].upper() + tail) for i, label, tail in twins]))
-    path = tmp_path_factory.getbasetemp() / "any.tsv"
-    path.write_text("".join(f"{label}\t{text}\n" for label, text in table))
-    parts = list(load_sms_spam(path).values())
+    labels, texts = zip(*table, strict=True)
+    dataset = Dataset.from_dict({"text": texts, "label": labels}, features=FEATURES)
+    parts = list(load_sms_spam(dataset).values())
     assert Counter(row for part in parts for row in rows(part)) == Counter(table)
     assert sum(len(keys(part)) for part in parts) == len({duplicate_key(text) for _, text in table})
     assert all(map(len, parts))
-    book = load_sms_spam(path, protocol="book").values()
+    book = load_sms_spam(dataset, protocol="book").values()
     drawn = Counter(row for part in book for row in rows(part))
     rarest = min(Counter(label for label, _ in table).values())  # spam may be the larger class
     assert not drawn - Counter(table) and [label for label, _ in drawn.elements()].count(1) == rarest
@@ -120,21 +107,18 @@ def test_splits_of_any_messages_are_disjoint_and_complete(tmp_path_factory, word
     assert drawn.total() == 2 * rarest
 
 
-def test_the_same_seed_gives_the_same_split_and_another_seed_another(tmp_path):
-    path = write(tmp_path / "a.tsv", small_dataset(40, 40))
+def test_the_same_seed_gives_the_same_split_and_another_seed_another():
+    dataset = small_dataset(40, 40)
     for protocol in ("book", "full"):
         first, again, other = (
-            list(map(rows, load_sms_spam(path, protocol=protocol, seed=seed).values())) for seed in (1, 1, 2)
+            list(map(rows, load_sms_spam(dataset, protocol=protocol, seed=seed).values())) for seed in (1, 1, 2)
         )
         assert first == again != other and first[2] != other[2]
 
 
 def test_folds_cover_everything_once_and_share_no_duplicates():
     """Cross-validation tests each message once, and never trains on its duplicates."""
-    first, twins = small_dataset(40, 20), small_dataset(40, 20, tail="!")
-    dataset = Dataset.from_dict(
-        {name: first[name][:] + twins[name][:] for name in ("text", "label")}, features=FEATURES
-    )
+    dataset = concatenate_datasets([small_dataset(40, 20), small_dataset(40, 20, tail="!")])
     folds = list(grouped_folds(dataset, k=4, seed=1))
     assert Counter(row for _, test in folds for row in rows(test)) == Counter(rows(dataset))
     for train, test in folds:
@@ -176,7 +160,7 @@ def test_duplicate_key(one, other, same):
 
 
 def test_a_digest_depends_on_texts_labels_their_names_and_the_order():
-    """It also depends on further columns, such as token ids."""
+    """It also depends on further columns, such as token ids. Fingerprints hold it and the size of each split."""
 
     def of(texts=("a secret", "b"), labels=(0, 1), names=("x", "y"), columns=()) -> str:
         messages = Dataset.from_dict({"text": list(texts), "label": list(labels)}, features=features_of(names))
@@ -186,10 +170,7 @@ def test_a_digest_depends_on_texts_labels_their_names_and_the_order():
     assert same == of() and len(same) == 64 and int(same, 16)
     others = [of(texts=("b", "a secret")), of(labels=(1, 1)), of(names=("y", "x")), of(columns=([[1], [2]],))]
     assert len({same, *others}) == 5
-
-
-def test_fingerprints_count_and_digest_each_split():
-    data = load_sms_spam(MESSAGES)
-    found = fingerprints(data)
-    assert {split: part["messages"] for split, part in found.items()} == {"train": 700, "validation": 100, "test": 200}
-    assert found["test"]["sha256"] == digest(data["test"])
+    data = DatasetDict(train=small_dataset(2, 1), test=small_dataset(1, 1))
+    assert fingerprints(data) == {
+        split: {"messages": len(part), "sha256": digest(part)} for split, part in data.items()
+    }

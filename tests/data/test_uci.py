@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from small_data import zipped
+from small_data import rows, zipped
 
 from hf_spam.data import uci
 from hf_spam.data.formats import DataError
@@ -41,22 +41,18 @@ def test_the_checksum_is_the_collections(sms_collection):
     assert hashlib.sha256(sms_collection.read_bytes()).hexdigest() == uci.UCI_SHA256
 
 
-def test_uci_is_downloaded_once_and_read(www, tmp_path):
-    """The second call needs no network, and the cache holds nothing else."""
-    (www / "1").write_bytes(UCI_ZIP)
-    found = read_messages("uci").select_columns(["text", "label"]).to_list()
-    assert found == [{"text": "see you", "label": 0}, {"text": "WIN now", "label": 1}]
-    (www / "1").unlink()
-    assert uci_file().read_bytes() == COLLECTION
-    assert [path.name for path in (tmp_path / "home/hf_spam").iterdir()] == ["SMSSpamCollection"]
-
-
-def test_a_damaged_cache_is_fetched_again(www, tmp_path):
+@pytest.mark.parametrize("damaged", [None, COLLECTION[:-9]])
+def test_uci_is_downloaded_once_and_read(www, tmp_path, damaged):
+    """The second call needs no network, and the cache holds nothing else. A damaged one is fetched again."""
     cached = tmp_path / "home/hf_spam/SMSSpamCollection"
-    cached.parent.mkdir(parents=True)
-    cached.write_bytes(COLLECTION[:-9])
+    if damaged is not None:
+        cached.parent.mkdir(parents=True)
+        cached.write_bytes(damaged)
     (www / "1").write_bytes(UCI_ZIP)
+    assert rows(read_messages("uci")) == [(0, "see you"), (1, "WIN now")]
+    (www / "1").unlink()
     assert uci_file() == cached and cached.read_bytes() == COLLECTION
+    assert list(cached.parent.iterdir()) == [cached]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(www, tmp_path):
