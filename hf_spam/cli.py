@@ -30,8 +30,7 @@ def cli() -> None:
 @options.as_json
 def recipes(names: tuple[str, ...], as_json: bool) -> None:
     """List the recipes, or compare the settings of the named ones with the book's."""
-    published = {name: asdict(accuracies) for name, accuracies in PUBLISHED.items()}
-    values = [{**asdict(RECIPES[name]), "published": published.get(name)} for name in names or RECIPES]
+    values = [{**asdict(RECIPES[name]), "published": PUBLISHED.get(name)} for name in names or RECIPES]
     others = [RECIPES[name] for name in names if name != "book"]
     if names:
         note = ["·  same as the book"] if others else []

@@ -1,9 +1,7 @@
 """Small training runs: messages, settings, and results to compare."""
 
-import errno
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 from datasets import DatasetDict
 from small_data import MESSAGES
 
-from hf_spam import finetune, load_sms_spam
+from hf_spam import load_sms_spam
 
 # Sizes at which the recipe pocket trains in half a second.
 SMALL = {"n_embd": 16, "n_head": 2, "vocab_size": 300}
@@ -63,25 +61,6 @@ def at_call(count: int, function: Callable, number: int) -> Callable:
         return function(*args, **kwargs)
 
     return called
-
-
-def full_for(name: str) -> Callable:
-    """Return an `os.replace` that finds the disk full for paths with a name in them."""
-    replace = os.replace
-
-    def full(source: object, target: object) -> None:
-        if name in str(target):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-
-    return full
-
-
-def resumed_from(checkpoint: Path, output_dir: Path, recipe: str = "pocket", **settings: Any) -> tuple:
-    """Resume a run in a new folder that holds only one of its checkpoints; return its results."""
-    shutil.copytree(checkpoint, output_dir / checkpoint.name)
-    finetune(recipe, output_dir=output_dir, resume_from_checkpoint="auto", **settings)
-    return result(output_dir)
 
 
 def assert_same_history(ours: dict, expected: dict) -> None:

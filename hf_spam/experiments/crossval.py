@@ -97,7 +97,8 @@ def cross_validate(
         if by_source:
             run["left_out"] = data["test"]["source"][0]
             which += f", without {run['left_out']}"
-        logger.info("Run %s: %s", which, describe(run))
+        baseline = f", baseline {run['baseline']['f1']:.4f}" if run["baseline"] else ""
+        logger.info("Run %s: F1 %.4f%s", which, run["model"]["f1"], baseline)
     return {"recipe": recipe.public, **about, "repeats": repeats, "baseline": BASELINE, **summary(runs, notes)}
 
 
@@ -193,9 +194,3 @@ def pooled(answers: list[Predictions | None]) -> Predictions | None:
     columns = {name: [getattr(one, name) for one in answers] for name in ARRAYS}
     known = {name: np.concatenate(arrays) for name, arrays in columns.items() if arrays[0] is not None}
     return replace(answers[0], **known)
-
-
-def describe(run: Run) -> str:
-    """Return a line with the F1 of a run and its baseline."""
-    baseline = f", baseline {run['baseline']['f1']:.4f}" if run["baseline"] else ""
-    return f"F1 {run['model']['f1']:.4f}{baseline}"

@@ -73,7 +73,6 @@ def test_table_of_results_and_problems(finished, flags, tmp_path):
 
 def test_published_accuracies_are_shown_only_for_the_same_experiment():
     assert list(PUBLISHED) == [name for name in RECIPES if name not in ("pocket", "inbox", "corrections")]
-    assert [published.row for published in PUBLISHED.values()] == list(range(1, 20))
     recipe = RECIPES["random-weights"]
     expected = {"train": 100.0, "validation": 96.64, "test": 93.67}
     assert published_for(recipe) == published_for(replace(recipe, data="mine.csv", text_column="x")) == expected

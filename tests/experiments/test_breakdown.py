@@ -9,11 +9,10 @@ import pytest
 from command_line import hf_spam
 from small_data import delimited
 
-from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.intervals import wilson
 from hf_spam.evaluation.metrics import Predictions, probability_table
+from hf_spam.experiments import crossval
 from hf_spam.experiments.breakdown import breakdown
-from hf_spam.experiments.crossval import _leave_source_out
 from hf_spam.terminal import FEW, groups_table
 
 SMALL = ["--recipe", "pocket", "--max-steps", "5", "--n-embd", "16", "--vocab-size", "300"]
@@ -53,16 +52,10 @@ def test_groups_measure_their_own_messages():
     assert breakdown({"model": replace(answers, names=("a", "b", "c"))}, notes) == []
 
 
-def test_a_source_is_left_out_with_its_duplicates(sources):
+def test_crossval_by_source_on_the_command_line(sources, monkeypatch):
     """A message that also stands in another source must not be trained on when it is tested."""
-    messages = read_messages(list(sources))
-    (train, test), (other_train, other_test) = _leave_source_out(messages)
-    assert set(test["source"]) == {str(sources[0])} and set(other_test["source"]) == {str(sources[1])}
-    assert len(test) + len(other_test) == len(messages)
-    assert "You won gold 2, claim now" not in train["text"][:] and "You won cash 1, claim now" in other_train["text"][:]
-
-
-def test_crossval_by_source_on_the_command_line(sources):
+    trained, measure = [], crossval.measure_run
+    monkeypatch.setattr(crossval, "measure_run", lambda *job: trained.append(job[1]) or measure(*job))
     data = ",".join(map(str, sources))
     done = hf_spam("crossval", *SMALL, "--data", data, "--by-source", "--json")
     assert done.code == 0, done.err
@@ -72,6 +65,10 @@ def test_crossval_by_source_on_the_command_line(sources):
     assert {name for by, name in groups if by == "source"} == {str(path) for path in sources}
     assert (groups["category", "prize"]["spam"], groups["category", "prize"]["ham"]) == (4, 0)
     assert [run["left_out"] for run in results["runs"]] == list(map(str, sources))
+    tested = [{*splits["test"]["source"]} for splits in trained]
+    assert tested == [{str(path)} for path in sources] and [len(splits["test"]) for splits in trained] == [8, 7]
+    texts = [splits["train"]["text"][:] for splits in trained]
+    assert "You won gold 2, claim now" not in texts[0] and "You won cash 1, claim now" in texts[1]
     one = hf_spam("crossval", *SMALL, "--data", sources[0], "--by-source")
     assert one.code and "Leaving a source out needs at least two" in one.err and "--data uci,sample" in one.err
 

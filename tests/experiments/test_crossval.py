@@ -25,9 +25,6 @@ from hf_spam.terminal import format_metric
 SMALL = {"max_steps": 10, "n_embd": 16, "vocab_size": 300}
 SETTINGS = flags_of(SMALL)
 
-MEASURED: list[dict] = []
-"""What `measure_run` returned for the runs of `results`."""
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -38,18 +35,16 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results(data):
-    """Two repeats of two folds, as the command line prints them."""
+def command(data):
+    """A command that runs two repeats of two folds; it saves them beside the data."""
+    how = ("--data", data, *SETTINGS, "--seed", 5, "--folds", 2, "--repeats", 2)
+    return ("crossval", "--recipe", "pocket", *how, "--output-dir", data.parent / "runs", "--json")
 
-    def measure(recipe, data, seed):
-        MEASURED.append(measure_run(recipe, data, seed))
-        return dict(MEASURED[-1])
 
-    measure_run = crossval.measure_run
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crossval, "measure_run", measure)
-        how = ("--data", data, *SETTINGS, "--seed", 5, "--folds", 2, "--repeats", 2)
-        done = hf_spam("crossval", "--recipe", "pocket", *how, "--json")
+@pytest.fixture(scope="module")
+def results(command):
+    """What this command prints."""
+    done = hf_spam(*command)
     assert done.code == 0, done.err
     return json.loads(done.out)
 
@@ -64,28 +59,28 @@ def test_each_run_matches_finetune_on_its_fold(results, data):
     assert results["runs"][3]["baseline"] == measure_baseline(splits)["test"]
 
 
-def test_a_killed_cross_validation_goes_on(results, data, tmp_path, monkeypatch):
+def test_an_interrupted_cross_validation_goes_on(results, command, data, tmp_path, monkeypatch):
     """The same command trains only the missing folds, and its result is that of an uninterrupted one."""
-    seeds = []
+    seeds, measure_run = [], crossval.measure_run
 
     def measure(recipe, data, seed):
         seeds.append(seed)
         if len(seeds) == 2:
             raise RunInterrupted("interrupted", signal.SIGTERM)
-        return dict(MEASURED[len(seeds) - (2 if len(seeds) > 2 else 1)])  # those of the uninterrupted command
+        return measure_run(recipe, data, seed)
 
     monkeypatch.setattr(crossval, "measure_run", measure)
-    how = ("--data", data, *SETTINGS, "--seed", 5, "--folds", 2)
-    command = ("crossval", "--recipe", "pocket", *how, "--output-dir", tmp_path, "--json")
-    done = hf_spam(*command, "--repeats", 2)
-    assert done.code == 143 and "interrupted in run 2 of 4; run the same command again to resume" in done.err
-    assert [path.name for path in tmp_path.iterdir()] == ["run-1.json"]
-    found = json.loads(hf_spam(*command, "--repeats", 2).out)
-    assert seeds == [5, 5, 5, 6, 6]
+    runs = data.parent / "runs"
+    for name in ("run-2.json", "run-4.json"):
+        (runs / name).unlink()
+    done = hf_spam(*command)
+    assert done.code == 143 and "interrupted in run 4 of 4; run the same command again to resume" in done.err
+    assert sorted(path.name for path in runs.iterdir()) == ["run-1.json", "run-2.json", "run-3.json"]
+    found = json.loads(hf_spam(*command).out)
+    assert seeds == [5, 6, 6]
     for run, expected in zip(found["runs"], results["runs"], strict=True):
         assert {**run, "seconds": 0} == {**expected, "seconds": 0}
     assert {**found, "runs": []} == {**results, "runs": []}
-    assert found["runs"] == json.loads(hf_spam(*command, "--repeats", 2).out)["runs"] and len(seeds) == 5
     done = hf_spam(*command, "--max-steps", 3)
     assert done.code == 1 and "different settings (max_steps): use another --output-dir" in done.err
     (tmp_path / data.name).write_text(data.read_text() + "ham,one more\n")
@@ -120,9 +115,8 @@ def test_mean_spread_and_pooled_metrics(results, data):
 
 def test_temperature_is_fitted_to_a_held_out_tenth(data, monkeypatch):
     """Neither the tested fold nor the training messages may be used to fit the temperature."""
-    jobs = []
-    monkeypatch.setattr(crossval, "measure_run", lambda recipe, *job: jobs.append(job) or {})
-    monkeypatch.setattr(crossval, "describe", str)
+    jobs, run = [], {"model": {"f1": 0.5}, "baseline": None}
+    monkeypatch.setattr(crossval, "measure_run", lambda recipe, *job: jobs.append(job) or dict(run))
     monkeypatch.setattr(crossval, "summary", lambda *runs: {})
     cross_validate("pocket", folds=2, target_fpr=0.1, temperature_scaling=True, data=data, **SMALL)
     folds = grouped_folds(read_messages(data), 2, seed=123)

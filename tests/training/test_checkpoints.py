@@ -8,7 +8,7 @@ import torch
 from processes import finetune_on
 from safetensors.torch import load_file, save_file
 from small_runs import WITH_CHECKPOINTS as SETTINGS
-from small_runs import result, resumed_from
+from small_runs import result
 
 from hf_spam import finetune
 from hf_spam.files import write_folder
@@ -16,20 +16,20 @@ from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.run import Progress
 
 LORA = {"lora_r": 4, "trainable": "head", "weight_average": 0.0}
+ACCUMULATION = {"gradient_accumulation_steps": 4, "max_steps": 4, "save_steps": 1, "weight_average": 0.0}
+COSINE = {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random"}
 
 
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [
-        ("pocket", {"temperature_scaling": True, "target_fpr": 0.1}),
+        ("pocket", {"temperature_scaling": True, "target_fpr": 0.1, "spliced_messages": 20}),
         # Groups of 4 and 1 batches: the last step of an epoch has fewer.
-        ("pocket", {"gradient_accumulation_steps": 4, "max_steps": 4, "save_steps": 1, "weight_average": 0.0}),
-        ("pocket", {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random"}),
+        ("pocket", {**ACCUMULATION, **COSINE}),
         ("pocket", {"mixed_precision": "bf16", **LORA}),
-        ("pocket", {"spliced_messages": 20}),
-        ("book", {"save_steps": 9, "max_steps": 20}),
+        ("book", {"save_steps": 9, "max_steps": 14}),
     ],
-    ids=["everything-random", "accumulation", "cosine", "bf16-lora", "spliced", "frozen-blocks"],
+    ids=["everything-random", "accumulation-cosine", "bf16-lora", "frozen-blocks"],
 )
 def test_resuming_from_every_checkpoint_gives_the_same_weights_bit_for_bit(recipe, settings, data, base, tmp_path):
     """History, metrics and later checkpoints are the same too, whatever random numbers the process drew before."""
@@ -41,17 +41,13 @@ def test_resuming_from_every_checkpoint_gives_the_same_weights_bit_for_bit(recip
     for step in steps:
         torch.manual_seed(step)
         out = tmp_path / f"from-{step}"
-        assert resumed_from(whole / f"checkpoint-{step}", out, recipe, data=data, **settings) == result(whole), step
+        shutil.copytree(whole / f"checkpoint-{step}", out / f"checkpoint-{step}")
+        finetune(recipe, data=data, output_dir=out, resume_from_checkpoint="auto", **settings)
+        assert result(out) == result(whole), step
         assert Checkpoints(out).steps() == [later for later in steps if later >= step]
         for name in ("model.safetensors", "metrics.json", "training_state/optimizer.safetensors"):
             last = f"checkpoint-{steps[-1]}"
             assert (out / last / name).read_bytes() == (whole / last / name).read_bytes()
-
-
-def test_writing_checkpoints_does_not_change_a_run(trained, data, tmp_path):
-    """Neither their evaluation nor swapping in the averaged weights has side effects."""
-    finetune("pocket", data=data, output_dir=tmp_path, **{**SETTINGS, "save_steps": None})
-    assert result(tmp_path) == result(trained)
 
 
 @pytest.mark.slow
@@ -93,12 +89,9 @@ def test_a_run_can_be_extended_exactly(trained, data, tmp_path):
     assert result(tmp_path / "out") == result(tmp_path / "whole")
     with pytest.raises(ValueError, match="checkpoint-8 has done 9 steps, more than the 8 of this run"):
         finetune("pocket", data=data, output_dir=tmp_path / "short", **resume, **{**settings, "max_steps": 8})
-    for setting in ({"warmup_steps": 0.1}, {"lr_scheduler_type": "linear"}):
-        once = {**SETTINGS, **setting, "max_steps": 5, "output_dir": tmp_path / "varying", "overwrite_output_dir": True}
-        finetune("pocket", data=data, **once)
-        resume = {"resume_from_checkpoint": tmp_path / "varying/checkpoint-4", "output_dir": tmp_path / "longer"}
-        with pytest.raises(ValueError, match="max_steps was 5 and is 6"):
-            finetune("pocket", data=data, **{**once, **resume, "max_steps": 6})
+    for setting in ({"warmup_steps": 0.1}, {"lr_scheduler_type": "linear"}):  # then the length is compared too
+        with pytest.raises(ValueError, match="max_steps was None and is 15"):
+            finetune("pocket", data=data, output_dir=tmp_path / "varying", **resume, **settings, **setting)
 
 
 def test_damaged_checkpoints_are_skipped(trained, data, tmp_path, caplog):

@@ -1,6 +1,5 @@
 """Corrections change what the base got wrong and little else: before and after are measured on held-out messages."""
 
-import csv
 import json
 import logging
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 import torch
 from command_line import flags_of, hf_spam
 from safetensors.torch import load_file
-from small_data import MESSAGES
+from small_data import MESSAGES, delimited
 from small_runs import NO_DROPOUT, SMALL, config_of
 
 from hf_spam import SpamClassifier, finetune, load_sms_spam
@@ -23,8 +22,7 @@ WRONG = [("spam", "zebra quarry lunch at noon"), ("spam", "violin zebra tomorrow
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> Path:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("label", "text"), *rows])
+    path.write_bytes(delimited([("label", "text"), *rows]))
     return path
 
 
@@ -75,21 +73,18 @@ def test_corrections_are_learned_and_measured_before_and_after(base, tmp_path):
     assert history["kept"] == 1 and history["recipe"]["replay"] == "mine.jsonl"
 
 
-def test_one_class_is_enough_and_results_are_printed(base, tmp_path):
-    flags = flags_of({"base": base, "data": write(tmp_path / "spam.csv", WRONG[:2]), **SMALL_REPLAY})
-    done = hf_spam("train", "--recipe", "corrections", *flags, "--output-dir", tmp_path / "out", "--max-drop", "0.5")
-    assert "Of 2 corrections, 2 are classified correctly now, and " in done.out, done.err
-    assert "held-out messages (test): accuracy " in done.out and "Few training messages" not in done.err
-
-
 def test_the_weights_go_back_as_far_as_the_bound_demands(base, tmp_path):
-    """At a learning rate that ruins the model, nothing of the change is kept, and the run says so."""
-    flags = flags_of({"base": base, "data": write(tmp_path / "wrong.csv", WRONG), **SMALL_REPLAY, "learning_rate": 30})
+    """At a learning rate that ruins the model, little of the change is kept, and the run says so. One class will do."""
+    data = write(tmp_path / "spam.csv", WRONG[:2])
+    flags = flags_of({"base": base, "data": data, **SMALL_REPLAY, "learning_rate": 30})
     done = hf_spam("train", "--recipe", "corrections", *flags, "--output-dir", tmp_path / "out", "--max-drop", "0")
-    assert "of the change was kept" in done.out, done.err
+    assert "of the change was kept" in done.out and "Few training messages" not in done.err, done.err
     history = json.loads((tmp_path / "out/history.json").read_text())
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert history["kept"] < 1
+    old, new = (round(2 * metrics[name]["accuracy"]) for name in ("train, before", "train"))
+    assert f"Of 2 corrections, {new} are classified correctly now, and {old} before." in done.out
+    assert "held-out messages (test): accuracy " in done.out
     before, after = metrics["validation, before"], metrics["validation"]
     assert after["accuracy"] >= before["accuracy"] and after["false_positive_rate"] <= before["false_positive_rate"]
     first, last = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out"))

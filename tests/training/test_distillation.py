@@ -6,6 +6,7 @@ from small_reports import messages
 from small_runs import NO_DROPOUT, SMALL, first_messages
 
 from hf_spam import finetune
+from hf_spam.data.splits import fingerprints
 from hf_spam.training.distillation import spliced_messages
 
 SETTINGS = {**SMALL, **NO_DROPOUT, "max_steps": 8, "eval_freq": 4, "spliced_messages": 20}
@@ -43,8 +44,6 @@ def test_more_than_two_classes_are_refused():
 def test_an_epoch_includes_them_and_measurements_do_not(data):
     """64 messages and 20 spliced ones are five batches of 16; metrics are of the 64."""
     run = finetune("pocket", data=data, **SETTINGS)
-    plain = finetune("pocket", data=data, **SETTINGS | {"spliced_messages": 0})
-    assert (run.history.steps_per_epoch, plain.history.steps_per_epoch) == (5, 4)
+    assert run.history.steps_per_epoch == 5
     assert len(run.predictions["train"].labels) == 64
-    assert run.history.splits == plain.history.splits
-    assert run.history.train_losses != plain.history.train_losses
+    assert run.history.splits == fingerprints(data)

@@ -26,12 +26,14 @@ TWO_EPOCHS = {**SMALL, "max_steps": None, "num_train_epochs": 2}
 @pytest.mark.parametrize(
     ("ours", "book"),
     [
-        ({}, {}),
-        ({"seed": 5, "num_train_epochs": 2}, {"seed": 5, "epochs": 2}),
+        ({"num_train_epochs": 2}, {"epochs": 2}),
         # 11 batches in groups of 4: the last group of an epoch is short.
-        ({"gradient_accumulation_steps": 4, "max_grad_norm": 0.1}, {"accumulation": 4, "clip": 0.1}),
+        (
+            {"seed": 5, "num_train_epochs": 3, "gradient_accumulation_steps": 4, "max_grad_norm": 0.1},
+            {"seed": 5, "epochs": 3, "accumulation": 4, "clip": 0.1},
+        ),
     ],
-    ids=["defaults", "other-seed", "accumulation-and-clipping"],
+    ids=["default-seed", "other-seed-accumulation-and-clipping"],
 )
 def test_losses_and_accuracies_match_the_books_loop(ours, book, data, base, book_model, book_loaders):
     """Losses agree to 1e-5 and accuracies exactly, which needs the same head, batch order and evaluations."""
@@ -101,15 +103,6 @@ def test_several_processes_match_one(how, data, base, tmp_path):
                 torch.testing.assert_close(tensor, weights[name], atol=1e-4, rtol=0)
 
 
-def test_a_seed_repeats_a_run(data):
-    """With all random settings on, the same seed gives the same weights, bit for bit; another seed gives others."""
-    runs = [finetune("pocket", data=data, seed=seed, **TWO_EPOCHS) for seed in (1, 1, 2)]
-    states = [run.model.state_dict() for run in runs]
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
-    assert runs[0].metrics == runs[1].metrics
-
-
 @pytest.mark.parametrize(
     ("schedule", "warmup", "expected"),
     [
@@ -151,15 +144,6 @@ def test_bf16_trains_close_to_fp32_and_returns_a_plain_model(data, base):
     again.load_state_dict(bf16.model.state_dict())
     assert torch.allclose(logits, again(torch.tensor([[1, 2, 3]])).logits, atol=1e-6), "autocast is still on"
     assert isinstance(bf16.model(torch.tensor([[1, 2, 3]]), return_dict=False), tuple)
-
-
-def test_max_steps_may_end_a_run_in_the_middle_of_an_epoch(data):
-    """7 steps of two batches, with 3 steps (5 and a short one) per epoch, are the first 7 of a longer run."""
-    settings = {**SMALL, "eval_freq": 1, "gradient_accumulation_steps": 2, "weight_average": 0.0}
-    seven, nine = (finetune("pocket", data=data, max_steps=steps, **settings).history for steps in (7, 9))
-    assert seven.steps == list(range(7)) and seven.epochs == pytest.approx(7 / 3)
-    assert seven.train_losses == nine.train_losses[:7] and len(seven.train_accs) == 3
-    assert seven.examples_seen == 16 * (5 + 5 + 2)
 
 
 @pytest.mark.parametrize("splits", [["train"], ["train", "validation"]])

@@ -61,10 +61,10 @@ def test_adjustment_favours_the_rare_class(data):
     few = data["train"].select(sorted({*range(len(data["train"]))} - {*spam[7:]}))
     settings = {**SETTINGS, "max_steps": 3, "learning_rate": 1e-2, "weight_average": 0.0}
     scores = []
-    for tau in (0.0, 0.5, 1.0):
+    for tau in (0.0, 1.0):
         run = finetune("pocket", data=type(data)(train=few), logit_adjustment=tau, **settings)
         scores.append(run.predictions["train"].scores.mean())
-    assert scores[0] + 0.01 < scores[1] < scores[2] - 0.02
+    assert scores[0] + 0.03 < scores[1]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,14 @@ def test_messages_are_perturbed_independently(layout):
     assert outputs.loss > model(labels=LABELS, **batch()).loss
 
 
+def test_frozen_embeddings_are_perturbed():
+    """The loss is that of a network that is trained from its embeddings on."""
+    frozen = network()
+    frozen.gpt.requires_grad_(False)
+    losses = [Objective(model, epsilon=0.5)(labels=LABELS, **batch()).loss for model in (frozen, network())]
+    torch.testing.assert_close(*losses)
+
+
 def test_perturbation_of_confident_messages_in_half_precision():
     """In a large batch their gradients are too small for float16."""
     model = network(embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
@@ -114,10 +122,3 @@ def test_perturbation_of_confident_messages_in_half_precision():
     assert expected > 1.2 * Objective(model)(**many).loss.item()
     with torch.autocast("cpu", dtype=torch.float16):
         assert objective(**many).loss.item() == pytest.approx(expected, rel=0.05)
-
-
-def test_frozen_embeddings_are_perturbed(data):
-    settings = {**SETTINGS, "n_layer": 2, "trainable": "last_block"}
-    perturbed, plain = (finetune("pocket", data=data, adversarial_epsilon=e, **settings).history for e in (0.5, 0.0))
-    assert perturbed.initial == pytest.approx(plain.initial)
-    assert perturbed.train_losses != pytest.approx(plain.train_losses, abs=1e-6)

@@ -1,11 +1,13 @@
 """Saved files are complete and readable, and nothing else is overwritten."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import asdict
 
 import pytest
-from small_runs import SMALL, full_for
+from small_runs import SMALL, result
 from small_runs import WITH_CHECKPOINTS as SETTINGS
 
 from hf_spam import finetune
@@ -13,8 +15,8 @@ from hf_spam.data.splits import fingerprints
 from hf_spam.training.checkpoints import Checkpoints
 
 
-def test_the_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
-    """Every file is as readable as the others."""
+def test_the_output_directory_is_complete_and_holds_no_pickle(trained, data, tmp_path):
+    """Every file is as readable as the others, and writing checkpoints would not change the results."""
     out = tmp_path / "out"
     settings = {**SETTINGS, "save_steps": None}
     run = finetune("pocket", data=data, output_dir=out, **settings)
@@ -29,23 +31,28 @@ def test_the_output_directory_is_complete_and_holds_no_pickle(data, tmp_path):
     history = json.loads((out / "history.json").read_text())
     assert history.pop("recipe") == asdict(run.recipe) and history == asdict(run.history)
     assert history["splits"] == fingerprints(data)
+    assert result(out) == result(trained)
 
 
 def test_plots_show_values_where_they_were_measured(data, tmp_path, monkeypatch):
-    """Losses are drawn at their step, accuracies at the end of their epoch, even if the last one is cut short."""
+    """Losses are drawn at their step, accuracies at the end of their epoch, even if the last one is cut short.
+
+    Here 7 steps of two batches of 16, with 3 steps (of 5 batches) in each epoch.
+    """
     drawn = {}
 
     def record(epochs, *values, label, examples_per_epoch, output_dir):
         drawn[label] = (epochs, *values, examples_per_epoch)
 
     monkeypatch.setattr("hf_spam.training.saving.plot_values", record)
-    settings = {**SMALL, "eval_freq": 4, "max_steps": 14}
+    settings = {**SMALL, "eval_freq": 2, "max_steps": 7, "gradient_accumulation_steps": 2}
     history = finetune("pocket", data=data, output_dir=tmp_path, **settings).history
-    assert history.steps_per_epoch == 5 and history.epochs == pytest.approx(2.8)
-    per_epoch = pytest.approx(history.examples_seen / 2.8)
+    assert history.steps_per_epoch == 3 and history.steps == [0, 2, 4, 6] and history.examples_seen == 16 * (5 + 5 + 2)
+    assert len(history.train_losses) == 4 and len(history.train_accs) == 3
+    per_epoch = pytest.approx(history.examples_seen * 3 / 7)
     assert drawn == {
-        "loss": ([0.2, 1.0, 1.8, 2.6], history.train_losses, history.val_losses, per_epoch),
-        "accuracy": ([1, 2, pytest.approx(2.8)], history.train_accs, history.val_accs, per_epoch),
+        "loss": (pytest.approx([1 / 3, 1, 5 / 3, 7 / 3]), history.train_losses, history.val_losses, per_epoch),
+        "accuracy": (pytest.approx([1, 2, 7 / 3]), history.train_accs, history.val_accs, per_epoch),
     }
 
 
@@ -68,7 +75,14 @@ def test_resuming_never_replaces_another_run(trained, data, tmp_path):
 
 def test_training_survives_a_full_disk(data, tmp_path, monkeypatch, caplog):
     """A checkpoint that cannot be written is reported, and leaves no file behind."""
-    monkeypatch.setattr("hf_spam.files.os.replace", full_for("checkpoint-4"))
+    replace = os.replace
+
+    def full(source, target):
+        if "checkpoint-4" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("hf_spam.files.os.replace", full)
     finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert "Step 4: no checkpoint was written ([Errno 28] No space left on device)" in caplog.text
     assert Checkpoints(tmp_path / "out").steps() == [8]
