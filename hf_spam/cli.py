@@ -59,8 +59,8 @@ def train(ctx: click.Context, name: str | None, as_json: bool, **settings: Any) 
     hub_settings = [setting for setting in given if setting.startswith("hub_")]
     if hub_settings and not given.get("push_to_hub"):
         raise click.UsageError(f"--{hub_settings[0].replace('_', '-')} needs --push-to-hub.")
-    options.reachable(ctx, None, given.get("base", RECIPES[name].base))
-    options.reachable_data(ctx, None, given.get("data", RECIPES[name].data))
+    options.reachable(given.get("base", RECIPES[name].base))
+    options.reachable_data(given.get("data", RECIPES[name].data))
     from .evaluation.baseline import BASELINE
     from .training.finetune import finetune
 
@@ -111,8 +111,8 @@ def crossval(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> N
     the data have them. No model is saved. With --output-dir, the same command goes on after an interruption.
     """
     given = options.given_settings(ctx, settings)
-    options.reachable(ctx, None, given.get("base", RECIPES[name].base))
-    options.reachable_data(ctx, None, given.get("data", RECIPES[name].data))
+    options.reachable(given.get("base", RECIPES[name].base))
+    options.reachable_data(given.get("data", RECIPES[name].data))
     from .experiments.crossval import cross_validate
 
     for module in ("loop", "pretraining"):  # hide the losses of every run
@@ -149,7 +149,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 
 
 @cli.command()
-@click.argument("model", required=False, callback=options.reachable)
+@click.argument("model", required=False, type=options.reachable)
 @options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="Split --data anew.  [default: as in training]")
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed for --protocol.")
@@ -192,7 +192,7 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
 
 
 @cli.command()
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=options.reachable)
 @options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
 @click.option(
     "--train-data", metavar="MODEL=SOURCE", multiple=True, help="Training messages of a model, to find them in --data."
@@ -219,8 +219,6 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
     from .evaluation.page import render_page, write_page
     from .experiments.compare import compare, compare_tables, notes
 
-    for model in models:
-        options.reachable(None, None, model)
     values = compare(models, data, progress=sys.stderr.isatty(), **how)
     tables, sentences = compare_tables(values), notes(values)
     shown = [*terminal.report_parts(sentences, tables)]
@@ -232,7 +230,7 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", type=options.reachable)
 @click.option("--uci", help="The SMS Spam Collection: uci, or its file.  [default: it is left out]")
 @click.option("--recipe", type=click.Choice(list(RECIPES)), metavar="NAME", help="Cross-validate this recipe on --uci.")
 @options.label_map
@@ -252,7 +250,6 @@ def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None
     from .experiments.benchmark import benchmark, benchmark_tables, markdown
     from .files import write_json
 
-    options.reachable(None, None, model)
     values = benchmark(model, progress=sys.stderr.isatty(), **how)
     if output:
         write_json(Path(output), values)
@@ -293,7 +290,7 @@ def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: 
 
 
 @cli.command()
-@click.argument("source", metavar="IN", callback=options.reachable_data)
+@click.argument("source", metavar="IN", type=options.reachable_data)
 @click.argument("output", metavar="OUT", type=click.Path(allow_dash=True))
 @options.model_option
 @options.text_column

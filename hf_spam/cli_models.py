@@ -64,7 +64,7 @@ def push_data(source: str, repo_id: str, as_json: bool, **settings: Any) -> None
 
 
 @click.command("import-weights")
-@click.argument("source", callback=options.reachable)
+@click.argument("source", type=options.reachable)
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @click.option("--n-head", type=int, help="Attention heads of a book file.  [default: found in SOURCE, or n_embd / 64]")
 @click.option(
@@ -101,7 +101,7 @@ def import_weights(source: str, output_dir: str, tokenizer: str | None, **settin
 
 
 @click.command()
-@click.argument("model", callback=options.reachable)
+@click.argument("model", type=options.reachable)
 @click.argument("output_dir", metavar="OUT", type=click.Path())
 @click.option("--format", type=click.Choice(["gpt2", "onnx"]), required=True, help="Format of the weights.")
 @click.option("--fold-threshold", is_flag=True, help="Shift the scores so that the largest obeys the threshold.")

@@ -19,16 +19,16 @@ METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def reachable(ctx: click.Context, param: click.Parameter | None, model: str | None) -> str | None:
-    """Return the model, or fail at once if it must be on the Hub and the Hub cannot be reached."""
-    if model is not None and "/" in model and not os.path.exists(model):
+def reachable(model: str) -> str:
+    """Return a model, or fail at once if it must be on the Hub and the Hub cannot be reached."""
+    if "/" in model and not os.path.exists(model):
         from .hub_errors import check_reachable  # slow to import
 
         check_reachable(model)
     return model
 
 
-def reachable_data(ctx: click.Context, param: click.Parameter | None, data: str) -> str:
+def reachable_data(data: str) -> str:
     """Return the sources of messages, or fail at once as `reachable` does."""
     from .data.formats import suffix_of
     from .data.names import sources_of
@@ -42,14 +42,17 @@ def reachable_data(ctx: click.Context, param: click.Parameter | None, data: str)
 
 def data_option(help: str) -> Callable[[Callable], Callable]:
     """Return the required option --data with a help text."""
-    return click.option("--data", ALIASES["data"], "data", required=True, callback=reachable_data, help=help)
+    return click.option(
+        "--data", ALIASES["data"], "data", required=True, type=reachable_data, metavar="TEXT", help=help
+    )
 
 
 model_option = click.option(
     "--model",
     ALIASES["model"],
     "model",
-    callback=reachable,
+    type=reachable,
+    metavar="TEXT",
     help="Model: a folder, a Hub id, or bundled.  [default: bundled]",
 )
 

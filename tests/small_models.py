@@ -15,23 +15,8 @@ from transformers import (
     RobertaConfig,
 )
 
-WORDS = [
-    "you",
-    "won",
-    "a",
-    "free",
-    "prize",
-    "claim",
-    "now",
-    "call",
-    "me",
-    "later",
-    "see",
-    "at",
-    "home",
-    "lunch",
-    "late",
-]
+WORDS = ["you", "won", "a", "free", "prize", "claim", "now", "call"]
+WORDS += ["me", "later", "see", "at", "home", "lunch", "late"]
 POSITIONS = 12
 SHAPE = {"vocab_size": len(WORDS) + 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SHAPE |= {"intermediate_size": 32, "max_position_embeddings": POSITIONS, "initializer_range": 0.4}

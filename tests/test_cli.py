@@ -4,7 +4,6 @@ Commands run in the test process unless a test needs a separate one.
 """
 
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from small_data import MESSAGES
 
 from hf_spam import RECIPES
 from hf_spam.cli import cli
-from hf_spam.entry import QUIET
 from hf_spam.evaluation.plots import plot_values
 from hf_spam.training.recipes import RunOptions, get_recipe
 from hf_spam.training.run import History
@@ -72,20 +70,34 @@ def calls(monkeypatch):
     return found
 
 
-def test_train_saves_under_runs_and_only_the_main_process_prints(calls, monkeypatch):
+# Flags of the example scripts of transformers; a value keeps its underscores.
+SCRIPT = "--model_name_or_path my_gpt2 --tokenizer my_gpt2 --dataset_name my_data.csv --output_dir my_run"
+SCRIPT += " --per_device_train_batch_size 4 --learning_rate 2e-5 --num_train_epochs 3"
+SCRIPT += " --push_to_hub --hub_model_id my_id"
+OURS = {"base": "my_gpt2", "tokenizer": "my_gpt2", "data": "my_data.csv", "output_dir": "my_run"}
+OURS |= {"per_device_train_batch_size": 4, "learning_rate": 2e-5, "num_train_epochs": 3}
+OURS |= {"push_to_hub": True, "hub_model_id": "my_id"}
+CORRECTED = {"base": "bundled", "data": "mine.csv"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "recipe", "settings"),
+    [
+        ("", "book", {"output_dir": "runs/book"}),
+        ("--base bundled --data mine.csv", "corrections", {**CORRECTED, "output_dir": "runs/corrections"}),
+        ("--base bundled --data mine.csv --recipe inbox", "inbox", {**CORRECTED, "output_dir": "runs/inbox"}),
+        (SCRIPT, "book", OURS),
+    ],
+    ids=["nothing given", "corrections", "another recipe", "names of scripts"],
+)
+def test_train_passes_what_is_given(flags, recipe, settings, calls):
+    assert hf_spam("train", *flags.split()).code == 0
+    assert calls == [(recipe, settings)]
+
+
+def test_only_the_main_process_prints(calls, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert hf_spam("train") == (0, "", "")
-    assert calls == [("book", {"output_dir": "runs/book"})]
-
-
-def test_messages_for_the_bundled_model_are_corrections(calls):
-    """Unless another recipe is named."""
-    for words, recipe in (("", "corrections"), ("--recipe inbox", "inbox")):
-        assert hf_spam("train", "--base", "bundled", "--data", MESSAGES, *words.split()).code == 0
-        assert calls.pop() == (
-            recipe,
-            {"base": "bundled", "data": str(MESSAGES), "output_dir": f"runs/{recipe}"},
-        )
+    assert hf_spam("train") == (0, "", "") and calls
 
 
 def test_help_of_train_lists_every_setting():
@@ -111,17 +123,8 @@ def test_flags_of_every_command_work_with_underscores(command):
         assert "No such option '--no-such'" in done.err, flag
 
 
-def test_names_of_transformers_scripts(calls):
-    """Their flags start a training here too; a value keeps its underscores."""
-    flags = "--model_name_or_path my_gpt2 --tokenizer my_gpt2 --dataset_name my_data.csv --output_dir my_run"
-    flags += " --per_device_train_batch_size 4 --learning_rate 2e-5 --num_train_epochs 3"
-    flags += " --push_to_hub --hub_model_id my_id"
-    assert hf_spam("train", *flags.split()).code == 0
-    expected = {"base": "my_gpt2", "tokenizer": "my_gpt2", "data": "my_data.csv", "output_dir": "my_run"}
-    expected |= {"per_device_train_batch_size": 4, "learning_rate": 2e-5, "num_train_epochs": 3}
-    assert calls == [("book", {**expected, "push_to_hub": True, "hub_model_id": "my_id"})]
+def test_other_commands_know_the_names_of_transformers_scripts():
     assert hf_spam("classify", "--model_name_or_path", "bundled", "Win a prize").code == 0
-    assert "Missing option '--data'" in hf_spam("evaluate").err
     assert "my_data.csv: not a file" in hf_spam("evaluate", "--dataset_name=my_data.csv").err
 
 
@@ -141,18 +144,6 @@ def test_classify_answers_every_line(trained):
     assert [answer["text"] for answer in answers[:5]] == lines and len(answers) == 6
     shown = hf_spam("classify", "--model", trained[0], stdin=stdin).out
     assert "[31mred" in shown and not {"\x1b", "\x07", "\0"} & set(shown)
-
-
-def test_libraries_are_quiet_unless_the_user_says_otherwise(monkeypatch):
-    """They read these settings when they are imported, so this needs a process of its own."""
-    for name in QUIET:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
-    show = "import huggingface_hub as hub, transformers; print(hub.logging.get_verbosity(), "
-    show += "hub.utils.are_progress_bars_disabled(), transformers.logging.get_verbosity())"
-    code = f"import click; from hf_spam.entry import run; run(click.Command('a', callback=lambda: exec({show!r})), 'a')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == f"{logging.ERROR} True {logging.INFO}\n", done.stderr
 
 
 def test_closed_pipe_is_no_error():

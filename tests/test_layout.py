@@ -1,7 +1,6 @@
 """Protects the structure of the package: imports point one way, without a circle (docs/design.md)."""
 
 import ast
-from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,11 +12,11 @@ ROOMS = ("experiments", "training", "evaluation", "hub", "inference", "conversio
 BOTTOM = ("extras", "files", "hub_errors", "signals", "text")  # modules that import no room
 
 
-def imports(path: Path, nodes: Iterable[ast.AST] | None = None) -> set[str]:
-    """Return the modules of the package that a module imports, such as `data.labels`: anywhere, or in some nodes."""
+def imports(path: Path) -> set[str]:
+    """Return the modules of the package that a module imports anywhere, such as `data.labels`."""
     package = path.relative_to(PACKAGE).parent.parts
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if nodes is None else nodes:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = [*package[: len(package) - node.level + 1], *(node.module.split(".") if node.module else [])]
             for name in [node.module and ".".join(base), *(".".join([*base, alias.name]) for alias in node.names)]:

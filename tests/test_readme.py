@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import re
 import shlex
 import shutil
@@ -20,30 +21,17 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "README.ja.md", "model_card.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = [(page, *block) for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", TEXTS[page], re.DOTALL)]
+# Python code, and what it prints if the next block, which has no language, shows that
+EXAMPLES = [
+    (page, code, output if following == [page, ""] else "")
+    for (page, language, code), (*following, output) in itertools.pairwise([*BLOCKS, ("", "", "")])
+    if language == "python"
+]
 OTHERS = {"--nproc_per_node", "--node_rank", "--machine_rank", "--local-dir"}  # flags of other commands
 
 
-def run(code: str) -> str:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(code.replace('"runs/quickstart"', repr(str(BUNDLED))), {})  # stands for a model that a reader has trained
-    return printed.getvalue()
-
-
-@pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
-def test_first_example_prints_the_output_shown(page):
-    (_, language, code), (_, _, output), *_ = (block for block in BLOCKS if block[0] == page and block[1] != "bash")
-    assert language == "python" and run(code) == output
-
-
-def test_example_of_an_explanation_prints_the_output_shown():
-    blocks = [block for block in BLOCKS if block[0] == "docs/scoring.md"]
-    (at,) = (i for i, (_, language, code) in enumerate(blocks) if language == "python" and ".explain(" in code)
-    assert run(blocks[at][2]) == blocks[at + 1][2]
-
-
-@pytest.mark.parametrize("code", sorted({code for _, language, code in BLOCKS if language == "python"}))
-def test_python_runs(code, monkeypatch, tmp_path, request):
+@pytest.mark.parametrize(("code", "output"), sorted({example[1:] for example in EXAMPLES}))
+def test_python_runs_and_prints_what_is_shown(code, output, monkeypatch, tmp_path, request):
     monkeypatch.chdir(tmp_path)
     header, *lines = MESSAGES.read_text(encoding="utf-8").splitlines(keepends=True)
     Path("mine.csv").write_text("".join([header, *lines[::5]]), encoding="utf-8")
@@ -51,7 +39,13 @@ def test_python_runs(code, monkeypatch, tmp_path, request):
     monkeypatch.setitem(vars(hf_spam), "finetune", functools.partial(hf_spam.finetune, **short))
     if '"spam-onnx' in code:
         shutil.copytree(request.getfixturevalue("onnx_export"), "spam-onnx")
-    assert run(code)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(code.replace('"runs/quickstart"', repr(str(BUNDLED))), {})  # stands for a model that a reader has trained
+    assert printed.getvalue() and output in ("", printed.getvalue())
+
+
+def test_pages_show_what_their_examples_print():
+    assert {page for page, _, output in EXAMPLES if output} >= {"README.md", "README.ja.md", "docs/scoring.md"}
 
 
 def parse(command: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import flags_of, hf_spam
+from command_line import Result, flags_of, hf_spam
 from processes import finetune_on
 from small_runs import SMALL, at_call, first_messages, result
 
@@ -20,7 +20,6 @@ from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.evaluator import Evaluator
 
 SETTINGS = {**SMALL, "max_steps": 12, "eval_freq": 4}
-TWO_BATCHES = {**SETTINGS, "gradient_accumulation_steps": 2}  # per step
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 RESUME = "resume with the same command and --resume-from-checkpoint auto"
 
@@ -31,10 +30,24 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def file(data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "few.csv"
+    data["train"].to_csv(path, index=False)
+    return path
+
+
+def train(file: Path, output_dir: Path, **settings: object) -> Result:
+    """Run the command line, with two batches per step."""
+    settings = {**SETTINGS, "gradient_accumulation_steps": 2, "save_steps": 6, **settings}
+    flags = flags_of({"data": file, "protocol": "book", "output_dir": output_dir, **settings})
+    return hf_spam("train", "--recipe", "pocket", *flags)
+
+
+@pytest.fixture(scope="module")
+def whole(file, tmp_path_factory):
     """The results of an uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    finetune("pocket", data=data, output_dir=out, **TWO_BATCHES)
+    assert train(file, out).code == 0
     return result(out)
 
 
@@ -43,25 +56,35 @@ def whole(data, tmp_path_factory):
     [
         (torch.optim.AdamW, "step", 9, 8, signal.SIGINT),
         (torch.Tensor, "backward", 7, 3, signal.SIGTERM),  # in the first of the two batches of step 3
-        (evaluator, "evaluate", 9, 4, signal.SIGTERM),  # of the losses after step 4
+        (evaluator, "evaluate", 11, 4, signal.SIGTERM),  # after step 4
         (checkpoints, "write_model", 1, 7, signal.SIGINT),  # of the checkpoint after step 6
     ],
     ids=["step", "accumulation", "evaluation", "saving"],
 )
-def test_interrupted_run_saves_and_resumes_exactly(
-    place, name, count, step, number, whole, data, tmp_path, monkeypatch
+def test_interrupted_command_saves_and_resumes_exactly(
+    place, name, count, step, number, whole, file, tmp_path, monkeypatch
 ):
-    """In Python, a KeyboardInterrupt is raised and the previous signal handlers are restored."""
-    before = [signal.getsignal(one) for one in SIGNALS]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(place, name, at_call(count, getattr(place, name), number))
-        finetune("pocket", data=data, output_dir=tmp_path / "out", save_steps=6, **TWO_BATCHES)
-    assert type(caught.value) is RunInterrupted and caught.value.number == number
-    assert str(caught.value) == f"interrupted after step {step}; {RESUME}"
+        stopped = train(file, tmp_path / "out")
+    lines = [line for line in stopped.err.splitlines() if line]
+    assert lines[-2:] == [f"Stopping after step {step} ...", f"hf-spam: interrupted after step {step}; {RESUME}"]
+    assert stopped.code == 128 + number and "Traceback" not in stopped.err
     assert Checkpoints(tmp_path / "out").latest() == tmp_path / f"out/checkpoint-{step}"
-    assert [signal.getsignal(one) for one in SIGNALS] == before
-    finetune("pocket", data=data, output_dir=tmp_path / "out", resume_from_checkpoint="auto", **TWO_BATCHES)
+    resumed = train(file, tmp_path / "out", resume_from_checkpoint="auto")
+    assert resumed.code == 0 and f"Resuming from {tmp_path}/out/checkpoint-{step}." in resumed.err
     assert result(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_interrupted_function(number, data, monkeypatch):
+    """A KeyboardInterrupt is raised; the previous signal handlers are restored; no output_dir, no checkpoint."""
+    before = [signal.getsignal(one) for one in SIGNALS]
+    monkeypatch.setattr(torch.optim.AdamW, "step", at_call(6, torch.optim.AdamW.step, number))
+    with pytest.raises(RunInterrupted, match=r"^interrupted after step 5; nothing is saved without an output_dir$"):
+        finetune("pocket", data=data, **SETTINGS)
+    assert issubclass(RunInterrupted, KeyboardInterrupt)
+    assert [signal.getsignal(one) for one in SIGNALS] == before
 
 
 def test_signal_after_the_last_step(data, tmp_path, monkeypatch):
@@ -97,12 +120,6 @@ def test_repeated_and_second_signals(data, tmp_path, monkeypatch):
     assert type(caught.value) is KeyboardInterrupt and not (tmp_path / "two").exists()
 
 
-def test_nothing_is_saved_without_an_output_directory(data, monkeypatch):
-    monkeypatch.setattr(torch.optim.AdamW, "step", at_call(6, torch.optim.AdamW.step, signal.SIGINT))
-    with pytest.raises(RunInterrupted, match=r"^interrupted after step 5; nothing is saved without an output_dir$"):
-        finetune("pocket", data=data, **SETTINGS)
-
-
 def test_signals_are_untouched_in_another_thread(data):
     before, runs = [signal.getsignal(one) for one in SIGNALS], []
     settings = {**SETTINGS, "max_steps": 2}
@@ -114,14 +131,12 @@ def test_signals_are_untouched_in_another_thread(data):
 
 # Imported when Python starts. The process sends itself the signal at the tested moment, so no timing is involved.
 SITE_CUSTOMIZE = """
-import logging, os
-
-moment, number = os.environ["SIGNAL_MOMENT"], int(os.environ["SIGNAL_NUMBER"])
+import logging, os, signal
 
 class AtLogRecord(logging.Handler):
     def emit(self, record):
-        if moment in record.getMessage() and os.environ.get("RANK") != "0":
-            os.kill(os.getpid(), number)
+        if "step 000004" in record.getMessage() and os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
 
 logger = logging.getLogger("hf_spam.training.loop")
 logger.addHandler(AtLogRecord())
@@ -129,46 +144,17 @@ logger.setLevel(logging.INFO)
 """
 
 
-def signalling(number: int, moment: str, folder: Path) -> dict[str, str]:
-    """Return the environment of a process that signals itself when it logs a line with `moment`."""
-    (folder / "site").mkdir()
-    (folder / "site/sitecustomize.py").write_text(SITE_CUSTOMIZE)
-    path = os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {"PYTHONPATH": path, "SIGNAL_MOMENT": moment, "SIGNAL_NUMBER": str(int(number))}
-
-
 @pytest.mark.slow
 def test_two_processes_stop_at_the_same_step(data, tmp_path, monkeypatch):
     """Even if only one of them receives the signal, both save, and the error is the same."""
     data.save_to_disk(tmp_path / "data")
-    for name, value in signalling(signal.SIGTERM, "step 000004", tmp_path).items():
-        monkeypatch.setenv(name, value)
+    (tmp_path / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(subprocess.CalledProcessError) as caught:
         finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "out", **SETTINGS)
     assert f"RunInterrupted: interrupted after step 4; {RESUME}" in caught.value.stderr
     assert Checkpoints(tmp_path / "out").steps() == [4]
     assert len(list((tmp_path / "out/checkpoint-4/training_state").glob("random-*"))) == 2
-
-
-@pytest.fixture
-def command(data, tmp_path) -> list[str]:
-    """The arguments of a run through the command line."""
-    data["train"].to_csv(tmp_path / "few.csv", index=False)
-    flags = {"data": tmp_path / "few.csv", "protocol": "book", "output-dir": tmp_path / "out", "n-embd": 16}
-    flags |= {"n-head": 2, "vocab-size": 300, "eval-freq": 4, "max-steps": 8}
-    return ["train", "--recipe", "pocket", *flags_of(flags)]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_command_says_how_to_resume(number, code, command, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", at_call(5, torch.optim.AdamW.step, number))
-        stopped = hf_spam(*command)
-    lines = [line for line in stopped.err.splitlines() if line]
-    assert lines[-2:] == ["Stopping after step 4 ...", f"hf-spam: interrupted after step 4; {RESUME}"]
-    assert stopped.code == code and "Traceback" not in stopped.err
-    resumed = hf_spam(*command, "--resume-from-checkpoint", "auto")
-    assert resumed.code == 0 and f"Resuming from {tmp_path / 'out/checkpoint-4'}." in resumed.err
 
 
 @pytest.mark.parametrize(("number", "code", "says"), [("SIGINT", 130, "\na: interrupted\n"), ("SIGTERM", 143, "")])

@@ -63,14 +63,8 @@ def test_defaults_and_attribute_aliases():
     assert config.max_position_embeddings == 1024 and config.is_causal is True and config.model_type == "spam_gpt"
     config.hidden_size = 48
     assert config.n_embd == 48
-
-
-def test_special_tokens_default_to_the_last_id(tmp_path):
-    """Protects `SpamGPTConfig(vocab_size=99)`, and keeps an id that was given, even GPT-2's, in the file."""
-    config = SpamGPTConfig(vocab_size=99)
-    assert config.pad_token_id == config.bos_token_id == config.eos_token_id == 98
-    SpamGPTConfig(vocab_size=60_000, pad_token_id=50_256).save_pretrained(tmp_path)
-    assert SpamGPTConfig.from_pretrained(tmp_path).pad_token_id == 50_256
+    small = SpamGPTConfig(vocab_size=99)  # special tokens default to the last id
+    assert small.pad_token_id == small.bos_token_id == small.eos_token_id == 98
 
 
 @pytest.mark.parametrize(
@@ -106,6 +100,7 @@ def test_configuration_round_trip(tmp_path):
     away = {
         "n_inner": 20, "embd_pdrop": 0.1, "attn_pdrop": 0.2, "resid_pdrop": 0.3, "layer_norm_epsilon": 1e-6,
         "qkv_bias": False, "pooling": "mean", "padded_length": 7, "causal": False, "bos_token_id": 3,
+        "vocab_size": 60_000, "pad_token_id": 50_256,  # an id that is given is kept, even GPT-2's
         "id2label": {0: "a", 1: "spam", 2: "c"}, "temperature": 2.0, "threshold": 0.3,
     }  # fmt: skip
     for overrides in ({}, away):

@@ -203,13 +203,3 @@ def test_without_the_package(calibrated, probabilities, expected, folders, expec
     # With the package installed, the code in the folder is not needed.
     ours = pipeline("spam-classification", model=str(folders / "again"))
     assert type(ours) is SpamPipeline and ours(TEXTS) == expected
-
-
-def test_an_export_does_not_name_code_that_it_lacks(folders):
-    settings = json.loads((folders / "exported/config.json").read_text())
-    assert (
-        "auto_map" not in settings
-        and "custom_pipelines" not in settings
-        and not [*folders.glob("exported/*_spam_gpt.py")]
-    )
-    assert SpamClassifier.from_pretrained(folders / "exported").predict("hi") == ["not spam"]
