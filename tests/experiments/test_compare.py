@@ -56,6 +56,17 @@ def test_every_figure_is_that_of_the_model_alone():
     json.dumps(values, allow_nan=False)
 
 
+def test_differences_resample_messages_in_pairs():
+    """The interval of a difference of accuracies is that of the mean of paired differences."""
+    rng = np.random.default_rng(0)
+    rows = [(f"{WORDS[i % 10]} {WORDS[i // 10]}", i % 2, *rng.random(2)) for i in range(100)]
+    difference = compare(models_of(rows), messages(rows))["all"]["pairs"][0]["differences"]["accuracy"]
+    paired = [int((a > 0.5) == label) - int((b > 0.5) == label) for _, label, a, b in rows]
+    drawn = np.array(paired)[np.random.default_rng(1).integers(100, size=(10_000, 100))].mean(1)
+    assert difference["low"] == pytest.approx(np.percentile(drawn, 2.5), abs=0.02)
+    assert difference["high"] == pytest.approx(np.percentile(drawn, 97.5), abs=0.02)
+
+
 def test_holm_by_hand():
     """The smallest of four is multiplied by 4, the next by 3, and none is below the one before it."""
     assert holm([0.04, 0.01, 0.03, 0.5]) == pytest.approx([0.09, 0.04, 0.09, 0.5])
