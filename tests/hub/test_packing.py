@@ -51,7 +51,7 @@ def test_the_packed_model_answers_like_the_original():
         f"\nlargest difference {difference.max():.5f}, mean {difference.mean():.6f}, {others.sum()} labels differ",
         margins,
     )
-    assert difference.max() < 1e-3 and others.sum() <= 1 and (margins < 1e-3).all()
+    assert difference.max() < 1e-3 and others.sum() <= 2 and (margins < 1e-3).all()
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
