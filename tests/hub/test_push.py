@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -213,7 +215,34 @@ def test_what_cannot_be_sent_is_kept(hub, is_offline, out, alone, caplog, monkey
 # The process and the disk
 
 
-def test_a_process_that_is_killed_while_the_hub_hangs(hub, out, alone, tmp_path):
+CHILD = """if True:
+    import sys
+    sys.modules |= dict.fromkeys(["pandas", "datasets", "sklearn"])  # pushing must not need them
+    from pathlib import Path
+    from hf_spam.hub.push import Uploader
+    out = Path(sys.argv[1])
+    with Uploader(out, "alice/spam", strategy="every_save") as uploader:
+        for step in 10, 20:
+            uploader.submit(out / f"checkpoint-{step}", step, "checkpoint", is_best=True)
+        uploader.submit(out, 29, "final", is_best=True)
+        print("submitted", flush=True)
+        input()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_the_hub_hangs(hub, out, alone):
+    """With -9, and it loses nothing."""
+    fault = hub.fail(*COMMIT, times=99, hang=True)
+    with subprocess.Popen([sys.executable, "-c", CHILD, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"submitted\n"
+        assert fault.hit.wait(PATIENCE)
+        process.kill()
+    hub.end_faults()
+    assert_deliverable(hub, out, alone)
+
+
+def test_the_queue_of_a_run_while_the_hub_hangs(hub, out, alone, tmp_path):
     """What is on disk at that moment is all that the next push needs."""
     fault = hub.fail(*COMMIT, times=99, hang=True)
     with Uploader(out, REPO, strategy="every_save", timeout=0) as uploader:
