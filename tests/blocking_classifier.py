@@ -12,9 +12,10 @@ from hf_spam import SpamClassifier
 class BlockingClassifier(SpamClassifier):
     """Answers two windows of messages in each of two worker processes, which then wait until they are killed.
 
-    The process that starts them only answers when both have started.
+    If there is an `error`, they raise it instead. The process that starts them only answers when both have started.
     """
 
+    error: Exception | None = None
     windows = 2
 
     def __call__(self, texts: list[str], **options: bool) -> list:
@@ -22,6 +23,8 @@ class BlockingClassifier(SpamClassifier):
             while len(multiprocessing.active_children()) < 2:
                 time.sleep(0.01)
         elif self.windows == 0:
+            if self.error is not None:
+                raise self.error
             threading.Event().wait()
         self.windows -= 1
         return super().__call__(texts, **options)

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_candidate(
-    name: str | os.PathLike | Candidate | None = None,
+    name: str | os.PathLike | Candidate = "bundled",
     *,
     label_map: str | Mapping[str, str] | None = None,
     trust_remote_code: bool = False,
@@ -61,8 +61,8 @@ def load_candidate(
 ) -> Candidate:
     """Load a classifier of any kind, unless it is loaded already. The `name` is one of
 
-    - a folder or Hub id: a model of ours (`None` is the bundled one) or an export of one, any sequence classifier of
-      transformers, a PEFT adapter for one, or a SetFit model. Weights must be in safetensors, heads in skops;
+    - a folder or Hub id, or "bundled": a model of ours or an export of one, any sequence classifier of transformers, a
+      PEFT adapter for one, or a SetFit model. Weights must be in safetensors, heads in skops;
     - the path of a .skops file: a scikit-learn pipeline that takes texts;
     - "baseline=SOURCE": our linear baseline, trained on this source of messages, which is read as `reading` says.
 
@@ -71,8 +71,7 @@ def load_candidate(
     """
     if isinstance(name, Candidate):
         return name
-    source = "bundled" if name is None else os.fspath(name)
-    meanings = parse_label_map(label_map)
+    source, meanings = os.fspath(name), parse_label_map(label_map)
     if source.startswith(BASELINE_PREFIX):
         candidate = _fit_baseline(source, label_map=label_map, **reading)
     elif source.endswith(PICKLES):

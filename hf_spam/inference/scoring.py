@@ -111,7 +111,7 @@ def score_file(
     if window_size < 1 or (num_processes is not None and num_processes < 1):
         raise ValueError("--window-size and --num-processes must be at least 1.")
     how = scoring_reading(prefix, reading)
-    output = _check_output_path(Path(output), source, overwrite)
+    output, installed = _check_output_path(Path(output), source, overwrite), versions()
     with _open(source, how, split) as (reader, content):
         run = {
             "the input": content,
@@ -119,7 +119,7 @@ def score_file(
             "the device": classifier.model.device.type,
             "the reading": [how.text_column, *how.remembered, *how.added, how.encoding, how.skip_bad_rows],
             "the window size": window_size,
-            "the version": [versions()["hf-spam"], versions()["torch"]],
+            "the version": [installed["hf-spam"], installed["torch"]],
         }
         unfinished, suffix = UnfinishedOutput(output, run), output.suffix.lower()
         total = check_input(reader, window_size, suffix)

@@ -15,64 +15,44 @@ from hf_spam.evaluation.eval_data import EvalData, load_eval_data, trained_recip
 from hf_spam.evaluation.page import headline, report_tables
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A model folder with a training history."""
-    (tmp_path / "config.json").write_text("{}")
-    record(tmp_path, MESSAGES, protocol="book", seed=7)
-    return tmp_path
-
-
-def record(folder, source, **recipe) -> None:
-    """Write the history that a training run on a source would leave."""
-    splits = fingerprints(load_sms_spam(source, **recipe))
-    (folder / "history.json").write_text(json.dumps({"recipe": {"data": str(MESSAGES), **recipe}, "splits": splits}))
-
-
 def rows_of(data: DatasetDict) -> dict:
     return {name: split.to_list() for name, split in data.items()}
 
 
-def test_own_data_is_split_as_in_the_training(folder):
-    own = load_sms_spam(MESSAGES, protocol="book", seed=7)
-    found = load_eval_data(folder, MESSAGES)
-    assert rows_of(found.sets) == rows_of(own) and found.train is found.sets["train"]
-    other = load_eval_data(folder, MESSAGES, protocol="book", seed=8)
-    assert rows_of(other.sets) == rows_of(load_sms_spam(MESSAGES, protocol="book", seed=8))
-    assert other.train.to_list() == own["train"].to_list()  # the training messages stay what they were
-
-
-def test_other_data_is_one_set_and_may_be_small_and_of_one_label(folder, tmp_path):
-    path = tmp_path / "mine.tsv"
-    path.write_text("ham\tone\nham\ttwo\n")
-    found = load_eval_data(folder, path, train_data=MESSAGES)
-    assert {name: part["text"][:] for name, part in found.sets.items()} == {"mine.tsv": ["one", "two"]}
-    assert found.train.to_list() == load_sms_spam(MESSAGES, protocol="book", seed=7)["train"].to_list()
-    assert load_eval_data(folder, path).train is None
-    assert load_eval_data(folder, path, train_data=path).train["text"][:] == ["one", "two"]
-    with pytest.raises(DataError):
-        load_eval_data(folder, path, protocol="book")
-
-
 def written(path, rows):
-    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(f"{'spam' if label else 'ham'}\t{text}\n" for text, label in rows))
     return path
 
 
-@pytest.mark.parametrize("protocol", ["book", "full"])
-def test_changed_data_is_not_the_models_own(tmp_path, protocol):
-    """Splitting it again would put training messages into the test split, so it does not count as unseen.
+def test_other_data_is_one_set_and_may_be_small_and_of_one_label(tmp_path):
+    path = written(tmp_path / "mine.tsv", [("one", 0), ("two", 0)])
+    found = load_eval_data(tmp_path, path)
+    assert {name: part["text"][:] for name, part in found.sets.items()} == {"mine.tsv": ["one", "two"]}
+    assert found.train is None
+    assert load_eval_data(tmp_path, path, train_data=path).train["text"][:] == ["one", "two"]
+    with pytest.raises(DataError):
+        load_eval_data(tmp_path, path, protocol="book")
 
-    The file name does not matter: a copy of the training data is recognized.
+
+@pytest.mark.parametrize("protocol", ["book", "full"])
+def test_only_the_models_own_data_is_split_as_in_the_training(tmp_path, protocol):
+    """Splitting changed data again would put training messages into the test split, so it does not count as unseen.
+
+    The file name does not matter: a copy of the training data is recognized. The training messages stay what they were
+    if their file is split in another way.
     """
     rows = [(f"{'win' if i % 2 else 'see'} {chr(97 + i % 26)}{chr(97 + i // 26)} now", i % 2) for i in range(60)]
     path, copy = written(tmp_path / "grow.tsv", rows), written(tmp_path / "again.tsv", rows)
-    record(tmp_path, path, protocol=protocol, seed=5)
+    recipe = {"protocol": protocol, "seed": 5}
+    splits = load_sms_spam(path, **recipe)
+    (tmp_path / "history.json").write_text(json.dumps({"recipe": recipe, "splits": fingerprints(splits)}))
     own = load_eval_data(tmp_path, path)
-    assert list(own.sets) == ["train", "validation", "test"] and own.splits.endswith("as in the model's training")
+    assert rows_of(own.sets) == rows_of(splits) and own.splits.endswith("as in the model's training")
     assert own.train is own.sets["train"] and own.remark == own.hint == ""
     assert list(load_eval_data(tmp_path, copy).sets) == list(own.sets)
+    anew = load_eval_data(tmp_path, path, protocol="book", seed=8)
+    assert rows_of(anew.sets) == rows_of(load_sms_spam(path, protocol="book", seed=8))
+    assert anew.train.to_list() == splits["train"].to_list()
 
     swapped, relabelled = [rows[2], rows[1], rows[0], *rows[3:]], [(rows[0][0], 1), (rows[1][0], 0), *rows[2:]]
     added = [*rows, *[(f"hello {chr(97 + i)}{chr(97 + i)}", 0) for i in range(10)]]
@@ -99,9 +79,7 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
     assert len(drawn.sets["test"]) == 300 and len(drawn.train) == 5574 and drawn.remark == found.remark
     other = load_eval_data("bundled", MESSAGES)
     assert list(other.sets) == ["messages.csv"] and other.train is None
-    assert (
-        other.remark == "The model has seen every message of the SMS Spam Collection, the sample and four public sets."
-    )
+    assert other.remark.startswith("The model has seen every message of the SMS Spam Collection, the sample and four")
     assert "--train-data uci,sample" in other.hint
     told = load_eval_data(None, MESSAGES, train_data=sms_collection)
     assert len(told.train) == 5574 and told.trained_on == "part of the messages that the model was trained on"
@@ -124,44 +102,40 @@ def test_remarks_reach_the_reader():
 
 
 USABLE = {"recipe": {"protocol": "full", "seed": 1}, "splits": {}}
-
-
-UNUSABLE = [
+BAD_HISTORIES = [
     *([], {"recipe": []}, {"recipe": {"name": "x"}}, {"recipe": {"protocol": [], "seed": 1}}),
     *({"recipe": {"protocol": "full"}}, {"recipe": {"protocol": "full", "seed": True}}),
     *({"recipe": USABLE["recipe"] | {"text_column": 1}}, USABLE | {"trained_before": 1}, USABLE | {"splits": []}),
     *(USABLE | {"splits": {"train": train}} for train in (5, {}, {"messages": "5"})),
 ]
-BROKEN = [b"no json", b"\xff\xfe", b"[" * 100_000]
+BAD_HISTORIES = [b"no json", b"\xff\xfe", b"[" * 100_000, *(json.dumps(history).encode() for history in BAD_HISTORIES)]
+OTHER_HISTORIES = [  # of an old model, one trained on several datasets, and one with an invalid seed
+    *({"recipe": USABLE["recipe"]}, USABLE),
+    {"recipe": {"protocol": "book", "seed": 2**40}, "splits": {"train": {"messages": 700}}},
+]
 
 
-@pytest.mark.parametrize("history", [*BROKEN, *(json.dumps(history).encode() for history in UNUSABLE)])
-def test_an_unusable_history_counts_as_none(folder, caplog, history):
-    """It may come from any repository on the Hub: a warning names the file, and evaluation continues."""
-    (folder / "history.json").write_bytes(history)
-    found = load_eval_data(folder, MESSAGES)
-    assert list(found.sets) == ["messages.csv"] and found.remark.startswith("There is no record")
-    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert line.startswith(f"Ignoring {folder / 'history.json'}, ") and "\n" not in line
-
-
-@pytest.mark.parametrize("changes", [{"splits": {}}, {"splits": None}, {"recipe": {"protocol": "book", "seed": 2**40}}])
-def test_without_usable_fingerprints_nothing_is_claimed(folder, changes):
-    """An old model, one trained on several datasets, or one with an invalid seed."""
-    history = json.loads((folder / "history.json").read_text()) | changes
-    (folder / "history.json").write_text(
-        json.dumps({key: value for key, value in history.items() if value is not None})
-    )
-    found = load_eval_data(folder, MESSAGES)
+@pytest.mark.parametrize(
+    ("history", "is_bad"),
+    [*((bad, True) for bad in BAD_HISTORIES), *((json.dumps(other).encode(), False) for other in OTHER_HISTORIES)],
+)
+def test_without_a_usable_history_nothing_is_claimed(tmp_path, caplog, history, is_bad):
+    """It may come from any repository on the Hub: a warning names a bad file, and evaluation continues."""
+    (tmp_path / "history.json").write_bytes(history)
+    found = load_eval_data(tmp_path, MESSAGES)
     assert list(found.sets) == ["messages.csv"] and found.train is None
-    assert "it may have seen any of the" in found.remark
+    assert "it may have seen any of these" in found.remark
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == is_bad and "\n" not in "".join(lines)
+    assert all(line.startswith(f"Ignoring {tmp_path / 'history.json'}, ") for line in lines)
 
 
-def test_the_history_of_a_model_on_the_hub(folder, hub):
+def test_the_history_of_a_model_on_the_hub(tmp_path, hub):
     from huggingface_hub import HfApi
 
+    (tmp_path / "history.json").write_text(json.dumps(USABLE))
     HfApi().create_repo("alice/spam")
-    HfApi().upload_folder(repo_id="alice/spam", folder_path=folder)
-    assert trained_recipe("alice/spam").seed == 7
-    (folder / "history.json").unlink()
-    assert trained_recipe(folder) is eval_data.NO_RECIPE
+    HfApi().upload_folder(repo_id="alice/spam", folder_path=tmp_path)
+    assert trained_recipe("alice/spam").seed == 1
+    (tmp_path / "history.json").unlink()
+    assert trained_recipe(tmp_path) is eval_data.NO_RECIPE

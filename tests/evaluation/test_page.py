@@ -57,9 +57,13 @@ def test_page_runs_nothing_and_loads_nothing(tmp_path):
     fetched = [v for k, v in page.attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
     assert fetched == [] and not any(k.startswith("on") for k, _ in page.attributes)
     assert "url(" not in "".join(v or "" for _, v in page.attributes).replace("url(#", "")
-    write_page(tmp_path / "new" / "folder", "report", report.values, html)
-    left = {path.name: path.read_text() for path in (tmp_path / "new" / "folder").iterdir()}
-    assert set(left) == {"report.html", "report.json"} and json.loads(left["report.json"]) == report.values
+    folder = tmp_path / "new" / "folder"
+    for values, written in (({}, "old"), (report.values, html)):
+        write_page(folder, "report", values, written)
+        (folder / "model.safetensors").touch()
+    left = {path.name: path.read_text() for path in folder.iterdir()}
+    assert set(left) == {"report.html", "report.json", "model.safetensors"} and left["report.html"] == html
+    assert json.loads(left["report.json"]) == report.values
 
 
 def test_words_of_errors_are_coloured():
@@ -78,14 +82,6 @@ def test_words_of_errors_are_coloured():
     strongest = max(abs(word.contribution) for word in explanation.words)
     assert f"--strength: {round(min(60, 30 * strongest))}%" in [v for k, v in page.attributes if k == "style"]
     assert report_tables(report.values)[-1].rows[0][-1] == text
-
-
-def test_a_report_replaces_only_an_earlier_report(tmp_path):
-    (tmp_path / "model.safetensors").write_text("kept")
-    (tmp_path / "report.html").write_text("old")
-    write_page(tmp_path, "report", {}, "new")
-    assert (tmp_path / "model.safetensors").read_text() == "kept" and (tmp_path / "report.html").read_text() == "new"
-    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_headline_says_what_was_measured():

@@ -1,7 +1,6 @@
 """The numbers in a report are correct, including duplicates of training messages, for two labels and for more."""
 
 import json
-from collections import Counter
 from operator import itemgetter
 
 import pytest
@@ -112,18 +111,6 @@ ANY_ROWS = st.lists(
     max_size=20,
     unique_by=itemgetter(0),
 )
-
-
-@settings(max_examples=8)
-@given(ANY_ROWS, st.randoms())
-def test_order_of_the_messages_does_not_matter(rows, random):
-    one, two = (report_of(each, TRAIN).values for each in (rows, random.sample(rows, len(rows))))
-    assert values_of(one["sets"]["test"]["model"]) == pytest.approx(values_of(two["sets"]["test"]["model"]))
-    for part in ("confusion", "thresholds", "by_length"):
-        assert one["details"][part] == two["details"][part]
-    assert Counter(error["text"] for error in one["details"]["errors"]) == Counter(
-        text for text, label, score in rows if (score > 0.5) != label
-    )
 
 
 @settings(max_examples=8)
