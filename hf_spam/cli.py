@@ -18,7 +18,7 @@ from .terminal import finish
 from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
 
-@click.group(context_settings={**options.CONTEXT, "max_content_width": 110})
+@click.group(commands=COMMANDS, context_settings={**options.CONTEXT, "max_content_width": 110})
 @click.version_option(package_name="hf-spam", prog_name="hf-spam")
 def cli() -> None:
     """Train, evaluate and use small GPTs that tell spam from not spam in text messages."""
@@ -349,10 +349,6 @@ def score(
     if scored.left_out:
         click.echo(f"Left out {scored.left_out:,} rows: {'; '.join(scored.first_left_out)}", err=True)
     click.echo(f"{scored.rows:,} rows ({labels}) are in {output}: {rate:,.0f} rows/s", err=True)
-
-
-for command in COMMANDS:
-    cli.add_command(command)
 
 
 def main() -> NoReturn:

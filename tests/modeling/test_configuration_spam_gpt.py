@@ -65,6 +65,7 @@ def test_defaults_and_attribute_aliases():
     assert config.n_embd == 48
     small = SpamGPTConfig(vocab_size=99)  # special tokens default to the last id
     assert small.pad_token_id == small.bos_token_id == small.eos_token_id == 98
+    assert SpamGPTConfig(vocab_size=60_000, pad_token_id=50_256).pad_token_id == 50_256, "even GPT-2's id is kept"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_configuration_round_trip(tmp_path):
     away = {
         "n_inner": 20, "embd_pdrop": 0.1, "attn_pdrop": 0.2, "resid_pdrop": 0.3, "layer_norm_epsilon": 1e-6,
         "qkv_bias": False, "pooling": "mean", "padded_length": 7, "causal": False, "bos_token_id": 3,
-        "vocab_size": 60_000, "pad_token_id": 50_256,  # an id that is given is kept, even GPT-2's
+        "vocab_size": 60_000, "pad_token_id": 50_256,
         "id2label": {0: "a", 1: "spam", 2: "c"}, "temperature": 2.0, "threshold": 0.3,
     }  # fmt: skip
     for overrides in ({}, away):

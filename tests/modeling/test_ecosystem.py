@@ -228,6 +228,7 @@ def test_lora_with_peft(num_labels, settings, tmp_path):
     for _ in range(3):
         optimizer.zero_grad()
         adapted(**PadRight(PAD)(random_messages())).loss.backward()
+        assert all(parameter.grad is not None for parameter in trained.values())
         optimizer.step()
     adapted.eval()
     expected = answer(adapted)
