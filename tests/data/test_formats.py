@@ -150,6 +150,14 @@ def test_quotes_in_a_tsv_with_a_header(lines, texts, tmp_path):
         ]
 
 
+def test_rows_of_any_length_become_rows_of_a_table(tmp_path):
+    """Empty cells at the end may be missing or too many. Scoring adds its columns after them."""
+    (tmp_path / "a.csv").write_text("label,text,n,\nham,a,1\nspam,b,2,,\n")
+    reader = open_file(DataFile.find(tmp_path / "a.csv"), Reading())
+    (window,) = reader.windows(9)
+    assert reader.table(window).rows == [["ham", "a", "1", ""], ["spam", "b", "2", ""]]
+
+
 def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path):
     """A tokenizer does the same, and Arrow cannot hold it."""
     (tmp_path / "a.jsonl").write_text('{"label": 0, "text": "hi \\ud83c"}\n{"text": "\\ud83d\\ude42", "label": 1}\n')
