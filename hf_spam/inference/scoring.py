@@ -2,14 +2,13 @@
 
 The input is read in windows of a fixed number of rows. Worker processes score them in turn, and this process appends
 the results to an unfinished output, with which a killed run resumes (see `unfinished`). Windows do not depend on the
-number of processes, and each process computes on one thread, so the output is identical byte for byte on any number of
-processes.
+number of processes, and each process computes on one thread, so the output is the same on any number of processes, but
+for the last digit of a few scores on processors with AVX-512.
 """
 
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -44,6 +43,7 @@ from ..hub_errors import explained
 from ..text import printable
 from .classifier import SpamClassifier
 from .unfinished import UnfinishedOutput, add_rows, no_rows
+from .workers import count_cores, worker_context
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def _most_processes(classifier: SpamClassifier) -> int:
     """Return the number of cores that this process may use, or of accelerators if the model is on one."""
     if classifier.model.device.type != "cpu":
         return torch.accelerator.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count_cores()
 
 
 def _score_windows(
@@ -282,11 +282,7 @@ def _score_windows(
 @contextmanager
 def _workers(pickled: bytes, reader: Reader, suffix: str, count: int) -> Iterator[list[Connection]]:
     """Start processes and yield a connection to each, which takes windows and gives their pieces."""
-    can_fork = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-    context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
-    if can_fork:
-        context.set_forkserver_preload([__name__])  # imported once for all
-    connections, processes = [], []
+    context, connections, processes = worker_context(), [], []
     try:
         for rank in range(count):
             connection, other_end = context.Pipe()

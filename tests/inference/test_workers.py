@@ -1,0 +1,25 @@
+"""Processes for scoring are prepared while the first one imports its libraries, if the file is large enough."""
+
+import signal
+
+import pytest
+
+from hf_spam.inference import workers
+
+
+@pytest.mark.skipif(workers.worker_context().get_start_method() != "forkserver", reason="processes cannot be forked")
+def test_the_server_is_started_early_for_large_files_only(tmp_path, monkeypatch):
+    """Ctrl-C must not reach it, and must reach the first process as before."""
+    handlers = []
+    monkeypatch.setattr(workers.forkserver, "ensure_running", lambda: handlers.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr(workers, "count_cores", lambda: 2)
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    small.write_bytes(b"x")
+    large.write_bytes(bytes(workers.SMALL_BYTES + 1))
+    before = signal.getsignal(signal.SIGINT)
+    for source in (small, large, "-", "alice/inbox", tmp_path):
+        workers.start_early(str(source))
+    assert handlers == [signal.SIG_IGN] and signal.getsignal(signal.SIGINT) == before
+    monkeypatch.setattr(workers, "count_cores", lambda: 1)
+    workers.start_early(str(large))
+    assert len(handlers) == 1
