@@ -321,9 +321,9 @@ def score(
     With --engine ray, IN may also be a folder or a pattern such as s3://bucket/*.csv, and OUT is a folder of parts.
     """
     if not engine and output != "-" and settings["num_processes"] != 1:
-        from .inference.workers import start_early
+        from .inference.workers import start_forkserver
 
-        start_early(source)  # before the imports below, which take seconds too
+        start_forkserver(source)  # before the imports below, which take seconds too
     from .inference.classifier import SpamClassifier
     from .inference.scoring import STANDARD, score_file, score_stream, trained_text_column
 

@@ -1,6 +1,6 @@
-"""The processes that share the work of scoring a file: how many, and how they are started.
+"""Start the processes that score a file together.
 
-Imports nothing slow, so that torch can be imported for them while the first process imports it too.
+Imports nothing slow, so that their libraries can be imported while the first process imports its own.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ def count_cores() -> int:
 
 
 def worker_context() -> BaseContext:
-    """Return how to start processes: forked from a server that imports this room once for all, but not on Windows."""
+    """Return the start method: forks of a server, which imports the libraries once for all, or spawn on Windows."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -26,8 +26,8 @@ def worker_context() -> BaseContext:
     return context
 
 
-def start_early(source: str) -> None:
-    """Start this server now if the source is a file for several processes: its imports take seconds."""
+def start_forkserver(source: str) -> None:
+    """Start the server now, since its imports take seconds, if the source is a file large enough to need it."""
     is_large = os.path.isfile(source) and os.path.getsize(source) > SMALL_BYTES
     if is_large and count_cores() > 1 and worker_context().get_start_method() == "forkserver":
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the first process

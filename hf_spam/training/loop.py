@@ -57,10 +57,11 @@ class TrainingLoop:
             adjustment = shift_of(setup.calibration, names)
         objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, adjustment)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
-        warmup = recipe.warmup_steps
+        schedule, warmup = recipe.lr_scheduler_type, recipe.warmup_steps
+        if schedule == "constant":  # the library's "constant" has no warmup
+            schedule = "constant_with_warmup"
         self.scheduler = get_scheduler(  # not prepared: Accelerate would step it once per process
-            # The library's "constant" has no warmup.
-            recipe.lr_scheduler_type.replace("constant", "constant_with_warmup"),
+            schedule,
             self.optimizer,
             # Below 1, it is a fraction of all steps, as in the Trainer.
             num_warmup_steps=int(warmup) if warmup >= 1 else math.ceil(warmup * self.total_steps),
