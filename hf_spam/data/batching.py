@@ -77,8 +77,8 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 
 def batch_tokens_for(config: PreTrainedConfig, device: torch.device) -> int:
     """Return the fastest number of tokens per batch for a model of this width (682 for GPT-2 124M on a CPU)."""
-    inner = getattr(config, "n_inner", None) or 4 * config.hidden_size
-    return max(1, (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH) // inner)
+    widest = max(getattr(config, "n_inner", None) or 0, 4 * config.hidden_size)
+    return max(1, (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH) // widest)
 
 
 @torch.inference_mode()

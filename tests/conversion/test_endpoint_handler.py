@@ -22,7 +22,7 @@ from hf_spam.hub.export import write_files
 NEEDS = {"export-gpt2": {"torch", "transformers"}, "export-onnx": {"onnxruntime"}}
 PACKAGES = {"hf_spam", "onnxruntime", "torch", "transformers"}
 SPAM, HAM = "Free entry! Txt WIN to 10010 to claim", "Running late, start without me"
-UNSURE = "Call now to claim it"  # more likely spam than not, but below the threshold
+UNSURE = "Reply now to claim it"  # more likely spam than not, but below the threshold
 TEXTS = [
     SPAM,
     HAM,

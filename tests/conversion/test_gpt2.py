@@ -211,7 +211,7 @@ def test_what_gpt2_cannot_compute_is_refused(tmp_path: Path, classifier, reason:
 
 def test_the_bundled_model_answers_alike(gpt2_export: Path) -> None:
     """With its threshold, which lies above the score of the first of these messages."""
-    texts = ["Call now to claim it", "", "a" * 100_000, *read_messages(MESSAGES)["text"][:300]]
+    texts = ["Reply now to claim it", "", "a" * 100_000, *read_messages(MESSAGES)["text"][:300]]
     original, exported = SpamClassifier.from_pretrained(), SpamClassifier.from_pretrained(gpt2_export)
     expected = original.predict_proba(texts)
     np.testing.assert_allclose(stock_scores(gpt2_export, texts, 8), expected, atol=1e-5)

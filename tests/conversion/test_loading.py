@@ -96,9 +96,9 @@ WEIGHTS, BIAS = "model.safetensors", "out_head.bias"
 HUGE = 10**9
 SHARDS = b'{"weight_map": {"a": "x.safetensors"}}'
 DAMAGES = {
-    "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1), f"{UNFIT}Storage size"),
-    "a huge vocabulary": (config(vocab_size=HUGE), rf"{UNFIT}gpt\.tok_emb\.weight has shape \(4000, 256\), expected"),
-    "a billion blocks": (config(n_layer=HUGE), f"{UNFIT}n_layer is {HUGE}, but there are weights for 1"),
+    "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1, n_inner=None), f"{UNFIT}Storage size"),
+    "a huge vocabulary": (config(vocab_size=HUGE), rf"{UNFIT}gpt\.tok_emb\.weight has shape \(4000, 112\), expected"),
+    "a billion blocks": (config(n_layer=HUGE), f"{UNFIT}n_layer is {HUGE}, but there are weights for 2"),
     "labels that are text": (config(id2label="spam"), BAD_CONFIG),
     "an unknown type of numbers": (config(dtype="float99"), BAD_CONFIG),
     "a long text for a number": (config(padded_length="é" * 999), f"{BAD_CONFIG}.{{500}}…$"),

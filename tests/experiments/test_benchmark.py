@@ -19,7 +19,7 @@ from hf_spam.evaluation.models import load_candidate
 from hf_spam.experiments import benchmark as module
 from hf_spam.experiments.benchmark import FEW, OBFUSCATIONS, benchmark, benchmark_row, make_suite, markdown
 
-FINGERPRINT = "1749747d2f5605fe0d560d38bb3a287a6affd8f70b06474a5a379a50d30885b2"
+FINGERPRINT = "7deaff06b62ba77cc7197e15baec3df6925f3f3be91c456260b434035284b9eb"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_suite_is_pinned(split):
     train, held_out = split
     suite = make_suite(held_out)
     assert suite.fingerprint == FINGERPRINT, "if this is on purpose, raise the number of SUITE, and measure all again"
-    assert (len(held_out), sum(held_out["label"][:]), len(train)) == (2161, 693, 21396 - 2161)
+    assert (len(held_out), sum(held_out["label"][:]), len(train)) == (2974, 1028, 29697 - 2974)
     assert not find_duplicates(held_out["text"][:], train["text"][:])[1].any()
     assert not {*held_out["group"][:]} & {*train["group"][:]}  # a message and its twin are on the same side
     for texts, rows in suite.variants.values():
@@ -102,7 +102,7 @@ def test_the_tokenizer_undoes_what_is_only_drawn_differently(split):
 def test_every_figure_is_that_of_its_messages(small, collection):
     _, messages = small
     seen: list[str] = []
-    candidate = reader(seen, train=tuple(messages["text"][:7]))
+    candidate = reader(seen, train=tuple(messages["text"][-7:]))
     values = benchmark(candidate, uci=collection)
     suite, labels = make_suite(messages), np.array(messages["label"][:])
 
@@ -123,9 +123,9 @@ def test_every_figure_is_that_of_its_messages(small, collection):
     check(parts["length", "41 to 160"]["figures"], [messages["text"][int(row)] for row in chosen], chosen)
     assert sum(part["messages"] for part in values["parts"] if part["section"] == "category") == len(labels)
     assert {part["figures"] is None for part in parts.values() if part["messages"] < FEW} == {True}
-    assert values["suite"]["seen"] == find_duplicates(messages["text"][:], messages["text"][:7])[1].sum() >= 7
+    assert values["suite"]["seen"] == find_duplicates(messages["text"][:], messages["text"][-7:])[1].sum() >= 7
     assert values["suite"] | {"seen": 0} == {
-        "name": module.SUITE, "fingerprint": suite.fingerprint, "messages": 55, "spam": labels.sum(), "seen": 0
+        "name": module.SUITE, "fingerprint": suite.fingerprint, "messages": 75, "spam": labels.sum(), "seen": 0
     }  # fmt: skip
     assert values["uci"]["how"] == "not seen" and values["uci"]["messages"] == 200
     assert {*seen} >= {*suite.variants["length", module.VERY_LONG][0]}

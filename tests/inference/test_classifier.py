@@ -60,8 +60,11 @@ def test_an_answer_depends_on_the_message_only(texts, random):
 
 
 def test_every_text_gets_an_answer():
-    for text, answer in zip(STRANGE, CLASSIFIER(STRANGE), strict=True):
-        assert answer["label"] in ("spam", "not spam") and 0.5 <= answer["score"] <= 1, text[:20]
+    """It is spam if its score reaches the threshold, and the score is that of the label."""
+    threshold, probabilities = CLASSIFIER.model.config.threshold, CLASSIFIER.predict_proba(STRANGE)
+    for text, answer, (ham, spam) in zip(STRANGE, CLASSIFIER(STRANGE), probabilities, strict=True):
+        expected = ("spam", spam) if spam >= threshold else ("not spam", ham)
+        assert (answer["label"], answer["score"]) == expected and 0 <= spam <= 1, text[:20]
 
 
 @pytest.mark.parametrize("text", [None, 1, 2.5, b"spam", ["spam"]])

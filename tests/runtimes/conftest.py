@@ -48,7 +48,7 @@ def agreement(request, messages, classifier, expected, tmp_path, monkeypatch) ->
             decide(config, torch.from_numpy(expected)).numpy(),
         )
         print(json.dumps(result))
-        assert result["messages"] == 21396
+        assert result["messages"] == 29697
         return result["runtimes"][0]
 
     return run

@@ -35,6 +35,15 @@ def test_only_the_trainable_weights_change(trainable, tensors, data, base):
     assert run.trained_parameters == sum(shapes) and len(shapes) == tensors
 
 
+def test_the_recipe_sets_the_shape_of_a_new_network(data):
+    """Every size of the recipe `inbox` reaches the network, feed-forward layers that are not four times as wide too."""
+    shape = {"n_layer": 2, "n_embd": 12, "n_head": 3, "n_inner": 20, "n_positions": 64}
+    model = finetune("pocket", data=data, vocab_size=300, max_steps=1, **shape).model
+    assert {name: getattr(model.config, name) for name in shape} == shape
+    widths = [[layer.out_features for layer in block.ff.layers[::2]] for block in model.gpt.trf_blocks]
+    assert widths == [[20, 12], [20, 12]] and model.gpt.pos_emb.weight.shape == (64, 12)
+
+
 def test_a_tokenizer_must_fit_the_base(data, base, gpt2_tokenizer_dir):
     with pytest.raises(ValueError, match=r"tokenizer does not fit the model .*: it has id 50256"):
         finetune("book", data=data, base=base, tokenizer=gpt2_tokenizer_dir)
