@@ -122,7 +122,8 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
     """
     name, folder = repr(os.fspath(source)), local_folder(source, revision=revision)
     if not has_tokenizer(folder) and (adapter := find_adapter(source, revision=revision)):
-        return load_tokenizer(adapter.base, revision=adapter.revision)
+        source, revision = adapter.base, adapter.revision
+        name, folder = repr(source), local_folder(source, revision=revision)
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
     try:
         if vocab.is_file() and merges.is_file() and not (folder / "tokenizer_config.json").is_file():

@@ -140,3 +140,10 @@ def test_without_peft_the_line_says_how_to_install_it(adapter, monkeypatch):
     done = hf_spam("classify", "hi", "--model", adapter)
     assert done.code == 1 and done.err.count("\n") == 1
     assert 'an adapter needs peft, which is not installed: pip install "hf-spam[lora]"' in done.err
+
+
+def test_a_base_that_is_an_adapter_is_not_asked_for_its_own_base(adapter):
+    """It may name itself."""
+    change(adapter, base_model_name_or_path=str(adapter))
+    with pytest.raises(ValueError, match="No tokenizer in"):
+        load_tokenizer(adapter)

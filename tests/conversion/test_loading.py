@@ -91,13 +91,17 @@ UNFIT = r"^The weights of '.*' do not fit its config\.json: "
 BAD_CONFIG = r"^The config\.json of '.*' is not valid: "
 UNREADABLE = r"^'.*/model' cannot be loaded: "
 NO_TOKENIZER = r"^No tokenizer in '.*\(.*"
-UNFIT_TOKENIZER = "does not fit the model .*: it has id 5000, but the model's vocabulary has only 4000 entries"
+VOCABULARY, WIDTH = (json.loads((BUNDLED / "config.json").read_text())[name] for name in ("vocab_size", "n_embd"))
+TOO_LARGE = f"it has id {VOCABULARY + 1}, but the model's vocabulary has only {VOCABULARY} entries"
 WEIGHTS, BIAS = "model.safetensors", "out_head.bias"
 HUGE = 10**9
 SHARDS = b'{"weight_map": {"a": "x.safetensors"}}'
 DAMAGES = {
     "a network of 10^18 weights": (config(n_embd=HUGE, n_head=1, n_inner=None), f"{UNFIT}Storage size"),
-    "a huge vocabulary": (config(vocab_size=HUGE), rf"{UNFIT}gpt\.tok_emb\.weight has shape \(4000, 112\), expected"),
+    "a huge vocabulary": (
+        config(vocab_size=HUGE),
+        rf"{UNFIT}gpt\.tok_emb\.weight has shape \({VOCABULARY}, {WIDTH}\), expected",
+    ),
     "a billion blocks": (config(n_layer=HUGE), f"{UNFIT}n_layer is {HUGE}, but there are weights for 2"),
     "labels that are text": (config(id2label="spam"), BAD_CONFIG),
     "an unknown type of numbers": (config(dtype="float99"), BAD_CONFIG),
@@ -116,7 +120,10 @@ DAMAGES = {
     "an empty file": (replace(WEIGHTS, b""), f"{UNREADABLE}.*header"),
     "no safetensors": (replace(WEIGHTS, b"", "other"), rf"{UNREADABLE}.* a pickle \(pytorch_model\.bin\)"),
     "a missing shard": (replace(WEIGHTS, SHARDS, "model.safetensors.index.json"), rf"{UNREADABLE}.*x\.safetensors"),
-    "a tokenizer too large": (tokenizer(lambda model: model["vocab"].update(zz=5000)), UNFIT_TOKENIZER),
+    "a tokenizer too large": (
+        tokenizer(lambda model: model["vocab"].update(zz=VOCABULARY + 1)),
+        f"does not fit the model .*: {TOO_LARGE}",
+    ),
     "an empty tokenizer": (tokenizer(lambda model: model.update(vocab={}, merges=[])), f"{NO_TOKENIZER}is empty"),
     "a tokenizer that panics": (
         tokenizer(lambda model: model.update(continuing_subword_prefix="#" * 300)),
@@ -192,7 +199,7 @@ def test_shards_and_base_models_are_loaded(tmp_path):
 
 def test_a_tokenizer_without_a_model_is_loaded(folder):
     (folder / "config.json").unlink()
-    assert len(load_tokenizer(folder)) == len(load_tokenizer("bundled")) == 4000
+    assert len(load_tokenizer(folder)) == len(load_tokenizer("bundled")) == VOCABULARY
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -95,7 +95,8 @@ def folders(tmp_path_factory, onnx_export) -> Path:
     """A folder of each kind that has a tokenizer: saved by training, imported, and exported."""
     folder, classifier = tmp_path_factory.mktemp("folders"), SpamClassifier.from_pretrained()
     save_classifier(classifier.model, classifier.tokenizer, folder / "trained")
-    GPT2Model(GPT2Config(vocab_size=4000, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder / "gpt2")
+    shape = {"vocab_size": len(classifier.tokenizer), "n_embd": 8, "n_layer": 1, "n_head": 1}
+    GPT2Model(GPT2Config(**shape)).save_pretrained(folder / "gpt2")
     import_weights(folder / "gpt2", folder / "imported", tokenizer=classifier.tokenizer)
     (folder / "exported").symlink_to(onnx_export)
     return folder
