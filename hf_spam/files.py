@@ -41,12 +41,16 @@ def write_folder(folder: Path, fill: Callable[[Path], None], about: dict[str, An
         os.replace(temporary, folder)
         flush(folder.parent)
     finally:
+        if replaced.exists() and not folder.exists():
+            os.replace(replaced, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
 
 def check_empty(folder: Path) -> None:
-    """Raise `FileExistsError` if `folder` exists and is not an empty folder."""
+    """Raise `FileExistsError` if `folder` exists and is not an empty folder, or is the current one."""
+    if folder.exists() and folder.samefile(Path.cwd()):
+        raise FileExistsError(f"{folder} is the current folder, which would be replaced; name another one.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} already exists and is not an empty folder.")
 

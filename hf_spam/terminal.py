@@ -32,7 +32,7 @@ UNBROKEN_NAME = 30  # the same for the first column
 
 def show(content: Table | Text | str) -> None:
     """Print a table, or lines that the terminal may wrap."""
-    Console(highlight=False, markup=False, soft_wrap=not isinstance(content, Table)).print(content)
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=not isinstance(content, Table)).print(content)
 
 
 def finish(as_json: bool, value: Any, *shown: Table | str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_spam.files import hash_file, public, read_manifest, write_file, write_folder, write_json
+from hf_spam.files import check_empty, hash_file, public, read_manifest, write_file, write_folder, write_json
 
 
 def fill(folder: Path) -> None:
@@ -41,6 +41,26 @@ def test_a_failed_write_leaves_the_old_content(tmp_path):
         write_file(tmp_path / "folder", b"x")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "deep", "folder", "made", "value"]
     assert (tmp_path / "value").read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_an_interruption_between_the_two_renames_loses_neither_folder(tmp_path, monkeypatch):
+    def interrupted(source: Path, target: Path) -> None:
+        if Path(source).name.startswith(".writing-"):
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    write_folder(tmp_path / "made", fill)
+    monkeypatch.setattr("hf_spam.files.os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "made", lambda folder: (folder / "c").write_text("new"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "deep", "made"]
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    """A shell would be left in a folder that is no longer there."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileExistsError, match=r"^\. is the current folder"):
+        check_empty(Path("."))
 
 
 @pytest.mark.parametrize(

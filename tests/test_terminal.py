@@ -5,6 +5,12 @@ import pytest
 from hf_spam.terminal import make_table, show
 
 
+def test_texts_are_shown_as_they_are(capsys):
+    """Rich would turn a name between colons into an emoji."""
+    show("call :phone: [b]now[/b]")
+    assert capsys.readouterr().out == "call :phone: [b]now[/b]\n"
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_wide_tables_never_break_numbers(width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width))

@@ -49,7 +49,10 @@ class EndpointHandler:
         list of them, first the chosen label. As from the pipeline, a single message gets a list of one, or with `top_k`
         the list of its labels.
         """
-        inputs, parameters = data.get("inputs"), dict(data.get("parameters") or {})
+        inputs, parameters = data.get("inputs"), data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError("parameters must be an object, such as {'top_k': 1}.")
+        parameters = dict(parameters)
         texts = [inputs] if isinstance(inputs, str) else inputs
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError("inputs must be a message or a list of messages, such as {'inputs': ['Win a prize']}.")

@@ -141,6 +141,9 @@ def load_tokenizer(source: str | os.PathLike, *, revision: str | None = None) ->
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or END_OF_TEXT
+    if tokenizer.pad_token_id is None:
+        settings = '{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}'
+        raise ValueError(f"The tokenizer of {name} has no pad token: name one in its tokenizer_config.json: {settings}")
     tokenizer.padding_side = "right"
     try:
         config = load_config(source, revision=revision)

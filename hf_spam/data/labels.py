@@ -140,8 +140,13 @@ class Labels:
         """Return the error for a label that is none of the classes."""
         known = "ham, spam, 0, 1, true, false" if names == LABEL_NAMES else printable(", ".join(names))
         label = " ".join(seen.spellings[0].split())
-        quoted = shlex.quote(label)
-        advice = f"say what it means with --label-map {quoted}=ham or {quoted}=spam"
+        choices = ("ham", "spam") if {*map(label_key, names)} <= LABELS.keys() else names
+        first, second = (f"{shlex.quote(label)}={shlex.quote(choice)}" for choice in choices[:2])
+        advice = f"say what it means with --label-map {first} or {second}"
+        if self.reading.meanings:
+            advice = f"say what it means by adding {first} or {second} to --label-map, after a comma"
+        if "," in label:  # it separates the labels of the map
+            advice = "rename it"
         if may_be_own and self.reading.label_column is None:
             advice += ", or keep labels of your own with --label-column"
         return DataError(f"{seen.place}: unknown label {short(label)}; known: {known}; {advice}; {SKIP}")

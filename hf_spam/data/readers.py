@@ -7,6 +7,7 @@ keep their schema. (`datasets` would drop empty lines of a CSV, pad short rows, 
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
@@ -49,10 +50,11 @@ class TextReader(Reader):
 
     def bad_byte(self, error: UnicodeDecodeError, line: int) -> DataError:
         """Return the error for a block of bytes that starts on `line` and cannot be decoded."""
-        line += error.object.count(b"\n", 0, error.start)
+        line += error.object.count(self.file.line_end.encode(), 0, error.start)
         encoding = "UTF-8" if self.file.encoding == "utf-8-sig" else self.file.encoding
         fault = f"not {encoding} (byte {error.object[error.start]:#04x})"
-        return DataError(f"{self.name}, line {line}: {fault}; name the encoding, for example --encoding cp1252")
+        other = "latin-1" if encoding == "cp1252" else "cp1252"
+        return DataError(f"{self.name}, line {line}: {fault}; name the encoding, for example --encoding {other}")
 
 
 class DelimitedReader(TextReader):
@@ -112,7 +114,9 @@ class DelimitedReader(TextReader):
         if self.dialect.quotes in ("csv", "backslash"):
             for i, text in enumerate(texts):
                 if text and self.file.line_end in text and (line := self.dialect.swallowed(text)):
-                    faults[i] = f"the quoted text seems to hold another row, {short(line)}: is a quote missing"
+                    lines = text.count(self.file.line_end) + 1
+                    found = f"the quoted text of {lines:,} lines seems to hold another row, {short(line)}"
+                    faults[i] = f"{found}: is a quote missing"
         return texts, labels, faults
 
     def table(self, window: Window) -> Strings:
@@ -158,15 +162,16 @@ class JsonReader(TextReader):
         if not self.is_array:
             yield from super().rows()
             return
-        try:
-            with self.file.text() as text:
+        with self.file.text() as text:
+            try:
                 values = _decode(text.read())  # an array cannot be read in windows
-        except UnicodeDecodeError as error:
-            raise self.bad_byte(error, 1) from None
+            except UnicodeDecodeError as error:
+                raise self.bad_byte(error, 1) from None
         if values is None:
             raise DataError(f"{self.name}: a broken JSON array; write JSON lines, one object per line")
         for number, value in enumerate(values, 1):
-            yield number, json.dumps(value, ensure_ascii=False)
+            line = json.dumps(value, ensure_ascii=False)
+            yield number, re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", line)
 
     def cells(self, window: Window) -> tuple[list[Any], list[Any], dict[int, str | None]]:
         texts: list[Any] = [None] * len(window)

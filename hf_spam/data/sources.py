@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
@@ -28,7 +29,7 @@ from .formats import DataError, DataFile, is_hub_id, suffix_of
 from .labels import Labels, annotated_features_of
 from .names import Source, Sources, source_name, sources_of
 from .readers import open_file
-from .reading import Reading
+from .reading import MissingColumn, Reading, label_key
 from .splits import SPLITS, book_split, full_split
 from .tables import DatasetReader
 from .uci import uci_file
@@ -107,6 +108,7 @@ def load_sms_spam(
     )
     name, parts = source_name(source), _read_splits(source, reading)
     if all(split in parts for split in SPLITS) and protocol == "full":
+        _check_filled(f"{name}, ", parts)
         return _texts_and_labels({split: parts[split] for split in SPLITS})
     if len(parts) > 1:
         advice = "protocol 'full' keeps them" if set(SPLITS) <= set(parts) else f"{', '.join(SPLITS)} would be kept"
@@ -170,9 +172,14 @@ def check_splits(data: DatasetDict, **reading: Any) -> DatasetDict:
     if all(reader.split != "train" for reader in readers):
         raise DataError(f"a split named 'train' is needed; found: {', '.join(map(repr, data)) or 'none'}")
     parts = _labelled("the data", _in_order(readers), how)
-    if empty := [split for split, part in parts.items() if not len(part)]:
-        raise DataError(f"{empty[0]}: no messages found")
+    _check_filled("", parts)
     return _texts_and_labels(parts)
+
+
+def _check_filled(prefix: str, parts: Mapping[str, Dataset]) -> None:
+    """Raise an error that names a split without messages, after `prefix`."""
+    if empty := [split for split, part in parts.items() if not len(part)]:
+        raise DataError(f"{prefix}{empty[0]}: no messages found")
 
 
 def _texts_and_labels(parts: Mapping[str, Dataset]) -> DatasetDict:
@@ -185,15 +192,29 @@ def _read_splits(source: Sources, reading: Reading) -> dict[str, Dataset]:
 
 
 def _open(source: Sources, reading: Reading) -> list[Reader]:
-    """Return the readers of a source, or of several sources, which have no splits together."""
+    """Return the readers of a source, or of several sources, which have no splits together.
+
+    Of several sources, only those that have the named columns use them.
+    """
     sources, readers = sources_of(source), []
+    named, how = [reading.text_column, reading.label_column], reading
+    if len(sources) > 1:
+        remembered = tuple(name or other for name, other in zip(named, reading.remembered, strict=True))
+        how = replace(reading, text_column=None, label_column=None, remembered=remembered)
     for one in sources:
-        for reader in _open_one(one, reading):
+        try:
+            opened = _open_one(one, how)
+        except MissingColumn:
+            opened = _open_one(one, reading)  # for an error that says which columns were named
+        for reader in opened:
             reader.source = source_name([one])
             reader.split = reader.split if len(sources) == 1 else "all"
             readers.append(reader)
     if not readers:
         raise DataError("no data source given")
+    found = {label_key(name) for reader in readers for name in reader.columns}
+    if len(sources) > 1 and (missing := [name for name in named if name and label_key(name) not in found]):
+        raise DataError(f"{source_name(source)}: no column {missing[0]!r} in any of them; name one that a source has")
     return readers
 
 
@@ -258,13 +279,21 @@ def _open_folder(folder: Path, reading: Reading) -> list[Reader]:
     if any((folder / written).exists() for written in ("dataset_dict.json", "state.json")):
         saved = load_from_disk(folder)
         return _split_readers(f"{folder}, ", saved if isinstance(saved, dict) else {"all": saved}, reading)
-    readers: list[Reader] = []
+    found: dict[str, dict[tuple, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted([*folder.iterdir(), *(folder / "data").glob("*")]):
-        match = re.fullmatch(r"([a-z]+)(-\d+-of-\d+)?(\..+)", path.name.lower())
+        match = re.fullmatch(r"([a-z]+)(?:-\d+-of-(\d+))?(\..+)", path.name.lower())
         split = SPLIT_NAMES.get(match[1]) if match else None
         if split and suffix_of(path.name) and path.is_file():
-            if not match[2] and any(reader.split == split for reader in readers):
-                raise DataError(f"{folder}: several files for {split}, such as {path.name}; remove all but one")
+            found[split][(path.parent, *match.groups())].append(path)
+    readers: list[Reader] = []
+    for split, sets in found.items():
+        ((_, _, total, _), paths), *others = sets.items()
+        if others:
+            extra = others[0][1][0].relative_to(folder)
+            raise DataError(f"{folder}: several files for {split}, such as {extra}; remove all but one")
+        if len(paths) != int(total or 1):
+            raise DataError(f"{folder}: {split} has {len(paths)} of {int(total)} files; add the missing ones")
+        for path in paths:
             readers.append(open_file(DataFile.find(path), reading))
             readers[-1].split = split
     if not readers:

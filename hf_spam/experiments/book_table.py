@@ -102,6 +102,8 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     from ..training.checkpoints import Checkpoints
     from ..training.finetune import finetune, remove_if_empty
 
+    if recipe.replay_messages:
+        raise ValueError(f"{recipe.name} teaches a model corrections, and is no experiment: use hf-spam train.")
     saving = {"save_steps": recipe.eval_freq, "save_total_limit": 1, "resume_from_checkpoint": "auto"}
     try:
         run = finetune(recipe, output_dir=folder, **saving)

@@ -176,6 +176,8 @@ def _eval_results(
     """Return the results on the test split, or on the validation split if there is no test split."""
     split = next((name for name in ("test", "validation") if name in metrics), None)
     source = "own messages" if data is None else data
+    if recipe and recipe.get("replay_messages"):  # corrections are all trained on
+        source = recipe["replay"] or "sample"
     macro_averaged = MACRO_AVERAGED if macro else ()
     return [
         EvalResult(

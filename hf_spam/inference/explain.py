@@ -49,7 +49,7 @@ class Explanation:
     explained: str  # class whose log-odds these are: spam against the rest, or the label if no class is spam
     log_odds: float
     words: list[Word]  # all words, in the order of the message
-    strongest: list[Word]  # words that together support the label most, the largest contribution first
+    strongest: list[Word]  # words without which the label is least likely, the largest contribution first
     log_odds_without: float  # log-odds of the message without the strongest words
 
 

@@ -160,10 +160,11 @@ def score_with_ray(
         raise ValueError(f"{output}: unknown format; let the name of the folder end in one of {', '.join(OUTPUTS)}.")
     if inputs.equals(outputs) and any(f"{path}/".startswith(f"{folder}/") for path in paths):
         raise ValueError(f"{output} is the input; name another folder for the output.")
-    storage.make_folder(outputs, folder, overwrite)
+    earlier = storage.check_folder(outputs, folder, overwrite)
     read, write = (inputs, scoring_reading(prefix, reading), window_size, suffix), (classifier, outputs, folder, suffix)
     total, faults = no_rows(), {}
     with tqdm(desc="Scoring", unit="row", disable=not progress) as bar, _cluster(ray, address):
+        storage.make_folder(outputs, folder, earlier)
         for summary in _summaries(ray, paths, read, write, num_processes):
             if "error" in summary:
                 raise (ValueError if summary["invalid"] else OSError)(summary["error"])
@@ -203,7 +204,9 @@ class WriteParts:
         return {"summary": json.dumps(summary)}
 
     def write(self, file: int, number: int, window: bytes) -> dict[str, Any]:
-        summary, piece = score_window(self.classifier, *pickle.loads(window), self.suffix, first=True)
+        reader, rows = pickle.loads(window)
+        summary, piece = score_window(self.classifier, reader, rows, self.suffix, first=True)
+        summary["first_left_out"] = [f"{reader.name}, {fault}" for fault in summary["first_left_out"]]
         if self.suffix == ".parquet":
             sink = BytesIO()
             pq.write_table(pa.ipc.open_stream(piece).read_all(), sink)

@@ -165,6 +165,8 @@ def score_stream(
 
     Arguments and errors are those of `score_file`. If the input cannot be read, earlier windows have been written.
     """
+    if window_size < 1:
+        raise ValueError("--window-size must be at least 1.")
     total = no_rows()
     with _open(source, scoring_reading(prefix, reading), split, spool=False) as (reader, _):
         for number, window in enumerate(reader.windows(window_size)):
@@ -241,9 +243,10 @@ def _open(
 def _model_hash(classifier: SpamClassifier) -> str:
     """Return a hash of everything that a classifier's answers depend on."""
     config = classifier.model.config.to_dict() | {"_name_or_path": None}
-    # Truncation and padding are set by each call.
-    tokenizer = json.loads(classifier.tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    digest = hashlib.sha256(json.dumps([config, tokenizer], sort_keys=True, default=str).encode())
+    tokenizer = classifier.tokenizer
+    about = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"vocab": tokenizer.get_vocab()}
+    about |= {"class": type(tokenizer).__name__, "truncation": None, "padding": None}  # these are set by each call
+    digest = hashlib.sha256(json.dumps([config, about], sort_keys=True, default=str).encode())
     for name, tensor in classifier.model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

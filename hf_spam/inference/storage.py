@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -82,8 +82,8 @@ def local_copy(filesystem: FileSystem, path: str) -> Iterator[DataFile]:
         yield DataFile.find(copy, name=path)
 
 
-def make_folder(filesystem: FileSystem, folder: str, overwrite: bool) -> None:
-    """Make a folder for the parts, or with `overwrite` delete those of an earlier run."""
+def check_folder(filesystem: FileSystem, folder: str, overwrite: bool) -> list[str]:
+    """Return the files of an earlier run in a folder for parts, `SUCCESS` first; an error without `overwrite`."""
     if filesystem.get_file_info(folder).type is FileType.File:
         raise FileExistsError(f"{folder} is a file; name a folder.")
     found = filesystem.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
@@ -91,11 +91,16 @@ def make_folder(filesystem: FileSystem, folder: str, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} already exists; use --overwrite to replace it.")
     if any(not re.fullmatch(rf"part-\d+-\d+\.\w+|{SUCCESS}|\.writing-.*", info.base_name) for info in found):
         raise ValueError(f"{folder} holds other files; name another folder, or move them away.")
-    for info in found:
-        filesystem.delete_file(info.path)
+    if isinstance(filesystem, LocalFileSystem) and not Path(folder).parent.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no folder {Path(folder).parent}.")
+    return [info.path for info in sorted(found, key=lambda info: info.base_name != SUCCESS)]
+
+
+def make_folder(filesystem: FileSystem, folder: str, earlier: Iterable[str]) -> None:
+    """Make a folder for the parts, without the files of an earlier run."""
+    for path in earlier:
+        filesystem.delete_file(path)
     if isinstance(filesystem, LocalFileSystem):  # object stores have no folders
-        if not Path(folder).parent.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no folder {Path(folder).parent}.")
         Path(folder).mkdir(exist_ok=True)
 
 

@@ -50,7 +50,7 @@ class UnfinishedOutput:
             except Timeout:
                 raise OSError(f"{self.output} is being written by another process.") from None
             self.file = stack.enter_context(self.rows_file.open("ab"))
-            earlier = json.loads(self.state_file.read_bytes()) if self.state_file.exists() else None
+            earlier = self._read_state(overwrite)
             if earlier and earlier["bytes"] <= self.file.tell():
                 run = self.state["run"]
                 different = ", ".join(name for name in run if earlier["run"].get(name) != run[name])
@@ -62,6 +62,14 @@ class UnfinishedOutput:
             self._save()
             self.file.truncate(self.state["bytes"])
             yield
+
+    def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
+        try:
+            return json.loads(self.state_file.read_bytes()) if self.state_file.exists() else None
+        except ValueError:
+            if overwrite:
+                return None
+            raise ValueError(f"{self.state_file} is damaged; use --overwrite to start again.") from None
 
     def add(self, summary: dict[str, Any], rows: bytes) -> None:
         """Append the rows of the next window; `score_window` returns both arguments."""

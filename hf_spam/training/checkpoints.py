@@ -6,6 +6,7 @@ checkpoint-50/         numbered by step, counted from 0 as in the book, the log 
     manifest.json      SHA-256 of every file, versions, and the identity of the run: recipe, data, processes
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -125,8 +126,9 @@ class TrainingState:
 def identity(setup: Setup, num_processes: int) -> dict[str, Any]:
     """Return what a run must share with the checkpoint it resumes from; stored in the manifest.
 
-    Messages, weights and tokenizer may have other names on other machines: messages and token ids are compared by their
-    hash. A run may be extended, so its length is left out too, unless the learning rate depends on it.
+    Messages, weights and tokenizer may have other names on other machines: messages, token ids and weights that are not
+    trained are compared by their hash. A run may be extended, so its length is left out too, unless the learning rate
+    depends on it.
     """
     recipe, ignored = setup.recipe, {"name", "summary", *SOURCES}
     if recipe.lr_scheduler_type == "constant" and not 0 < recipe.warmup_steps < 1:
@@ -134,6 +136,12 @@ def identity(setup: Setup, num_processes: int) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(recipe).items() if name not in ignored}
     for split, messages in setup.splits.items():
         settings[f"hash of the {split} messages"] = digest(messages, setup.encoded[split].input_ids)
+    fixed = {name: weights for name, weights in setup.model.named_parameters() if not weights.requires_grad}
+    sha256 = hashlib.sha256()
+    for name, weights in (fixed | (setup.base_weights or {})).items():
+        sha256.update(name.encode())
+        sha256.update(weights.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    settings["hash of the weights that are not trained"] = sha256.hexdigest()
     return settings | {"num_processes": num_processes}
 
 

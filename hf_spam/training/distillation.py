@@ -14,7 +14,7 @@ from datasets import Dataset
 from scipy.special import expit
 
 from ..data.labels import label_names
-from ..evaluation.baseline import fit_baseline
+from ..evaluation.baseline import MAX_MESSAGES, fit_baseline
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,12 @@ WINDOW = 5000  # texts at a time: their character n-grams take much memory
 
 
 def spliced_messages(train: Dataset, count: int, seed: int) -> tuple[list[str], list[float]]:
-    """Return spliced messages and their probability of class 1 by the baseline, fitted to the training messages."""
-    baseline = fit_baseline(train) if len(label_names(train)) == 2 else None
+    """Return spliced messages and their probability of class 1 by the baseline, fitted to the training messages.
+
+    Of more than `MAX_MESSAGES`, it is fitted to so many, drawn at random.
+    """
+    sample = train if len(train) <= MAX_MESSAGES else train.shuffle(seed=seed).select(range(MAX_MESSAGES))
+    baseline = fit_baseline(sample) if len(label_names(train)) == 2 else None
     if baseline is None:
         raise ValueError("spliced_messages needs training messages of two classes that the baseline can be fitted to.")
     logger.info("Splicing %d messages, to learn from the baseline ...", count)

@@ -87,6 +87,9 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
             setup = _prepare(recipe, data, accelerator)
+        if checkpoint is None and output_dir is not None and accelerator.is_main_process:
+            for step in Checkpoints(output_dir).steps():  # otherwise this run could be resumed from one of them
+                Checkpoints(output_dir).delete(step)
         if options.report_to is not None:
             accelerator.init_trackers(PROJECT, {k: v for k, v in asdict(setup.recipe).items() if v is not None})
         checkpoints = None if output_dir is None else Checkpoints(output_dir, options.save_total_limit, uploader)
@@ -127,6 +130,7 @@ def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLi
         ValueError: Settings or texts that cannot be used, or no `pretraining_steps`.
         FileExistsError: `output_dir` is a file or is not empty.
     """
+    settings = {"trainable": "all", "lora_r": None, "causal": True, **settings}
     recipe, output = get_recipe(recipe, **settings), Path(output_dir).resolve()
     if not recipe.pretraining_steps:
         raise ValueError("The number of steps is missing: add --pretraining-steps 5000.")
@@ -148,16 +152,12 @@ def _prepare_output_dir(options: RunOptions) -> Path:
     """Create the output directory, or check that this run may use it."""
     path = Path(options.output_dir)
     path.mkdir(parents=True, exist_ok=True)
-    checkpoints, resumes = Checkpoints(path), options.resume_from_checkpoint is not None
-    steps = checkpoints.steps()
+    steps, resumes = Checkpoints(path).steps(), options.resume_from_checkpoint is not None
     # A run that was killed before its first checkpoint leaves nothing else.
     is_used = not all(entry.name.startswith((".", QUEUE, PROJECT)) for entry in path.iterdir())
     if is_used and not (options.overwrite_output_dir or (resumes and steps)):
         found = "has no checkpoint to resume from" if resumes else "is not empty"
         raise FileExistsError(f"{path} {found}: choose another --output-dir, or --overwrite-output-dir.")
-    if not resumes:
-        for step in steps:  # otherwise this run could be resumed from one of them
-            checkpoints.delete(step)
     for left in path.iterdir():
         if left.name.startswith(TEMPORARY):
             shutil.rmtree(left, ignore_errors=True)

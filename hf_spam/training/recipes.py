@@ -12,6 +12,7 @@ from ..files import public
 
 # Fields that say where data and weights are read from; these may differ between machines.
 SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base", "tokenizer", "replay")
+SHAPE = ("n_layer", "n_embd", "n_head", "n_inner", "n_positions", "initialization")  # only with base "random"
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
     *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "lowercase", "n_layer"),
@@ -174,7 +175,8 @@ class Recipe:
         in_range("seed", 0, 2**32)
         check(self.confidence is None or self.target_fpr, "confidence needs a target_fpr above 0")
         excluded = ("spliced_messages", "pretraining_steps", "temperature_scaling", "target_fpr", "logit_adjustment")
-        replays = self.base != "random" and not any(getattr(self, name) not in (None, 0) for name in excluded)
+        is_given = any(getattr(self, name) for name in excluded) or self.target_fpr == 0
+        replays = self.base != "random" and not is_given
         check(not self.replay_messages or replays, f"replay_messages needs a base, and no {', '.join(excluded)}")
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")

@@ -12,6 +12,7 @@ from ..files import write_json
 from ..hub.card import render_card
 from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..text import in_markdown
+from .recipes import SHAPE
 from .run import History, Run
 
 
@@ -43,7 +44,7 @@ def write_model(run: Run, folder: Path) -> None:
         calibration=calibration.summary(in_markdown) if calibration else (),
         calibrated_on=calibration and calibration.fitted_on,
         base_model=recipe.base,
-        recipe=asdict(recipe),
+        recipe={name: value for name, value in asdict(recipe).items() if recipe.base == "random" or name not in SHAPE},
         data=None if recipe.data.startswith(IN_MEMORY) else recipe.data,
         metrics=run.all_metrics,
         baseline=run.baseline,

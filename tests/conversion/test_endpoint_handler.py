@@ -41,6 +41,7 @@ MISTAKES = [
     ({}, "inputs must be a message or a list of messages"),
     ({"inputs": ["a", None]}, "inputs must be a message or a list of messages"),
     ({"inputs": {"text": "a"}}, "inputs must be a message or a list of messages"),
+    ({"inputs": "a", "parameters": ["top_k"]}, "parameters must be an object, such as {'top_k': 1}"),
     ({"inputs": "a", "parameters": {"top_k": 0}}, "top_k must be a whole number from 1, or null for all labels"),
     ({"inputs": "a", "parameters": {"function_to_apply": "max"}}, "must be softmax, sigmoid or none, got 'max'"),
     ({"inputs": "a", "parameters": {"topk": 1, "k": 2}}, "Unknown parameters topk, k; known are top_k"),

@@ -17,6 +17,9 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.utils import _http
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from hf_spam import SpamClassifier
 from hf_spam.conversion.loading import (
@@ -200,6 +203,18 @@ def test_shards_and_base_models_are_loaded(tmp_path):
 def test_a_tokenizer_without_a_model_is_loaded(folder):
     (folder / "config.json").unlink()
     assert len(load_tokenizer(folder)) == len(load_tokenizer("bundled")) == VOCABULARY
+
+
+def test_a_tokenizer_without_a_pad_token_is_refused(tmp_path):
+    """A bare tokenizer.json names none. The remedy of the error works."""
+    tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"no pad token: name one in its tokenizer_config\.json: (.*)$") as caught:
+        load_tokenizer(tmp_path)
+    settings = json.loads(str(caught.value).partition(".json: ")[2]) | {"pad_token": "[UNK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_tokenizer(tmp_path).pad_token_id == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -217,7 +217,7 @@ AFTER = f"broken quotes or a stray line break ('\t' expected after '\"'); {QUOTE
 JSON = f"write JSON lines, one object per line{SKIP}"
 UTF8 = "name the encoding, for example --encoding cp1252"
 EXTRA = f"expected 2 cells, found 3: 'ham,a,b'; put a text that contains ',' in double quotes{SKIP}"
-SWALLOWED = "the quoted text seems to hold another row, 'spam,b': is a quote missing"
+SWALLOWED = "the quoted text of 3 lines seems to hold another row, 'spam,b': is a quote missing"
 BAD_FILES = [
     # Rows
     ("a.tsv", b"ham\ta\nspam b\n", f", line 2: expected 2 cells, found 1: 'spam b'{SKIP}"),
@@ -271,6 +271,8 @@ BAD_FILES = [
     ("a.csv", "label,text\nham,été\nspam,caf".encode() + b"\xe9\n", f", line 3: not UTF-8 (byte 0xe9); {UTF8}"),
     ("a.csv", "label,text\nham,привет\nspam,b".encode("cp1251"), f", line 2: not UTF-8 (byte 0xef); {UTF8}"),
     ("a.tsv", codecs.BOM_UTF8 + b"ham\ta\n\xff", f", line 2: not UTF-8 (byte 0xff); {UTF8}"),
+    ("a.csv", b"label,text\rham,\xc3\xa9\rspam,\xe9\x81\r", f", line 3: not UTF-8 (byte 0xe9); {UTF8}"),
+    ("a.json", b'[{"label": 1,\n"text": "\xe9"}]', f", line 2: not UTF-8 (byte 0xe9); {UTF8}"),
     ("a.txt", b"one\ntwo\n", ": plain text has no labels; write a label, a tab and a text on each line"),
     ("a.zip", b"PK", ": broken zip (File is not a zip file)"),
     ("a.csv.gz", b"ham,a\n", ": cannot be read (Not a gzipped file (b'ha'))"),

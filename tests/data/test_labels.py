@@ -167,6 +167,8 @@ def second(label: str) -> str:
 
 
 SKIP = "; --skip-bad-rows leaves such rows out"
+ADD = "say what it means by adding x=ham or x=spam to --label-map, after a comma"
+KNOWN = "known: ham, spam, 0, 1, true, false"
 ONE_CLASS = "at least two classes are needed; --label-map says what labels mean, for example 0=spam,1=ham"
 
 
@@ -175,7 +177,17 @@ REFUSED = {
     "not the model's": (
         second('"x"'),
         {"classes": ["a", "b"]},
-        f", line 2: unknown label 'x'; known: a, b; say what it means with --label-map x=ham or x=spam{SKIP}",
+        f", line 2: unknown label 'x'; known: a, b; say what it means with --label-map x=a or x=b{SKIP}",
+    ),
+    "another label of the map": (
+        second('"x"'),
+        {"label_map": "a=ham"},
+        f", line 2: unknown label 'x'; {KNOWN}; {ADD}{SKIP}",
+    ),
+    "a comma": (
+        second('"x, y"'),
+        {"label_map": "a=ham"},
+        f", line 2: unknown label 'x, y'; {KNOWN}; rename it{SKIP}",
     ),
     "no such label column": (
         '{"body": "a", "label": "a"}\n',
@@ -324,6 +336,6 @@ def test_a_label_map_of_ham_and_spam_leaves_no_class_of_its_own(tmp_path):
     named = {"label_column": "kind", "text_column": "text"}
     with pytest.raises(DataError, match="line 4: unknown label") as error:
         read_messages(tmp_path / "a.csv", label_map="1=ham,0=spam", **named)
-    assert "with --label-map '?'=ham or '?'=spam; " in str(error.value)
+    assert "by adding '?'=ham or '?'=spam to --label-map" in str(error.value)
     kept = read_messages(tmp_path / "a.csv", label_map="1=ham,0=spam,?=?", **named)
     assert kept.features["label"].names == ["?", "not spam", "spam"] and kept["label"][:] == [1, 2, 0]

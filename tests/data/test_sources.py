@@ -110,6 +110,57 @@ def test_several_sources_are_read_as_one(tmp_path, monkeypatch):
     assert read_messages("ham.tsv,both.csv", allow_single_label=True)["text"][:] == ["a file"]
 
 
+def test_only_the_sources_that_have_the_named_columns_use_them(tmp_path, monkeypatch):
+    """A file of one's own and the embedded messages can be trained on together."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text("body,kind\nwin,smishing\nhi,legit\n")
+    Path("ours.csv").write_text("label,text\nham,a\nspam,b\n")
+    named = {"text_column": "Body", "label_map": "smishing=spam,legit=ham"}
+    assert rows(read_messages("mine.csv,ours.csv", label_column="kind", **named)) == [
+        (1, "win"), (0, "hi"), (0, "a"), (1, "b")
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"^mine\.csv, line 1 \(the header\): there is no label column 'kindd'; found:"):
+        read_messages("mine.csv,ours.csv", label_column="kindd", **named)
+    with pytest.raises(DataError, match=r"^ours\.csv,ours\.csv: no column 'kindd' in any of them; name one"):
+        read_messages("ours.csv,ours.csv", label_column="kindd")
+
+
+# Folders
+
+ROWS = "label,text\nham,see you {0}\nspam,win {0}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train-00000-of-00002.csv"], "train has 1 of 2 files; add the missing ones"),
+        (["train-00000-of-00001.csv", "data/train-00000-of-00001.csv"], "several files for train, such as train-00000"),
+        (["train-00000-of-00001.csv", "train-00000-of-00001.jsonl"], "several files for train, such as train-00000"),
+        (["train.csv", "training-00000-of-00001.csv"], "several files for train, such as training-00000-of-00001.csv;"),
+        (["train-00000-of-00001.csv", "train-00000-of-00002.csv", "train-00001-of-00002.csv"], "several files for tra"),
+    ],
+)
+def test_files_of_a_folder_are_neither_doubled_nor_lost(files, message, tmp_path):
+    for number, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(ROWS.format(number))
+    with pytest.raises(DataError, match=message):
+        load_sms_spam(tmp_path)
+
+
+def test_a_split_in_several_files_is_read_in_their_order(tmp_path):
+    for number in range(3):
+        (tmp_path / f"train-{number:05}-of-00003.csv").write_text(ROWS.format("abc"[number]))
+    assert read_messages(tmp_path)["text"][:] == [f"{word} {i}" for i in "abc" for word in ("see you", "win")]
+
+
+def test_an_empty_split_of_a_folder_is_refused(tmp_path):
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.csv").write_text("label,text\n" if split == "validation" else ROWS.format(split))
+    with pytest.raises(DataError, match=r"validation: no messages found$"):
+        load_sms_spam(tmp_path)
+
+
 def test_a_file_and_a_hub_dataset_are_split_together(serve, tmp_path):
     """The splits of the dataset are not kept, because the file has none."""
     serve(train=20, validation=2, test=4)

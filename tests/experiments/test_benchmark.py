@@ -152,9 +152,9 @@ def test_the_collection_is_measured_on_messages_not_seen_if_it_can_be(small, col
 @pytest.mark.slow
 def test_bundled_model_on_the_command_line(small, collection, tmp_path):
     """It has not seen the suite, though it was trained on the rest of the sample."""
-    done = hf_spam("benchmark", "bundled", "--uci", collection, "--output", tmp_path / "row.json")
+    done = hf_spam("benchmark", "bundled", "--uci", collection, "--output", tmp_path / "new/row.json")
     assert done.code == 0, done.err
-    values = json.loads((tmp_path / "row.json").read_text())
+    values = json.loads((tmp_path / "new/row.json").read_text())
     assert values["suite"]["seen"] == 0 and values["uci"]["how"].startswith("seen")
     assert done.out.splitlines()[-1] == markdown([values]).splitlines()[-1]
     assert "Messages of the suite that the model was trained on: 0" in done.out and "Too few" in done.out

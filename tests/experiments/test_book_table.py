@@ -67,6 +67,8 @@ def test_table_of_results_and_problems(finished, flags, tmp_path):
     assert any(line[:2] == ["1", "book"] and line[-2:] == ["not", "run"] for line in lines)
     done = hf_spam(*command, "--max-steps", "3")
     assert done.code == 1 and "different settings (max_steps)" in done.err and "--output-dir" in done.err
+    done = hf_spam("reproduce", "--rows", "corrections", "--output-dir", tmp_path / "none", *flags, "--json")
+    assert "is no experiment: use hf-spam train" in json.loads(done.out)[0]["problem"]
     none = hf_spam("reproduce", "--rows", "2,lora", "--output-dir", tmp_path / "none", *flags)
     assert none.code == 1 and "None of the experiments could be run." in none.err and not (tmp_path / "none").exists()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import hf_spam
+from command_line import flags_of, hf_spam
 from small_data import MESSAGES
 from small_models import save_small
 from small_reports import messages, scorer
@@ -179,6 +179,17 @@ def test_on_the_command_line(folder, monkeypatch):
     assert done.code == 0, done.err
     measured, compared = json.loads(done.out)["sets"]["data.csv"]["model"], values["all"]["metrics"][0]
     assert {name: measured[name]["value"] for name in METRICS} == {name: compared[name]["value"] for name in METRICS}
+
+
+def test_named_columns_are_those_of_the_data_and_of_baselines_that_have_them(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    renamed = {"text": "body", "label": "kind"}
+    pd.read_csv("data.csv").rename(columns=renamed).to_csv("odd.csv", index=False)
+    models, columns = ["baseline=odd.csv", "baseline=train.csv"], {"text_column": "body", "label_column": "kind"}
+    values = compare(models, "odd.csv", **columns)
+    assert [about["training"]["exact"] for about in values["models"]] == [120, 1]
+    done = hf_spam("evaluate", *models[:1], "--data", "odd.csv", *flags_of(columns), "--train-data", "train.csv")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ nodes and kill a worker and a node in the middle of the work.
 import gzip
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -188,6 +190,30 @@ def test_user_errors_are_one_clear_line(tmp_path, monkeypatch, no_ray):
     with pytest.raises(ValueError, match=r"mine\.csv holds other files"):
         score_with_ray(CLASSIFIER, "in.csv", "mine.csv", overwrite=True)
     assert score_with_ray(CLASSIFIER, "in.csv", "done.csv", overwrite=True).rows == 1
+
+
+def test_a_cluster_that_cannot_be_reached_costs_no_result(tmp_path, monkeypatch, no_ray):
+    @contextmanager
+    def unreachable(*_):
+        raise OSError("--address auto: no Ray cluster.")
+        yield
+
+    (tmp_path / "in.csv").write_text("text\na\n")
+    score_with_ray(CLASSIFIER, tmp_path / "in.csv", tmp_path / "out.csv")
+    files = sorted((tmp_path / "out.csv").iterdir())
+    monkeypatch.setattr(ray_data, "_cluster", unreachable)
+    with pytest.raises(OSError, match="no Ray cluster"):
+        score_with_ray(CLASSIFIER, tmp_path / "in.csv", tmp_path / "out.csv", overwrite=True)
+    assert files == sorted((tmp_path / "out.csv").iterdir()) and len(files) == 2
+
+
+def test_rows_left_out_are_named_with_their_file(tmp_path, no_ray):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(f"id,text\n1,{name}\n2\n")
+    scored = score_with_ray(CLASSIFIER, f"{tmp_path}/*.csv", tmp_path / "out.jsonl", skip_bad_rows=True)
+    assert [re.sub(", line.*", "", one) for one in sorted(scored.first_left_out)] == [
+        str(tmp_path / name) for name in ("a.csv", "b.csv")
+    ]
 
 
 def test_what_ends_a_job_is_said_in_one_line(tmp_path, monkeypatch, no_ray):

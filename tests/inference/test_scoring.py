@@ -28,12 +28,14 @@ from datasets import Dataset, load_dataset
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_data import delimited
+from tiny_models import save_tiny
+from transformers import ByT5Tokenizer
 
 from hf_spam import SpamClassifier
 from hf_spam.cli import main
 from hf_spam.data.formats import DataError
 from hf_spam.inference import scoring
-from hf_spam.inference.scoring import score_file
+from hf_spam.inference.scoring import score_file, score_stream
 
 CLASSIFIER = SpamClassifier.from_pretrained()
 NASTY = ["", " ", "007", "NA", "null", 'a "quoted" cell', "two\nlines", "cr\rcr", "lf\r\n", "a,b\t;", "\x00\x1b[31m"]
@@ -390,6 +392,15 @@ def test_a_different_run_does_not_use_the_rows(begun, change, what):
     assert output.read_bytes() == output.with_name("anew.csv").read_bytes()
 
 
+def test_a_damaged_state_is_named_and_can_be_overwritten(begun):
+    source, output = begun
+    state = output.with_name(f"{output.name}.unfinished.json")
+    state.write_text("{")
+    with pytest.raises(ValueError, match=f"{state.name} is damaged; use --overwrite to start again"):
+        score_file(CLASSIFIER, source, output, window_size=2)
+    assert score_file(CLASSIFIER, source, output, window_size=2, overwrite=True).rows == 6
+
+
 def test_a_state_without_its_rows_is_not_used(begun):
     source, output = begun
     os.truncate(unfinished(output), 9)
@@ -490,6 +501,21 @@ def test_settings_that_cannot_be_used(tmp_path, settings, message):
     source = write_csv(tmp_path / "in.csv", [["a"]])
     with pytest.raises(ValueError, match=re.escape(message)):
         score_file(CLASSIFIER, source, tmp_path / "out.csv", **settings)
+    if "window_size" in settings:
+        with pytest.raises(ValueError, match="--window-size must be at least 1"):
+            score_stream(CLASSIFIER, source, io.BytesIO(), **settings)
+
+
+def test_a_model_with_a_slow_tokenizer_scores_files(tmp_path):
+    source = write_csv(tmp_path / "in.csv", [["hello"]])
+    classifier = SpamClassifier.from_pretrained(save_tiny(tmp_path / "byt5", ByT5Tokenizer(extra_ids=0)))
+    assert score_file(classifier, source, tmp_path / "out.csv").rows == 1
+
+
+def test_half_a_surrogate_pair_in_an_array_is_kept(tmp_path):
+    (tmp_path / "in.json").write_text('[{"text": "hi \\ud83c"}]')
+    score_file(CLASSIFIER, tmp_path / "in.json", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text().startswith('{"text": "hi \\ud83c", "label"')
 
 
 MEASURED = """

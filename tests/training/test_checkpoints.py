@@ -11,6 +11,7 @@ from small_runs import WITH_CHECKPOINTS as SETTINGS
 from small_runs import result
 
 from hf_spam import finetune
+from hf_spam.conversion.loading import load_classifier, load_tokenizer, save_classifier
 from hf_spam.files import write_folder
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.run import Progress
@@ -48,6 +49,19 @@ def test_resuming_from_every_checkpoint_gives_the_same_weights_bit_for_bit(recip
         for name in ("model.safetensors", "metrics.json", "training_state/optimizer.safetensors"):
             last = f"checkpoint-{steps[-1]}"
             assert (out / last / name).read_bytes() == (whole / last / name).read_bytes()
+
+
+def test_a_run_is_not_resumed_with_other_frozen_weights(data, base, tmp_path):
+    """They are not in the checkpoint, and the part of the network that is trained reads their output."""
+    settings = {"base": base, "max_steps": 3, "save_steps": 2}
+    finetune("book", data=data, output_dir=tmp_path / "out", **settings)
+    other = load_classifier(base, fresh_head=True)
+    with torch.no_grad():
+        other.gpt.tok_emb.weight[5, 5] += 1
+    save_classifier(other.gpt, load_tokenizer(base), tmp_path / "other")
+    settings |= {"base": tmp_path / "other", "resume_from_checkpoint": "auto"}
+    with pytest.raises(ValueError, match="belongs to another run: hash of the weights that are not trained was"):
+        finetune("book", data=data, output_dir=tmp_path / "out", **settings)
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ def test_corrections_are_learned_and_measured_before_and_after(base, tmp_path):
     kept = ("temperature", "threshold", "pooling", "padded_length", "causal", "id2label", "vocab_size")
     assert {name: ours[name] for name in kept} == {name: theirs[name] for name in kept} and ours["threshold"]
     card = (out / "README.md").read_text()
+    assert "name: mine.jsonl" in card and "n_layer" not in card, "what was measured, and no setting that was not used"
     assert "| validation, before |" in card and "those of the base" in card and "linear SVM" not in card
     history = json.loads((out / "history.json").read_text())
     assert history["kept"] == 1 and history["recipe"]["replay"] == "mine.jsonl"
@@ -128,6 +129,7 @@ def test_a_source_without_recorded_splits_is_divided_without_shared_duplicates(b
     [
         ({"data": [("maybe", "hi")]}, "unknown label 'maybe'"),
         ({"target_fpr": 0.01}, "replay_messages needs a base, and no"),
+        ({"target_fpr": 0.0}, "replay_messages needs a base, and no"),
         ({"base": "random", "vocab_size": 300}, "replay_messages needs a base, and no"),
         ({"base": "three"}, "corrections need a model of two labels, but .* has 3"),
     ],

@@ -7,6 +7,8 @@ from small_runs import NO_DROPOUT, SMALL, first_messages
 
 from hf_spam import finetune
 from hf_spam.data.splits import fingerprints
+from hf_spam.evaluation.baseline import fit_baseline
+from hf_spam.training import distillation
 from hf_spam.training.distillation import spliced_messages
 
 SETTINGS = {**SMALL, **NO_DROPOUT, "max_steps": 8, "eval_freq": 4, "spliced_messages": 20}
@@ -33,6 +35,14 @@ def test_spliced_messages_are_made_of_pieces_and_judged_by_the_baseline():
             assert target > 0.5, text
         if len(found) > 2 and found <= known[0]:
             assert target < 0.5, text
+
+
+def test_the_baseline_is_fitted_to_some_of_too_many_messages(monkeypatch):
+    """Its n-grams would need too much memory."""
+    train, fitted = messages([(f"word{i} {'win' if i % 2 else 'home'}", i % 2) for i in range(40)]), []
+    monkeypatch.setattr(distillation, "MAX_MESSAGES", 20)
+    monkeypatch.setattr(distillation, "fit_baseline", lambda some: fitted.append(len(some)) or fit_baseline(some))
+    assert len(spliced_messages(train, 10, seed=1)[0]) == 10 and fitted == [20]
 
 
 def test_more_than_two_classes_are_refused():

@@ -74,6 +74,8 @@ def test_a_network_pretrained_on_unlabelled_texts_is_a_base(tmp_path):
     assert again.code == 1 and "already exists" in again.err
     none = hf_spam("pretrain", "--data", MESSAGES, "--base", base, "--output-dir", tmp_path / "none")
     assert none.code == 1 and "--pretraining-steps" in none.err and not (tmp_path / "none").exists()
+    whole = hf_spam(*command, "--recipe", "book", "--base", "random", "--n-layer", 1, "--output-dir", tmp_path / "book")
+    assert whole.code == 0, "all weights are trained, whatever the recipe trains"
     trained = finetune("inbox", data=MESSAGES, base=str(base), spliced_messages=0, max_steps=1, learning_rate=1e-9)
     assert trained.recipe.pretraining_steps == 0 < get_recipe("inbox", base="random").pretraining_steps
     assert get_recipe("inbox", base="mine", pretraining_steps=7).pretraining_steps == 7

@@ -57,9 +57,13 @@ def test_plots_show_values_where_they_were_measured(data, tmp_path, monkeypatch)
 
 
 def test_an_earlier_run_is_replaced_only_on_request(trained, data, tmp_path):
-    """Its checkpoints are deleted, so that they cannot be resumed from."""
+    """Its checkpoints are deleted, so that they cannot be resumed from, but not by a run that cannot start."""
     out = tmp_path / "out"
     shutil.copytree(trained, out)
+    steps = Checkpoints(out).steps()
+    with pytest.raises(ValueError, match=r"none\.csv: not a file"):
+        finetune("pocket", data="none.csv", output_dir=out, overwrite_output_dir=True, **SETTINGS)
+    assert Checkpoints(out).steps() == steps
     finetune("pocket", data=data, output_dir=out, overwrite_output_dir=True, **{**SETTINGS, "save_steps": 5})
     assert Checkpoints(out).steps() == [5, 10]
 
