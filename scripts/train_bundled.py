@@ -4,7 +4,7 @@
 
 The last four are files of the public sets that model_card.md names, in its order. Nine tenths of the messages are
 trained on; the temperature and the threshold are fitted to the rest, and `measure_bundled.py` measures on it. It takes
-about half an hour on one core with AVX-512. The same versions on the same kind of processor give the same file.
+about 35 minutes on one core with AVX-512. The same versions on the same kind of processor give the same file.
 `hf-spam crossval --recipe inbox --by-source` measures the recipe on sources that a model has not seen.
 """
 

@@ -320,9 +320,9 @@ _POCKET = _recipe(
 _INBOX = replace(
     _POCKET,
     name="inbox",
-    summary="a 0.6M GPT for large and mixed data, pretrained and trained in about half an hour",
+    summary="a 1.1M GPT for large and mixed data, pretrained and trained in about half an hour",
     data="uci,sample",
-    vocab_size=4000,
+    vocab_size=8000,
     lowercase=True,
     n_layer=2,
     n_embd=112,
