@@ -14,6 +14,7 @@ from . import options, terminal
 from .cli_models import COMMANDS
 from .entry import is_main_process, run, show_log
 from .experiments.book_table import PUBLISHED
+from .files import check_writable, write_json
 from .terminal import finish
 from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
 
@@ -175,8 +176,8 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     from .evaluation.page import headline, render_page, report_tables, write_page
     from .evaluation.report import make_report
 
-    if output_dir:  # before the work, which takes long
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    if output_dir:
+        check_writable(Path(output_dir))  # before the work, which takes long
     name = model or "bundled"
     how["label_map"], maps = split_label_map(how["label_map"], [name])
     trust, split = how.pop("trust_remote_code"), how.pop("split")
@@ -221,8 +222,8 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
     from .evaluation.page import render_page, write_page
     from .experiments.compare import compare, compare_tables, notes
 
-    if output_dir:  # before the work, which takes long
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    if output_dir:
+        check_writable(Path(output_dir))  # before the work, which takes long
     values = compare(models, data, progress=sys.stderr.isatty(), **how)
     tables, sentences = compare_tables(values), notes(values)
     shown = [*terminal.report_parts(sentences, tables)]
@@ -252,12 +253,12 @@ def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None
     put beside those of other models.
     """
     from .experiments.benchmark import benchmark, benchmark_tables, markdown
-    from .files import write_json
 
-    if output:  # before the work, which takes long
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    if output:
+        check_writable(Path(output).parent)  # before the work, which takes long
     values = benchmark(model, progress=sys.stderr.isatty(), **how)
     if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(output), values)
     seen = "not known" if values["suite"]["seen"] is None else f"{values['suite']['seen']:,}"
     notes = [f"Messages of the suite that the model was trained on: {seen}. UCI: {values['uci']['how']}."]

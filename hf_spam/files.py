@@ -59,8 +59,13 @@ def check_new(folder: Path) -> None:
     """Raise an `OSError` if a folder exists or cannot be created; nothing is left behind."""
     if os.path.lexists(folder):
         raise FileExistsError(f"{folder} already exists; choose another folder.")
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise an `OSError` if a folder cannot be created or written to; nothing is left behind."""
     try:
-        with tempfile.TemporaryDirectory(dir=next(parent for parent in folder.parents if parent.exists())):
+        with tempfile.TemporaryDirectory(dir=next(path for path in (folder, *folder.parents) if path.exists())):
             pass
     except OSError as error:
         raise OSError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from error

@@ -173,3 +173,17 @@ def test_recipes_side_by_side(width, monkeypatch):
     assert ["trainable", "last_block", "·", "head"] in lines and ["padded_length", "longest", "none", "·"] in lines
     shown = {line[0] for line in lines if len(line) == 4}
     assert shown >= {field.name for field in fields(RECIPES["book"])} - {"name", "summary", "base"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate bundled --data sample --output-dir /proc/out",
+        "compare bundled --data sample --output-dir /proc/out",
+        "benchmark bundled --output /proc/out/a.json",
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, monkeypatch):
+    monkeypatch.setattr("hf_spam.evaluation.models.load_candidate", lambda *_, **__: pytest.fail("the work has begun"))
+    done = hf_spam(*command.split())
+    assert done.code == 1 and "/proc/out cannot be written (" in done.err and "choose another folder" in done.err

@@ -87,7 +87,8 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
             setup = _prepare(recipe, data, accelerator)
-        if checkpoint is None and output_dir is not None and accelerator.is_main_process:
+        starts_anew = options.resume_from_checkpoint is None and output_dir is not None
+        if starts_anew and accelerator.is_main_process:
             for step in Checkpoints(output_dir).steps():  # otherwise this run could be resumed from one of them
                 Checkpoints(output_dir).delete(step)
         if options.report_to is not None:
