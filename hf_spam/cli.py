@@ -248,7 +248,7 @@ def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None
     MODEL is one that `hf-spam compare` takes. If it was trained on the SMS Spam Collection with a recipe, --recipe
     measures that recipe on --uci by cross-validation.
 
-    The suite has 2,974 messages of the sample that the bundled model was not trained on, also obfuscated in seven ways,
+    The suite has the messages of the sample that the bundled model was not trained on, also obfuscated in seven ways,
     and counts how many of them were in the training data of MODEL. The last lines are a Markdown table of one row, to
     put beside those of other models.
     """

@@ -177,7 +177,7 @@ def _eval_results(
     split = next((name for name in ("test", "validation") if name in metrics), None)
     source = "own messages" if data is None else data
     if recipe and recipe.get("replay_messages"):  # corrections are all trained on
-        source = recipe["replay"] or "sample"
+        source = recipe["replay"]
     macro_averaged = MACRO_AVERAGED if macro else ()
     return [
         EvalResult(

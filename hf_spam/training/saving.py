@@ -35,7 +35,7 @@ def write_model(run: Run, folder: Path) -> None:
     write_json(folder / HISTORY, {"recipe": run.recipe.public, **asdict(run.history)})
     write_json(folder / "metrics.json", run.all_metrics)
     recipe, options, config, calibration = run.recipe, run.options, run.model.config, run.calibration
-    names = class_names(config)
+    names, unused = class_names(config), () if recipe.base == "random" else (*SHAPE, "initialization")
     card = render_card(
         labels=names,
         positive_label=names[spam_index(names)] if len(names) == 2 else calibration and calibration.spam,
@@ -44,7 +44,7 @@ def write_model(run: Run, folder: Path) -> None:
         calibration=calibration.summary(in_markdown) if calibration else (),
         calibrated_on=calibration and calibration.fitted_on,
         base_model=recipe.base,
-        recipe={name: value for name, value in asdict(recipe).items() if recipe.base == "random" or name not in SHAPE},
+        recipe={name: value for name, value in asdict(recipe).items() if name not in unused},
         data=None if recipe.data.startswith(IN_MEMORY) else recipe.data,
         metrics=run.all_metrics,
         baseline=run.baseline,

@@ -19,7 +19,7 @@ from ..extras import import_extra
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .calibration import Calibration, calibration_of
-from .recipes import Recipe
+from .recipes import SHAPE, Recipe
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
@@ -54,7 +54,7 @@ def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
         tokenizer = load_tokenizer(recipe.tokenizer or recipe.base)
     is_new = recipe.base == "random"
     if is_new:
-        shape = {name: getattr(recipe, name) for name in ("n_positions", "n_embd", "n_layer", "n_head", "n_inner")}
+        shape = {name: getattr(recipe, name) for name in SHAPE}
         config = SpamGPTConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **shape)
     else:
         config = load_config(recipe.base)
