@@ -169,8 +169,9 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     The model's own training data is split as in training, so the model has not seen the test split. Other data forms
     one set. The bundled model has seen all messages of its sources, which its card lists.
     """
+    from .data.reading import for_other_data
     from .evaluation.candidates import split_label_map
-    from .evaluation.eval_data import load_eval_data, other_data
+    from .evaluation.eval_data import load_eval_data
     from .evaluation.figures import report_figures
     from .evaluation.models import load_candidate
     from .evaluation.page import headline, render_page, report_tables, write_page
@@ -180,8 +181,8 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
         check_writable(Path(output_dir))  # before the work, which takes long
     name = model or "bundled"
     how["label_map"], maps = split_label_map(how["label_map"], [name])
-    trust, split = how.pop("trust_remote_code"), how.pop("split")
-    candidate = load_candidate(name, label_map=maps[name], trust_remote_code=trust, any_labels=True, **other_data(how))
+    split, loading = how.pop("split"), {"trust_remote_code": how.pop("trust_remote_code"), **for_other_data(how)}
+    candidate = load_candidate(name, label_map=maps[name], any_labels=True, **loading)
     eval_data = load_eval_data(model, data, classes=candidate.labels, **how)
     report = make_report(candidate, eval_data, split=split, source=data, progress=sys.stderr.isatty())
     values, sentences, tables = report.values, headline(report.values), report_tables(report.values)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from ..text import short
 from .formats import DataError
@@ -76,6 +76,14 @@ class Reading:
     def is_label(self, cell: str) -> bool:
         """Return whether a cell is one of `known_labels`."""
         return label_key(cell) in self.known_labels
+
+
+def for_other_data(reading: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options for other data than those that `reading` is for: named columns are used only where they exist."""
+    text, label = reading.get("remembered") or (None, None)
+    remembered = (reading.get("text_column") or text, reading.get("label_column") or label)
+    skip_bad_rows = reading.get("skip_bad_rows", False)
+    return {"text_column": None, "label_column": None, "remembered": remembered, "skip_bad_rows": skip_bad_rows}
 
 
 def label_key(value: object) -> str:

@@ -29,7 +29,7 @@ from .formats import DataError, DataFile, is_hub_id, suffix_of
 from .labels import Labels, annotated_features_of
 from .names import Source, Sources, source_name, sources_of
 from .readers import open_file
-from .reading import MissingColumn, Reading, label_key
+from .reading import MissingColumn, Reading, for_other_data, label_key
 from .splits import SPLITS, book_split, full_split
 from .tables import DatasetReader
 from .uci import uci_file
@@ -197,10 +197,7 @@ def _open(source: Sources, reading: Reading) -> list[Reader]:
     Of several sources, only those that have the named columns use them.
     """
     sources, readers = sources_of(source), []
-    named, how = [reading.text_column, reading.label_column], reading
-    if len(sources) > 1:
-        remembered = tuple(name or other for name, other in zip(named, reading.remembered, strict=True))
-        how = replace(reading, text_column=None, label_column=None, remembered=remembered)
+    how = replace(reading, **for_other_data(vars(reading))) if len(sources) > 1 else reading
     for one in sources:
         try:
             opened = _open_one(one, how)
@@ -213,7 +210,8 @@ def _open(source: Sources, reading: Reading) -> list[Reader]:
     if not readers:
         raise DataError("no data source given")
     found = {label_key(name) for reader in readers for name in reader.columns}
-    if len(sources) > 1 and (missing := [name for name in named if name and label_key(name) not in found]):
+    named = filter(None, (reading.text_column, reading.label_column))
+    if len(sources) > 1 and (missing := [name for name in named if label_key(name) not in found]):
         raise DataError(f"{source_name(source)}: no column {missing[0]!r} in any of them; name one that a source has")
     return readers
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from ..conversion.loading import BUNDLED, HISTORY, find_file, named_model
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES
 from ..data.names import Sources, sources_of
+from ..data.reading import for_other_data
 from ..data.sources import load_sms_spam, read_messages, read_sets
 from ..data.splits import SPLITS, fingerprints
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
@@ -165,7 +166,7 @@ def load_eval_data(
         train, part = trained["train"], "part of " if recipe.protocol is None else ""
         trained_on = f"{part}the messages that the model was trained on"
     elif train_data is not None:
-        train = read_messages(train_data, allow_single_label=True, **reading | other_data(reading))
+        train = read_messages(train_data, allow_single_label=True, **reading | for_other_data(reading))
         trained_on = "those of --train-data"
     elif "train" in sets:
         train, trained_on = sets["train"], "the split train (the model's own training data is not known)"
@@ -173,14 +174,6 @@ def load_eval_data(
         train, trained_on = None, "not known"
     remark, hint = _remark(recipe, is_own=bool(own), has_train_data=train_data is not None)
     return EvalData(sets, splits, train, trained_on, remark, hint)
-
-
-def other_data(reading: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how to read data other than those that `reading` is for: named columns are used if they exist."""
-    text, label = reading.get("remembered") or (None, None)
-    remembered = (reading.get("text_column") or text, reading.get("label_column") or label)
-    skip_bad_rows = reading.get("skip_bad_rows", False)
-    return {"text_column": None, "label_column": None, "remembered": remembered, "skip_bad_rows": skip_bad_rows}
 
 
 def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
@@ -206,7 +199,7 @@ def find_training_texts(
     recipe = trained_recipe(model)
     if train_data is not None:
         splits = recipe.split_as_trained(train_data, **reading)
-        how = reading | other_data(reading)
+        how = reading | for_other_data(reading)
         train = splits["train"] if splits else read_messages(train_data, allow_single_label=True, **how)
         return train["text"][:], "known" if splits else "those of --train-data"
     if not recipe.splits:

@@ -17,9 +17,10 @@ from ..data.duplicates import find_duplicates
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.names import Sources, source_name
+from ..data.reading import for_other_data
 from ..data.sources import read_messages
 from ..evaluation.candidates import Candidate, split_label_map
-from ..evaluation.eval_data import find_training_texts, other_data
+from ..evaluation.eval_data import find_training_texts
 from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, difference, estimate, measure
 from ..evaluation.metrics import Predictions
 from ..evaluation.models import load_candidate
@@ -76,7 +77,7 @@ def compare(
     if label_names(messages) != LABEL_NAMES:
         raise DataError(f"the messages are labelled {', '.join(label_names(messages))}; see --label-map")
     texts, labels = messages["text"][:], np.array(messages["label"][:])
-    how = {"trust_remote_code": trust_remote_code, **other_data(reading)}
+    how = {"trust_remote_code": trust_remote_code, **for_other_data(reading)}
     loaded = [  # all of them first, so that every mistake is found at once
         with_memory(load_candidate, model, label_map=maps[name], **how)
         for model, name in zip(models, names, strict=True)
