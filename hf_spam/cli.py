@@ -128,7 +128,7 @@ def crossval(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> N
 
 
 @cli.command(cls=options.SettingsCommand)
-@click.option("--rows", default="", help="Rows of the table or recipes, separated by commas.  [default: all 19]")
+@click.option("--rows", default="", help="Numbers of rows, or recipe names, separated by commas.  [default: all 19]")
 @click.option("--output-dir", type=click.Path(), default="runs/reproduce", show_default=True, help="Output directory.")
 @options.as_json
 @click.pass_context
@@ -151,7 +151,7 @@ def reproduce(ctx: click.Context, rows: str, output_dir: str, as_json: bool, **s
 
 @cli.command()
 @click.argument("model", required=False, type=options.reachable)
-@options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
+@options.data_option("Messages: sample, marketing, uci, a file, a folder or a Hub dataset id; several, with commas.")
 @click.option("--protocol", type=click.Choice(["book", "full"]), help="Split --data anew.  [default: as in training]")
 @click.option("--seed", type=int, default=123, show_default=True, help="Seed for --protocol.")
 @click.option("--split", help="Evaluate this split only.  [default: all, with details on test]")
@@ -167,7 +167,7 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     other sequence classifier, a .skops file or baseline=SOURCE, as for `hf-spam compare`.
 
     The model's own training data is split as in training, so the model has not seen the test split. Other data forms
-    one set. The bundled model has seen all messages of its sources, which its card lists.
+    one set. The bundled model was trained or calibrated on all messages of its sources, which its card lists.
     """
     from .data.reading import for_other_data
     from .evaluation.candidates import split_label_map
@@ -197,7 +197,7 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
 
 @cli.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=options.reachable)
-@options.data_option("Sample, uci, a file or a Hub dataset id; or several, with commas between.")
+@options.data_option("Messages: sample, marketing, uci, a file, a folder or a Hub dataset id; several, with commas.")
 @click.option(
     "--train-data", metavar="MODEL=SOURCE", multiple=True, help="Training messages of a model, to find them in --data."
 )

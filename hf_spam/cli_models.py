@@ -13,7 +13,7 @@ from .terminal import finish
 
 @click.command()
 @click.argument("model", type=click.Path())
-@click.argument("repo_id", metavar="REPO", required=False)
+@click.argument("repo_id", metavar="[REPO]", required=False)
 @click.option("--space", is_flag=True, help="Push a page that runs MODEL in the browser, as a static Space.")
 @click.option("--resume", is_flag=True, help="Send the uploads left in the queue of an earlier run.")
 @options.private
@@ -22,7 +22,8 @@ from .terminal import finish
 def push(model: str, repo_id: str | None, space: bool, resume: bool, **settings: Any) -> None:
     """Push a model or an export to the repository REPO.
 
-    MODEL is the folder of a model, a checkpoint or an export. With --space it may also be a Hub id, or bundled.
+    MODEL is the folder of a model, a checkpoint or an export. With --space it may also be a Hub id, or bundled. With
+    --resume, give MODEL only.
     """
     from .hub.push import push_folder, push_queue, push_space
 
@@ -55,7 +56,8 @@ def data() -> None:
 def push_data(source: str, repo_id: str, as_json: bool, **settings: Any) -> None:
     """Push messages to a Hub dataset, split and with a card.
 
-    SOURCE is sample, uci, a local file, or a Hub dataset id. To read the splits back: --data REPO --protocol full.
+    SOURCE is sample, marketing, uci, a file, a folder or a Hub dataset id. To read the splits back: --data REPO
+    --protocol full.
     """
     from .hub.dataset import push_dataset
 
@@ -116,7 +118,7 @@ def export(model: str, output_dir: str, as_json: bool, **settings: Any) -> None:
 
     MODEL is a folder, a Hub id, or bundled. OUT is a new folder: with --format gpt2 a stock GPT-2 classifier of
     transformers, which vLLM runs too; with --format onnx graphs in fp32 and int8, for ONNX Runtime, Transformers.js,
-    optimum and Text Embeddings Inference. --model accepts the latter as well.
+    optimum and Text Embeddings Inference. Either can be used as --model.
 
     Every runtime that is installed classifies the messages of --data. If more than one label in a thousand differs from
     the model's, nothing is written. The result is in OUT/parity.json.
@@ -155,7 +157,7 @@ def calibrate(output_dir: str, as_json: bool, **settings: Any) -> None:
 
     OUT is a new folder for a model whose scores are probabilities. With --target-fpr it also gets a threshold: at most
     that fraction of the ham in --data is called spam. Of the model's own training data, only the validation split is
-    used. Card and metrics are not copied.
+    used. The copy gets a card of its own; metrics are not copied.
     """
     from .training.recalibration import calibrated_copy
 

@@ -69,13 +69,12 @@ private = click.option("--private", is_flag=True, help="Make the repository priv
 branch = click.option("--revision", default="main", show_default=True, help="Branch; created if missing.")
 text_column = click.option(
     "--text-column",
-    help="Column of the texts; several, separated by commas, are joined.  [default: that of the model's training data, "
-    "or text, message, sms, v2 and others]",
+    help="Column of the texts; several, separated by commas, are joined.  [default: as in a model's training data, or "
+    "text, message, sms, v2 and others]",
 )
 label_column = click.option(
     "--label-column",
-    help="Column of the labels.  [default: that of the model's training data, or label, category, class, v1 and "
-    "others]",
+    help="Column of the labels.  [default: as in a model's training data, or label, category, class, v1 and others]",
 )
 label_map = click.option("--label-map", help="Meaning of labels, such as legit=ham,smishing=spam or 0=spam,1=ham.")
 trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with MODEL.")
@@ -147,7 +146,7 @@ def options_of(
         for field in reversed(fields(settings)):
             if field.name in ("name", "summary") or (names is not None and field.name not in names):
                 continue
-            text, flag = help_of[field.name], "--" + field.name.replace("_", "-")
+            text, flag = help_of[field.name].replace("None", "none"), "--" + field.name.replace("_", "-")
             if settings is not Recipe and field.default not in (MISSING, None, False):
                 text += f"  [default: {field.default}]"
             common = {"cls": SettingOption, "section": section, "help": text}

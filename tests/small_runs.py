@@ -33,7 +33,7 @@ FOREIGN = [
 
 
 def first_messages(**sizes: int) -> DatasetDict:
-    """Return the first messages of each split of the embedded sample, split as in the book."""
+    """Return the first messages of each split of tests/messages.csv, split as in the book."""
     data = load_sms_spam(MESSAGES, protocol="book")
     return DatasetDict({split: data[split].select(range(size)) for split, size in sizes.items()})
 

@@ -47,12 +47,11 @@ def test_benchmark_runs(table, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_gpu_check_runs_on_a_cpu(tiny):
-    """Every row of the table is measured; its operations are counted, and agree between precisions."""
+    """Every row of the table is measured and printed."""
     shown = output_of("gpu_check", *tiny, "--no-tests", "--no-compiled", "--messages=16")
     header, _, *rows = shown.strip().splitlines()
     names = ["book, float32", "book, bfloat16", "scoring, float32", "scoring, bfloat16"]
     assert header.startswith("| CPU, ") and [row.split(" | ")[0].removeprefix("| ") for row in rows] == names
-    assert all(float(row.split(" | ")[1]) >= 0 for row in rows)
 
 
 def test_a_file_is_scored_alike_by_all_contenders(tmp_path):

@@ -212,7 +212,7 @@ for command in sys.argv[1:]:
 
 
 def test_a_name_on_an_unreachable_hub_fails_before_torch_is_imported(hub, tmp_path):
-    """It used to take a minute of retries, and the cause came last."""
+    """Otherwise the client would retry for a minute, and name the cause last."""
     hub.stop()
     command = [sys.executable, "-c", RUN_ALL, *COMMANDS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

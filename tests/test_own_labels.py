@@ -151,5 +151,5 @@ def test_threshold_applies_to_the_positive_label(spam, other, named, tmp_path):
     assert metrics_of(report) == {split: pytest.approx(metrics, abs=1e-5) for split, metrics in saved.items()}
     assert f"The model labels a message {spam} if its score is at least" in run(*evaluate)
     assert f"`hf_spam` labels a message `{spam}` if" in (tmp_path / "out" / "README.md").read_text()
-    if spam == "Spam":  # which messages labelled spam and not spam can be held against
+    if spam == "Spam":  # data labelled ham and spam can be evaluated too
         run("evaluate", tmp_path / "out", "--data", MESSAGES)

@@ -112,7 +112,9 @@ class Labels:
             names = LABEL_NAMES
         elif len(meanings) > min(MAX_CLASSES, max(20, total // 2)):
             found = f"{len(meanings):,} different labels in {total:,} messages"
-            raise DataError(f"{source}: {found}, so {named or 'this'} is not a label column; see --label-column")
+            raise DataError(
+                f"{source}: {found}, so {named or 'this'} is not a label column; name another with --label-column"
+            )
         elif declared is not None:
             names = declared
         else:
@@ -130,7 +132,7 @@ class Labels:
         if positive is None:
             return names
         if any(name.lower() == "spam" != positive.lower() for name in names):
-            raise DataError(f"{source}: the positive label of data with spam must be spam, not {short(positive)}")
+            raise DataError(f"{source}: a class is named spam, so it must be the positive label, not {short(positive)}")
         if positive not in names or len(names) != 2:
             found = f"not {short(positive)}; found: {printable(', '.join(names))}"
             raise DataError(f"{source}: the positive label must be one of two labels, {found}")

@@ -96,7 +96,7 @@ class DelimitedReader(TextReader):
                 # The first block of bytes starts on line 1, also with a `sep=;`.
                 raise self.bad_byte(error, first + reader.line_num if reader.line_num else 1) from None
         if dialect.quotes == "book" and row:
-            raise DataError(f"{self.name}: a quote is never closed; under protocol 'full' quotes are part of the text")
+            raise DataError(f"{self.name}: a quote is never closed; with --protocol full, quotes are part of the text")
 
     def cells(self, window: Window) -> tuple[list[str | None], list[str], dict[int, str | None]]:
         rows, width = window.rows, len(self.dialect.names)
@@ -116,7 +116,7 @@ class DelimitedReader(TextReader):
                 if text and self.file.line_end in text and (line := self.dialect.swallowed(text)):
                     lines = text.count(self.file.line_end) + 1
                     found = f"the quoted text of {lines:,} lines seems to hold another row, {short(line)}"
-                    faults[i] = f"{found}: is a quote missing"
+                    faults[i] = f"{found}; a quote may be missing"
         return texts, labels, faults
 
     def table(self, window: Window) -> Strings:

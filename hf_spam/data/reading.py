@@ -79,7 +79,7 @@ class Reading:
 
 
 def for_other_data(reading: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options for other data than those that `reading` is for: named columns are used only where they exist."""
+    """Return the options for additional data: named columns are used only where they exist."""
     text, label = reading.get("remembered") or (None, None)
     remembered = (reading.get("text_column") or text, reading.get("label_column") or label)
     skip_bad_rows = reading.get("skip_bad_rows", False)
@@ -87,7 +87,7 @@ def for_other_data(reading: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label_key(value: object) -> str:
-    """Return what labels have in common that differ only in case, white space or ".0"; "" for a missing one."""
+    """Normalize a label: case, white space and a trailing ".0" do not matter; "" if it is missing."""
     if value is None or value != value:  # NaN does not equal itself
         return ""
     key = " ".join(str(value).split()).casefold()

@@ -61,7 +61,8 @@ def load_sms_spam(
 
     Labels that mean ham or spam (words, 0 and 1, or booleans, or by `label_map`) become "not spam" and "spam". Other
     labels are errors unless the column is a `ClassLabel`, which keeps its classes and their order, or `label_column` is
-    given: then they become classes, sorted, numerically if all are whole numbers. Case and white space make no classes.
+    given: then they become classes, sorted, numerically if all are whole numbers. Labels that differ only in case or
+    white space are one class.
 
     Args:
         source: "sample" (the embedded messages), "marketing" (the embedded marketing messages, labelled "not spam"),
@@ -192,9 +193,9 @@ def _read_splits(source: Sources, reading: Reading) -> dict[str, Dataset]:
 
 
 def _open(source: Sources, reading: Reading) -> list[Reader]:
-    """Return the readers of a source, or of several sources, which have no splits together.
+    """Return the readers of a source, or of several, which are read as one without their splits.
 
-    Of several sources, only those that have the named columns use them.
+    If there are several, named columns are used only in those that have them.
     """
     sources, readers = sources_of(source), []
     how = replace(reading, **for_other_data(vars(reading))) if len(sources) > 1 else reading

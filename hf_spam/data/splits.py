@@ -73,7 +73,7 @@ def _folds(dataset: Dataset, k: int, seed: int, need: str) -> list[np.ndarray]:
             counted, total = f"{name!r} has {distinct}", int((labels == label).sum())
             if distinct < total:
                 counted += (
-                    f" ({total} messages, but those that differ in case, digits or punctuation only count as one)"
+                    f" ({total} messages, but those that differ only in case, digits or punctuation count as one)"
                 )
             raise DataError(f"{need} different messages of each label; {counted}: add some")
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)

@@ -32,7 +32,7 @@ def normalizer(*, lowercase: bool = False) -> normalizers.Normalizer:
 
     It removes invisible characters, applies NFKC (full-width, bold and circled letters become plain ones), and replaces
     Greek and Cyrillic letters by the Latin ones that they look like, in words that mix them with Latin letters. Words
-    wholly in Greek or Cyrillic stay as they are. With `lowercase`, capitals then become small letters. Every runtime
+    wholly in Greek or Cyrillic stay as they are. With `lowercase`, it then lowercases the text. Every runtime
     that reads `tokenizer.json` applies these steps.
     """
     before = "|".join(f"(?<=[A-Za-z]{GREEK_OR_CYRILLIC * n})" for n in range(MAX_LOOK_ALIKES))
@@ -42,7 +42,7 @@ def normalizer(*, lowercase: bool = False) -> normalizers.Normalizer:
         normalizers.Replace(Regex("|".join(f"{letter}{in_mixed_word}" for letter in letters)), latin)
         for latin, letters in LOOK_ALIKES.items()
     ]
-    # Some runtimes choose between the two small letters of a Greek Σ by its place in the word.
+    # Some runtimes choose between the two lowercase forms of a Greek Σ by its place in the word.
     lower = [normalizers.Lowercase(), normalizers.Replace("ς", "σ")] if lowercase else []
     return normalizers.Sequence([normalizers.Replace(Regex(INVISIBLE), ""), normalizers.NFKC(), *fold, *lower])
 
@@ -60,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, lowercase: bool = 
         texts: The training messages, not those of validation and test.
         vocab_size: The size of the vocabulary, at least 258 (the bytes, `<|endoftext|>` and `<|pad|>`). Few texts may
             give a smaller one.
-        lowercase: Whether capitals become small letters.
+        lowercase: Whether the tokenizer lowercases texts.
 
     Raises:
         ValueError: `vocab_size` is below 258.

@@ -24,11 +24,11 @@ from ..text import one_line
 
 logger = logging.getLogger(__name__)
 
-SEEN_ALL = "The model was trained on these messages, so the metrics say nothing about new ones."
+SEEN_ALL = "The model was trained or calibrated on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
 BUNDLED_SOURCES = "sources.json"  # fingerprints of the sources that the bundled model was trained on
 BUNDLED_HELD_OUT = "held_out.json"  # rows of its public sources that it was not trained on
-BUNDLED_SEEN = "The model has seen every message of the SMS Spam Collection, the sample and four public sets."
+BUNDLED_SEEN = "The model was trained or calibrated on the SMS Spam Collection, the sample and four public sets."
 OTHER_DATA = "The data differ from the model's training data, so it may have seen any of these messages."
 NO_RECORD = "There is no record of the model's training messages: it may have seen any of these."
 HINT = "Name its training messages with --train-data{} to get a baseline and a count of duplicates."

@@ -123,7 +123,7 @@ class _Search:
 def split(
     tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int
 ) -> tuple[str, list[tuple[int, int]], tuple[int, int] | None]:
-    """Return what the model can read of a message, whatever is left out; its words; and the span of all others.
+    """Return the part of a message that the model may read, its words, and the span that it never reads.
 
     Words are at most `MAX_SPANS` spans, (start, end): in a long message, of several words each.
     """

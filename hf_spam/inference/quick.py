@@ -13,8 +13,8 @@ MANY = 1000  # for more messages, the larger batches of `SpamClassifier` are wor
 def classify_quickly(texts: list[str], model: str | Path | None = None) -> list[dict] | None:
     """Return the answers of `SpamClassifier` for the bundled model or an ONNX export on this machine, to 1e-6.
 
-    The result is `None` where `SpamClassifier` is needed: for another model, for one that cannot be used, since it
-    reports what is wrong, and for more than `MANY` messages.
+    Return `None` if `SpamClassifier` must answer: for other models, for more than `MANY` messages, and for a damaged
+    export, which it reports.
     """
     folder, graph = (BUNDLED, BUNDLED_GRAPH) if model in (None, "bundled") else (Path(model), GRAPH)
     if folder.suffix == ".onnx":

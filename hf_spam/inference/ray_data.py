@@ -125,9 +125,9 @@ def score_with_ray(
     """Score the messages of files on a Ray cluster, and write their rows unchanged to the parts of a folder.
 
     Labels and scores are those of `score_file`, and so is what the formats can hold, with one exception: JSON lines can
-    become Parquet, with the keys and types of the rows of a part. In the order of their names, the parts hold the files
-    in the order of theirs, and the rows in their order. A file that cannot be read is left out as a whole, and the job
-    goes on. `_SUCCESS` is written after the last part.
+    become Parquet, with the keys and types of the rows of a part. Sorted by name, the parts follow the input: files in
+    the order of their names, rows in their order within each file. A file that cannot be read is left out as a whole,
+    and the job goes on. `_SUCCESS` is written after the last part.
 
     Args:
         classifier: The classifier; it is sent to the machines.

@@ -69,7 +69,7 @@ def find_files(source: str | os.PathLike) -> tuple[FileSystem, list[str]]:
 
 @contextmanager
 def local_copy(filesystem: FileSystem, path: str) -> Iterator[DataFile]:
-    """Yield a file, copied to this machine's disk for the time if it is not there."""
+    """Yield a file; a remote one is copied to the local disk while it is in use."""
     if isinstance(filesystem, LocalFileSystem):
         yield DataFile.find(path)
         return
@@ -115,7 +115,7 @@ def write(filesystem: FileSystem, path: str, data: bytes) -> None:
 def read_windows(
     row: dict[str, Any], filesystem: FileSystem, reading: Reading, window_size: int, suffix: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the windows of a file, pickled with their reader, after a check of all of it; then what is wrong with it.
+    """Check a whole file, then yield its windows, each pickled with the reader; last, yield what is wrong with it.
 
     The row has the `path` of the `file`, a number, for `flat_map` of Ray Data.
     """

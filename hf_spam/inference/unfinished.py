@@ -57,8 +57,8 @@ class UnfinishedOutput:
                 if not different:
                     self.state = earlier
                 elif not overwrite:
-                    advice = "Finish it with its own command, or use --overwrite."
-                    raise ValueError(f"{self.rows_file} is of a run that differs in {different}. {advice}")
+                    advice = "Resume that run with its own command, or use --overwrite."
+                    raise ValueError(f"{self.rows_file} belongs to a run that differs in {different}. {advice}")
             self._save()
             self.file.truncate(self.state["bytes"])
             yield

@@ -34,7 +34,7 @@ class Calibration:
     loss_before: float | None = None  # log loss at temperature 1; None if no temperature was fitted
     loss: float | None = None  # log loss at this temperature
     target_fpr: float | None = None  # highest allowed false-positive rate; None: no threshold was asked for
-    confidence: float | None = None  # level at which it holds for new messages like these; None: on these only
+    confidence: float | None = None  # that new messages like these keep to it; None: not guaranteed
     spam: str | None = None  # name of the positive class; this and the following only with `target_fpr`
     ham: int | None = None  # messages of other classes
     false_alarms: int | None = None  # those of them that are called spam
@@ -60,10 +60,10 @@ class Calibration:
         return lines
 
     def _threshold_summary(self, spam: str) -> str:
-        ham = "ham" if self.spam.lower() == "spam" else f"messages that are not {spam}"
+        ham = "ham messages" if self.spam.lower() == "spam" else f"messages that are not {spam}"
         allowed = f"a false-positive rate of at most {100 * self.target_fpr:g}%"
         if self.threshold is None:
-            return f"No threshold gives {allowed} on {self.fitted_on}: too many {ham} have the highest score."
+            return f"No threshold gives {allowed} on {self.fitted_on}: too many {ham} share the highest score."
         positives = self.messages - self.ham
         found = (
             f"Threshold {self.threshold:.7f} for {allowed}: on {self.fitted_on}, {self.false_alarms:,} of {self.ham:,} "
@@ -97,7 +97,7 @@ def calibration_of(config: SpamGPTConfig) -> Calibration | None:
 
 
 def shift_of(calibration: Calibration | None, names: Sequence[str]) -> torch.Tensor:
-    """Return what to add to uncalibrated logits, (num_labels,), to make the largest that of the class to predict."""
+    """Return the shift, (num_labels,), after which the largest uncalibrated logit is that of the class to predict."""
     shift = torch.zeros(len(names))
     if calibration is not None and calibration.threshold is not None:
         threshold = torch.tensor(calibration.threshold)
@@ -154,7 +154,9 @@ def fit_calibration(
 def _check_labels(labels: torch.Tensor, names: Sequence[str], recipe: Recipe, what: str) -> None:
     """Raise `ValueError` if messages, `what` in words, are not fit for a calibration."""
     if len(labels.unique()) == 1:
-        raise ValueError(f"Calibration needs different labels; {what} has only {names[labels[0].item()]!r}.")
+        raise ValueError(
+            f"Calibration needs messages of at least two classes; {what} has only {names[labels[0].item()]!r}."
+        )
     rate, confidence = recipe.target_fpr, recipe.confidence
     if rate is None:
         return

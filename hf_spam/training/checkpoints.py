@@ -99,7 +99,7 @@ class TrainingState:
         write_json(folder / "state.json", {"progress": progress, "scheduler": scheduler})
 
     def load(self, checkpoint: Path, rank: int) -> None:
-        """Load the state of a checkpoint; raise `ValueError` if it does not fit, although its manifest says so."""
+        """Load the state of a checkpoint; raise `ValueError` if it does not fit this run."""
         folder, model = checkpoint / STATE, self.setup.model
         with errors_as(f"{checkpoint} does not fit this run"):
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))

@@ -41,7 +41,7 @@ STEPS_BACK = 10  # the weights go back to the base in tenths of the way
 def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recipe, DatasetDict, Dataset]:
     """Read corrections, and messages to replay and to hold out, none of which duplicates a correction.
 
-    Of a `DatasetDict`, the corrections are those of `train`, and `test` stays as it is. Returns the recipe with the
+    In a `DatasetDict`, `train` holds the corrections, and `test` is kept. Returns the recipe with the
     layout of its base and the source of the replay, the corrections as `train` beside held-out splits, and the replay.
     """
     config = load_config(recipe.base)
@@ -62,7 +62,9 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recip
     seen = seen.shuffle(seed=recipe.seed).select(range(min(recipe.replay_messages, len(seen))))
     held_out = {split: _without(keys, part, f"Split {split}") for split, part in held_out.items()}
     if len(seen) < recipe.per_device_train_batch_size:
-        raise DataError(f"{source}: {len(seen)} messages to replay do not fill a batch; name more with --replay")
+        raise DataError(
+            f"{source}: {len(seen)} messages to replay do not fill a batch; name a larger source with --replay"
+        )
     logger.info("%d corrections, and %d messages to replay from %s", len(corrections), len(seen), source)
     if "test" in splits:
         held_out["test"] = splits["test"]
@@ -82,7 +84,8 @@ def _of_base(recipe: Recipe, names: list[str]) -> tuple[str, Dataset, dict[str, 
     if splits is not None:
         return source, splits.pop("train"), splits
     if recipe.replay is None and source != "sample" and not is_bundled:
-        logger.warning("%s is not at hand as the base was trained on it: replaying the sample (see --replay)", source)
+        what = "%s is missing, or has changed since the base was trained on it: replaying the sample (see --replay)"
+        logger.warning(what, source)
         source = "sample"
     seen, held_out = divide(read_messages(source, classes=names))
     return source, seen, {"validation": held_out}
@@ -91,7 +94,7 @@ def _of_base(recipe: Recipe, names: list[str]) -> tuple[str, Dataset, dict[str, 
 def divide(messages: Dataset) -> tuple[Dataset, Dataset]:
     """Divide the result of `read_messages` into messages to learn from and to hold out, without shared duplicates.
 
-    Of the sources "sample" and "uci", those are held out that the bundled model was not trained on.
+    Of "sample" and "uci", the messages that the bundled model was not trained on are held out.
     """
     groups, sources = np.array(messages["group"][:]), np.array(messages["source"][:])
     is_held_out = groups % HELD_OUT == 0
@@ -128,7 +131,7 @@ def rehearse(setup: Setup, replay: Dataset) -> None:
 def keep_within_bound(evaluator: Evaluator) -> tuple[dict[str, Metrics], float]:
     """Move weights back toward those of the base until the validation split loses at most `max_drop`.
 
-    The loss is that of accuracy or the rise of the false-positive rate, whichever is larger. Returns the metrics of the
+    The loss is the larger of the drop in accuracy and the rise in the false-positive rate. Returns the metrics of the
     base on each split, and the share of the change that was kept.
     """
     model, base, max_drop = evaluator.setup.model, evaluator.setup.base_weights, evaluator.setup.recipe.max_drop

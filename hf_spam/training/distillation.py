@@ -26,7 +26,7 @@ WINDOW = 5000  # texts at a time: their character n-grams take much memory
 def spliced_messages(train: Dataset, count: int, seed: int) -> tuple[list[str], list[float]]:
     """Return spliced messages and their probability of class 1 by the baseline, fitted to the training messages.
 
-    Of more than `MAX_MESSAGES`, it is fitted to so many, drawn at random.
+    The baseline is fitted to at most `MAX_MESSAGES` of them, drawn at random.
     """
     sample = train if len(train) <= MAX_MESSAGES else train.shuffle(seed=seed).select(range(MAX_MESSAGES))
     baseline = fit_baseline(sample) if len(label_names(train)) == 2 else None

@@ -172,7 +172,7 @@ def remove_if_empty(output_dir: Path) -> None:
 
 
 def _accelerator(recipe: Recipe, options: RunOptions) -> Accelerator:
-    """Return what places a run on devices and processes, unless it cannot do what is asked for."""
+    """Create the `Accelerator`; raise `ValueError` for a tracker or engine that is not supported."""
     if options.report_to not in (None, *map(str, get_available_trackers())):
         raise ValueError(f"The tracker {options.report_to!r} is not installed, or Accelerate does not know it.")
     for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):

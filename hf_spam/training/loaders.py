@@ -23,8 +23,8 @@ Batch = dict[str, torch.Tensor]
 class Loaders:
     """Data loaders for training and evaluation of the `network`: the model, or the part of it after its frozen blocks.
 
-    `evaluation` has a loader for each split, batched as in the book, with `train` shuffled; `by_length` one of all its
-    messages, sorted by length for speed, and their indices.
+    `evaluation` maps each split to a loader that is batched as in the book, with `train` shuffled. `by_length` maps it
+    to a loader of all its messages, sorted by length for speed, and the indices of this order.
     """
 
     def __init__(self, accelerator: Accelerator, setup: Setup):

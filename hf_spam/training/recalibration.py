@@ -40,9 +40,9 @@ def calibrated_copy(
 ) -> Calibration:
     """Write a copy of a classifier whose scores are calibrated on messages that it was not trained on.
 
-    Of `data`, the validation split is used if it has one, or is the model's own data; otherwise all messages. A warning
-    is logged if the model may have been trained on them. The copy has the same weights, a card of its own, and the
-    calibration as `calibration.json`. Nothing is written if no threshold meets `target_fpr`.
+    The validation split is used if `data` has one or is the model's own training data, and otherwise all messages. A
+    warning is logged if the model may have been trained on them. The copy has the same weights, a card of its own, and
+    the calibration as `calibration.json`. Nothing is written if no threshold meets `target_fpr`.
     """
     output_dir, source = Path(output_dir).absolute(), os.fspath(model or "bundled")
     check_new(output_dir)

@@ -34,8 +34,8 @@ class Recipe:
     summary: str = ""
 
     data: str = "uci"
-    """Messages: sample, uci, a local file (.csv .tsv .txt .jsonl .parquet, also in .zip or .gz), a folder of train,
-    validation and test files, or a Hub dataset id; several, separated by commas, are read as one."""
+    """Messages: sample, marketing, uci, a file (.csv .tsv .txt .json .jsonl .parquet, also in .zip or .gz), a folder of
+    train, validation and test files, or a Hub dataset id; several, separated by commas, are read as one."""
     protocol: Literal["book", "full"] = "book"
     """Selection and split of the messages: balanced as in the book, or all of them, with duplicates in one split."""
     text_column: str | None = None
@@ -58,7 +58,7 @@ class Recipe:
     vocab_size: int | None = None
     """Size of a tokenizer learned on the training messages; only with base "random"."""
     lowercase: bool = False
-    """Make that tokenizer read capitals as small letters."""
+    """Lowercase all text in a tokenizer learned on the training messages; only with vocab_size."""
     n_layer: int = 12
     """Number of blocks; only with base "random"."""
     n_embd: int = 768
@@ -90,7 +90,7 @@ class Recipe:
     case_augmentation: float = 0.0
     """Probability of changing the case of a training message, drawn again in each epoch."""
     digit_augmentation: float = 0.0
-    """Probability of replacing the digits of a training message, drawn again in each epoch."""
+    """Probability of replacing the digits of a training message with random ones, drawn again in each epoch."""
     bpe_dropout: float = 0.0
     """Probability of skipping a BPE merge in training (Provilkov et al. 2020)."""
 
@@ -100,9 +100,10 @@ class Recipe:
     """Number of messages that the base has learned from to mix in, with its answers, so that it forgets little. The
     messages of data are then corrections: all are trained on; layout and calibration of the base stay."""
     replay: str | None = None
-    """Source of these messages, as for data. None: the data of the base if they are at hand, or else the sample."""
+    """Source of the messages to replay, as for data. None: the base's data if they are at hand, else the sample."""
     max_drop: float = 0.005
-    """With replay_messages: largest loss of accuracy or rise of the false-positive rate on the validation split."""
+    """Largest allowed loss of accuracy, or rise of the false-positive rate, on the validation split (a fraction); only
+    with replay_messages."""
 
     pretraining_steps: int = 0
     """Optimizer steps of language modelling on the training messages, before fine-tuning on their labels."""
@@ -177,7 +178,10 @@ class Recipe:
         excluded = ("spliced_messages", "pretraining_steps", "temperature_scaling", "target_fpr", "logit_adjustment")
         is_given = any(getattr(self, name) for name in excluded) or self.target_fpr == 0
         replays = self.base != "random" and not is_given
-        check(not self.replay_messages or replays, f"replay_messages needs a base, and no {', '.join(excluded)}")
+        check(
+            not self.replay_messages or replays,
+            f"replay_messages needs a base, and cannot be combined with {', '.join(excluded)}",
+        )
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
@@ -344,7 +348,7 @@ _INBOX = replace(
 # No dropout, and no augmentation but of digits: it would make the network less sure, below the threshold of the base.
 _CORRECTIONS = _recipe(
     "corrections",
-    "teaches a trained model the messages that it got wrong, in about a minute",
+    "teaches a trained model the messages that it got wrong, in less than a minute",
     **_OWN,
     data="corrections.csv",
     base="bundled",

@@ -103,7 +103,9 @@ class Run:
             lines.append(f"{count:,} held-out messages ({split}): {'; '.join(changes)}.")
         if self.history.kept < 1:
             kept, bound = f"{self.history.kept:.0%}", f"{100 * self.recipe.max_drop:g} points (--max-drop)"
-            lines.append(f"Only {kept} of the change was kept: with more, held-out messages lose more than {bound}.")
+            lines.append(
+                f"Only {kept} of the change was kept: with more, accuracy or false alarms worsen by over {bound}."
+            )
         return lines
 
     @property

@@ -217,7 +217,7 @@ AFTER = f"broken quotes or a stray line break ('\t' expected after '\"'); {QUOTE
 JSON = f"write JSON lines, one object per line{SKIP}"
 UTF8 = "name the encoding, for example --encoding cp1252"
 EXTRA = f"expected 2 cells, found 3: 'ham,a,b'; put a text that contains ',' in double quotes{SKIP}"
-SWALLOWED = "the quoted text of 3 lines seems to hold another row, 'spam,b': is a quote missing"
+SWALLOWED = "the quoted text of 3 lines seems to hold another row, 'spam,b'; a quote may be missing"
 BAD_FILES = [
     # Rows
     ("a.tsv", b"ham\ta\nspam b\n", f", line 2: expected 2 cells, found 1: 'spam b'{SKIP}"),
@@ -342,7 +342,7 @@ def test_the_book_protocol_reads_like_pandas(tmp_path_factory, texts):
         table = pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False)
     except pd.errors.ParserError:
         with pytest.raises(
-            DataError, match="a quote is never closed; under protocol 'full' quotes are part of the tex"
+            DataError, match="a quote is never closed; with --protocol full, quotes are part of the tex"
         ):
             read_messages(path, protocol="book", allow_single_label=True)
     else:

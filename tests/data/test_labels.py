@@ -124,7 +124,7 @@ def test_the_positive_label_comes_second(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("labels", "positive", "message"),
     [
-        (["a", "Spam"], "a", "the positive label of data with spam must be spam, not 'a'"),
+        (["a", "Spam"], "a", "a class is named spam, so it must be the positive label, not 'a'"),
         (["a", "b", "c"], "c", "the positive label must be one of two labels, not 'c'; found: a, b, c"),
     ],
 )
@@ -172,7 +172,7 @@ KNOWN = "known: ham, spam, 0, 1, true, false"
 ONE_CLASS = "at least two classes are needed; --label-map says what labels mean, for example 0=spam,1=ham"
 
 
-ANOTHER = "is not a label column; see --label-column"
+ANOTHER = "is not a label column; name another with --label-column"
 REFUSED = {
     "not the model's": (
         second('"x"'),

@@ -75,7 +75,7 @@ def test_a_rare_label_is_refused_by_its_name():
     dataset = Dataset.from_dict(columns, features=FEATURES)
     with pytest.raises(DataError, match=r"a 70/10/20 split needs 10 different messages .*; 'spam' has 6: add some$"):
         full_split(dataset.select(range(26)), 1)
-    alike = "40 messages, but those that differ in case, digits or punctuation only count as one"
+    alike = "40 messages, but those that differ only in case, digits or punctuation count as one"
     with pytest.raises(DataError, match=rf"^8 folds need 8 different messages .*; 'spam' has 7 \({alike}\): add some$"):
         grouped_folds(dataset, 8)
     with pytest.raises(DataError, match=r"'spam' has 4 \(40 messages, but those"):

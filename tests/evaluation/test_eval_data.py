@@ -73,13 +73,13 @@ def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):
     """No split of it is unseen, and the report says so."""
     found = load_eval_data(None, sms_collection)
     assert len(found.train) == 5574 and found.train is found.sets["train"]
-    assert found.remark == "The model was trained on these messages, so the metrics say nothing about new ones."
+    assert found.remark == eval_data.SEEN_ALL
     assert found.hint == ""
     drawn = load_eval_data(None, sms_collection, protocol="book")
     assert len(drawn.sets["test"]) == 300 and len(drawn.train) == 5574 and drawn.remark == found.remark
     other = load_eval_data("bundled", MESSAGES)
     assert list(other.sets) == ["messages.csv"] and other.train is None
-    assert other.remark.startswith("The model has seen every message of the SMS Spam Collection, the sample and four")
+    assert other.remark == eval_data.BUNDLED_SEEN
     assert "--train-data uci,sample" in other.hint
     told = load_eval_data(None, MESSAGES, train_data=sms_collection)
     assert len(told.train) == 5574 and told.trained_on == "part of the messages that the model was trained on"

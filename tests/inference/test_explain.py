@@ -172,8 +172,9 @@ def test_command_line():
 
 
 def test_colours_in_a_terminal():
-    """Spans of colours are those of the words; the numbers are printed as well."""
+    """The words that speak for spam are red, and the numbers of the strongest are printed."""
     shown = terminal.explanation(asdict(CLASSIFIER.explain(SPAM)[0]))
     coloured = {shown.plain[span.start : span.end]: str(span.style) for span in shown.spans if span.style}
     strong = {SPAM[w.start : w.end] for w in CLASSIFIER.explain(SPAM)[0].words if w.contribution >= terminal.WEAK}
     assert {word for word, style in coloured.items() if "red" in style} == strong
+    assert all(f"{word.contribution:+.2f}" in shown.plain for word in CLASSIFIER.explain(SPAM)[0].strongest)

@@ -384,7 +384,7 @@ def test_a_different_run_does_not_use_the_rows(begun, change, what):
     """The error names the difference; --overwrite discards the rows, and only the new run is in the output."""
     source, output = begun
     settings = {"classifier": CLASSIFIER, "window_size": 2, **change(source)}
-    with pytest.raises(ValueError, match=f"{output.name}.unfinished is .* differs in {what}\\. .*--overwrite"):
+    with pytest.raises(ValueError, match=f"{output.name}.unfinished belongs to .* differs in {what}\\. .*--overwrite"):
         score_file(source=source, output=output, **settings)
     assert windows_done(output) == 2 and not output.exists()
     score_file(source=source, output=output, overwrite=True, **settings)
@@ -536,7 +536,7 @@ for name in sys.argv[1:]:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux, which can reset the peak")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
-    """From 10 to 200 windows, the peak grows by less than half of the growth of the input."""
+    """From 10 to 200 windows, the peak grows by about half of the growth of the input at most."""
     names = [str(tmp_path / f"{count}.txt") for count in (1_000, 20_000)]
     for name in names:
         Path(name).write_text("".join(f"{'x' * 5000} {i}\n" for i in range(int(Path(name).stem))))

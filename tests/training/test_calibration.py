@@ -93,7 +93,8 @@ def test_the_threshold_keeps_the_false_positive_rate():
     assert found.false_alarms == (ham >= found.threshold).sum() == int(0.05 * len(ham))
     assert found.missed == (scores[labels == 1] < found.threshold).sum() and found.ham == len(ham)
     line = found.summary()[1]
-    assert f"a false-positive rate of at most 5%: on my data, {found.false_alarms} of {len(ham)} ham are called" in line
+    alarms = f"{found.false_alarms} of {len(ham)} ham messages are called"
+    assert f"a false-positive rate of at most 5%: on my data, {alarms}" in line
     _, upper = wilson(found.false_alarms, len(ham))
     assert f"The rate on new messages may be up to {upper:.2%} (95% interval)." in line
 
@@ -223,7 +224,7 @@ def test_calibration_needs_a_validation_split_of_both_classes(setting, data, cap
     with pytest.raises(ValueError, match="Recipe 'pocket': temperature_scaling and target_fpr need a validation split"):
         finetune("pocket", data=DatasetDict(train=data["train"]), **SMALL, **setting)
     ham = data["validation"].filter(lambda row: row["label"] == 0)
-    message = "different labels; the validation split has only 'not spam'"
+    message = "at least two classes; the validation split has only 'not spam'"
     with pytest.raises(ValueError, match=message):
         finetune("pocket", data=DatasetDict(data, validation=ham), **SMALL, **setting)
     assert "Before training" not in caplog.text

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import WITH_CHECKPOINTS as SETTINGS
 from small_runs import result
 
-from hf_spam import finetune
+from hf_spam import SpamClassifier, finetune
 from hf_spam.conversion.loading import load_classifier, load_tokenizer, save_classifier
 from hf_spam.files import write_folder
 from hf_spam.training.checkpoints import Checkpoints
@@ -80,8 +80,15 @@ def test_two_processes_resume_exactly(data, tmp_path):
 def test_checkpoint_is_a_complete_model(trained, data):
     """It holds the averaged weights, and no pickle; its manifest names recipe, data, versions and every file."""
     folder = trained / "checkpoint-8"
+    weights, raw = (load_file(folder / name) for name in ("model.safetensors", "training_state/weights.safetensors"))
+    assert any(not torch.equal(weights[name], raw[name]) for name in raw)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics) == ["validation"]
+    predicted = SpamClassifier.from_pretrained(folder).predict(data["validation"]["text"][:])
+    correct = [
+        (answer == "spam") == label for answer, label in zip(predicted, data["validation"]["label"], strict=True)
+    ]
+    assert metrics["validation"]["accuracy"] == pytest.approx(sum(correct) / len(correct))
     assert json.loads((folder / "history.json").read_text())["steps"] == [0, 3, 6]
     assert "-plot.png" not in (folder / "README.md").read_text()
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

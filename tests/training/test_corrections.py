@@ -128,9 +128,9 @@ def test_a_source_without_recorded_splits_is_divided_without_shared_duplicates(b
     ("settings", "words"),
     [
         ({"data": [("maybe", "hi")]}, "unknown label 'maybe'"),
-        ({"target_fpr": 0.01}, "replay_messages needs a base, and no"),
-        ({"target_fpr": 0.0}, "replay_messages needs a base, and no"),
-        ({"base": "random", "vocab_size": 300}, "replay_messages needs a base, and no"),
+        ({"target_fpr": 0.01}, "replay_messages needs a base, and cannot be combined with"),
+        ({"target_fpr": 0.0}, "replay_messages needs a base, and cannot be combined with"),
+        ({"base": "random", "vocab_size": 300}, "replay_messages needs a base, and cannot be combined with"),
         ({"base": "three"}, "corrections need a model of two labels, but .* has 3"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Batches grouped by length lose no messages. That others come in the order of the book, test_loop.py shows."""
+"""Batches grouped by length lose no messages; test_loop.py checks the order of the others."""
 
 import torch
 

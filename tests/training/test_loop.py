@@ -152,4 +152,5 @@ def test_diverged_run_stops_before_saving(splits, data, tmp_path):
     settings = {**SMALL, "learning_rate": 1e30, "warmup_steps": 0, "save_steps": 1, "max_grad_norm": None}
     with pytest.raises(ValueError, match=r"(after step \d+|longer a number)\. Training diverged: lower learning_rate"):
         finetune("pocket", data=data, output_dir=tmp_path / "out", **settings)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
     assert not [step for step in Checkpoints(tmp_path / "out").steps() if step > 2]
