@@ -173,7 +173,7 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     from .evaluation.candidates import split_label_map
     from .evaluation.eval_data import load_eval_data
     from .evaluation.figures import report_figures
-    from .evaluation.models import load_candidate
+    from .evaluation.models import BASELINE_PREFIX, load_candidate
     from .evaluation.page import headline, render_page, report_tables, write_page
     from .evaluation.report import make_report
 
@@ -183,6 +183,8 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     how["label_map"], maps = split_label_map(how["label_map"], [name])
     split, loading = how.pop("split"), {"trust_remote_code": how.pop("trust_remote_code"), **for_other_data(how)}
     candidate = load_candidate(name, label_map=maps[name], any_labels=True, **loading)
+    if candidate.train is not None:  # the baseline, trained just now
+        how["train_data"] = how["train_data"] or name.removeprefix(BASELINE_PREFIX)
     eval_data = load_eval_data(model, data, classes=candidate.labels, **how)
     report = make_report(candidate, eval_data, split=split, source=data, progress=sys.stderr.isatty())
     values, sentences, tables = report.values, headline(report.values), report_tables(report.values)
@@ -237,7 +239,12 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
 
 @cli.command()
 @click.argument("model", type=options.reachable)
-@click.option("--uci", help="The SMS Spam Collection: uci, or its file.  [default: it is left out]")
+@click.option(
+    "--uci",
+    type=options.reachable_data,
+    metavar="TEXT",
+    help="The SMS Spam Collection: uci, or its file.  [default: it is left out]",
+)
 @click.option("--recipe", type=click.Choice(list(RECIPES)), metavar="NAME", help="Cross-validate this recipe on --uci.")
 @options.label_map
 @options.trust_remote_code

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import click
@@ -160,7 +159,7 @@ def groups_table(groups: Sequence[dict[str, Any]]) -> Table:
     for group in groups:
         if group["spam"] + group["ham"] < FEW:
             continue
-        rows.append([f"{group['by']} {Path(group['name']).name}"])
+        rows.append([f"{group['by']} {printable(group['name'])}"])
         for count, metric in (("spam", "recall"), ("ham", "false_positive_rate")):
             rows[-1].append(f"{group[count]:,}")
             for kind in ("model", "baseline"):

@@ -44,12 +44,13 @@ def main(uci: str, output_dir: Path, public: tuple[str, ...]) -> None:
         for name in FILES:
             shutil.copyfile(Path(folder, name), output_dir / name)
     write_graph(output_dir)
-    seen = {Path(source).name: fingerprints(DatasetDict(train=whole(source)))["train"] for source in sources}
+    names = {"uci": uci, "sample": "sample", **{Path(source).name: source for source in public}}
+    seen = {name: fingerprints(DatasetDict(train=whole(source)))["train"] for name, source in names.items()}
     (output_dir / BUNDLED_SOURCES).write_text(json.dumps(seen, indent=2) + "\n")
     held_out = set(splits["validation"]["text"])
     rows = {
         name: [row for row, text in enumerate(whole(source)["text"]) if text in held_out]
-        for name, source in (("sample", "sample"), ("uci", uci))
+        for name, source in (("sample", "sample"), ("uci", uci))  # the sources that anyone can read
     }
     (output_dir / BUNDLED_HELD_OUT).write_text(json.dumps(rows, separators=(",", ":")) + "\n")
     for line in run.calibration.summary():

@@ -47,7 +47,7 @@ class OnnxModel:
     def __init__(self, source: str | os.PathLike, *, revision: str | None = None):
         self.config = load_config(source, revision=revision)
         path = Path(source)
-        if path.suffix != ".onnx":
+        if not path.is_file():
             path = local_folder(source, revision=revision, files=[f"{GRAPHS['fp32']}*"]) / GRAPHS["fp32"]
         self._path = path.absolute()
         self._start_session()
@@ -88,8 +88,10 @@ class OnnxModel:
 def is_onnx(source: str | os.PathLike, *, revision: str | None = None) -> bool:
     """Return whether a source is an exported classifier: a folder, the path of a graph, or a Hub id."""
     path = Path(named_model(source))
-    if path.suffix == ".onnx" or path.is_dir():
-        return (path if path.suffix == ".onnx" else path / GRAPHS["fp32"]).is_file()
+    if path.is_dir():
+        return (path / GRAPHS["fp32"]).is_file()
+    if path.suffix == ".onnx":
+        return path.is_file()
     return EXPORTED_SETTINGS in read_config(source, revision)
 
 

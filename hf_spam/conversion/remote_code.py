@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ..files import write_json
+from ..text import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +45,11 @@ def with_code(files: dict[str, Path]) -> dict[str, Path | bytes]:
     """
     from ..modeling.configuration_spam_gpt import SpamGPTConfig  # loads torch
 
-    settings = dict(json.loads(files["config.json"].read_bytes()))
+    path = files["config.json"]
+    try:
+        settings = {**json.loads(path.read_bytes())}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a JSON object: {one_line(error)}.") from None
     if settings.get("model_type") != SpamGPTConfig.model_type or "auto_map" in settings:
         return files
     settings |= {name: value for name, value in SpamGPTConfig().to_dict().items() if name in CODE_SETTINGS}

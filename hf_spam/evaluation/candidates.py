@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..conversion.loading import local_folder
+from ..conversion.loading import find_adapter, local_folder
 from ..data.labels import LABEL_NAMES
 from ..data.reading import LABELS, label_key
 from ..files import public
@@ -72,7 +72,7 @@ def as_candidate(classifier: SpamClassifier, source: str, meanings: Mapping[str,
         labels=labels,
         spam=spam_classes(labels, meanings),
         run=run,
-        size=stored_size(Path(source) if source.endswith(".onnx") else local_folder(source)),
+        size=stored_size(Path(source) if Path(source).is_file() else local_folder(source)) + _size_of_base(source),
         parameters=count_parameters(model),
         threshold=config.threshold,
         temperature=config.temperature,
@@ -88,9 +88,15 @@ def count_parameters(model: Any) -> int | None:
 def stored_size(path: Path) -> int:
     """Return the size in bytes of the weights in a folder, or of an ONNX graph."""
     kinds = ("*.safetensors", "model_head.skops", "onnx/model.onnx*")
-    if path.suffix == ".onnx":
+    if path.is_file():
         path, kinds = path.parent, (f"{path.name}*",)
     return sum(file.stat().st_size for kind in kinds for file in path.glob(kind))
+
+
+def _size_of_base(source: str) -> int:
+    """Return the size in bytes of the weights of the base if the source is an adapter, or else 0."""
+    adapter = None if Path(source).is_file() else find_adapter(source)
+    return stored_size(local_folder(adapter.base, revision=adapter.revision)) if adapter else 0
 
 
 def spam_classes(labels: Sequence[str], meanings: Mapping[str, str]) -> tuple[int, ...]:

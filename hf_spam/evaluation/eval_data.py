@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -24,6 +25,7 @@ from ..text import one_line
 
 logger = logging.getLogger(__name__)
 
+SPLIT_ANEW = "The messages were split anew: the model was trained on most of those of every split."
 SEEN_ALL = "The model was trained or calibrated on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
 BUNDLED_SOURCES = "sources.json"  # fingerprints of the sources that the bundled model was trained on
@@ -51,12 +53,13 @@ class EvalData:
 class TrainedRecipe:
     """Settings with which a model's training messages were read and split, and the fingerprints of the splits."""
 
-    protocol: Literal["book", "full"] | None  # None: trained on the whole of several sources, as the bundled model
+    protocol: Literal["book", "full"] | None  # None: the bundled model
     seed: int
     splits: dict[str, dict[str, Any]]
-    """The result of `fingerprints`, or with `protocol=None` one fingerprint for each source. Empty if unknown: an old
+    """The result of `fingerprints`, or for the bundled model one fingerprint for each source. Empty if unknown: an old
     model, or one trained on several data sets."""
     reading: dict[str, str | bool] = field(default_factory=dict)  # options of `Reading`
+    whole: bool = False  # whether whole sources were trained on, without a split: the bundled model, and corrections
     trained_before: bool = False  # whether training started from a classifier trained on other, or unknown, messages
     data: str | None = None  # source of the messages, or of those replayed beside corrections, without folders
 
@@ -65,15 +68,25 @@ class TrainedRecipe:
         return {**given, **{name: given.get(name) or value for name, value in self.reading.items()}}
 
     def split_as_trained(self, source: Sources, **reading: Any) -> DatasetDict | None:
-        """Split a source as in training; return `None` if the splits do not have the recorded fingerprints."""
+        """Split a source as in training; return `None` if the splits do not have the recorded fingerprints.
+
+        Labels are read with the label map of training or, if that does not fit, with the given one.
+        """
         if not self.splits:
             return None
-        reading = self.as_trained(reading)
+        reading, recorded = self.as_trained(reading), self.reading.get("label_map")
         log = logging.getLogger("hf_spam.data")
         level = log.level
         log.setLevel(logging.ERROR)  # if these are not the training messages, they are read again
         try:
-            if self.protocol is None:
+            found = self._split(source, **reading | {"label_map": recorded})
+            return found or (self._split(source, **reading) if reading.get("label_map") != recorded else None)
+        finally:
+            log.setLevel(level)
+
+    def _split(self, source: Sources, **reading: Any) -> DatasetDict | None:
+        try:
+            if self.whole:
                 whole = DatasetDict(train=read_messages(source, allow_single_label=True, **reading))
                 return whole if fingerprints(whole)["train"] in self.splits.values() else None
             sets = read_sets(source, **reading)
@@ -84,8 +97,6 @@ class TrainedRecipe:
             splits = load_sms_spam(source, protocol=self.protocol, seed=self.seed, **reading)
         except DataError:  # e.g. too few messages, so these are not the training messages
             return None
-        finally:
-            log.setLevel(level)
         return splits if fingerprints(splits) == self.splits else None
 
 
@@ -95,7 +106,7 @@ NO_RECIPE = TrainedRecipe("full", 123, splits={})  # of a model without a record
 def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe:
     """Read a model's training recipe from its `history.json`; `NO_RECIPE` without one or, with a warning, a bad one."""
     if model is None or named_model(model) == BUNDLED:
-        return TrainedRecipe(None, 123, json.loads((BUNDLED / BUNDLED_SOURCES).read_text()))
+        return TrainedRecipe(None, 123, json.loads((BUNDLED / BUNDLED_SOURCES).read_text()), whole=True)
     path = find_file(model, HISTORY)
     if path is None:
         return NO_RECIPE
@@ -107,7 +118,8 @@ def trained_recipe(model: str | os.PathLike | None) -> TrainedRecipe:
         names = ("text_column", "label_column", "label_map", "encoding", "skip_bad_rows")
         reading = {name: recipe[name] for name in names if recipe.get(name)}
         source = recipe.get("replay") or recipe.get("data")
-        return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, reading, trained_before, source)
+        whole = bool(recipe.get("replay_messages"))
+        return TrainedRecipe(recipe["protocol"], recipe["seed"], splits, reading, whole, trained_before, source)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, StrictDataclassError) as error:
         # The file may come from any repository on the Hub.
         what = f"{type(error).__name__}: {one_line(error)}"
@@ -155,7 +167,7 @@ def load_eval_data(
     if protocol is not None:
         sets = load_sms_spam(data, protocol=protocol, seed=seed, **(recipe.as_trained(reading) if own else reading))
         splits = f"protocol {protocol}, seed {seed}"
-    elif own and recipe.protocol is not None:
+    elif own and not recipe.whole:
         sets, splits = own, f"protocol {recipe.protocol}, seed {recipe.seed}, as in the model's training"
     else:
         sets = own or read_sets(data, **reading)
@@ -163,7 +175,7 @@ def load_eval_data(
 
     trained = own if train_data is None else recipe.split_as_trained(train_data, **reading)
     if trained:
-        train, part = trained["train"], "part of " if recipe.protocol is None else ""
+        train, part = trained["train"], "part of " if recipe.whole else ""
         trained_on = f"{part}the messages that the model was trained on"
     elif train_data is not None:
         train = read_messages(train_data, allow_single_label=True, **reading | for_other_data(reading))
@@ -173,6 +185,8 @@ def load_eval_data(
     else:
         train, trained_on = None, "not known"
     remark, hint = _remark(recipe, is_own=bool(own), has_train_data=train_data is not None)
+    if own and not recipe.whole and sets is not own and fingerprints(sets) != recipe.splits:
+        remark = SPLIT_ANEW
     return EvalData(sets, splits, train, trained_on, remark, hint)
 
 
@@ -180,6 +194,8 @@ def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tup
     """Return the remark and the hint of `EvalData`."""
     if recipe.protocol is None:  # the bundled model
         return (SEEN_ALL if is_own else BUNDLED_SEEN), ("" if is_own or has_train_data else HINT.format(" uci,sample"))
+    if is_own and recipe.whole:
+        return SEEN_ALL, ""
     if is_own:
         return (BASE_SEEN if recipe.trained_before else ""), ""
     if has_train_data:
@@ -188,28 +204,37 @@ def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tup
 
 
 def find_training_texts(
-    model: str | os.PathLike, data: Sources, train_data: Sources | None = None, **reading: Any
+    model: str | os.PathLike,
+    data: Sources,
+    train_data: Sources | None = None,
+    classes: Sequence[str] | None = None,
+    **reading: Any,
 ) -> tuple[list[str] | None, str]:
     """Find the training messages of a model by the fingerprints that training recorded.
 
     They are looked for in `data`, in each of its sources and, for the bundled model, in the sample; or else all
-    messages of `train_data` are taken to be theirs. Returns the texts, `None` if none of them are at hand, and a few
-    words on how complete they are.
+    messages of `train_data` are taken to be theirs. `classes` are the labels that the model knows. Returns the texts,
+    `None` if none of them are at hand, and a few words on how complete they are.
     """
     recipe = trained_recipe(model)
     if train_data is not None:
-        splits = recipe.split_as_trained(train_data, **reading)
+        splits = recipe.split_as_trained(train_data, classes=classes, **reading)
         how = reading | for_other_data(reading)
         train = splits["train"] if splits else read_messages(train_data, allow_single_label=True, **how)
         return train["text"][:], "known" if splits else "those of --train-data"
     if not recipe.splits:
         return None, "not recorded"
     if recipe.protocol is not None:
-        for source in [data, *sources_of(data)]:
-            if splits := recipe.split_as_trained(source, **reading):
+        several = sources_of(data)
+        for source in [data, *several] if len(several) > 1 else [data]:
+            if splits := recipe.split_as_trained(source, classes=classes, **reading):
                 return splits["train"]["text"][:], "part of them" if recipe.trained_before else "known"
         return None, "recorded, but not in --data"
     sources = dict.fromkeys([*map(os.fspath, sources_of(data)), "sample"])
-    found = [splits for source in sources if (splits := recipe.split_as_trained(source, **reading))]
-    texts = [text for splits in found for text in splits["train"]["text"][:]]
+    found = [splits["train"] for source in sources if (splits := recipe.split_as_trained(source, **reading))]
+    held_out, texts = json.loads((BUNDLED / BUNDLED_HELD_OUT).read_text()), []
+    for messages in found:
+        seen = fingerprints(DatasetDict(train=messages))["train"]
+        name = next(name for name, one in recipe.splits.items() if one == seen)
+        texts += messages.select(np.setdiff1d(np.arange(len(messages)), held_out.get(name, [])))["text"][:]
     return texts or None, f"{len(found)} of {len(recipe.splits)} sources"

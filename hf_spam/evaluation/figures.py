@@ -35,7 +35,10 @@ STYLE = {
 
 
 def report_figures(report: Report) -> list[tuple[str, str]]:
-    """Draw ROC, precision-recall and calibration curves, if two labels occur, and the scores: inline SVG, caption."""
+    """Draw ROC, precision-recall and calibration curves, if two labels occur, and the scores: inline SVG, caption.
+
+    There is no calibration curve of scores that only rank the messages.
+    """
     given = report.model
     with matplotlib.rc_context(STYLE):
         if given.positive is None or len(np.unique(given.labels)) < 2:
@@ -43,7 +46,7 @@ def report_figures(report: Report) -> list[tuple[str, str]]:
         return [
             _draw_curves(report, RocCurveDisplay, "ROC curve", "False-positive rate", "Recall"),
             _draw_curves(report, PrecisionRecallDisplay, "Precision-recall curve", "Recall", "Precision"),
-            _draw_calibration(report),
+            *([] if given.only_ranks else [_draw_calibration(report)]),
             _draw_scores(given),
         ]
 
@@ -86,7 +89,7 @@ def _draw_scores(given: Predictions) -> tuple[str, str]:
         scores, x = given.probabilities.max(1), "Highest probability"
     else:
         chosen, names = given.is_spam, [printable(given.names[label]) for label in (given.positive, 1 - given.positive)]
-        scores, x = given.scores, f"Score (probability of {names[0]})"
+        scores, x = given.scores, "Score" if given.only_ranks else f"Score (probability of {names[0]})"
     axes = _new_axes()
     edges = np.linspace(0, 1, 2 * BINS + 1)
     axes.hist(scores[chosen], edges, color=MODEL, alpha=0.6, label=names[0])

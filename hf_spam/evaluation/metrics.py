@@ -51,7 +51,7 @@ class Predictions:
         return self.probabilities[:, self.positive]
 
     def select(self, chosen: np.ndarray) -> "Predictions":
-        """Return the predictions for some of the messages, given as an (N,) bool mask."""
+        """Return the predictions for some of the messages, given as an (N,) bool mask or a slice."""
         return replace(
             self,
             labels=self.labels[chosen],
@@ -133,7 +133,10 @@ def lowest_threshold(actual: np.ndarray, scores: np.ndarray, rate: float) -> flo
     """
     rates, _, thresholds = roc_curve(actual, scores, drop_intermediate=False)
     last = np.flatnonzero(rates <= rate)[-1]  # never empty: the first threshold lies above all scores
-    return float(thresholds[last] + thresholds[last + 1]) / 2 if last else None
+    if not last:
+        return None
+    upper, lower = thresholds[last], thresholds[last + 1]
+    return max(float(upper + lower) / 2, float(np.nextafter(lower, np.inf)))  # never the score below
 
 
 @np.errstate(divide="ignore", invalid="ignore")

@@ -116,7 +116,7 @@ def _load_folder(source: str, meanings: Mapping[str, str], trust_remote_code: bo
     folder = local_folder(source, files=files)
     if (folder / "modules.json").is_file() and "SequenceClassification" not in str(settings.get("architectures")):
         return _load_setfit(source, folder, meanings, trust_remote_code)
-    base = local_folder(adapter["base_model_name_or_path"], files=files) if adapter else folder
+    base = _base_of(adapter, files=files) if adapter else folder
     with _errors_of(source):
         model = _load_transformer(base, folder, adapter, trust_remote_code)
         tokenizer_at = folder if (folder / "tokenizer_config.json").is_file() else base
@@ -125,6 +125,8 @@ def _load_folder(source: str, meanings: Mapping[str, str], trust_remote_code: bo
             raise ValueError(f"it is damaged: {broken}")
         if getattr(model.config, "problem_type", None) == "multi_label_classification":
             raise ValueError("it is a multi-label model, whose classes do not exclude each other")
+    if settings.get("threshold") is not None:
+        logger.warning("%s: its threshold is ignored, as transformers does; hf-spam classify uses it.", source)
     labels = class_names(model.config)
     if len(labels) == 1:  # a single logit: `_run_transformer` adds another class
         labels = [f"not {labels[0]}", *labels]
@@ -150,10 +152,14 @@ def _read_settings(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
         folder = local_folder(source)
         settings, adapter = read(folder, "config.json"), {}
         if not settings and (adapter := read(folder, ADAPTER_CONFIG)):
-            settings = read(local_folder(adapter["base_model_name_or_path"]), "config.json")
+            settings = read(_base_of(adapter), "config.json")
     if not settings:
         raise OSError(f"No model in {source!r}: there is no config.json.")
     return settings, adapter
+
+
+def _base_of(adapter: dict[str, Any], **which: Any) -> Path:
+    return local_folder(adapter["base_model_name_or_path"], revision=adapter.get("revision"), **which)
 
 
 def _load_transformer(base: Path, folder: Path, adapter: dict[str, Any], trust_remote_code: bool) -> PreTrainedModel:
@@ -247,6 +253,8 @@ def _load_pipeline(
         raise ValueError(f"{source} is not loaded, since it has types that may run code: {short_list(unknown)}.")
     steps = [step for _, step in pipeline.steps] if hasattr(pipeline, "steps") else [pipeline]
     head = steps[-1]
+    if not hasattr(head, "classes_"):
+        raise ValueError(f"{source}: {type(head).__name__} is not a fitted classifier.")
     if not hasattr(head, "predict_proba") and not (hasattr(head, "decision_function") and len(head.classes_) == 2):
         raise ValueError(f"{source}: {type(head).__name__} gives no scores: use a classifier with predict_proba.")
     pipeline, labels = make_pipeline(FunctionTransformer(embed), *steps), list(map(str, head.classes_))

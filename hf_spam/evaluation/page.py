@@ -146,7 +146,12 @@ def _metrics_table(values: dict[str, Any]) -> Table:
 def _confusion_table(details: dict[str, Any]) -> Table:
     confusion, title = details["confusion"], f"Confusion matrix, {details['set']}"
     if len(confusion) > MAX_LABELS:
-        return Table(title, [], [], f"It has {len(confusion)} labels; see report.json.")
+        return Table(
+            title,
+            [],
+            [],
+            f"It has {len(confusion)} labels: too many to show. It is in report.json (--output-dir), and in --json.",
+        )
     rows = [[label, *(f"{count:,}" for count in predicted.values())] for label, predicted in confusion.items()]
     return Table(title, ["label", *(f"predicted {label}" for label in confusion)], rows)
 
@@ -207,7 +212,11 @@ def _errors_table(values: dict[str, Any]) -> Table:
         text = Message(error["text"])
         text.words = error.get("words", ())
         rows.append([error["label"], error["predicted"], f"{error['score']:.4f}", error["in_training"] or "", text])
-    note = f"Most confident first. The score is the probability of {positive or 'the predicted label'}."
+    is_probability = positive is None or "calibration" in details
+    score = (
+        f"is the probability of {positive or 'the predicted label'}" if is_probability else "only ranks the messages"
+    )
+    note = f"Most confident first. The score {score}."
     if any("words" in error for error in details["errors"]):
         explained = positive or "spam (the predicted label if no class is spam)"
         note += f" In colour on the page: orange words speak for {explained}, blue ones against it."

@@ -127,7 +127,8 @@ def _details(given: Predictions, duplicates: Sequence[np.ndarray] | None, candid
     confusion = {name: dict(zip(names, counts, strict=True)) for name, counts in zip(names, table, strict=True)}
     details: dict[str, Any] = {"confusion": confusion}
     if given.positive is not None:
-        details |= {"thresholds": _thresholds(given, candidate.threshold), "calibration": _calibration(given)}
+        details |= {"thresholds": _thresholds(given, candidate.threshold)}
+        details |= {} if given.only_ranks else {"calibration": _calibration(given)}
     lengths = np.searchsorted(LENGTHS, [len(text) for text in given.texts])  # (N,) indices of LENGTH_NAMES
     by_length = [{"part": LENGTH_NAMES[i], **_count_errors(given.select(lengths == i))} for i in np.unique(lengths)]
     return details | {"by_length": by_length, "errors": _errors(given, duplicates, candidate)}

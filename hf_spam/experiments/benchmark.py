@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 
-from ..conversion.loading import BUNDLED, named_model
 from ..data import obfuscation
 from ..data.duplicates import find_duplicates
 from ..data.names import Sources
@@ -110,10 +109,11 @@ def benchmark(
     With `uci` ("uci", or its file), it is also measured on the SMS Spam Collection: by cross-validation of the `recipe`
     that it was trained with if that is named, or if it is a baseline that was trained on the collection.
     """
+    collection = None if uci is None else read_messages(uci)  # before the work, since it may be missing
     candidate, (_, held_out) = load_candidate(model, **loading), split_sample()
     suite = make_suite(held_out)
     texts, labels = held_out["text"][:], np.array(held_out["label"][:])
-    trained = _training_texts(candidate, held_out, uci)
+    trained = _training_texts(candidate, uci)
     given, costs = classify(candidate, texts, labels, progress)
     return {
         "suite": {
@@ -126,20 +126,17 @@ def benchmark(
         "model": {**candidate.about, "messages_per_second": costs["messages_per_second"]},
         "figures": _figures(given, held_out),
         "parts": list(_parts(suite, given, candidate, progress)),
-        "uci": _measure_uci(candidate, uci, recipe, trained, progress),
+        "uci": _measure_uci(candidate, uci, collection, recipe, trained, progress),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
 
 
-def _training_texts(candidate: Candidate, held_out: Dataset, uci: Sources | None) -> Sequence[str] | None:
+def _training_texts(candidate: Candidate, uci: Sources | None) -> Sequence[str] | None:
     """Return the training messages of a model as far as they are in the sample or the SMS Spam Collection."""
     if candidate.train is not None:
         return candidate.train
-    texts, _ = find_training_texts(candidate.source, ["sample"] if uci is None else ["sample", uci])
-    if texts and named_model(candidate.source) == BUNDLED:  # the record has whole sources
-        return list({*texts} - {*held_out["text"][:]})
-    return texts
+    return find_training_texts(candidate.source, ["sample"] if uci is None else ["sample", uci])[0]
 
 
 def _figures(given: Predictions, messages: Dataset) -> Values:
@@ -172,13 +169,13 @@ def _part(section: str, name: str, given: Predictions) -> Values:
 def _measure_uci(
     candidate: Candidate,
     uci: Sources | None,
+    messages: Dataset | None,
     recipe: Recipe | str | None,
     trained: Sequence[str] | None,
     progress: bool,
 ) -> Values:
-    if uci is None:
+    if messages is None:
         return {"how": "not measured: give the SMS Spam Collection with --uci", "figures": None}
-    messages = read_messages(uci)
     texts, labels = messages["text"][:], np.array(messages["label"][:])
     about = {"messages": len(texts), "spam": int((labels == 1).sum()), "fingerprint": digest(messages)}
     if recipe is not None:

@@ -13,7 +13,7 @@ from typing import Any
 from ..files import write_json
 from ..signals import RunInterrupted
 from ..training.recipes import RECIPES, Recipe, get_recipe
-from .results import read_result
+from .results import identity_of, read_result
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,12 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     for row in rows:
         if row.isdecimal() and row not in names:
             raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
-    recipes = [get_recipe(names.get(row, row), **settings) for row in rows or PUBLISHED]
+    chosen = dict.fromkeys(names.get(row, row) for row in rows or PUBLISHED)
+    recipes = [get_recipe(name, **settings) for name in chosen]
     folders = [Path(output_dir, recipe.name) for recipe in recipes]
-    finished = [read_result(folder / RESULT, recipe.public) for folder, recipe in zip(folders, recipes, strict=True)]
+    finished = [
+        read_result(folder / RESULT, _identity(recipe)) for folder, recipe in zip(folders, recipes, strict=True)
+    ]
     for recipe, folder, result in zip(recipes, folders, finished, strict=True):
         number, problem = PUBLISHED.get(recipe.name, {}).get("row"), None
         if result is None:
@@ -92,6 +95,10 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
             **{name: result and result[name] for name in ("obtained", "interval", "seconds")},
             "problem": problem,
         }
+
+
+def _identity(recipe: Recipe) -> Row:
+    return identity_of(recipe, "data", "base", "tokenizer")
 
 
 def _run(recipe: Recipe, folder: Path) -> Row:
@@ -113,7 +120,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     finally:
         remove_if_empty(folder.parent)  # nothing could be run as yet
     result = {
-        "settings": recipe.public,
+        "settings": _identity(recipe),
         "test_messages": run.history.splits.get("test"),
         "obtained": {split: round(100 * run.metrics[split]["accuracy"], 2) for split in SPLITS},
         "interval": [round(100 * bound, 2) for bound in proportions(run.predictions["test"])["accuracy"]],

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..evaluation.intervals import proportions
 from ..evaluation.metrics import Predictions
+from ..files import public
 
 NOTES = ("source", "category", "language")
 SHOWN = ("roc_auc", "recall", "false_positive_rate")
@@ -21,13 +22,18 @@ def breakdown(answers: Mapping[str, Predictions | None], notes: Mapping[str, Seq
     """Measure the predictions of "model" and "baseline" on the messages of each source, category and language.
 
     `notes` holds the value of each of `NOTES` for each message, (N,); "" if it is not known. Returns groups in the
-    order of `NOTES`, then by name: none with more than two classes, or if everything is one group.
+    order of `NOTES`, then by name: none with more than two classes, or if everything is one group. Sources are named
+    without their folders, unless two would get the same name.
     """
-    if next(iter(answers.values())).positive is None:
+    if not notes or next(iter(answers.values())).positive is None:
         return []
     groups = []
     for by in NOTES:
         values = np.array(notes[by], dtype=object)
+        if by == "source":
+            short = {name: public(name) for name in {*values}}
+            if len({*short.values()}) == len(short):
+                values = np.array([short[name] for name in values], dtype=object)
         found = sorted({*values} - {""})
         for name in found if len(found) > 1 or "" in values else ():
             parts = {kind: answer and answer.select(values == name) for kind, answer in answers.items()}

@@ -73,6 +73,8 @@ def compare(
     sources = dict(entry.partition("=")[::2] for entry in train_data)
     for entry in sources.keys() - {*names}:
         raise ValueError(f"--train-data {entry}: write MODEL=SOURCE, with one of the models {', '.join(names)}.")
+    if len(sources) < len(train_data):
+        raise ValueError("--train-data names a model twice: write MODEL=SOURCE,SOURCE.")
     messages = read_messages(data, allow_single_label=True, **reading)
     if label_names(messages) != LABEL_NAMES:
         raise DataError(f"the messages are labelled {', '.join(label_names(messages))}; see --label-map")
@@ -90,7 +92,8 @@ def compare(
             costs["memory"] += memory
         train, known = candidate.train, "known"
         if train is None:
-            train, known = find_training_texts(candidate.source, data, sources.get(candidate.source), **reading)
+            train_source = sources.get(candidate.source)
+            train, known = find_training_texts(candidate.source, data, train_source, candidate.labels, **reading)
         exact, near = find_duplicates(texts, train or [])
         seen = {"exact": int(exact.sum()), "near": int(near.sum())} if train else {"exact": None, "near": None}
         namesakes = sum(other.name == candidate.name for other, _ in loaded[:index])
@@ -184,16 +187,17 @@ def _measure_unseen(
 ) -> Values | None:
     """Measure again without messages in the training data of any model, except models that have seen too much."""
     labels = answers[0].labels
-    models = [model for model, seen in enumerate(trained) if len(np.unique(labels[~seen])) == 2]
+    count = len(np.unique(labels))
+    models = [model for model, seen in enumerate(trained) if len(np.unique(labels[~seen])) == count]
     seen = np.any([trained[model] for model in models], axis=0)
-    if not models or len(np.unique(labels[~seen])) < 2 or (len(models) == len(answers) and not seen.any()):
+    if not models or len(np.unique(labels[~seen])) < count or (len(models) == len(answers) and not seen.any()):
         return None
     return _measure_all(answers, models, groups, ~seen, progress)
 
 
 def _by_group(answers: list[Predictions], messages: Dataset) -> list[Values]:
     """Return the groups of `breakdown`, with a list of what was measured for each of the `models`."""
-    notes = {name: [public(note) for note in messages[name][:]] for name in NOTES}
+    notes = {name: messages[name][:] for name in NOTES}
     found = breakdown({str(number): given for number, given in enumerate(answers)}, notes)
     for group in found:
         group["models"] = [group.pop(str(number)) for number in range(len(answers))]

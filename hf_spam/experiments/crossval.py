@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,19 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from ..data.formats import DataError
+from ..data.labels import label_names
 from ..data.names import sources_of
 from ..data.sources import read_messages
 from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import BASELINE, fit_baseline, predict_baseline
 from ..evaluation.metrics import Predictions
-from ..files import write_file
+from ..files import public, write_file
 from ..signals import RunInterrupted
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
 from .breakdown import NOTES, breakdown
-from .results import read_result
+from .results import identity_of, read_result
 
 logger = logging.getLogger(__name__)
 
@@ -68,15 +68,15 @@ def cross_validate(
     if by_source and parts < 2:
         raise ValueError(f"Leaving a source out needs at least two, got {recipe.data}: use --data uci,sample.")
     about = {"folds": None if by_source else folds}
-    identity = recipe.public | about | {"messages": digest(messages)}
-    finished = {}
+    identity = identity_of(recipe, "base", "tokenizer", "replay") | about | {"messages": digest(messages)}
+    left_out, finished = _leave_source_out(messages) if by_source else None, {}
     if output_dir is not None:  # read everything now, before another process writes a run
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         finished = {path.name: _read_run(path, identity) for path in Path(output_dir).glob("run-*.json")}
     jobs = (
         (_splits(recipe, train, test, seed), seed)
         for seed in range(recipe.seed, recipe.seed + repeats)
-        for train, test in (_leave_source_out(messages) if by_source else grouped_folds(messages, folds, seed=seed))
+        for train, test in left_out or grouped_folds(messages, folds, seed=seed)
     )
     runs, notes = [], {name: [] for name in NOTES}
     for number, (data, seed) in enumerate(jobs, 1):
@@ -92,8 +92,9 @@ def cross_validate(
             if output_dir is not None and PartialState().is_main_process:
                 _write_run(Path(output_dir, file), run, identity)
         runs.append(run)
-        for name in NOTES:
-            notes[name] += data["test"][name][:]
+        if number <= parts:  # later repeats have the same messages again
+            for name in NOTES:
+                notes[name] += data["test"][name][:]
         if by_source:
             run["left_out"] = data["test"]["source"][0]
             which += f", without {run['left_out']}"
@@ -102,13 +103,18 @@ def cross_validate(
     return {"recipe": recipe.public, **about, "repeats": repeats, "baseline": BASELINE, **summary(runs, notes)}
 
 
-def _leave_source_out(messages: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
-    """Yield training messages and tested messages for each source in turn."""
+def _leave_source_out(messages: Dataset) -> list[tuple[Dataset, Dataset]]:
+    """Return training messages and tested messages for each source left out, after a check that all can be run."""
     sources, groups = np.array(messages["source"][:]), np.array(messages["group"][:])
+    labels, parts = np.array(messages["label"][:]), []
     for name in dict.fromkeys(sources):
         tested = sources == name
-        trained = np.flatnonzero(~np.isin(groups, groups[tested]))
-        yield messages.select(trained), messages.select(np.flatnonzero(tested))
+        trained = ~np.isin(groups, groups[tested])
+        if missing := {*labels} - {*labels[trained]}:
+            label = label_names(messages)[missing.pop()]
+            raise DataError(f"without {public(name)}, no message is labelled {label!r}: add a source that has some")
+        parts.append((messages.select(np.flatnonzero(trained)), messages.select(np.flatnonzero(tested))))
+    return parts
 
 
 def _splits(recipe: Recipe, train: Dataset, test: Dataset, seed: int) -> DatasetDict:
@@ -166,16 +172,17 @@ def summary(runs: list[Run], notes: dict[str, list[str]] | None = None) -> dict[
 
     Returns `runs` without their answers. For `model` and `baseline` (`None` if a run has none): `mean` and `spread`,
     the standard deviation, of each metric over the runs, and `pooled`, the metrics of all answers together. `groups`:
-    the answers by source, category and language, given these `notes` on the messages, see `breakdown`.
+    the answers of the first repeat by source, category and language, given `notes` on its messages, see `breakdown`.
     """
     kinds = ("model", "baseline")
     answers = {kind: pooled([run["answers"][kind] for run in runs]) for kind in kinds}
+    first = slice(len(notes["source"]) if notes else 0)
     return {
         "runs": [{name: value for name, value in run.items() if name != "answers"} for run in runs],
         "mean": {kind: _aggregate(runs, kind, "mean") for kind in kinds},
         "spread": {kind: _aggregate(runs, kind, "std") for kind in kinds},
         "pooled": {kind: answer and answer.metrics() for kind, answer in answers.items()},
-        "groups": breakdown(answers, notes) if notes else [],
+        "groups": breakdown({kind: answer and answer.select(first) for kind, answer in answers.items()}, notes or {}),
     }
 
 

@@ -4,6 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..data.names import sources_of
+from ..files import hash_file, public
+from ..training.recipes import Recipe
+
+
+def identity_of(recipe: Recipe, *named: str) -> dict[str, Any]:
+    """Return the settings that identify an experiment, and a hash of the local files that the settings `named` name."""
+    settings = {name: value for name, value in recipe.public.items() if name != "summary"}
+    for name in named:
+        for path in map(Path, sources_of(getattr(recipe, name) or "")):
+            files = [path] if path.is_file() else sorted(filter(Path.is_file, path.glob("*"))) if path.name else []
+            if files:
+                hashes = {file.name: hash_file(file)["sha256"] for file in files}
+                settings[f"files of {name} {public(str(path))}"] = hashes
+    return settings
+
 
 def read_result(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the result of a finished experiment, or `None` if there is none; raise an error if its settings differ."""

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..data.duplicates import find_duplicates
 from ..data.formats import suffix_of
 from ..data.labels import label_names
-from ..data.names import Sources, sources_of
+from ..data.names import Source, Sources, source_name, sources_of
 from ..data.sources import load_sms_spam
 from ..hub_errors import explained
 from ..text import in_markdown
@@ -92,11 +92,13 @@ def _title(source: Sources) -> str:
     return ", ".join(_describe(one)["name"] for one in sources_of(source))
 
 
-def _describe(source: str | os.PathLike) -> dict[str, str]:
+def _describe(source: Source) -> dict[str, str]:
     """Return the kind of a source and its name; its license and language are there if they are known."""
-    if source in SOURCES:
+    if isinstance(source, str) and source in SOURCES:
         return {"kind": source, **SOURCES[source]}
-    name = os.fspath(source)
+    name = source_name([source])
+    if not isinstance(source, str | os.PathLike):
+        return {"kind": "memory", "name": name}
     if suffix_of(name) or os.path.exists(name):
         return {"kind": "file", "name": re.sub(r"[^\w .()-]", "_", Path(name).name)}  # the path may be private
     return {"kind": "dataset", "name": name}

@@ -55,8 +55,7 @@ class Uploader:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.timeout <= threading.TIMEOUT_MAX:  # also rejects NaN
-            raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {self.timeout}.")
+        _check_timeout(self.timeout)
         self.full_id = self.repo_id  # gets the owner as soon as the Hub can be reached
         self.state_branch = STATE_BRANCH if self.revision == MAIN else f"{self.revision}-{STATE_BRANCH}"
         self.queue = Queue(self.output_dir / QUEUE)
@@ -177,8 +176,10 @@ class Uploader:
             except Exception as error:  # of any kind: a thread would lose it
                 if self._give_up.is_set():
                     return
-                logger.warning("Not pushed: %s. %s.", snapshot.title, explain(error, self.repo_id))
-                if not isinstance(error, ValueError):  # not a damaged file: the next snapshot would fail as well
+                is_damaged = isinstance(error, ValueError)
+                advice = f" Delete {snapshot.folder} to give it up." if is_damaged else ""
+                logger.warning("Not pushed: %s. %s.%s", snapshot.title, explain(error, self.repo_id), advice)
+                if not is_damaged:  # the next snapshot would fail as well
                     return
 
     def _send(self, snapshot: Snapshot) -> None:
@@ -196,6 +197,11 @@ class Uploader:
         )
         logger.info("Pushed to %s: %s. Commit %s.", snapshot.repo_id, snapshot.title, commit.oid[:8])
         snapshot.remove()
+
+
+def _check_timeout(seconds: float) -> None:
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:  # also rejects NaN
+        raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {seconds}.")
 
 
 def push_queue(folder: Path, *, timeout: float = 600.0) -> None:
@@ -239,5 +245,6 @@ def _push(
     repo_id: str, files: Mapping[str, Path | bytes], *, repo_type: str = "model", timeout: float = 600.0, **how: Any
 ) -> CommitInfo:
     """Push files, and try again for `timeout` seconds; `how` are arguments of `push_files`."""
+    _check_timeout(timeout)
     with limited_silence(), explained(repo_id, repo_type):
         return keep_pushing(repo_id, files, repo_type=repo_type, stop=stop_after_delay(timeout), **how)

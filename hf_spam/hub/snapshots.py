@@ -24,6 +24,7 @@ PUBLISHED = (  # the only files of the folder of a model or an export that are p
     *("README.md", "metrics.json", "history.json", "*-plot.png", "*-plot.pdf"),
     *("parity.json", "handler.py", "requirements.txt"),
 )
+WEIGHTS = (".safetensors", ".onnx", ".onnx_data")
 Kind = Literal["checkpoint", "final", "state"]
 
 
@@ -78,8 +79,8 @@ class Queue:
     def freeze(self, source: Path, names: list[str], **about: Any) -> Snapshot:
         """Make a snapshot of files in a folder.
 
-        The files are hard-linked, which takes neither time nor space: this package never changes a file in place, and
-        any other change is noticed by its hash before sending. If linking fails, the files are copied.
+        Weights are hard-linked, which takes neither time nor space: this package never changes a file in place, and any
+        other change is noticed by its hash before sending. The other files are copied, since people edit a card.
         """
         last = max((int(folder.name.partition("-")[0]) for folder in self._folders()), default=0)
         folder = self.folder / f"{last + 1:06d}-{about['kind']}"
@@ -89,9 +90,9 @@ class Queue:
                 target = folder / "files" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    os.link(source / name, target)
+                    (os.link if name.endswith(WEIGHTS) else shutil.copy)(source / name, target)
                 except OSError:
-                    shutil.copy(source / name, target)
+                    shutil.copy(source / name, target)  # to another file system
 
         write_folder(folder, fill, about)
         return Snapshot(folder=folder, **about)

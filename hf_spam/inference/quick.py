@@ -17,7 +17,7 @@ def classify_quickly(texts: list[str], model: str | Path | None = None) -> list[
     export, which it reports.
     """
     folder, graph = (BUNDLED, BUNDLED_GRAPH) if model in (None, "bundled") else (Path(model), GRAPH)
-    if folder.suffix == ".onnx":
+    if folder.suffix == ".onnx" and folder.is_file():
         folder, graph = folder.absolute().parent.parent, f"{folder.absolute().parent.name}/{folder.name}"
     if len(texts) > MANY or not (folder / graph).is_file():
         return None

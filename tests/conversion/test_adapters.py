@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_spam import SpamClassifier
 from hf_spam.conversion.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hf_spam.conversion.loading import BUNDLED, load_classifier, load_tokenizer
+from hf_spam.evaluation.models import load_candidate
 from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig
 
 THREE_LABELS = {"num_labels": 3, "ignore_mismatched_sizes": True}
@@ -104,6 +105,8 @@ def test_commands_take_an_adapter_like_the_merged_model(adapter, tmp_path, monke
     rows = [f"{'spam' if i % 2 else 'ham'},message {chr(97 + i % 26) * (1 + i // 26)}" for i in range(60)]
     (tmp_path / "data.csv").write_text("\n".join(["label,text", *rows]))
     monkeypatch.chdir(tmp_path)
+    sizes = {name: load_candidate(name, any_labels=True).size for name in ("adapter", "merged")}
+    assert sizes["adapter"] > sizes["merged"], "its base is counted too"
     for command in COMMANDS:
         ours, theirs = (hf_spam(*command.format(name).split()) for name in ("adapter", "merged"))
         assert ours.code == theirs.code == 0, ours.err

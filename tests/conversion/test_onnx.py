@@ -28,6 +28,7 @@ from hf_spam.conversion import onnx as module
 from hf_spam.conversion.loading import load_classifier
 from hf_spam.conversion.onnx import GRAPHS, OnnxModel, is_onnx, write_onnx
 from hf_spam.data.sources import read_messages
+from hf_spam.evaluation.models import load_candidate
 from hf_spam.hub.export import save_tokenizer
 from hf_spam.inference.quick import MANY, classify_quickly
 
@@ -169,6 +170,13 @@ def test_commands_accept_a_folder_and_a_graph_as_a_model(folder, precision, tmp_
     assert done.code == 0 and "p_label" in (tmp_path / "out.csv").read_text()
     done = hf_spam("calibrate", tmp_path / "out", "--data", MESSAGES, "--model", model)
     assert done.code == 1 and "is an ONNX export: calibrate the model it was made from" in done.err
+
+
+def test_a_folder_may_be_called_like_a_graph(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "mine.onnx")
+    for name in (tmp_path / "mine.onnx", tmp_path / "mine.onnx" / GRAPHS["fp32"]):
+        assert SpamClassifier.from_pretrained(name)(TEXTS) == SpamClassifier.from_pretrained(folder)(TEXTS)
+        assert classify_quickly(["hi"], name) is not None and load_candidate(name).size > 1000
 
 
 @pytest.mark.parametrize("hub", ["lfs"], indirect=True)

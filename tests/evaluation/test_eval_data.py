@@ -9,9 +9,10 @@ from small_reports import TRAIN, messages, report_of
 
 from hf_spam import load_sms_spam
 from hf_spam.data.formats import DataError
+from hf_spam.data.sources import read_messages
 from hf_spam.data.splits import fingerprints
 from hf_spam.evaluation import eval_data
-from hf_spam.evaluation.eval_data import EvalData, load_eval_data, trained_recipe
+from hf_spam.evaluation.eval_data import EvalData, find_training_texts, load_eval_data, trained_recipe
 from hf_spam.evaluation.page import headline, report_tables
 
 
@@ -53,6 +54,7 @@ def test_only_the_models_own_data_is_split_as_in_the_training(tmp_path, protocol
     anew = load_eval_data(tmp_path, path, protocol="book", seed=8)
     assert rows_of(anew.sets) == rows_of(load_sms_spam(path, protocol="book", seed=8))
     assert anew.train.to_list() == splits["train"].to_list()
+    assert anew.remark == (eval_data.SPLIT_ANEW if fingerprints(anew.sets) != fingerprints(splits) else "")
 
     swapped, relabelled = [rows[2], rows[1], rows[0], *rows[3:]], [(rows[0][0], 1), (rows[1][0], 0), *rows[2:]]
     added = [*rows, *[(f"hello {chr(97 + i)}{chr(97 + i)}", 0) for i in range(10)]]
@@ -67,6 +69,35 @@ def test_only_the_models_own_data_is_split_as_in_the_training(tmp_path, protocol
     assert kept.trained_on == "the messages that the model was trained on"
     named = load_eval_data(tmp_path, path, train_data=path)  # not recognized as its training messages
     assert len(named.train) == len(relabelled) and named.trained_on == "those of --train-data"
+
+
+def test_classes_of_ones_own_are_recognized_whatever_they_are_mapped_to(tmp_path):
+    rows = [f"{'fraud' if i % 2 else 'normal'},{'win' if i % 2 else 'see'} {chr(97 + i)}" for i in range(26)]
+    path = tmp_path / "kind.csv"
+    path.write_text("\n".join(["kind,text", *rows]))
+    splits = load_sms_spam(path, label_column="kind")
+    recipe = {"protocol": "full", "seed": 123, "label_column": "kind"}
+    (tmp_path / "history.json").write_text(json.dumps({"recipe": recipe, "splits": fingerprints(splits)}))
+    how = {"label_column": "kind", "label_map": "fraud=spam,normal=ham"}
+    found, known = find_training_texts(tmp_path, path, classes=("fraud", "normal"), **how)
+    assert (found, known) == (splits["train"]["text"][:], "known")
+
+
+def test_corrections_are_recognized_as_a_whole(tmp_path):
+    """All of them were trained on, without a split."""
+    path = written(tmp_path / "corrections.tsv", [("call me back now", 0), ("you won", 1), ("see you", 0)])
+    whole = DatasetDict(train=read_messages(path).select_columns(["text", "label"]))
+    recipe = {"protocol": "full", "seed": 123, "replay_messages": 6400}
+    (tmp_path / "history.json").write_text(json.dumps({"recipe": recipe, "splits": fingerprints(whole)}))
+    assert find_training_texts(tmp_path, path) == (whole["train"]["text"][:], "known")
+    found = load_eval_data(tmp_path, path)
+    assert found.train is found.sets["train"] and found.remark == eval_data.SEEN_ALL and found.hint == ""
+
+
+def test_the_bundled_model_was_not_trained_on_what_was_held_out():
+    sample = read_messages("sample")["text"][:]
+    texts, known = find_training_texts("bundled", "sample")
+    assert known == "1 of 6 sources" and len(texts) == len(sample) - 2974 and {*texts} < {*sample}
 
 
 def test_the_bundled_model_has_seen_the_whole_collection(sms_collection):

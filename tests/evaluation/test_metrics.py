@@ -143,6 +143,13 @@ def test_unknown_classes_and_empty_input_are_refused(predictions, references):
         SpamMetrics()._compute(predictions, references)
 
 
+def test_the_lowest_threshold_is_above_a_score_next_to_it():
+    """Half the sum of neighbouring numbers can be the lower one."""
+    for low in np.random.default_rng(0).uniform(0.5, 1, 200):
+        scores = np.array([low, np.nextafter(low, 1)])
+        assert lowest_threshold(np.array([False, True]), scores, 0.0) == scores[1]
+
+
 @given(ROWS, st.floats(0, 0.99), st.randoms())
 def test_lowest_threshold_within_the_rate(rows, rate, random):
     """Any lower score would flag too much ham; with no threshold, even the highest score does."""
@@ -155,6 +162,7 @@ def test_lowest_threshold_within_the_rate(rows, rate, random):
     else:
         assert (scores[~actual] >= threshold).mean() <= rate and (scores >= threshold).any() and 0 < threshold <= 1
         assert all(rates[score] > rate for score in scores if score < threshold)
-        assert threshold not in scores  # so that rounding cannot change a prediction
+        # Between two scores, so that rounding cannot change a prediction, unless there is no number between them.
+        assert threshold not in scores or np.nextafter(threshold, 0) in scores
     order = random.sample(range(len(rows)), len(rows))
     assert lowest_threshold(actual[order], scores[order], rate) == threshold

@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from command_line import hf_spam
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer
@@ -14,9 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
+from small_data import MESSAGES
 from small_models import CONFIGS, POSITIONS, save_small, small_tokenizer
 from transformers import AutoModel, BertConfig, BertForSequenceClassification
 
+from hf_spam.evaluation import models
 from hf_spam.evaluation.metrics import Predictions
 from hf_spam.evaluation.models import load_candidate
 
@@ -87,6 +90,27 @@ def test_a_peft_adapter_brings_its_own_head(tmp_path):
     assert candidate.kind == "BertForSequenceClassification (LORA)"
 
 
+def test_the_base_of_an_adapter_is_that_of_its_revision(tmp_path, monkeypatch):
+    peft = pytest.importorskip("peft")
+    save_small(tmp_path / "base")
+    base = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", revision="abc")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    asked, local_folder = [], models.local_folder
+    monkeypatch.setattr(models, "local_folder", lambda name, **which: asked.append(which) or local_folder(name))
+    load_candidate(tmp_path / "adapter", label_map="LABEL_1=spam")
+    assert [which.get("revision") for which in asked] == [None, "abc", None, "abc"]
+
+
+def test_the_threshold_of_an_export_is_said_to_be_ignored(tmp_path, caplog):
+    """transformers does not know it, and the export is measured as transformers runs it."""
+    done = hf_spam("export", "bundled", tmp_path / "out", "--format", "gpt2", "--data", MESSAGES)
+    assert done.code == 0, done.err
+    assert load_candidate(tmp_path / "out").threshold is None
+    assert f"{tmp_path / 'out'}: its threshold is ignored, as transformers does" in caplog.text
+
+
 def test_a_model_is_loaded_from_the_hub(tmp_path, hub):
     from huggingface_hub import HfApi
 
@@ -129,6 +153,13 @@ def test_types_that_may_run_code_are_refused(tmp_path, pipeline, named):
     io = pytest.importorskip("skops.io")
     io.dump(pipeline.fit(TRAIN, LABELS), tmp_path / "p.skops")
     with pytest.raises(ValueError, match=rf"p.skops is not loaded, .*{re.escape(named)}"):
+        load_candidate(tmp_path / "p.skops")
+
+
+def test_an_unfitted_pipeline_is_refused(tmp_path):
+    io = pytest.importorskip("skops.io")
+    io.dump(make_pipeline(CountVectorizer(), LogisticRegression()), tmp_path / "p.skops")
+    with pytest.raises(ValueError, match=r"p.skops: LogisticRegression is not a fitted classifier\."):
         load_candidate(tmp_path / "p.skops")
 
 

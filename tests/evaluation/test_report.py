@@ -12,6 +12,7 @@ from small_reports import HOME, NAMES, PROMO, ROWS, ROWS_3, TRAIN, TRAIN_3, mess
 from hf_spam import SpamMetrics
 from hf_spam.data.duplicates import duplicate_key
 from hf_spam.evaluation.eval_data import EvalData
+from hf_spam.evaluation.figures import report_figures
 from hf_spam.evaluation.page import headline, report_tables
 from hf_spam.evaluation.report import make_report
 
@@ -40,6 +41,14 @@ def test_two_labels_by_hand():
     filled = [(row["messages"], round(row["spam"]["value"], 2)) for row in details["calibration"]]
     assert filled == [(2, 0), (1, 0), (1, 0), (1, 1), (1, 0), (1, 1), (1, 1)]
     assert report_of(ROWS).values["duplicates"] == {}  # training messages unknown
+
+
+def test_scores_that_only_rank_have_no_calibration():
+    report = report_of(ROWS, TRAIN, only_ranks=True)
+    assert "calibration" not in report.values["details"]
+    assert not any("BINS" in text or "too high" in text for _, text in report_figures(report))
+    (errors,) = (table for table in report_tables(report.values) if "only ranks the messages" in table.note)
+    assert errors.rows
 
 
 def test_three_labels_by_hand():

@@ -37,7 +37,7 @@ def flags(tokenizer):
 def finished(flags, tmp_path_factory):
     """A command that has run four experiments, its output folder, and what it printed."""
     out = tmp_path_factory.mktemp("reproduce")
-    command = ("reproduce", "--rows", "1, random-weights,12,lora", "--output-dir", out, *flags)
+    command = ("reproduce", "--rows", "1, random-weights,12,lora,10", "--output-dir", out, *flags)
     done = hf_spam(*command, "--json")
     assert done.code == 0, done.err
     return command, out, json.loads(done.out)

@@ -52,6 +52,22 @@ def test_groups_measure_their_own_messages():
     assert breakdown({"model": replace(answers, names=("a", "b", "c"))}, notes) == []
 
 
+def test_sources_of_one_name_stay_apart():
+    table = probability_table(np.array([0.9, 0.1]), positive=1)
+    answers = Predictions(("not spam", "spam"), np.array([1, 0]), np.array([1, 0]), table)
+    notes = {"source": ["p/q/s.csv", "p/r/s.csv"], "category": ["", ""], "language": ["", ""]}
+    assert [group["name"] for group in breakdown({"model": answers}, notes)] == ["p/q/s.csv", "p/r/s.csv"]
+    notes["source"][1] = "p/q/t.csv"
+    assert [group["name"] for group in breakdown({"model": answers}, notes)] == ["s.csv", "t.csv"]
+
+
+def test_a_source_with_the_only_messages_of_a_label_is_refused_before_any_run(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(crossval, "measure_run", lambda *job: pytest.fail("a run was started"))
+    only_ham = write(tmp_path / "ham.csv", [("ham", "Lunch at one"), ("ham", "On my way")], ("label", "text"))
+    done = hf_spam("crossval", *SMALL, "--data", f"{only_ham},{sources[0]}", "--by-source")
+    assert done.code == 1 and "without a.csv, no message is labelled 'spam': add a source that has some" in done.err
+
+
 def test_crossval_by_source_on_the_command_line(sources, monkeypatch):
     """A message that also stands in another source must not be trained on when it is tested."""
     trained, measure = [], crossval.measure_run
@@ -62,7 +78,7 @@ def test_crossval_by_source_on_the_command_line(sources, monkeypatch):
     results = json.loads(done.out)
     assert results["folds"] is None and len(results["runs"]) == 2
     groups = {(group["by"], group["name"]): group for group in results["groups"]}
-    assert {name for by, name in groups if by == "source"} == {str(path) for path in sources}
+    assert {name for by, name in groups if by == "source"} == {path.name for path in sources}
     assert (groups["category", "prize"]["spam"], groups["category", "prize"]["ham"]) == (4, 0)
     assert [run["left_out"] for run in results["runs"]] == list(map(str, sources))
     tested = [{*splits["test"]["source"]} for splits in trained]
@@ -80,3 +96,5 @@ def test_the_table_shows_groups_that_say_something():
     assert table.row_count == 1
     cells = [next(iter(column.cells)) for column in table.columns]
     assert cells == ["category loans", str(FEW), "50.0 (31-69)", "-", "0", "-", "-"]
+    (name,) = groups_table([group | {"name": "bank/alerts"}]).columns[0].cells
+    assert name == "category bank/alerts"

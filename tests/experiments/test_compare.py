@@ -110,6 +110,9 @@ def test_a_planted_leak_is_found():
     rest = [row for row in ROWS if row[0] not in ("free cash", "lunch?")]
     alone = compare(models_of(rest), messages(rest))["all"]
     assert values["unseen"] == alone and values["unseen"]["models"] == [0, 1]
+    ham = [row for row in ROWS if not row[1]]
+    only_ham = compare([leaky, second], messages(ham))["unseen"]
+    assert only_ham == compare(models_of(ham[:1] + ham[2:]), messages(ham[:1] + ham[2:]))["all"]
     shown = {table.title: table for table in compare_tables(values)}
     assert "Not shown: scorer (2)" in shown["Without messages that a model was trained on: 7, 3 spam"].note
 
@@ -191,6 +194,10 @@ def test_named_columns_are_those_of_the_data_and_of_baselines_that_have_them(fol
     assert [about["training"]["exact"] for about in values["models"]] == [120, 1]
     done = hf_spam("evaluate", *models[:1], "--data", "odd.csv", *flags_of(columns), "--train-data", "train.csv")
     assert done.code == 0, done.err
+    done = hf_spam("evaluate", models[1], "--data", "data.csv", "--json")
+    values = json.loads(done.out)
+    assert values["trained_on"] == "those of --train-data" and values["remark"] == "", done.err
+    assert values["duplicates"]["data.csv"]["near"] == 1
 
 
 @pytest.mark.parametrize(
@@ -200,6 +207,7 @@ def test_named_columns_are_those_of_the_data_and_of_baselines_that_have_them(fol
         (["x.pkl", "--data", "data.csv"], "x.pkl is a pickle"),
         (["none", "--data", "data.csv"], "none: no such file or folder"),
         (["gpt2", "--data", "data.csv", "--train-data", "data.csv"], "--train-data data.csv: write MODEL=SOURCE"),
+        (["gpt2", "--data", "data.csv", *["--train-data", "gpt2=data.csv"] * 2], "--train-data names a model twice: "),
         (["gpt2", "--data", "data.csv", "--label-column", "category"], "the messages are labelled even, odd"),
     ],
 )

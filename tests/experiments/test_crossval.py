@@ -19,8 +19,10 @@ from hf_spam.evaluation.baseline import measure_baseline
 from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
+from hf_spam.experiments.results import identity_of
 from hf_spam.signals import RunInterrupted
 from hf_spam.terminal import format_metric
+from hf_spam.training.recipes import get_recipe
 
 SMALL = {"max_steps": 10, "n_embd": 16, "vocab_size": 300}
 SETTINGS = flags_of(SMALL)
@@ -142,6 +144,28 @@ def test_pooling_resolves_a_low_false_positive_rate():
     found = summary([run(np.array([*[0.1] * 499, *score, *[0.9] * 100]), references) for score in highest])
     assert found["mean"]["model"]["recall_at_fpr_0.001"] == 0.8
     assert found["pooled"]["model"]["recall_at_fpr_0.001"] == 1
+
+
+def test_groups_count_each_message_once():
+    """Later repeats have the same messages again, which would make the intervals too narrow."""
+    table = probability_table(np.array([0.9, 0.4, 0.1]), positive=1)
+    answers = Predictions(("not spam", "spam"), np.array([1, 1, 0]), np.array([1, 0, 0]), table)
+    run = {"model": answers.metrics(), "baseline": None, "answers": {"model": answers, "baseline": None}}
+    notes = {"source": ["a"] * 3, "category": ["x", "x", "y"], "language": [""] * 3}
+    once, twice = (summary([run] * repeats, notes)["groups"] for repeats in (1, 2))
+    assert once == twice and once[0]["spam"] == 2
+
+
+def test_runs_of_another_base_are_not_taken_over(tmp_path):
+    """Folders of the same name are told apart by their weights."""
+    settings = []
+    for place, weights in (("one", b"1"), ("two", b"2"), ("three", b"1")):
+        (tmp_path / place / "base").mkdir(parents=True)
+        (tmp_path / place / "base" / "model.safetensors").write_bytes(weights)
+        recipe = get_recipe("pocket", base=str(tmp_path / place / "base"))
+        settings.append(identity_of(recipe, "base"))
+    first, second, third = settings
+    assert first == third != second and "summary" not in first
 
 
 def test_single_run_without_a_baseline():

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from command_line import hf_spam
@@ -135,6 +136,8 @@ def test_license_and_origin_by_source(source):
     text = render_dataset_card(data, REPO)
     assert "license" not in metadata(text) and f"[`{REPO}`](https://huggingface.co/datasets/{REPO})" in text
     assert "If the source has its own train, validation and test splits, they are used." in text
+    in_memory = render_dataset_card(data, pd.DataFrame({"text": ["a"], "label": ["ham"]}))
+    assert "Messages that were passed as a DataFrame." in in_memory and "license" not in metadata(in_memory)
     nasty = render_dataset_card(data, Path(f"`{END} [x](y).csv"))
     assert END not in nasty and "_x_(y).csv`" in nasty, "the name neither ends our section nor makes a link"
 

@@ -285,9 +285,23 @@ def test_a_damaged_queue(hub, out, alone, caplog):
             (queue / name / "manifest.json").write_text(manifest)
     assert hf_spam("push", out, "--resume").code == 1
     assert "is damaged: files/model.safetensors has changed since it was written" in caplog.text
-    assert "it has no readable manifest.json" in caplog.text
+    assert "it has no readable manifest.json" in caplog.text and f"Delete {queue / '000001-checkpoint'}" in caplog.text
     assert sorted(path.name for path in queue.glob("*-*")) == ["000001-checkpoint", "000008-final", "000009-final"]
     assert_delivered(hub, alone, [TITLES[0], TITLES[1], TITLES[-1]])
+
+
+def test_a_card_may_be_edited_while_it_waits(hub, out, alone):
+    """What was frozen is sent; weights are links, which take no space."""
+    hub.stop()
+    with Uploader(out, REPO, timeout=0) as uploader:
+        submit(uploader, LAST)
+    (waiting,) = (out / QUEUE).glob("*-final")
+    with (out / "README.md").open("a") as card:
+        card.write("Mine.")
+    assert (waiting / "files" / "model.safetensors").samefile(out / "model.safetensors")
+    hub.start()
+    assert hf_spam("push", out, "--resume").code == 0
+    assert b"Mine." not in hub.read(REPO, "README.md") and hub.titles(REPO)[0] == TITLES[0]
 
 
 def test_a_queue_is_for_one_process_and_one_repository(hub, out):
@@ -397,6 +411,13 @@ def test_a_model_that_has_its_own_code_is_pushed_with_it(hub, out):
     assert not any(name.endswith("spam_gpt.py") for name in hub.files(REPO))
 
 
+@pytest.mark.parametrize("config", ["[1]", "[]", "{", "1"])
+def test_a_config_that_is_no_object_is_named(hub, config, out):
+    (out / "config.json").write_text(config)
+    done = hf_spam("push", out, REPO)
+    assert done.code == 1 and done.err.startswith(f"hf-spam: {out / 'config.json'} is not a JSON object"), done.err
+
+
 @pytest.mark.parametrize("names", [["config.json"], ["model.safetensors"], ["config.json", "model.onnx.data"]])
 def test_a_folder_without_a_model_is_refused(hub, names, tmp_path):
     for name in names:
@@ -430,6 +451,9 @@ def test_the_demo_becomes_a_static_space(hub, out):
 def test_a_timeout_must_be_finite(out):
     with pytest.raises(ValueError, match="must be a finite number of at least 0 seconds, got nan"):
         Uploader(out, REPO, timeout=float("nan"))
+    assert (
+        "must be a finite number of at least 0 seconds, got nan" in hf_spam("push", out, REPO, "--timeout", "nan").err
+    )
 
 
 # From the command line of training
