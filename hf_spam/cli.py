@@ -188,13 +188,11 @@ def evaluate(model: str | None, data: str, output_dir: str | None, as_json: bool
     eval_data = load_eval_data(model, data, classes=candidate.labels, **how)
     report = make_report(candidate, eval_data, split=split, source=data, progress=sys.stderr.isatty())
     values, sentences, tables = report.values, headline(report.values), report_tables(report.values)
-    shown = [*terminal.report_parts(sentences, tables)]
     if output_dir:
         title = f"{values['model']} on {values['data']}"
         page = render_page(title, sentences, tables, values["versions"], report_figures(report))
         write_page(output_dir, "report", values, page)
-        shown.append(f"The report is in {os.path.join(output_dir, 'report.html')} and report.json.")
-    finish(as_json, values, *shown)
+    finish(as_json, values, *terminal.report_parts(sentences, tables), *_written(output_dir, "report"))
 
 
 @cli.command()
@@ -229,12 +227,14 @@ def compare(models: tuple[str, ...], data: str, output_dir: str | None, as_json:
         check_writable(Path(output_dir))  # before the work, which takes long
     values = compare(models, data, progress=sys.stderr.isatty(), **how)
     tables, sentences = compare_tables(values), notes(values)
-    shown = [*terminal.report_parts(sentences, tables)]
     if output_dir:
         title = f"{len(models)} models on {values['data']}"
         write_page(output_dir, "compare", values, render_page(title, sentences, tables, values["versions"]))
-        shown.append(f"The comparison is in {os.path.join(output_dir, 'compare.html')} and compare.json.")
-    finish(as_json, values, *shown)
+    finish(as_json, values, *terminal.report_parts(sentences, tables), *_written(output_dir, "compare"))
+
+
+def _written(output_dir: str | None, name: str) -> list[str]:
+    return [f"The report is in {os.path.join(output_dir, name)}.html and {name}.json."] if output_dir else []
 
 
 @cli.command()

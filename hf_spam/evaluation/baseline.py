@@ -52,9 +52,9 @@ def predict_baseline(baseline: Pipeline, messages: Dataset) -> Predictions:
 
 def measure_baseline(data: DatasetDict) -> dict[str, dict[str, float | None]]:
     """Fit the baseline to the split `train` and return its metrics on every other split, or an empty dict."""
-    baseline = fit_baseline(data["train"]) if len(data) > 1 else None
-    others = [split for split in data if split != "train"] if baseline is not None else []
-    return {split: predict_baseline(baseline, data[split]).metrics() for split in others}
+    if len(data) == 1 or (baseline := fit_baseline(data["train"])) is None:
+        return {}
+    return {split: predict_baseline(baseline, data[split]).metrics() for split in data if split != "train"}
 
 
 def ahead(model: float, baseline: float, threshold: float | None) -> str:

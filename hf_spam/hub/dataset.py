@@ -15,10 +15,9 @@ from ..data.formats import suffix_of
 from ..data.labels import label_names
 from ..data.names import Source, Sources, source_name, sources_of
 from ..data.sources import load_sms_spam
-from ..hub_errors import explained
 from ..text import in_markdown
 from .card import PLACEHOLDER
-from .repository import MAIN, push_files
+from .repository import MAIN, push
 
 TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 FILE = "data/{split}-00000-of-00001.parquet"  # the paths used by `Dataset.push_to_hub`
@@ -48,16 +47,9 @@ def push_dataset(
     data = load_sms_spam(source, protocol=protocol, seed=seed, **reading)
     card = render_dataset_card(data, source, protocol=protocol, seed=seed)
     files = {FILE.format(split=split): _parquet(messages) for split, messages in data.items()}
-    with explained(repo_id, "dataset"):
-        commit = push_files(
-            repo_id,
-            {"README.md": card.encode(), **files},
-            title=f"{_title(source)}, protocol {protocol}, seed {seed}",
-            repo_type="dataset",
-            private=private,
-            revision=revision,
-        )
-    return str(commit.commit_url)
+    title = f"{_title(source)}, protocol {protocol}, seed {seed}"
+    where = {"repo_type": "dataset", "private": private, "revision": revision}
+    return str(push(repo_id, {"README.md": card.encode(), **files}, title=title, **where).commit_url)
 
 
 def render_dataset_card(data: DatasetDict, source: Sources, *, protocol: str = "full", seed: int = 123) -> str:

@@ -21,7 +21,7 @@ from ..data.names import Sources, source_name
 from ..extras import import_extra
 from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
+from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .card import inherited, render_export_card
 
@@ -102,29 +102,22 @@ def export_model(
         files = {name: hash_file(folder / name)["sha256"] for name in files_in(folder)}
         certificate.update(**results, files=files, versions=versions() | {name: version(name) for name in packages})
         write_json(folder / CERTIFICATE, certificate)
-        card = _card(certificate, os.fspath(source), model.config, threshold, handler)
+        names = class_names(model.config)
+        card = render_export_card(
+            certificate,
+            source=os.fspath(source),
+            labels=names,
+            positive_label=None if threshold is None else names[spam_index(names)],
+            threshold=threshold,  # the model's: its configuration has lost it if it was folded
+            calibrated=model.config.temperature != 1,
+            max_tokens=model.config.max_tokens,
+            handler=handler,
+            metadata=inherited(find_file(source, CARD)),
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
 
     write_folder(output_dir, fill)
     return certificate
-
-
-def _card(
-    certificate: dict[str, Any], source: str, config: SpamGPTConfig, threshold: float | None, handler: bool
-) -> str:
-    """Return the card of an export; `threshold` is the model's, which `config` has lost if it was folded."""
-    names = class_names(config)
-    return render_export_card(
-        certificate,
-        source=source,
-        labels=names,
-        positive_label=None if threshold is None else names[spam_index(names)],
-        threshold=threshold,
-        calibrated=config.temperature != 1,
-        max_tokens=config.max_tokens,
-        handler=handler,
-        metadata=inherited(find_file(source, CARD)),
-    )
 
 
 def write_files(

@@ -12,22 +12,21 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import OfflineModeIsEnabled
-from tenacity import sleep_using_event, stop_after_delay, stop_when_event_set
+from tenacity import sleep_using_event, stop_when_event_set
 
 from ..conversion.remote_code import with_code
 from ..files import MANIFEST, files_in, read_manifest
 from ..hub_errors import explain, explained, is_transient
 from ..signals import RunInterrupted
 from .card import hub_id
-from .repository import MAIN, keep_pushing, limited_silence, prepare_repository
+from .repository import MAIN, check_timeout, keep_pushing, limited_silence, prepare_repository, push
 from .snapshots import QUEUE, Kind, Queue, Snapshot, published
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Uploader:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        _check_timeout(self.timeout)
+        check_timeout(self.timeout)
         self.full_id = self.repo_id  # gets the owner as soon as the Hub can be reached
         self.state_branch = STATE_BRANCH if self.revision == MAIN else f"{self.revision}-{STATE_BRANCH}"
         self.queue = Queue(self.output_dir / QUEUE)
@@ -199,11 +198,6 @@ class Uploader:
         snapshot.remove()
 
 
-def _check_timeout(seconds: float) -> None:
-    if not 0 <= seconds <= threading.TIMEOUT_MAX:  # also rejects NaN
-        raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {seconds}.")
-
-
 def push_queue(folder: Path, *, timeout: float = 600.0) -> None:
     """Push the snapshots that a run left in the queue in its folder, or raise a `TimeoutError` if some are left."""
     queue = Queue(folder / QUEUE)
@@ -230,7 +224,7 @@ def push_folder(folder: Path, repo_id: str, **how: Any) -> str:
         weights = "model.safetensors or onnx/model.onnx"
         raise ValueError(f"{folder} is neither a model nor an export: it needs config.json, and {weights}.")
     title = f"Checkpoint, step {read_manifest(folder)['step']}" if (folder / MANIFEST).exists() else "Model"
-    return str(_push(repo_id, with_code(files), title=title, **how).commit_url)
+    return str(push(repo_id, with_code(files), title=title, **how).commit_url)
 
 
 def push_space(model: str | os.PathLike, repo_id: str, **how: Any) -> str:
@@ -238,13 +232,4 @@ def push_space(model: str | os.PathLike, repo_id: str, **how: Any) -> str:
     from .space import space_files  # loads torch
 
     files = space_files(model, model_id=hub_id(os.fspath(model)))
-    return str(_push(repo_id, files, title="Demo", repo_type="space", **how).repo_url)
-
-
-def _push(
-    repo_id: str, files: Mapping[str, Path | bytes], *, repo_type: str = "model", timeout: float = 600.0, **how: Any
-) -> CommitInfo:
-    """Push files, and try again for `timeout` seconds; `how` are arguments of `push_files`."""
-    _check_timeout(timeout)
-    with limited_silence(), explained(repo_id, repo_type):
-        return keep_pushing(repo_id, files, repo_type=repo_type, stop=stop_after_delay(timeout), **how)
+    return str(push(repo_id, files, title="Demo", repo_type="space", **how).repo_url)

@@ -1,6 +1,7 @@
 """Prepare a repository on the Hub, and commit files to it."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +12,9 @@ import httpx2
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, close_session, get_session, hf_hub_url
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from ..hub_errors import HubError, explain, is_transient
+from ..hub_errors import HubError, explain, explained, is_transient
 from .card import PLACEHOLDER
 from .merging import merge_card
 
@@ -68,6 +69,21 @@ def push_files(
     # With `parent_commit`, a commit made in between is never overwritten.
     about = {"repo_type": repo_type, "revision": revision, "parent_commit": tip}
     return HfApi().create_commit(repo_id, operations, commit_message=title, **about)
+
+
+def push(
+    repo_id: str, files: Mapping[str, Path | bytes], *, repo_type: str = "model", timeout: float = 600.0, **how: Any
+) -> CommitInfo:
+    """Push files, and try again for `timeout` seconds; `how` are arguments of `push_files`."""
+    check_timeout(timeout)
+    with limited_silence(), explained(repo_id, repo_type):
+        return keep_pushing(repo_id, files, repo_type=repo_type, stop=stop_after_delay(timeout), **how)
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise a `ValueError` if this is no number of seconds to wait for uploads."""
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:  # also rejects NaN
+        raise ValueError(f"The upload timeout must be a finite number of at least 0 seconds, got {seconds}.")
 
 
 def keep_pushing(
