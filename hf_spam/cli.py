@@ -114,14 +114,16 @@ def crossval(ctx: click.Context, name: str, as_json: bool, **settings: Any) -> N
     given = options.given_settings(ctx, settings)
     options.reachable(given.get("base", RECIPES[name].base))
     options.reachable_data(given.get("data", RECIPES[name].data))
+    from .experiments.breakdown import groups_tables
     from .experiments.crossval import cross_validate
 
     for module in ("loop", "pretraining"):  # hide the losses of every run
         logging.getLogger(f"hf_spam.training.{module}").setLevel(logging.WARNING)
     results = cross_validate(name, **given)
     shown = [terminal.crossval_table(results)]
-    if results["groups"]:
-        shown += [terminal.groups_table(results["groups"]), terminal.GROUPS_NOTE]
+    kinds = {"model": name} | ({"baseline": "baseline"} if results["mean"]["baseline"] else {})
+    for table in groups_tables(results["groups"], kinds):
+        shown += [terminal.make_table(table.columns, table.rows, table.title), table.note] if table.rows else []
     slowest = max(run["seconds"] for run in results["runs"])
     shown.append(f"Mean and standard deviation over {len(results['runs'])} runs; the slowest took {slowest:.0f} s.")
     finish(as_json, results, *shown, "Pooled: computed on the answers of all runs together.")

@@ -16,13 +16,11 @@ from .experiments.book_table import PUBLISHED_IN, Row
 from .text import printable
 from .training.recipes import Recipe
 
-FEW = 20  # groups of fewer messages are not shown: their intervals say nothing
 ROWS_SHOWN = 20  # rows of a long table, such as the errors
 ACCURACIES = f"Accuracies on train, validation and test in percent. {PUBLISHED_IN}"
 EXPERIMENTS_NOTE = (
     f"95 %: Wilson interval of the obtained test accuracy; within: whether it contains the published one. {ACCURACIES}"
 )
-GROUPS_NOTE = f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} messages are in --json only."
 WEAK, STRONG = 0.1, 0.5  # contributions that are coloured, and those that are bold as well
 EXPLAINED_CHARACTERS, CELL_CHARACTERS = 1000, 200  # shown of a message whose words are coloured, and in a table
 UNBROKEN_CHARACTERS = 20  # longest single words in a column that are never broken
@@ -151,22 +149,6 @@ def crossval_table(results: dict[str, Any]) -> Table:
     metrics = results["mean"]["model"]
     rows = [[metric, *(format_metric(results, metric, *which) for which in columns)] for metric in metrics]
     return make_table(["metric", results["recipe"]["name"], "pooled", results["baseline"], "pooled"], rows)
-
-
-def groups_table(groups: Sequence[dict[str, Any]]) -> Table:
-    """Return a table with a row per source, category and language (see `breakdown`) of at least `FEW` messages."""
-    rows = []
-    for group in groups:
-        if group["spam"] + group["ham"] < FEW:
-            continue
-        rows.append([f"{group['by']} {printable(group['name'])}"])
-        for count, metric in (("spam", "recall"), ("ham", "false_positive_rate")):
-            rows[-1].append(f"{group[count]:,}")
-            for kind in ("model", "baseline"):
-                value, interval = (group[kind] or {}).get(metric), (group[kind] or {}).get(f"{metric}_interval")
-                shown = interval and f"{100 * value:.1f} ({100 * interval[0]:.0f}-{100 * interval[1]:.0f})"
-                rows[-1].append(shown or "-")
-    return make_table(["messages", "spam", "found, %", "baseline", "ham", "false alarms, %", "baseline"], rows)
 
 
 def experiments_table(rows: Sequence[Row]) -> Table:

@@ -30,7 +30,8 @@ from ..evaluation.page import Table, format_estimate
 from ..files import versions
 from ..training.corrections import divide
 from ..training.recipes import Recipe
-from .compare import FEW, PERCENT, classify
+from .breakdown import FEW, PERCENT
+from .compare import classify
 from .crossval import cross_validate, pooled
 
 SUITE = "hf-spam 2"  # raise the number whenever a message of the suite changes

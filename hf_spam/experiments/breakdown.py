@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.intervals import proportions
+from ..evaluation.intervals import estimate, proportions
 from ..evaluation.metrics import Predictions
+from ..evaluation.page import Table, format_estimate
 from ..files import public
 
 NOTES = ("source", "category", "language")
 SHOWN = ("roc_auc", "recall", "false_positive_rate")
+FEW = 20  # groups of fewer messages are not shown: their intervals say nothing
+PERCENT = "{:.1f} ({:.0f}-{:.0f})"  # form of a share, for `format_estimate`
 
 Group = dict[str, Any]
 """`by` ("source", "category" or "language"), `name`, the numbers of `spam` and `ham` messages, and for `model` and
@@ -48,3 +51,23 @@ def _measure(given: Predictions) -> dict[str, Any]:
     metrics, intervals = given.metrics(), proportions(given)
     shown = {name: metrics[name] if name != "recall" or given.is_spam.any() else None for name in SHOWN}
     return shown | {f"{name}_interval": intervals[name] for name in ("recall", "false_positive_rate")}
+
+
+def groups_tables(groups: Sequence[Group], kinds: Mapping[Any, str]) -> list[Table]:
+    """Return tables of the spam found and of the false alarms in each group, with a column for each of `kinds`.
+
+    These are the keys of what `breakdown` measured, and their headings.
+    """
+    note = f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} are in the JSON only."
+    tables = []
+    titles = {"recall": ("Spam found, %", "spam"), "false_positive_rate": ("False alarms, %", "ham")}
+    for metric, (title, count) in titles.items():
+        rows = []
+        for group in groups:
+            if group[count] >= FEW:
+                found = [group[kind] or {} for kind in kinds]
+                shares = [estimate(one.get(metric), one.get(f"{metric}_interval")) for one in found]
+                cells = [format_estimate(share, PERCENT, 100) for share in shares]
+                rows.append([f"{group['by']} {group['name']}", f"{group[count]:,}", *cells])
+        tables.append(Table(title, ["messages", count, *kinds.values()], rows, note))
+    return tables

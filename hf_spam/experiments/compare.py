@@ -21,12 +21,12 @@ from ..data.reading import for_other_data
 from ..data.sources import read_messages
 from ..evaluation.candidates import Candidate, split_label_map
 from ..evaluation.eval_data import find_training_texts
-from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, difference, estimate, measure
+from ..evaluation.intervals import INTERVALS_NOTE, RESAMPLES, difference, measure
 from ..evaluation.metrics import Predictions
 from ..evaluation.models import load_candidate
 from ..evaluation.page import Table, format_estimate
 from ..files import public, versions
-from .breakdown import NOTES, breakdown
+from .breakdown import NOTES, breakdown, groups_tables
 
 # The metrics that are compared, with their headings.
 METRICS = {
@@ -38,9 +38,7 @@ METRICS = {
     "roc_auc": "ROC AUC",
 }
 DIFFERENCES = ("f1", "roc_auc")  # shown for each pair of models; the values have all metrics
-FEW = 20  # groups of fewer messages are not shown
 WARM_UP = 64  # messages that are classified before the time is taken
-PERCENT = "{:.1f} ({:.0f}-{:.0f})"  # form of a share, for `format_estimate`
 
 Values = dict[str, Any]
 
@@ -226,11 +224,8 @@ def compare_tables(values: Values) -> list[Table]:
         left_out = [name for model, name in enumerate(names) if model not in unseen["models"]]
         note = f"Not shown: {', '.join(left_out)}, trained on nearly all of the messages." if left_out else ""
         tables += _part_tables("Without messages that a model was trained on", unseen, names, note)
-    tables += [
-        _groups_table("Spam found, %", "spam", "recall", values["groups"], names),
-        _groups_table("False alarms, %", "ham", "false_positive_rate", values["groups"], names),
-        _costs_table(values),
-    ]
+    groups = [{**group, **dict(enumerate(group["models"]))} for group in values["groups"]]
+    tables += [*groups_tables(groups, dict(enumerate(names))), _costs_table(values)]
     return [table for table in tables if table.rows]
 
 
@@ -276,17 +271,6 @@ def _training_table(abouts: list[Values]) -> Table:
         rows.append([about["name"], known, *("-" if count is None else f"{count:,}" for count in counts)])
     note = "Messages that are also in a model's training data. Name those of a model with --train-data MODEL=SOURCE."
     return Table("Seen in training", ["model", "training messages", "exact", "exact or near"], rows, note)
-
-
-def _groups_table(title: str, count: str, metric: str, groups: list[Values], names: list[str]) -> Table:
-    rows = []
-    for group in groups:
-        if group[count] >= FEW:
-            shares = [estimate(found[metric], found[f"{metric}_interval"]) for found in group["models"]]
-            name = f"{group['by']} {group['name']}"
-            rows.append([name, f"{group[count]:,}", *(format_estimate(share, PERCENT, 100) for share in shares)])
-    note = f"In brackets: 95 % Wilson intervals. Groups of fewer than {FEW} are in the JSON only."
-    return Table(title, ["messages", count, *names], rows, note)
 
 
 def _costs_table(values: Values) -> Table:

@@ -12,8 +12,7 @@ from small_data import delimited
 from hf_spam.evaluation.intervals import wilson
 from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
-from hf_spam.experiments.breakdown import breakdown
-from hf_spam.terminal import FEW, groups_table
+from hf_spam.experiments.breakdown import FEW, breakdown, groups_tables
 
 SMALL = ["--recipe", "pocket", "--max-steps", "5", "--n-embd", "16", "--vocab-size", "300"]
 SMALL += ["--per-device-train-batch-size", "2"]
@@ -92,9 +91,7 @@ def test_crossval_by_source_on_the_command_line(sources, monkeypatch):
 def test_the_table_shows_groups_that_say_something():
     measured = {"recall": 0.5, "recall_interval": (0.31, 0.69), "false_positive_rate": None}
     group = {"by": "category", "spam": FEW, "ham": 0, "model": measured, "baseline": None}
-    table = groups_table([group | {"name": "loans"}, group | {"name": "rare", "spam": FEW - 1}])
-    assert table.row_count == 1
-    cells = [next(iter(column.cells)) for column in table.columns]
-    assert cells == ["category loans", str(FEW), "50.0 (31-69)", "-", "0", "-", "-"]
-    (name,) = groups_table([group | {"name": "bank/alerts"}]).columns[0].cells
-    assert name == "category bank/alerts"
+    groups = [group | {"name": "bank/loans"}, group | {"name": "rare", "spam": FEW - 1}]
+    found, alarms = groups_tables(groups, {"model": "pocket", "baseline": "SVM"})
+    assert found.columns == ["messages", "spam", "pocket", "SVM"] and alarms.rows == []
+    assert found.rows == [["category bank/loans", str(FEW), "50.0 (31-69)", "-"]]

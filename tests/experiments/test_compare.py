@@ -172,7 +172,7 @@ def test_on_the_command_line(folder, monkeypatch):
     counted = {group["name"]: group["spam"] + group["ham"] for group in values["groups"]}
     assert counted == pd.read_csv("data.csv")["category"].value_counts().to_dict()
     titles = [table.title for table in compare_tables(values)]
-    monkeypatch.setattr("hf_spam.experiments.compare.FEW", 1000)
+    monkeypatch.setattr("hf_spam.experiments.breakdown.FEW", 1000)
     fewer = {table.title for table in compare_tables(values)}
     assert set(titles) - fewer == {"Spam found, %", "False alarms, %"}  # too few
     monkeypatch.undo()
