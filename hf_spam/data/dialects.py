@@ -21,6 +21,7 @@ ROWS = 1024  # rows to look at
 LINES = 10_000  # lines with quotes, or with characters beyond ASCII, to look at
 # In cp1252, another alphabet gives words of accented letters, and other encodings give capitals or signs within words.
 NOT_WESTERN = re.compile("\ufffd|[À-ÖØ-öø-ÿ]{3}|[a-zß-öø-ÿ](?:[À-ÖØ-ÞŠŒŽŸ]|[¹³¾¿±º„”€ˆ†‡•˜][a-zß-öø-ÿ])")
+TEXT_NAME = re.compile(r"(\w+[ _-])?(e-?mails?|texts?|messages?|msg|sms|tweets?|comments?|content|body)([ _-]\w+)?")
 UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -35,6 +36,8 @@ class Dialect:
     """Whether the first row gives the names."""
     has_separator_line: bool = False
     """Whether the first line is Excel's `sep=;`."""
+    skips_spaces: bool = False
+    """Whether spaces after a delimiter do not belong to the cell."""
     quotes: Literal["csv", "backslash", "text", "book"] = "csv"
     r"""Convention for quotes: "csv" doubles a quote within a quoted text, "backslash" writes it as `\"`, "text" treats
     quotes as part of the text (as in the UCI collection), and "book" parses them as `pandas.read_csv` does."""
@@ -50,14 +53,22 @@ class Dialect:
     def rows(self, lines: Iterable[str]) -> Iterator[list[str]]:
         """Yield the rows of a table, with its header; the iterator's `line_num` counts the lines after `sep=;`."""
         csv.field_size_limit(MAX_CELL_CHARACTERS)
+        lines = islice(lines, int(self.has_separator_line), None)
+        if self.quotes == "backslash":  # `csv` would drop every backslash
+            lines = (re.sub(r"\\(.?)", self._kept, line) for line in lines)
         return csv.reader(
-            islice(lines, int(self.has_separator_line), None),
+            lines,
             delimiter=self.delimiter,
             quoting=csv.QUOTE_NONE if self.quotes == "text" else csv.QUOTE_MINIMAL,
             doublequote=self.quotes != "backslash",
             escapechar="\\" if self.quotes == "backslash" else None,
+            skipinitialspace=self.skips_spaces,
             strict=self.quotes != "book",
         )
+
+    def _kept(self, match: re.Match) -> str:
+        """Double a backslash that escapes nothing, such as those in `C:\\temp`."""
+        return match[0] if match[1] in ("", "\\", '"', self.delimiter) else "\\" + match[0]
 
     def swallowed(self, text: str) -> str | None:
         """Return a line within a quoted text that looks like another row, which a missing quote may have swallowed."""
@@ -99,9 +110,12 @@ def find_dialect(file: DataFile, reading: Reading) -> Dialect:
 def is_table(file: DataFile, reading: Reading) -> bool:
     """Return whether the first lines of a plain text file are the rows of a table with labels."""
     dialect = _dialect_of_head(file, reading)
-    first = file.head_text().split(file.line_end)[0]
-    is_prose = dialect.delimiter != "\t" and f"{dialect.delimiter} " in first  # such as "Ham, eggs and cheese"
-    return dialect.has_separator_line or (dialect.score > 1.5 and len(dialect.names) > 1 and not is_prose)
+    lines = file.head_text().split(file.line_end)
+    # Such as "Ham, eggs and cheese" or, in a file of a line or two, "1,5 litres".
+    few = not dialect.has_header and sum(map(bool, map(str.strip, lines))) < 3
+    is_prose = dialect.delimiter != "\t" and (few or f"{dialect.delimiter} " in lines[0])
+    is_wide = dialect.score > (2.5 if dialect.has_header else 1.5)
+    return dialect.has_separator_line or (is_wide and len(dialect.names) > 1 and not is_prose)
 
 
 def _dialect_of_head(file: DataFile, reading: Reading) -> Dialect:
@@ -116,7 +130,10 @@ def _dialect_of_head(file: DataFile, reading: Reading) -> Dialect:
 def _dialect_with(delimiter: str, lines: list[str], reading: Reading) -> Dialect:
     """Return the dialect of a table, if this is its delimiter."""
     clean = [line.rstrip("\r").replace("\r", " ") for line in lines[:ROWS]]
-    rows = [row for row in csv.reader(clean, delimiter=delimiter) if row]
+    skips_spaces = any(f'{delimiter} "' in line for line in clean) and not any(
+        f'{delimiter}"' in line for line in clean
+    )
+    rows = [row for row in csv.reader(clean, delimiter=delimiter, skipinitialspace=skips_spaces) if row]
     if not rows:
         return Dialect(delimiter, [])
     first, others = rows[0], rows[1:]
@@ -124,6 +141,7 @@ def _dialect_with(delimiter: str, lines: list[str], reading: Reading) -> Dialect
         names = ["label", "text"] if label_at == 0 else ["text", "label"]
         fitting = sum(len(row) == 2 and reading.is_label(row[label_at]) for row in rows) / len(rows)
         columns = {"text_at": 1 - label_at, "label_at": label_at, "labels": reading.known_labels}
+        columns |= {"skips_spaces": skips_spaces}
         return Dialect(delimiter, names, has_header=False, score=(len(first) == 2) + fitting, **columns)
     text_at = label_at = None
     with suppress(DataError):
@@ -136,7 +154,8 @@ def _dialect_with(delimiter: str, lines: list[str], reading: Reading) -> Dialect
     kinds = set(map(_kind, labels))
     labels |= {label for label in reading.known_labels if not kinds or _kind(label) in kinds}
     score = (label_at is not None) + (0 if text_at is None else 2 + as_wide)
-    return Dialect(delimiter, first, text_at=text_at, label_at=label_at, labels=frozenset(labels), score=score)
+    about = {"text_at": text_at, "label_at": label_at, "labels": frozenset(labels), "score": score}
+    return Dialect(delimiter, first, skips_spaces=skips_spaces, **about)
 
 
 def _label_without_header(first: list[str], others: list[list[str]], reading: Reading) -> int | None:
@@ -145,11 +164,14 @@ def _label_without_header(first: list[str], others: list[list[str]], reading: Re
     keys = {label_key(cell) for cell in first}
     if not (named.isdisjoint(keys) and (keys.isdisjoint(TEXT_COLUMNS) or keys.isdisjoint(LABEL_COLUMNS))):
         return None
+    is_counted = first == [str(i) for i in range(len(first))]  # pandas names columns so
+    if is_counted or (not keys.isdisjoint(LABEL_COLUMNS) and any(map(TEXT_NAME.fullmatch, keys))):
+        return None
     for at in (0, 1):
         if len(first) > at and reading.is_label(first[at]) and (at == 0 or len(first) == 2):
             labels = [row[at] for row in others if len(row) > at and reading.is_label(row[at])]
             same_kind = not labels or any(_kind(label) == _kind(first[at]) for label in labels)
-            if same_kind and (at == 0 or 2 * len(labels) > len(others)):
+            if same_kind and (at == 0 or 2 * len(labels) > len(others) or not others):
                 return at
     return None
 
@@ -166,7 +188,7 @@ def _find_quotes(file: DataFile, dialect: Dialect) -> str:
     Quotes can be part of the text only if no cell shows that a program quoted it: one with a delimiter or a doubled
     quote.
     """
-    end = re.escape(dialect.delimiter)
+    end = re.escape(dialect.delimiter) + " *" * dialect.skips_spaces
     start = re.compile(f'(?:^|{end})"')
     whole = re.compile(f'(?:^|{end})"((?:[^"]|"")*)"(?={end}|\\s*$)')
     has_csv = needless = False
@@ -182,7 +204,7 @@ def _find_quotes(file: DataFile, dialect: Dialect) -> str:
                 has_csv = any('""' in cell or dialect.delimiter in cell for cell in cells)
             if has_csv or wholes + parts == LINES:
                 break
-    order = ["csv", "backslash"] if _has_backslash(file) else ["csv"]
+    order = {"no": ["csv"], "maybe": ["csv", "backslash"], "yes": ["backslash", "csv"]}[_has_backslash(file, dialect)]
     is_tsv = dialect.delimiter == "\t"
     mostly_unquoted = 2 * wholes < lines if is_tsv else parts > 1 and not wholes
     if len(dialect.names) > 1 and not has_csv and (wholes or parts) and mostly_unquoted:
@@ -195,12 +217,24 @@ def _find_quotes(file: DataFile, dialect: Dialect) -> str:
     return next(filter(fits, order), "csv")
 
 
-def _has_backslash(file: DataFile) -> bool:
-    r"""Return whether a file contains `\"`. Bytes are searched much faster than text."""
+def _has_backslash(file: DataFile, dialect: Dialect) -> str:
+    r"""Return whether a file has quotes written `\"`: "yes" if all others begin or end a cell, else "maybe" or "no".
+
+    A delimiter after a backslash may be such an escape too. Bytes are searched much faster than text.
+    """
     encoding = file.encoding.removesuffix("-sig")
-    wanted = '\\"'.encode(encoding).removeprefix(codecs.BOM_UTF16)
+    wanted = [f"\\{what}".encode(encoding).removeprefix(codecs.BOM_UTF16) for what in ('"', dialect.delimiter)]
     with file.open() as lines:
-        return any(wanted in line for line in lines)
+        if not any(wanted[0] in line or wanted[1] in line for line in lines):
+            return "no"
+    end, is_escaped = re.escape(dialect.delimiter), False
+    inner = re.compile(f'(?<!^)(?<!{end})"(?!{end}|\\s*$)')
+    with file.text() as text, suppress(UnicodeDecodeError):
+        for line in text:
+            is_escaped = is_escaped or '\\"' in line
+            if '"' in line and inner.search(re.sub(r"\\.", "", line)):
+                return "maybe"
+    return "yes" if is_escaped else "maybe"
 
 
 def _fits(file: DataFile, dialect: Dialect, quotes: str, may_swallow: bool = False) -> bool:

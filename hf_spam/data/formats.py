@@ -23,6 +23,14 @@ SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet", ".zip")
 COMPRESSED = ".gz"
 UCI_MEMBER = "SMSSpamCollection"  # a TSV without an extension, on its own or in UCI's zip
 HEAD_BYTES = 2**16
+NO_TEXT = {  # first bytes of files that are not text, in lower case
+    b"pk\x03\x04": ("an Excel file or a zip", "save it as CSV, or call it .zip"),
+    b"\x1f\x8b": ("compressed", "let its name end in .gz"),
+    b"par1": ("a Parquet file", "call it .parquet"),
+    b"<!doctype html": ("a web page", "download the file itself"),
+    b"<html": ("a web page", "download the file itself"),
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch the file itself with git lfs pull"),
+}
 
 
 class DataError(ValueError):
@@ -58,12 +66,13 @@ class DataFile:
             if file.suffix != ".zip":
                 return file
             with zipfile.ZipFile(opened) as archive:
-                files = [m for m in archive.namelist() if suffix_of(m) not in ("", ".zip") and "__MACOSX/" not in m]
+                every = [m for m in archive.namelist() if not re.search(r"(^|/)(\.[^./]|__MACOSX/)", m)]
+        files = [m for m in every if suffix_of(m) not in ("", ".zip")]
         members = [m for m in files if PurePosixPath(m).name == UCI_MEMBER]
         members = members or [m for m in files if suffix_of(m) != PLAIN_TEXT] or files  # not a readme.txt beside it
         if len(members) != 1:
-            found = f"found {len(members)}: {short(members)}; unpack it and name one of them"
-            raise DataError(f"{name}: the zip must hold one data file; {found}")
+            found = f"found {len(members)}: {short(members)}" if members else f"it holds {short(every)}"
+            raise DataError(f"{name}: the zip must hold one data file; {found}; unpack it and name one of them")
         return replace(file, name=f"{name}/{members[0]}", suffix=suffix_of(members[0]), member=members[0])
 
     @contextmanager
@@ -108,6 +117,14 @@ class DataFile:
         """Raise a `DataError` if the file has changed since it was found."""
         if self.stamp is not None and (not self.path.exists() or stamp(self.path) != self.stamp):
             raise DataError(f"{self.name}: the file changed while it was read; run the command again")
+
+
+def check_content(file: DataFile) -> None:
+    """Raise a `DataError` if a text file is none, whatever its extension says."""
+    head = file.head()[:64].lstrip().lower()
+    for start, (kind, advice) in NO_TEXT.items():
+        if head.startswith(start):
+            raise DataError(f"{file.name}: this is {kind}; {advice}")
 
 
 def suffix_of(name: str) -> str:

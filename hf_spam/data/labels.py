@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 LABEL_NAMES = ["not spam", "spam"]
 FEW_MESSAGES = 5  # a class with fewer training messages than this may be a misspelt label
 MAX_CLASSES = 1000
+LONGEST_LABEL = 60  # characters
 
 
 def features_of(names: Sequence[str]) -> Features:
@@ -75,7 +76,7 @@ class Labels:
         for key, count in Counter(keys).items():
             self.found[key].counts[reader.source] += count
         text, label = reader.columns
-        columns = f"from column {label}, texts from {text}" if label else ""
+        columns = "" if label is None else f"from column {label or 'without a name'}, texts from {text}"
         self.notes.setdefault(reader.source, [columns, reader.note()])
         return keys
 
@@ -149,6 +150,8 @@ class Labels:
             advice = f"say what it means by adding {first} or {second} to --label-map, after a comma"
         if "," in label:  # it separates the labels of the map
             advice = "rename it"
+        if len(label) > LONGEST_LABEL:
+            advice = "it looks like a text: name the columns with --text-column and --label-column"
         if may_be_own and self.reading.label_column is None:
             advice += ", or keep labels of your own with --label-column"
         return DataError(f"{seen.place}: unknown label {short(label)}; known: {known}; {advice}; {SKIP}")

@@ -15,9 +15,9 @@ from typing import Any
 
 from ..text import first_line, replace_lone_surrogates, short
 from .dialects import find_dialect, is_table, with_format
-from .formats import JSON_LINES, PLAIN_TEXT, DataError, DataFile
+from .formats import JSON_LINES, PLAIN_TEXT, DataError, DataFile, check_content
 from .reading import TEXT_COLUMNS, MissingColumn, Reading
-from .windows import Reader, Strings, Window, joined, named_columns, rejoined, rest_of_text
+from .windows import Reader, Strings, Window, check_rest, joined, named_columns, rejoined, rest_of_text
 
 
 class TextReader(Reader):
@@ -53,8 +53,8 @@ class TextReader(Reader):
         line += error.object.count(self.file.line_end.encode(), 0, error.start)
         encoding = "UTF-8" if self.file.encoding == "utf-8-sig" else self.file.encoding
         fault = f"not {encoding} (byte {error.object[error.start]:#04x})"
-        other = "latin-1" if encoding == "cp1252" else "cp1252"
-        return DataError(f"{self.name}, line {line}: {fault}; name the encoding, for example --encoding {other}")
+        others = "latin-1" if encoding == "cp1252" else "cp1252, cp1251 or gb18030"
+        return DataError(f"{self.name}, line {line}: {fault}; mend it, or name the encoding with --encoding: {others}")
 
 
 class DelimitedReader(TextReader):
@@ -68,7 +68,7 @@ class DelimitedReader(TextReader):
             raise DataError(f"{self.name}: the file is empty")
         header = f"{self.name}, line {1 + self.dialect.has_separator_line} (the header)"
         self.texts_at, self.label_at = self.find_columns(header if self.dialect.has_header else self.name, names)
-        self.rest_is_text = bool(rest_of_text(names, self.texts_at))
+        self.rest_is_text = bool(rest_of_text(names, self.texts_at, self.label_at))
         # Number of cells that a row must have
         self.width = 1 + max(len(named_columns(names)) - 1, *self.texts_at, self.label_at or 0)
 
@@ -106,11 +106,15 @@ class DelimitedReader(TextReader):
             rows = [[""] * width if i in faults else row for i, row in enumerate(rows)]
         labels = [] if self.label_at is None else [row[self.label_at] for row in rows]
         if self.rest_is_text:
-            texts = [rejoined(row[self.texts_at[0] :], self.dialect.delimiter) for row in rows]
+            at = self.texts_at[0]
+            texts = [rejoined(row[at:], self.dialect.delimiter) for row in rows]
+            check_rest(self.name, [any(row[at + 1 :]) for row in rows])
         elif len(self.texts_at) > 1:
             texts = [joined([row[at] for at in self.texts_at]) for row in rows]
         else:
             texts = [row[self.texts_at[0]] for row in rows]
+        if self.reading.labelled and "" in texts:  # Excel writes empty rows at the end
+            faults |= {i: None for i, row in enumerate(window.rows) if not any(map(str.strip, row))}
         if self.dialect.quotes in ("csv", "backslash"):
             for i, text in enumerate(texts):
                 if text and self.file.line_end in text and (line := self.dialect.swallowed(text)):
@@ -157,6 +161,9 @@ class JsonReader(TextReader):
                 self.find_columns(f"{self.name}, {self.unit} {number}", list(values))
                 self.reading = replace(reading, remembered=self.columns)
                 break
+            if line.lstrip().startswith("{") and line.rstrip().endswith(("{", "[", ",")):
+                advice = "write JSON lines, in pandas with to_json(orient='records', lines=True)"
+                raise DataError(f"{self.name}, line {number}: an object over several lines; {advice}")
 
     def rows(self) -> Iterator[tuple[int, str]]:
         if not self.is_array:
@@ -201,7 +208,7 @@ class JsonReader(TextReader):
         except MissingColumn:
             text, label = self.columns
             return text.split(","), [], label
-        rest_at = [at for at in rest_of_text(names, texts_at) if names[at].strip()]
+        rest_at = [at for at in rest_of_text(names, texts_at, label_at) if names[at].strip()]
         label = None if label_at is None else names[label_at]
         return [names[at] for at in texts_at], [names[at] for at in rest_at], label
 
@@ -226,6 +233,7 @@ def open_file(file: DataFile, reading: Reading) -> Reader:
         from .tables import ParquetReader  # needs pyarrow, which text files do without
 
         return ParquetReader(file, reading)
+    check_content(file)
     file = with_format(file, reading.encoding)
     if file.suffix in JSON_LINES:
         return JsonReader(file, reading)

@@ -12,7 +12,8 @@ from .formats import DataError
 # If a file has several of these columns, the first name in the list wins.
 TEXT_COLUMNS = ("text", "message", "sms", "v2", "messages", "content", "body", "sentence")
 LABEL_COLUMNS = ("label", "category", "class", "v1", "labels", "target", "is_spam", "spam")
-LABELS = dict.fromkeys(("ham", "not spam", "not_spam", "0", "false"), 0) | dict.fromkeys(("spam", "1", "true"), 1)
+HAM_WORDS = ("ham", "not spam", "not_spam", "not-spam", "non spam", "non-spam", "nonspam", "0", "false")
+LABELS = dict.fromkeys(HAM_WORDS, 0) | dict.fromkeys(("spam", "1", "true"), 1)
 
 
 class MissingColumn(DataError):
@@ -134,6 +135,6 @@ def _find(where: str, names: Sequence[str], kind: str, wanted: str | None, known
             return found[0]
     looked_for = f"called {', '.join(known)}" if wanted is None else repr(wanted)
     advice = f"name it with --{kind}-column"
-    if len(names) == 1:
-        advice += "; if that is a message, add a header line"
+    if where.endswith("(the header)"):
+        advice += "; if line 1 is a message, add a header line above it"
     raise MissingColumn(f"{where}: there is no {kind} column {looked_for}; found: {short(list(names))}; {advice}")

@@ -23,9 +23,9 @@ from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 from datasets.exceptions import DatasetsError
 
 from ..hub_errors import HubError, check_reachable
-from ..text import first_line, printable
+from ..text import first_line, printable, short_list
 from .duplicates import duplicate_groups
-from .formats import DataError, DataFile, is_hub_id, suffix_of
+from .formats import PLAIN_TEXT, DataError, DataFile, is_hub_id, suffix_of
 from .labels import Labels, annotated_features_of
 from .names import Source, Sources, source_name, sources_of
 from .readers import open_file
@@ -38,7 +38,7 @@ from .windows import Reader
 logger = logging.getLogger(__name__)
 WINDOW_ROWS = 256  # of thousands, the garbage collector would scan the rows again and again
 SPLIT_NAMES = {split: split for split in SPLITS} | {"training": "train", "testing": "test"}
-SPLIT_NAMES |= dict.fromkeys(("valid", "val", "dev"), "validation")
+SPLIT_NAMES |= dict.fromkeys(("valid", "val", "dev", "eval", "evaluation"), "validation")
 EMBEDDED = Path(__file__).with_name("messages")
 MARKETING, TWINS = "marketing", "twins"  # files of the embedded messages that are treated in their own way
 
@@ -268,22 +268,30 @@ def _as_dataset(name: str, data: Any) -> Dataset | IterableDataset:
         raise DataError(f"a {type(data).__name__} is not a source of messages; pass {known}")
     try:
         return Dataset.from_pandas(data, preserve_index=False)
-    except pa.ArrowException as error:
-        advice = "give each column one type, for example with frame.astype({'label': str})"
-        raise DataError(f"{name}: {first_line(error)}; {advice}") from None
+    except (pa.ArrowException, ValueError, TypeError) as error:  # also of columns that are not needed
+        advice = "pass the text and label columns only, of one type each, for example frame.astype({'label': str})"
+        raise DataError(f"{name}: {first_line(error.args[0] if error.args else error)}; {advice}") from None
 
 
 def _open_folder(folder: Path, reading: Reading) -> list[Reader]:
     """Return readers of what `save_to_disk` wrote, or of files such as train.csv and data/train-00000-of-00002.csv."""
     if any((folder / written).exists() for written in ("dataset_dict.json", "state.json")):
-        saved = load_from_disk(folder)
+        try:
+            saved = load_from_disk(folder)
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise DataError(f"{folder}: not what save_to_disk wrote ({first_line(error)}); name a file in it") from None
         return _split_readers(f"{folder}, ", saved if isinstance(saved, dict) else {"all": saved}, reading)
     found: dict[str, dict[tuple, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    others: list[str] = []
     for path in sorted([*folder.iterdir(), *(folder / "data").glob("*")]):
-        match = re.fullmatch(r"([a-z]+)(?:-\d+-of-(\d+))?(\..+)", path.name.lower())
+        match = re.fullmatch(r"([a-z]+)(?:-\d+-of-(\d+)(?:-[0-9a-f]{16})?)?(\..+)", path.name.lower())
         split = SPLIT_NAMES.get(match[1]) if match else None
         if split and suffix_of(path.name) and path.is_file():
             found[split][(path.parent, *match.groups())].append(path)
+        elif suffix_of(path.name) not in ("", PLAIN_TEXT):  # not a readme.txt
+            others.append(path.relative_to(folder).as_posix())
+    if found and others:
+        logger.warning("%s: not read, since not called train, validation or test: %s", folder, short_list(others))
     readers: list[Reader] = []
     for split, sets in found.items():
         ((_, _, total, _), paths), *others = sets.items()

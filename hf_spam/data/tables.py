@@ -10,7 +10,12 @@ import pyarrow.parquet as pq
 from ..text import first_line
 from .formats import DataError, DataFile
 from .reading import Reading
-from .windows import Reader, Window, joined, rejoined, rest_of_text
+from .windows import Reader, Window, check_rest, joined, rejoined, rest_of_text
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type can hold the rest of a text."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 class TableReader(Reader):
@@ -49,9 +54,12 @@ class TableReader(Reader):
         if self.class_names:
             names = dict(enumerate(self.class_names))
             labels = [names.get(label, label) for label in labels]
-        rest = rest_of_text(table.column_names, texts_at)
+        types = table.schema.types
+        rest = [at for at in rest_of_text(table.column_names, texts_at, label_at) if is_text(types[at])]
         texts = [table.column(at).to_pylist() for at in (*texts_at, *rest)]
         join = rejoined if rest else joined
+        if rest:
+            check_rest(self.name, list(map(any, zip(*texts[1:], strict=True))))
         return texts[0] if len(texts) == 1 else list(map(join, zip(*texts, strict=True))), labels, {}
 
 

@@ -150,14 +150,20 @@ def _fault(text: Any, label: Any, labelled: bool) -> str | None:
     return None if label_key(label) else "the label is missing"
 
 
-def rest_of_text(names: Sequence[str], texts_at: list[int]) -> list[int]:
+def rest_of_text(names: Sequence[str], texts_at: list[int], label_at: int | None) -> list[int]:
     """Return the positions of columns that hold the rest of a text.
 
     Kaggle's copy of the UCI collection splits some texts at commas, into columns after the text that have no name, or
-    pandas' "Unnamed: 2".
+    pandas' "Unnamed: 2". A label there, which the user has named, shows that these are columns of their own.
     """
-    first = len(named_columns(names))
-    return list(range(first, len(names))) if texts_at == [first - 1] else []
+    rest = list(range(len(named_columns(names)), len(names)))
+    return rest if rest and texts_at == [rest[0] - 1] and label_at not in rest else []
+
+
+def check_rest(name: str, rests: Sequence[Any]) -> None:
+    """Raise a `DataError` if nearly all of many rows have something in the columns of `rest_of_text`."""
+    if len(rests) >= 20 and sum(map(bool, rests)) > 0.9 * len(rests):  # no texts are all cut at commas
+        raise DataError(f"{name}: columns without a name hold values in most rows; name them, or remove them")
 
 
 def named_columns(names: Sequence[str]) -> Sequence[str]:

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import logging
 
 import pandas as pd
 import pytest
@@ -66,6 +67,8 @@ PLAIN, SEMICOLONS, TABS = (delimited(HEADED, delimiter) for delimiter in ",;\t")
 # Texts cut at commas, as in Kaggle's copy of the UCI collection, and as pandas saves it again
 CUT = [(label, *text.split(","), *[""] * (3 - text.count(","))) for label, text in NAMED]
 KAGGLE = pd.DataFrame(CUT, columns=["v1", "v2", "Unnamed: 2", "Unnamed: 3", "Unnamed: 4"]).replace("", None)
+# As pandas writes it with `doublequote=False, escapechar="\\"`: a text without a comma is not quoted.
+BACKSLASHES = pd.DataFrame(NAMED, columns=["label", "text"]).to_csv(index=False, doublequote=False, escapechar="\\")
 GOOD_FILES = {
     "tsv without header": ("a.tsv", plain_tsv(NAMED)),
     "tsv without header, CRLF, BOM": ("a.tsv", codecs.BOM_UTF8 + plain_tsv(NAMED).replace(b"\n", b"\r\n")),
@@ -104,6 +107,8 @@ GOOD_FILES = {
     "zip of a csv": ("a.zip", zipped({"notes/": b"", "in/a.csv": PLAIN, "__MACOSX/in/._a.csv": b"\0"})),
     "zip of the UCI file and more": ("a.zip", zipped({"b.csv": b"no", "SMSSpamCollection": plain_tsv(NAMED)})),
     "gz": ("a.csv.gz", gzip.compress(PLAIN)),
+    "csv, spaces before quotes": ("a.csv", delimited(HEADED, quoting=csv.QUOTE_ALL).replace(b'","', b'", "')),
+    "csv, quotes with backslashes outside quotes": ("a.csv", BACKSLASHES.encode()),
 }
 
 
@@ -117,6 +122,37 @@ def test_good_files_give_the_same_messages(case, tmp_path):
     assert rows(dataset) == MESSAGES
     assert dataset.features == annotated_features_of(LABEL_NAMES)
     assert read_texts(path) == TEXTS
+
+
+def test_backslashes_that_escape_nothing_are_kept(tmp_path):
+    (tmp_path / "a.csv").write_text('label,text\nham,"he said \\"ok\\" in C:\\temp, \\\\o/"\nspam,https:\\/\\/x\n')
+    assert rows(read_messages(tmp_path / "a.csv")) == [(0, 'he said "ok" in C:\\temp, \\o/'), (1, "https:\\/\\/x")]
+
+
+def test_escaped_delimiters_without_quotes(tmp_path):
+    (tmp_path / "a.csv").write_text("label,text\nham,late\\, ok\nspam,win\n")
+    assert rows(read_messages(tmp_path / "a.csv")) == [(0, "late, ok"), (1, "win")]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_label_column_without_a_name_is_not_part_of_the_text(name, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    frame = pd.DataFrame({"text": ["hi there", "win cash"], "Unnamed: 1": ["ham", "spam"]})
+    data = {"a.csv": frame.to_csv(index=False).encode(), "a.parquet": parquet(frame)}[name]
+    (tmp_path / name).write_bytes(data)
+    assert rows(read_messages(tmp_path / name, label_column="Unnamed: 1")) == [(0, "hi there"), (1, "win cash")]
+    assert "from column Unnamed: 1, texts from text" in caplog.text
+
+
+def test_empty_rows_of_excel_are_no_messages(tmp_path):
+    (tmp_path / "a.csv").write_bytes(PLAIN + b",\r\n , \r\n")
+    assert rows(read_messages(tmp_path / "a.csv")) == MESSAGES
+
+
+@pytest.mark.parametrize("text", ["1,5 Liter Milch bitte", "Spam,egg and chips", "Message,from Bob\nsee you"])
+def test_a_few_lines_of_plain_text_are_no_table(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text)
+    assert read_texts(tmp_path / "a.txt") == text.splitlines()
 
 
 def test_kaggles_latin_1_copy(tmp_path):
@@ -204,7 +240,7 @@ SKIP = "; --skip-bad-rows leaves such rows out"
 MAP = "known: ham, spam, 0, 1, true, false; say what it means with --label-map {0}=ham or {0}=spam, or keep labels of "
 MAP += f"your own with --label-column{SKIP}"
 NAME, NAME_TEXT = "name it with --label-column", "name it with --text-column"
-ONE, UNPACK = "; if that is a message, add a header line", "unpack it and name one of them"
+ADD, UNPACK = "; if line 1 is a message, add a header line above it", "unpack it and name one of them"
 HEADER = f"put a text that contains ',' in double quotes, or add a line that names the columns{SKIP}"
 COMMA = f"put a text that contains ',' in double quotes{SKIP}"
 NO_LABEL = "there is no label column called label, category, class, v1, labels, target, is_spam, spam; found:"
@@ -215,8 +251,14 @@ UNQUOTED = f"broken quotes or a stray line break (new-line character seen in unq
 UNCLOSED = f"broken quotes or a stray line break (unexpected end of data); {QUOTES}"
 AFTER = f"broken quotes or a stray line break ('\t' expected after '\"'); {QUOTES}"
 JSON = f"write JSON lines, one object per line{SKIP}"
-UTF8 = "name the encoding, for example --encoding cp1252"
+UTF8 = "mend it, or name the encoding with --encoding: cp1252, cp1251 or gb18030"
+NO_NAMES = "columns without a name hold values in most rows; name them, or remove them"
 EXTRA = f"expected 2 cells, found 3: 'ham,a,b'; put a text that contains ',' in double quotes{SKIP}"
+LONG_TEXT = (
+    "'You won a prize You won a prize You won a prize You won ...; known: ham, spam, 0, 1, true, false; it looks "
+)
+LONG_TEXT += "like a text: name the columns with --text-column and --label-column, or keep labels of your own with "
+LONG_TEXT += "--label-column"
 SWALLOWED = "the quoted text of 3 lines seems to hold another row, 'spam,b'; a quote may be missing"
 BAD_FILES = [
     # Rows
@@ -235,12 +277,20 @@ BAD_FILES = [
     ("a.json", b'[{"label": 1, "text": "a"}, 1]', f", item 2: not a JSON object: '1'; {JSON}"),
     ("a.jsonl", b"[" * 100_000, ": a broken JSON array; write JSON lines, one object per line"),
     # Columns
-    ("a.tsv", b"x" * 99, f", line 1 (the header): {NO_LABEL} ['{'x' * 55}...; {NAME}{ONE}"),
-    ("a.csv", b"kind;text\nham;a\n", f", line 1 (the header): {NO_LABEL} ['kind', 'text']; {NAME}"),
-    ("a.csv", b"label,words\nham,a\n", f", line 1 (the header): {NO_TEXT} ['label', 'words']; {NAME_TEXT}"),
+    ("a.tsv", b"x" * 99, f", line 1 (the header): {NO_LABEL} ['{'x' * 55}...; {NAME}{ADD}"),
+    ("a.csv", b"kind;text\nham;a\n", f", line 1 (the header): {NO_LABEL} ['kind', 'text']; {NAME}{ADD}"),
+    ("a.csv", b"label,words\nham,a\n", f", line 1 (the header): {NO_TEXT} ['label', 'words']; {NAME_TEXT}{ADD}"),
     ("a.csv", b"ham,a,en\nham,b,en\n", f", line 1: expected 2 cells, found 3: 'ham,a,en'; {HEADER}"),
-    ("a.csv", b"0,1\nham,a\nspam,b\n", f", line 1 (the header): {NO_LABEL} ['0', '1']; {NAME}"),
-    ("a.parquet", parquet({"x": [1]}), f": {NO_LABEL} ['x']; {NAME}{ONE}"),
+    ("a.csv", b"0,1\nham,a\nspam,b\n", f", line 1 (the header): {NO_LABEL} ['0', '1']; {NAME}{ADD}"),
+    ("a.csv", b"0,1\n0,a\n1,b\n", f", line 1 (the header): {NO_LABEL} ['0', '1']; {NAME}{ADD}"),
+    (
+        "a.csv",
+        b"Email,Spam\na b,ham\nc,spam\n",
+        f", line 1 (the header): {NO_TEXT} ['Email', 'Spam']; {NAME_TEXT}{ADD}",
+    ),
+    ("a.parquet", parquet({"x": [1]}), f": {NO_LABEL} ['x']; {NAME}"),
+    ("a.csv", b"label,text,\n" + b"ham,a,2024-01-01\nspam,b,2024-01-02\n" * 10, f": {NO_NAMES}"),
+    ("a.parquet", parquet({"label": [0, 1] * 10, "text": ["a"] * 20, "Unnamed: 2": ["x"] * 20}), f": {NO_NAMES}"),
     ("a.csv", b"label,text,Text,text\nham,a,b,c\n", f", line 1 (the header): {TWICE}"),
     # Labels and texts
     ("a.tsv", b"ham\ta\neggs\tb\n", f", line 2: unknown label 'eggs'; {MAP.format('eggs')}"),
@@ -274,6 +324,16 @@ BAD_FILES = [
     ("a.csv", b"label,text\rham,\xc3\xa9\rspam,\xe9\x81\r", f", line 3: not UTF-8 (byte 0xe9); {UTF8}"),
     ("a.json", b'[{"label": 1,\n"text": "\xe9"}]', f", line 2: not UTF-8 (byte 0xe9); {UTF8}"),
     ("a.txt", b"one\ntwo\n", ": plain text has no labels; write a label, a tab and a text on each line"),
+    ("a.csv", b"PK\x03\x04\x14", ": this is an Excel file or a zip; save it as CSV, or call it .zip"),
+    ("a.csv", b"\n<!DOCTYPE html><p>Sign in", ": this is a web page; download the file itself"),
+    (
+        "a.jsonl",
+        b'{\n "text": "a",\n',
+        ", line 1: an object over several lines; write JSON lines, in pandas with "
+        "to_json(orient='records', lines=True)",
+    ),
+    ("a.csv", b"label,text\n" + b"You won a prize " * 9 + b",spam\n", f", line 2: unknown label {LONG_TEXT}{SKIP}"),
+    ("a.zip", zipped({"a.xlsx": b""}), f": the zip must hold one data file; it holds ['a.xlsx']; {UNPACK}"),
     ("a.zip", b"PK", ": broken zip (File is not a zip file)"),
     ("a.csv.gz", b"ham,a\n", ": cannot be read (Not a gzipped file (b'ha'))"),
     (

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from small_data import rows
@@ -152,6 +153,36 @@ def test_a_split_in_several_files_is_read_in_their_order(tmp_path):
     for number in range(3):
         (tmp_path / f"train-{number:05}-of-00003.csv").write_text(ROWS.format("abc"[number]))
     assert read_messages(tmp_path)["text"][:] == [f"{word} {i}" for i in "abc" for word in ("see you", "win")]
+
+
+def test_files_that_are_no_splits_are_named(tmp_path, caplog):
+    """Hub datasets have hashes in the names of their files."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001-b943ad76ea3ad3e4.csv").write_text(ROWS.format(1))
+    (tmp_path / "eval.csv").write_text(ROWS.format(2))
+    (tmp_path / "train2.csv").write_text(ROWS.format(3))
+    (tmp_path / "readme.txt").write_text("read me")
+    assert read_messages(tmp_path)["text"][:] == ["see you 1", "win 1", "see you 2", "win 2"]
+    assert f"{tmp_path}: not read, since not called train, validation or test: train2.csv" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_a_folder_that_save_to_disk_did_not_write_is_refused(name, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"not what save_to_disk wrote \(.*\); name a file in it"):
+        read_messages(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame([["a", "b"]], columns=["text", "text"]),
+        pd.DataFrame({"text": ["a"], "when": pd.period_range("2024", "2024", freq="Y")}),
+    ],
+)
+def test_a_frame_that_arrow_cannot_hold_is_refused(frame):
+    with pytest.raises(DataError, match=r"^a DataFrame: .*; pass the text and label columns only"):
+        read_messages(frame)
 
 
 def test_an_empty_split_of_a_folder_is_refused(tmp_path):
