@@ -34,8 +34,9 @@ class Augmentation:
         plain, marked = tokenizer("a", add_special_tokens=False)["input_ids"], encode(tokenizer, ["a"], 8)[0]
         at = marked.index(plain[0])
         self.start, self.end = marked[:at], marked[at + len(plain) :]  # tokens that the tokenizer puts around each text
-        # Cached, since it takes longer than the rest.
-        self.normalize = str if normalizer is None else lru_cache(maxsize=2**17)(normalizer.normalize_str)
+        # Cached, since it takes longer than the rest. Without BPE dropout, the tokenizer normalizes.
+        is_plain = normalizer is None or self.bpe_dropout is None
+        self.normalize = str if is_plain else lru_cache(maxsize=2**17)(normalizer.normalize_str)
 
     def __bool__(self) -> bool:
         return bool(self.case or self.digits or self.bpe_dropout)
@@ -67,8 +68,8 @@ class BPEDropout:
         self.pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
         self.vocab = tokenizer.get_vocab()
         merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("merges")
-        if merges is None:
-            raise ValueError("bpe_dropout needs a BPE tokenizer.")
+        if merges is None or self.pre_tokenizer is None:
+            raise ValueError("bpe_dropout needs a BPE tokenizer that splits texts into words, such as GPT-2's.")
         self.ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
         self.p = p
         self.variant = lru_cache(maxsize=2**17)(self._variant)

@@ -99,7 +99,7 @@ def predict_logits(
     lengths = [config.laid_out_length(len(message)) for message in ids]
     with tqdm(total=len(texts), desc="Classifying", unit="message", disable=not progress) as bar:
         for chosen in length_batches(lengths, batch_tokens_for(config, model.device)):
-            batch = pad_batch([ids[i] for i in chosen], tokenizer.pad_token_id)
+            batch = pad_batch([ids[i] for i in chosen], config.pad_token_id)
             outputs = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
             logits[chosen] = outputs.logits.float().cpu()
             bar.update(len(chosen))

@@ -103,7 +103,7 @@ def find_dialect(file: DataFile, reading: Reading) -> Dialect:
     """
     dialect = _dialect_of_head(file, reading)
     if reading.protocol == "book" and dialect.delimiter == "\t" and not dialect.has_header:
-        return replace(dialect, quotes="book")
+        return replace(dialect, quotes="book", skips_spaces=False)
     return replace(dialect, quotes=_find_quotes(file, dialect))
 
 

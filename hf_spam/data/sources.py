@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral
@@ -109,6 +109,7 @@ def load_sms_spam(
     )
     name, parts = source_name(source), _read_splits(source, reading)
     if all(split in parts for split in SPLITS) and protocol == "full":
+        _warn_of_others(name, parts)
         _check_filled(f"{name}, ", parts)
         return _texts_and_labels({split: parts[split] for split in SPLITS})
     if len(parts) > 1:
@@ -169,12 +170,19 @@ def check_splits(data: DatasetDict, **reading: Any) -> DatasetDict:
     Arguments and errors are those of `load_sms_spam`.
     """
     how = Reading(**reading)
-    readers = [reader for reader in _split_readers("", data, how) if reader.split in SPLITS]
+    readers = _split_readers("", data, how)
+    _warn_of_others("the data", [reader.split for reader in readers])
+    readers = [reader for reader in readers if reader.split in SPLITS]
     if all(reader.split != "train" for reader in readers):
         raise DataError(f"a split named 'train' is needed; found: {', '.join(map(repr, data)) or 'none'}")
     parts = _labelled("the data", _in_order(readers), how)
     _check_filled("", parts)
     return _texts_and_labels(parts)
+
+
+def _warn_of_others(name: str, splits: Iterable[str]) -> None:
+    if others := [split for split in splits if split not in SPLITS]:
+        logger.warning("%s: not used: the splits %s", name, short_list(others))
 
 
 def _check_filled(prefix: str, parts: Mapping[str, Dataset]) -> None:
@@ -211,14 +219,22 @@ def _open(source: Sources, reading: Reading) -> list[Reader]:
     if not readers:
         raise DataError("no data source given")
     found = {label_key(name) for reader in readers for name in reader.columns}
-    named = filter(None, (reading.text_column, reading.label_column))
-    if len(sources) > 1 and (missing := [name for name in named if label_key(name) not in found]):
+    found |= {label_key(part) for reader in readers for part in reader.columns[0].split(",")}
+    named = [(reading.text_column, (reading.text_column or "").split(",")), (reading.label_column, [])]
+    missing = [
+        name
+        for name, parts in named
+        if name and label_key(name) not in found and not (parts and {*map(label_key, parts)} <= found)
+    ]
+    if len(sources) > 1 and missing:
         raise DataError(f"{source_name(source)}: no column {missing[0]!r} in any of them; name one that a source has")
     return readers
 
 
 def _open_one(source: Source, reading: Reading) -> list[Reader]:
     name = source_name([source])
+    if isinstance(source, str) and source in ("sample", MARKETING, "uci"):
+        reading = replace(reading, encoding=None)  # the one that is named is that of the files beside them
     if isinstance(source, dict):
         return _split_readers(f"{name}, ", source, reading)
     if not isinstance(source, str | os.PathLike):

@@ -26,6 +26,8 @@ class TableReader(Reader):
     def __init__(self, name: str, reading: Reading, schema: pa.Schema | None):
         super().__init__(name, reading)
         self.schema = schema
+        if schema is not None:
+            self.find_columns(name, schema.names)
         if schema is None or not reading.labelled or b"huggingface" not in (schema.metadata or {}):
             return
         from datasets import ClassLabel, Features  # slow to import, and needed for labels only

@@ -95,7 +95,12 @@ class Reader:
         if faults:
             kept = [i for i in range(len(window)) if i not in faults]
             texts, labels = [texts[i] for i in kept], [labels[i] for i in kept] if labelled else []
-            rows = [window.rows[i] for i in kept] if isinstance(window.rows, list) else window.rows.take(kept)
+            is_list = isinstance(window.rows, list)
+            rows = (
+                [window.rows[i] for i in kept]
+                if is_list
+                else window.rows.filter([i not in faults for i in range(len(window))])
+            )
             window = Window(rows, [window.numbers[i] for i in kept])
         return Messages(window, texts, labels, left_out)
 

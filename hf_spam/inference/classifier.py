@@ -1,7 +1,7 @@
 """Classify messages: texts in, labels and scores out."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from typing import TypedDict
 
@@ -128,7 +128,7 @@ class SpamClassifier:
 def _as_list(texts: str | Iterable[str]) -> list[str]:
     if isinstance(texts, str):
         return [texts]
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes):
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping) or hasattr(texts, "columns"):
         raise TypeError(f"Expected a message or a list of messages, got {type(texts).__name__}.")
     return list(texts)
 

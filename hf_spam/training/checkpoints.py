@@ -136,6 +136,8 @@ def identity(setup: Setup, num_processes: int) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(recipe).items() if name not in ignored}
     for split, messages in setup.splits.items():
         settings[f"hash of the {split} messages"] = digest(messages, setup.encoded[split].input_ids)
+    texts = repr(setup.extra[0]).encode("utf-8", "surrogatepass")
+    settings["hash of the texts beside them"] = hashlib.sha256(texts).hexdigest()
     fixed = {name: weights for name, weights in setup.model.named_parameters() if not weights.requires_grad}
     sha256 = hashlib.sha256()
     for name, weights in (fixed | (setup.base_weights or {})).items():
@@ -182,7 +184,7 @@ class Checkpoints:
                     self.uploader.submit(folder, progress.step, "checkpoint", is_best=progress.is_best)
                 self.rotate(progress.step, progress.best_step)
             except (OSError, SafetensorError) as error:
-                logger.warning("Step %d: no checkpoint was written (%s). Training continues.", progress.step, error)
+                logger.warning("Step %d: no checkpoint was written (%s).", progress.step, error)
         accelerator.wait_for_everyone()
 
     def path(self, step: int) -> Path:

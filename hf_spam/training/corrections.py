@@ -21,6 +21,7 @@ from ..data.duplicates import duplicate_key
 from ..data.formats import DataError
 from ..data.labels import label_names
 from ..data.names import Sources
+from ..data.reading import for_other_data
 from ..data.sources import check_splits, read_messages
 from ..data.uci import cached_uci
 from ..evaluation.eval_data import BUNDLED_HELD_OUT, trained_recipe
@@ -48,8 +49,10 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recip
     names = class_names(config)
     if len(names) != 2:
         raise DataError(f"corrections need a model of two labels, but {recipe.base} has {len(names)}")
-    if isinstance(data, DatasetDict):
-        splits = check_splits(data, **recipe.reading)
+    if isinstance(data, dict):
+        splits = check_splits(data, allow_single_label=True, classes=names, **recipe.reading)
+        if "validation" in splits:
+            logger.warning("The split validation is not used: the messages of the base are held out in its place.")
     else:
         splits = {"train": read_messages(data, allow_single_label=True, classes=names, **recipe.reading)}
     source, seen, held_out = _of_base(recipe, names)
@@ -66,6 +69,8 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recip
             f"{source}: {len(seen)} messages to replay do not fill a batch; name a larger source with --replay"
         )
     logger.info("%d corrections, and %d messages to replay from %s", len(corrections), len(seen), source)
+    if "validation" in held_out and not len(held_out["validation"]):
+        raise DataError(f"{source}: no messages are left to hold out; name a larger source with --replay")
     if "test" in splits:
         held_out["test"] = splits["test"]
     layout = {"pooling": config.pooling, "padded_length": config.padded_length, "causal": config.causal}
@@ -78,16 +83,24 @@ def _of_base(recipe: Recipe, names: list[str]) -> tuple[str, Dataset, dict[str, 
     These are the splits of the base's training if its record fits the source.
     """
     known = trained_recipe(recipe.base)
-    is_bundled = known.protocol is None
-    source = recipe.replay or known.data or ("uci,sample" if is_bundled and cached_uci() else "sample")
-    splits = None if is_bundled else known.split_as_trained(source, classes=names)
+    source = recipe.replay or known.data or ("uci,sample" if known.protocol is None and cached_uci() else "sample")
+    how = recipe.reading | for_other_data(recipe.reading) if recipe.replay else {}
+    splits = None if known.whole else known.split_as_trained(source, classes=names, **how)
     if splits is not None:
         return source, splits.pop("train"), splits
-    if recipe.replay is None and source != "sample" and not is_bundled:
-        what = "%s is missing, or has changed since the base was trained on it: replaying the sample (see --replay)"
-        logger.warning(what, source)
-        source = "sample"
-    seen, held_out = divide(read_messages(source, classes=names))
+    messages, is_recorded = None, recipe.replay is None and known.data is not None
+    if known.whole or not is_recorded:
+        try:
+            messages = read_messages(source, classes=names, **how)
+        except DataError:
+            if not is_recorded:
+                raise
+    if messages is None:
+        if source != "sample":
+            what = "%s is missing, or has changed since the base was trained on it: replaying the sample (see --replay)"
+            logger.warning(what, source)
+        source, messages = "sample", read_messages("sample", classes=names)
+    seen, held_out = divide(messages)
     return source, seen, {"validation": held_out}
 
 

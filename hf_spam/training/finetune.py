@@ -63,8 +63,8 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
             repository that cannot be pushed to, or a loss that is no longer finite.
         FileExistsError: `output_dir` is not empty.
         KeyboardInterrupt: Ctrl-C or SIGTERM. During training, the current step is finished and a checkpoint written
-            first (`RunInterrupted`); after the last step, the run finishes normally. A second signal stops at once.
-            Pretraining stops at the first signal, and saves nothing.
+            first (`RunInterrupted`); after the last step, a run with an `output_dir` finishes normally. A second signal
+            stops at once. Pretraining stops at the first signal, and saves nothing.
     """
     names = {field.name for field in fields(RunOptions)} & settings.keys()
     options = RunOptions(**checked(RunOptions, {name: settings.pop(name) for name in names}))
@@ -87,13 +87,12 @@ def finetune(recipe: Recipe | str = "book", *, data: DatasetDict | Sources | Non
         checkpoint = broadcast_object_list([checkpoint])[0]
         with accelerator.main_process_first():  # one process downloads, the others read the cache
             setup = _prepare(recipe, data, accelerator)
-        starts_anew = options.resume_from_checkpoint is None and output_dir is not None
-        if starts_anew and accelerator.is_main_process:
-            for step in Checkpoints(output_dir).steps():  # otherwise this run could be resumed from one of them
-                Checkpoints(output_dir).delete(step)
+        checkpoints = None if output_dir is None else Checkpoints(output_dir, options.save_total_limit, uploader)
+        if checkpoints and options.resume_from_checkpoint is None and accelerator.is_main_process:
+            for step in checkpoints.steps():  # otherwise this run could be resumed from one of them
+                checkpoints.delete(step)
         if options.report_to is not None:
             accelerator.init_trackers(PROJECT, {k: v for k, v in asdict(setup.recipe).items() if v is not None})
-        checkpoints = None if output_dir is None else Checkpoints(output_dir, options.save_total_limit, uploader)
         with logging_redirect_tqdm():
             started = time.perf_counter()
             if recipe.pretraining_steps and checkpoint is None:
@@ -217,7 +216,7 @@ def _prepare(recipe: Recipe, data: DatasetDict | Sources, accelerator: Accelerat
         setup = set_up(recipe, splits)
         rehearse(setup, replay)
         return setup
-    if isinstance(data, DatasetDict):
+    if isinstance(data, dict):  # such as a `DatasetDict`
         splits = check_splits(data, **recipe.reading)
     else:
         splits = load_sms_spam(data, protocol=recipe.protocol, seed=recipe.seed, **recipe.reading)

@@ -42,6 +42,9 @@ class TrainingLoop:
         self.accelerator, self.setup, self.options, self.checkpoints = accelerator, setup, options, checkpoints
         self.recipe = recipe = setup.recipe
         self.loaders = Loaders(accelerator, setup)
+        if not len(self.loaders.train):
+            advice = "lower --per-device-train-batch-size"
+            raise ValueError(f"The training messages do not fill a batch of {self.loaders.global_batch}: {advice}.")
         self.steps_per_epoch = math.ceil(len(self.loaders.train) / recipe.gradient_accumulation_steps)
         self.total_steps = recipe.max_steps or self.steps_per_epoch * recipe.num_train_epochs
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
@@ -172,7 +175,9 @@ class TrainingLoop:
                 self.checkpoints.save(self.accelerator, self.state, run, self.identity)
         if signal:
             resume = "resume with the same command and --resume-from-checkpoint auto"
-            how = resume if self.checkpoints else "nothing is saved without an output_dir"
+            how = "nothing is saved without an output_dir"
+            if self.checkpoints:
+                how = resume if self.checkpoints.steps() else "no checkpoint could be written"
             raise RunInterrupted(f"interrupted after step {progress.step}; {how}", signal)
 
     def _signal(self) -> int:
@@ -184,6 +189,7 @@ class TrainingLoop:
 
     def _finish(self) -> Run:
         """Measure the final weights on all splits."""
+        self.interruption.postpones = self.checkpoints is not None  # otherwise nothing is lost
         setup, history = self.setup, self.state.progress.history
         self.bar.close()
         history.seconds = time.perf_counter() - self.started

@@ -61,7 +61,8 @@ class Objective(nn.Module):
         logits = logits.float()
         if self.adjustment is not None:
             logits = logits + self.adjustment
-        return cross_entropy(logits, labels, ignore_index=self.ignore_index)
+        ignored = self.ignore_index if labels.ndim == 1 else -100  # probabilities are never ignored
+        return cross_entropy(logits, labels, ignore_index=ignored)
 
 
 def log_priors(labels: Sequence[int], classes: int) -> torch.Tensor:

@@ -369,15 +369,15 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_EXPERIMENTS, 
 def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
     """Return a recipe, or the recipe of a name, with some of its fields replaced.
 
-    A base named here has a tokenizer and has been pretrained, so `vocab_size` and `pretraining_steps` are then not
-    those of the recipe, unless they are given too.
+    A base named here has a tokenizer and has been pretrained, so the recipe's own tokenizer and `pretraining_steps` do
+    not apply then, unless they are given too.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
             raise ValueError(f"Unknown recipe {recipe!r}; known: {', '.join(RECIPES)}.")
         recipe = RECIPES[recipe]
     if settings.get("base", "random") != "random":
-        settings = {"vocab_size": None, "lowercase": False, "pretraining_steps": 0, **settings}
+        settings = {"vocab_size": None, "lowercase": False, "tokenizer": None, "pretraining_steps": 0, **settings}
     return replace(recipe, **checked(Recipe, settings))
 
 
@@ -391,6 +391,8 @@ def checked(settings: type, values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         elif name == "label_map" and isinstance(value, Mapping):
+            if commas := [str(label) for label in value if "," in str(label)]:
+                raise ValueError(f"label_map: the label {commas[0]!r} contains a comma: rename it in the data.")
             value = ",".join(f"{label}={meaning}" for label, meaning in value.items())
         elif type(value) is int and kind in (float, float | None):
             value = float(value)

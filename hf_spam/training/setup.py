@@ -55,17 +55,22 @@ def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
     is_new = recipe.base == "random"
     if is_new:
         shape = {name: getattr(recipe, name) for name in SHAPE}
-        config = SpamGPTConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, **shape)
+        size = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
+        config = SpamGPTConfig(vocab_size=size, bos_token_id=tokenizer.bos_token_id, **shape)
     else:
         config = load_config(recipe.base)
     check_vocabulary(tokenizer, config, repr(recipe.base))
     tokenizer.model_max_length = config.n_positions
-    encoded = {
-        split: EncodedMessages(encode(tokenizer, messages["text"][:], config.n_positions), messages["label"][:])
-        for split, messages in splits.items()
-    }
+    # Texts are cut as the model cuts them, since a tokenizer may end each with a token of its own.
+    length, encoded = recipe.padded_length, {}
+    for split in sorted(splits, key="train".__ne__):  # first the training messages
+        longest = config.n_positions if length in ("longest", None) else length
+        ids = encode(tokenizer, splits[split]["text"][:], longest)
+        encoded[split] = EncodedMessages(ids, splits[split]["label"][:])
+        if length == "longest":
+            length = max([1, *map(len, ids)])
     base_labels, calibration = config.id2label, calibration_of(config) if recipe.replay_messages else None
-    _configure(config, recipe, tokenizer, label_names(splits["train"]), encoded["train"])
+    _configure(config, recipe, tokenizer, label_names(splits["train"]), length)
     torch.manual_seed(recipe.seed)
     if is_new:
         model = _fresh_model(config, recipe)
@@ -91,11 +96,10 @@ def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
 
 
 def _configure(
-    config: SpamGPTConfig, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, names: list[str], train: EncodedMessages
+    config: SpamGPTConfig, recipe: Recipe, tokenizer: PreTrainedTokenizerBase, names: list[str], length: int | None
 ) -> None:
     """Set the fields of a base's configuration that depend on the recipe, the tokenizer and the data."""
-    length = recipe.padded_length
-    config.padded_length = max([1, *map(len, train.input_ids)]) if length == "longest" else length
+    config.padded_length = length
     config.pooling, config.causal = recipe.pooling, recipe.causal
     config.embd_pdrop = config.resid_pdrop = recipe.dropout
     config.attn_pdrop = 0.0

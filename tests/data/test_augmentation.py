@@ -1,10 +1,12 @@
 """Augmentation changes case, digits and segmentation at random; a seed always gives the same result."""
 
+import copy
 import random
 import re
 
 import pytest
 from small_data import MESSAGES
+from tokenizers import normalizers
 
 from hf_spam import load_sms_spam
 from hf_spam.conversion.loading import load_tokenizer
@@ -24,6 +26,14 @@ def test_no_augmentation_changes_nothing():
     augmentation = Augmentation(TOKENIZER, **NONE)
     assert not augmentation
     assert [augmentation.encode(text, "s", 30) for text in TEXTS[:50]] == encode(TOKENIZER, TEXTS[:50], 30)
+
+
+def test_a_text_is_normalized_once():
+    """A second pass of this normalizer would add another mark."""
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Prepend("_")
+    augmentation = Augmentation(tokenizer, **NONE | {"digits": 0.5})
+    assert augmentation.encode("hello friend", "1", 20) == encode(tokenizer, ["hello friend"], 20)[0]
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,11 @@ def test_backslashes_that_escape_nothing_are_kept(tmp_path):
     assert rows(read_messages(tmp_path / "a.csv")) == [(0, 'he said "ok" in C:\\temp, \\o/'), (1, "https:\\/\\/x")]
 
 
-def test_escaped_delimiters_without_quotes(tmp_path):
-    (tmp_path / "a.csv").write_text("label,text\nham,late\\, ok\nspam,win\n")
-    assert rows(read_messages(tmp_path / "a.csv")) == [(0, "late, ok"), (1, "win")]
+@pytest.mark.parametrize(("cell", "text"), [("late\\, ok", "late, ok"), ('he said \\"ok\\"', 'he said "ok"')])
+def test_escapes_outside_quotes(cell, text, tmp_path):
+    """pandas writes them so if it may not double quotes, or not quote at all."""
+    (tmp_path / "a.csv").write_text(f"label,text\nham,{cell}\nspam,win\n")
+    assert rows(read_messages(tmp_path / "a.csv")) == [(0, text), (1, "win")]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])

@@ -9,8 +9,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from small_data import rows
 
 from hf_spam.data import sources
-from hf_spam.data.formats import DataError
+from hf_spam.data.formats import DataError, DataFile
 from hf_spam.data.labels import FEATURES
+from hf_spam.data.readers import open_file
+from hf_spam.data.reading import Reading
 from hf_spam.data.sources import check_splits, load_sms_spam, read_messages, read_texts
 
 
@@ -124,6 +126,36 @@ def test_only_the_sources_that_have_the_named_columns_use_them(tmp_path, monkeyp
         read_messages("mine.csv,ours.csv", label_column="kindd", **named)
     with pytest.raises(DataError, match=r"^ours\.csv,ours\.csv: no column 'kindd' in any of them; name one"):
         read_messages("ours.csv,ours.csv", label_column="kindd")
+
+
+def test_a_named_encoding_is_that_of_the_users_files(embedded, tmp_path):
+    (embedded / "chat.tsv").write_text(TABLE + "ham\tchat\ten\t£5 please\nspam\tchat\ten\tyou won\n", encoding="utf-8")
+    (tmp_path / "mine.csv").write_bytes("label,text\nham,café\n".encode("latin-1"))
+    found = read_messages([tmp_path / "mine.csv", "sample"], encoding="latin-1")["text"][:]
+    assert {"café", "£5 please"} <= {*found}
+
+
+def test_named_columns_are_found_in_data_in_memory_too(tmp_path):
+    (tmp_path / "mine.csv").write_text("label,text\nham,hi\n")
+    frame = pd.DataFrame({"body": ["win"], "subject": ["now"], "label": ["spam"]})
+    for named, text in (("body", "win"), ("subject, body", "now\nwin")):
+        assert read_messages([frame, tmp_path / "mine.csv"], text_column=named)["text"][:] == [text, "hi"]
+
+
+def test_a_window_of_a_table_may_have_no_message(tmp_path):
+    pd.DataFrame({"text": ["a", "b", None], "label": [0, 1, 1]}).to_parquet(tmp_path / "a.parquet")
+    reader = open_file(DataFile.find(tmp_path / "a.parquet"), Reading(skip_bad_rows=True))
+    found = [reader.messages(window) for window in reader.windows(2)]
+    assert [messages.texts for messages in found] == [["a", "b"], []] and found[1].left_out == [
+        "row 3: the text is missing"
+    ]
+
+
+def test_splits_of_other_names_are_not_dropped_silently(tmp_path, caplog):
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    splits = DatasetDict({name: rows for name in ("train", "validation", "test", "holdout")})
+    assert [*load_sms_spam(splits)] == [*check_splits(splits)] == ["train", "validation", "test"]
+    assert caplog.text.count("not used: the splits holdout") == 2
 
 
 # Folders

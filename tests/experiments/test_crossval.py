@@ -10,6 +10,7 @@ from command_line import flags_of, hf_spam
 from datasets import DatasetDict
 from processes import run_processes
 from small_data import MESSAGES
+from small_runs import at_call
 
 from hf_spam import finetune
 from hf_spam.data.duplicates import duplicate_key
@@ -22,6 +23,7 @@ from hf_spam.experiments.crossval import cross_validate, summary
 from hf_spam.experiments.results import identity_of
 from hf_spam.signals import RunInterrupted
 from hf_spam.terminal import format_metric
+from hf_spam.training.loop import TrainingLoop
 from hf_spam.training.recipes import get_recipe
 
 SMALL = {"max_steps": 10, "n_embd": 16, "vocab_size": 300}
@@ -88,6 +90,12 @@ def test_an_interrupted_cross_validation_goes_on(results, command, data, tmp_pat
     (tmp_path / data.name).write_text(data.read_text() + "ham,one more\n")
     done = hf_spam(*command, "--data", tmp_path / data.name)
     assert done.code == 1 and "different settings (messages)" in done.err
+
+
+def test_ctrl_c_while_the_last_weights_are_measured_stops_all_folds(data, monkeypatch):
+    monkeypatch.setattr(TrainingLoop, "_measured_run", at_call(1, TrainingLoop._measured_run, signal.SIGINT))
+    with pytest.raises(RunInterrupted, match="interrupted in run 1 of 2; nothing is saved without --output-dir"):
+        cross_validate("pocket", data=data, folds=2, **SMALL)
 
 
 @pytest.mark.slow

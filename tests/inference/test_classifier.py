@@ -1,5 +1,6 @@
 """A classifier gives every message an answer, and the same message always the same answer."""
 
+import copy
 import subprocess
 import sys
 import textwrap
@@ -67,13 +68,22 @@ def test_every_text_gets_an_answer():
         assert (answer["label"], answer["score"]) == expected and 0 <= spam <= 1, text[:20]
 
 
-@pytest.mark.parametrize("text", [None, 1, 2.5, b"spam", ["spam"]])
+@pytest.mark.parametrize(
+    "text", [None, 1, 2.5, b"spam", ["spam"], {"text": ["spam"]}, pd.DataFrame({"text": ["spam"]})]
+)
 def test_anything_but_text_raises_a_clear_type_error(text):
     with pytest.raises(TypeError, match="A message must be a string, got"):
         classify_text(text, CLASSIFIER.model, CLASSIFIER.tokenizer)
     if not isinstance(text, list):
         with pytest.raises(TypeError, match=f"Expected a message or a list of messages, got {type(text).__name__}"):
             CLASSIFIER(text)
+
+
+def test_the_pad_token_is_the_models():
+    """The tokenizer of the book's GPT-2 has none."""
+    tokenizer = copy.deepcopy(CLASSIFIER.tokenizer)
+    tokenizer.pad_token = None
+    assert SpamClassifier(CLASSIFIER.model, tokenizer)(["hi", "win a prize"]) == CLASSIFIER(["hi", "win a prize"])
 
 
 def test_messages_may_be_in_any_iterable():

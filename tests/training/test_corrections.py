@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import flags_of, hf_spam
+from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 from small_data import MESSAGES, delimited
 from small_runs import NO_DROPOUT, SMALL, config_of
@@ -122,6 +123,42 @@ def test_a_source_without_recorded_splits_is_divided_without_shared_duplicates(b
     groups = [set(map(duplicate_key, part["text"])) for part in (replay, found["validation"])]
     assert (len(replay), len(found["validation"])) == (72, 8) and not groups[0] & groups[1]
     assert recipe.replay == str(other) and list(found) == ["train", "validation"]
+
+
+def test_corrections_of_a_corrected_model_replay_what_it_has_replayed(base, tmp_path, caplog):
+    """Its record names the replayed messages; the corrections, all of which it learned, are no source with splits."""
+    other = write(
+        tmp_path / "other.csv", [(i % 2, f"{'win' if i % 2 else 'see'} {chr(97 + i)} now") for i in range(26)]
+    )
+    first = write(
+        tmp_path / "first.csv", [(i % 2, f"{'get' if i % 2 else 'at'} {chr(97 + i)} today") for i in range(26)]
+    )
+    settings = {**SMALL_REPLAY, "per_device_train_batch_size": 8, "num_train_epochs": 1}
+    finetune("corrections", base=base, data=first, replay=other, output_dir=tmp_path / "once", **settings)
+    monkey = get_recipe("corrections", base=tmp_path / "once", data=write(tmp_path / "c.csv", WRONG), **settings)
+    (tmp_path / "other.csv").rename("other.csv")  # where the recorded name finds it
+    recipe, _, replay = read_corrections(monkey, monkey.data)
+    assert recipe.replay == "other.csv" and {*replay["text"]} <= {*read_messages("other.csv")["text"]}
+    assert "replaying the sample" not in caplog.text
+    named = get_recipe("corrections", base=tmp_path / "once", data=monkey.data, replay=first, **settings)
+    recipe, found, _ = read_corrections(named, named.data)
+    assert recipe.replay == str(first) and len(found["validation"])
+
+
+def test_corrections_in_memory_are_read_like_those_of_a_file(base, caplog):
+    """All of one class, and beside a validation split that cannot be used."""
+    rows = Dataset.from_dict({"text": [text for _, text in WRONG[:2]], "label": ["spam", "spam"]})
+    recipe = get_recipe("corrections", base=base, **SMALL_REPLAY)
+    _, found, _ = read_corrections(recipe, DatasetDict(train=rows, validation=rows))
+    assert found["train"]["label"][:] == [1, 1] and "The split validation is not used" in caplog.text
+
+
+def test_messages_to_replay_are_read_with_the_same_options(base, tmp_path):
+    words = [(("legit", "junk")[i % 2], f"{'win' if i % 2 else 'see'} {chr(97 + i)} now") for i in range(26)]
+    how = {"replay": write(tmp_path / "r.csv", words), "label_map": "legit=ham,junk=spam", **SMALL_REPLAY}
+    how["per_device_train_batch_size"] = 8
+    recipe = get_recipe("corrections", base=base, data=write(tmp_path / "c.csv", WRONG), **how)
+    assert len(read_corrections(recipe, recipe.data)[2]) > 20
 
 
 @pytest.mark.parametrize(

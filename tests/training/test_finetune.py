@@ -46,6 +46,19 @@ def test_messages_passed_in_need_no_label_names_and_no_other_split(tmp_path):
     assert list(run.metrics) == list(run.history.final_accs) == ["train"] and run.history.val_losses == []
 
 
+def test_a_plain_dict_of_splits_is_not_split_again(data):
+    splits = {name: data[name] for name in ("train", "test")}
+    run = finetune("pocket", data=splits, **SMALL, max_steps=1)
+    assert {name: len(given.labels) for name, given in run.predictions.items()} == {
+        k: len(v) for k, v in splits.items()
+    }
+
+
+def test_a_label_with_a_comma_is_named():
+    with pytest.raises(ValueError, match="label_map: the label 'a,b' contains a comma: rename it in the data"):
+        finetune("pocket", label_map={"a,b": "ham", "c": "spam"})
+
+
 def test_a_base_trained_on_other_messages_is_reported(data, tmp_path, caplog):
     """A base classifier may have been trained on this run's test split, unless it was trained on the same splits.
 

@@ -103,6 +103,12 @@ def test_messages_are_perturbed_independently(layout):
     assert outputs.loss > model(labels=LABELS, **batch()).loss
 
 
+def test_probabilities_are_learned_whatever_label_is_ignored():
+    loss = Objective(nn.Identity(), ignore_index=50256).loss
+    logits, targets = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]])
+    assert loss(logits, targets) == Objective(nn.Identity()).loss(logits, targets)
+
+
 def test_frozen_embeddings_are_perturbed():
     """The loss is that of a network that is trained from its embeddings on."""
     frozen = network()

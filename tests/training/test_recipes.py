@@ -87,6 +87,11 @@ def test_settings_of_the_wrong_type_or_range_are_refused_by_name(settings, messa
         get_recipe("book", **settings)
 
 
+def test_a_base_brings_its_own_tokenizer():
+    assert get_recipe("random-weights", base="bundled").tokenizer is None
+    assert get_recipe("random-weights", base="bundled", tokenizer="x").tokenizer == "x"
+
+
 def test_types_are_checked_in_both_dataclasses_of_settings():
     """Paths become strings, and whole numbers floats; unknown names are errors."""
     assert checked(Recipe, {"learning_rate": 1, "base": Path("a")}) == {"learning_rate": 1.0, "base": "a"}

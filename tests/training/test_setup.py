@@ -11,6 +11,7 @@ import torch
 from book_oracle import fine_tune
 from datasets import ClassLabel, DatasetDict
 from safetensors.torch import load_file
+from small_models import small_tokenizer
 from small_runs import SMALL, assert_same_history
 from torch import nn
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
@@ -42,6 +43,16 @@ def test_the_recipe_sets_the_shape_of_a_new_network(data):
     assert {name: getattr(model.config, name) for name in shape} == shape
     widths = [[layer.out_features for layer in block.ff.layers[::2]] for block in model.gpt.trf_blocks]
     assert widths == [[20, 12], [20, 12]] and model.gpt.pos_emb.weight.shape == (64, 12)
+
+
+@pytest.mark.parametrize("length", [8, "longest", None])
+def test_messages_are_cut_as_the_finished_model_cuts_them(length, data, tmp_path):
+    """This tokenizer ends every text with a token, also one that is cut; the model does not know that token."""
+    small_tokenizer("bert").save_pretrained(tmp_path)
+    how = {"base": "random", "tokenizer": tmp_path, "vocab_size": None, "padded_length": length, "max_steps": 1}
+    run = finetune("pocket", data=data, **SMALL | how | {"case_augmentation": 0, "bpe_dropout": 0})
+    found = SpamClassifier(run.model, run.tokenizer).predict_proba(data["validation"]["text"][:])
+    assert run.predictions["validation"].probabilities == pytest.approx(found, abs=1e-5)
 
 
 def test_a_tokenizer_must_fit_the_base(data, base, gpt2_tokenizer_dir):
