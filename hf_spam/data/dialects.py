@@ -204,7 +204,7 @@ def _find_quotes(file: DataFile, dialect: Dialect) -> str:
                 has_csv = any('""' in cell or dialect.delimiter in cell for cell in cells)
             if has_csv or wholes + parts == LINES:
                 break
-    order = {"no": ["csv"], "maybe": ["csv", "backslash"], "yes": ["backslash", "csv"]}[_has_backslash(file, dialect)]
+    order = _quote_conventions(file, dialect)
     is_tsv = dialect.delimiter == "\t"
     mostly_unquoted = 2 * wholes < lines if is_tsv else parts > 1 and not wholes
     if len(dialect.names) > 1 and not has_csv and (wholes or parts) and mostly_unquoted:
@@ -217,24 +217,25 @@ def _find_quotes(file: DataFile, dialect: Dialect) -> str:
     return next(filter(fits, order), "csv")
 
 
-def _has_backslash(file: DataFile, dialect: Dialect) -> str:
-    r"""Return whether a file has quotes written `\"`: "yes" if all others begin or end a cell, else "maybe" or "no".
+def _quote_conventions(file: DataFile, dialect: Dialect) -> list[str]:
+    r"""Return the conventions for quoted cells that a file may follow, the likeliest first.
 
-    A delimiter after a backslash may be such an escape too. Bytes are searched much faster than text.
+    A backslash before a quote or a delimiter may be an escape; it is one if all quotes without a backslash begin or end
+    a cell. Bytes are searched much faster than text.
     """
     encoding = file.encoding.removesuffix("-sig")
-    wanted = [f"\\{what}".encode(encoding).removeprefix(codecs.BOM_UTF16) for what in ('"', dialect.delimiter)]
+    escapes = [f"\\{what}".encode(encoding).removeprefix(codecs.BOM_UTF16) for what in ('"', dialect.delimiter)]
     with file.open() as lines:
-        if not any(wanted[0] in line or wanted[1] in line for line in lines):
-            return "no"
+        if not any(escapes[0] in line or escapes[1] in line for line in lines):
+            return ["csv"]
     end, is_escaped = re.escape(dialect.delimiter), False
     inner = re.compile(f'(?<!^)(?<!{end})"(?!{end}|\\s*$)')
     with file.text() as text, suppress(UnicodeDecodeError):
         for line in text:
             is_escaped = is_escaped or '\\"' in line
             if '"' in line and inner.search(re.sub(r"\\.", "", line)):
-                return "maybe"
-    return "yes" if is_escaped else "maybe"
+                return ["csv", "backslash"]
+    return ["backslash", "csv"] if is_escaped else ["csv", "backslash"]
 
 
 def _fits(file: DataFile, dialect: Dialect, quotes: str, may_swallow: bool = False) -> bool:

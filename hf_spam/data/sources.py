@@ -218,16 +218,11 @@ def _open(source: Sources, reading: Reading) -> list[Reader]:
             readers.append(reader)
     if not readers:
         raise DataError("no data source given")
-    found = {label_key(name) for reader in readers for name in reader.columns}
-    found |= {label_key(part) for reader in readers for part in reader.columns[0].split(",")}
-    named = [(reading.text_column, (reading.text_column or "").split(",")), (reading.label_column, [])]
-    missing = [
-        name
-        for name, parts in named
-        if name and label_key(name) not in found and not (parts and {*map(label_key, parts)} <= found)
-    ]
-    if len(sources) > 1 and missing:
-        raise DataError(f"{source_name(source)}: no column {missing[0]!r} in any of them; name one that a source has")
+    used = [name for reader in readers for name in reader.columns if name]
+    found = {label_key(part) for name in used for part in (name, *name.split(","))}
+    for name in filter(None, (reading.text_column, reading.label_column)):
+        if len(sources) > 1 and label_key(name) not in found and not {*map(label_key, name.split(","))} <= found:
+            raise DataError(f"{source_name(source)}: no column {name!r} in any of them; name one that a source has")
     return readers
 
 
