@@ -23,10 +23,10 @@ SUFFIXES = (*DELIMITERS, *JSON_LINES, ".parquet", ".zip")
 COMPRESSED = ".gz"
 UCI_MEMBER = "SMSSpamCollection"  # a TSV without an extension, on its own or in UCI's zip
 HEAD_BYTES = 2**16
-NO_TEXT = {  # first bytes of files that are not text, in lower case
-    b"pk\x03\x04": ("an Excel file or a zip", "save it as CSV, or call it .zip"),
+NO_TEXT = {  # first bytes of files that are not text
+    b"PK\x03\x04": ("an Excel file or a zip", "save it as CSV, or call it .zip"),
     b"\x1f\x8b": ("compressed", "let its name end in .gz"),
-    b"par1": ("a Parquet file", "call it .parquet"),
+    b"PAR1": ("a Parquet file", "call it .parquet"),
     b"<!doctype html": ("a web page", "download the file itself"),
     b"<html": ("a web page", "download the file itself"),
     b"version https://git-lfs": ("a Git LFS pointer", "fetch the file itself with git lfs pull"),
@@ -121,9 +121,9 @@ class DataFile:
 
 def check_content(file: DataFile) -> None:
     """Raise a `DataError` if a text file is none, whatever its extension says."""
-    head = file.head()[:64].lstrip().lower()
+    head = file.head()[:64].lstrip()
     for start, (kind, advice) in NO_TEXT.items():
-        if head.startswith(start):
+        if head.startswith(start) or head.lower().startswith(start):
             raise DataError(f"{file.name}: this is {kind}; {advice}")
 
 
