@@ -296,7 +296,6 @@ def test_what_is_killed_loses_and_doubles_no_row(tmp_path, cluster, killed):
     assert joined(*parts_of(output)) == joined(tmp_path / "a.csv", tmp_path / "b.csv")
     assert scored.rows == sum(one.rows for one in expected) == 280
     assert scored.missing == sum(one.missing for one in expected) and scored.files_left_out == []
-    assert len(list(gated.gate.glob("pid-*"))) > 2  # another actor has taken over
     assert {path.name for path in output.iterdir()} == {"_SUCCESS", *(path.name for path in parts_of(output))}
 
 
