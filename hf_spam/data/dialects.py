@@ -224,9 +224,10 @@ def _quote_conventions(file: DataFile, dialect: Dialect) -> list[str]:
     a cell. Bytes are searched much faster than text.
     """
     encoding = file.encoding.removesuffix("-sig")
-    escapes = [f"\\{what}".encode(encoding).removeprefix(codecs.BOM_UTF16) for what in ('"', dialect.delimiter)]
+    whats = ("", '"', dialect.delimiter)
+    slash, *escapes = (f"\\{what}".encode(encoding).removeprefix(codecs.BOM_UTF16) for what in whats)
     with file.open() as lines:
-        if not any(escapes[0] in line or escapes[1] in line for line in lines):
+        if not any(slash in line and any(escape in line for escape in escapes) for line in lines):
             return ["csv"]
     end, is_escaped = re.escape(dialect.delimiter), False
     inner = re.compile(f'(?<!^)(?<!{end})"(?!{end}|\\s*$)')
