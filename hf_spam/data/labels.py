@@ -152,7 +152,7 @@ class Labels:
             advice = "rename it"
         if len(label) > LONGEST_LABEL:
             advice = "it looks like a text: name the columns with --text-column and --label-column"
-        if may_be_own and self.reading.label_column is None:
+        elif may_be_own and self.reading.label_column is None:
             advice += ", or keep labels of your own with --label-column"
         return DataError(f"{seen.place}: unknown label {short(label)}; known: {known}; {advice}; {SKIP}")
 

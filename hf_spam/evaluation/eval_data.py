@@ -25,7 +25,7 @@ from ..text import one_line
 
 logger = logging.getLogger(__name__)
 
-SPLIT_ANEW = "The messages were split anew: the model was trained on most of those of every split."
+SPLIT_ANEW = "The messages were split anew, so every split may contain messages that the model was trained on."
 SEEN_ALL = "The model was trained or calibrated on these messages, so the metrics say nothing about new ones."
 BASE_SEEN = "The model started from a classifier trained on other messages and may have seen any of these."
 BUNDLED_SOURCES = "sources.json"  # fingerprints of the sources that the bundled model was trained on

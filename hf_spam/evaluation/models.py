@@ -126,7 +126,7 @@ def _load_folder(source: str, meanings: Mapping[str, str], trust_remote_code: bo
         if getattr(model.config, "problem_type", None) == "multi_label_classification":
             raise ValueError("it is a multi-label model, whose classes do not exclude each other")
     if settings.get("threshold") is not None:
-        logger.warning("%s: its threshold is ignored, as transformers does; hf-spam classify uses it.", source)
+        logger.warning("%s: its threshold is ignored, as transformers ignores it; hf-spam classify uses it.", source)
     labels = class_names(model.config)
     if len(labels) == 1:  # a single logit: `_run_transformer` adds another class
         labels = [f"not {labels[0]}", *labels]

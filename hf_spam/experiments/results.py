@@ -13,8 +13,8 @@ def identity_of(recipe: Recipe, *named: str) -> dict[str, Any]:
     """Return the settings that identify an experiment, and a hash of the local files that the settings `named` name."""
     settings = {name: value for name, value in recipe.public.items() if name != "summary"}
     for name in named:
-        for path in map(Path, sources_of(getattr(recipe, name) or "")):
-            files = [path] if path.is_file() else sorted(filter(Path.is_file, path.glob("*"))) if path.name else []
+        for path in map(Path, sources_of(getattr(recipe, name) or ())):
+            files = [path] if path.is_file() else sorted(filter(Path.is_file, path.glob("*")))
             if files:
                 hashes = {file.name: hash_file(file)["sha256"] for file in files}
                 settings[f"files of {name} {public(str(path))}"] = hashes

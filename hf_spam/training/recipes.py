@@ -102,8 +102,7 @@ class Recipe:
     replay: str | None = None
     """Source of the messages to replay, as for data. None: the base's data if they are at hand, else the sample."""
     max_drop: float = 0.005
-    """Largest allowed loss of accuracy, or rise of the false-positive rate, on the validation split (a fraction); only
-    with replay_messages."""
+    """Largest loss of accuracy or rise of the false-positive rate on validation, as a fraction; for corrections."""
 
     pretraining_steps: int = 0
     """Optimizer steps of language modelling on the training messages, before fine-tuning on their labels."""
@@ -178,10 +177,7 @@ class Recipe:
         excluded = ("spliced_messages", "pretraining_steps", "temperature_scaling", "target_fpr", "logit_adjustment")
         is_given = any(getattr(self, name) for name in excluded) or self.target_fpr == 0
         replays = self.base != "random" and not is_given
-        check(
-            not self.replay_messages or replays,
-            f"replay_messages needs a base, and cannot be combined with {', '.join(excluded)}",
-        )
+        check(not self.replay_messages or replays, f"replay_messages needs a base, and excludes {', '.join(excluded)}")
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")

@@ -259,8 +259,7 @@ EXTRA = f"expected 2 cells, found 3: 'ham,a,b'; put a text that contains ',' in 
 LONG_TEXT = (
     "'You won a prize You won a prize You won a prize You won ...; known: ham, spam, 0, 1, true, false; it looks "
 )
-LONG_TEXT += "like a text: name the columns with --text-column and --label-column, or keep labels of your own with "
-LONG_TEXT += "--label-column"
+LONG_TEXT += "like a text: name the columns with --text-column and --label-column"
 SWALLOWED = "the quoted text of 3 lines seems to hold another row, 'spam,b'; a quote may be missing"
 BAD_FILES = [
     # Rows

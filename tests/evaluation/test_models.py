@@ -108,7 +108,7 @@ def test_the_threshold_of_an_export_is_said_to_be_ignored(tmp_path, caplog):
     done = hf_spam("export", "bundled", tmp_path / "out", "--format", "gpt2", "--data", MESSAGES)
     assert done.code == 0, done.err
     assert load_candidate(tmp_path / "out").threshold is None
-    assert f"{tmp_path / 'out'}: its threshold is ignored, as transformers does" in caplog.text
+    assert f"{tmp_path / 'out'}: its threshold is ignored, as transformers ignores it" in caplog.text
 
 
 def test_a_model_is_loaded_from_the_hub(tmp_path, hub):

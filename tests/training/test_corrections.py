@@ -165,9 +165,9 @@ def test_messages_to_replay_are_read_with_the_same_options(base, tmp_path):
     ("settings", "words"),
     [
         ({"data": [("maybe", "hi")]}, "unknown label 'maybe'"),
-        ({"target_fpr": 0.01}, "replay_messages needs a base, and cannot be combined with"),
-        ({"target_fpr": 0.0}, "replay_messages needs a base, and cannot be combined with"),
-        ({"base": "random", "vocab_size": 300}, "replay_messages needs a base, and cannot be combined with"),
+        ({"target_fpr": 0.01}, "replay_messages needs a base, and excludes"),
+        ({"target_fpr": 0.0}, "replay_messages needs a base, and excludes"),
+        ({"base": "random", "vocab_size": 300}, "replay_messages needs a base, and excludes"),
         ({"base": "three"}, "corrections need a model of two labels, but .* has 3"),
     ],
 )
