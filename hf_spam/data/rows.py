@@ -65,7 +65,7 @@ def format_rows(
 
         if isinstance(rows, Strings):
             schema = pa.schema([(column, pa.string()) for column in rows.column_names])
-            rows = pa.Table.from_pylist(_objects(rows), schema)
+            rows = pa.Table.from_pylist(rows.to_pylist(), schema)
         table = rows.append_column(added[0], pa.array(labels, pa.string()))
         table = table.append_column(added[1], pa.array(scores, pa.float32()))
         sink = pa.BufferOutputStream()
@@ -96,11 +96,6 @@ def format_rows(
 
 def _json_lines(name: str, table: Table) -> list[str]:
     try:
-        rows = _objects(table) if isinstance(table, Strings) else table.to_pylist()
-        return [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+        return [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table.to_pylist()]
     except (TypeError, ValueError) as error:  # such as bytes, dates, NaN
         raise DataError(f"{name}: {error}, so it cannot be written as JSON; write .parquet") from None
-
-
-def _objects(table: Strings) -> list[dict[str, str]]:
-    return [dict(zip(table.column_names, row, strict=True)) for row in table.rows]

@@ -12,10 +12,7 @@ from .formats import DataError, DataFile
 from .reading import Reading
 from .windows import Reader, Window, check_rest, joined, rejoined, rest_of_text
 
-
-def is_text(kind: pa.DataType) -> bool:
-    """Return whether a column of this type can hold the rest of a text."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 
 
 class TableReader(Reader):
@@ -57,7 +54,7 @@ class TableReader(Reader):
             names = dict(enumerate(self.class_names))
             labels = [names.get(label, label) for label in labels]
         types = table.schema.types
-        rest = [at for at in rest_of_text(table.column_names, texts_at, label_at) if is_text(types[at])]
+        rest = [at for at in rest_of_text(table.column_names, texts_at, label_at) if types[at] in TEXT_TYPES]
         texts = [table.column(at).to_pylist() for at in (*texts_at, *rest)]
         join = rejoined if rest else joined
         if rest:

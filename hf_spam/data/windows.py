@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from numbers import Number
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ class Strings(NamedTuple):
 
     column_names: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    def to_pylist(self) -> list[dict[str, str]]:
+        """Return each row as a dictionary, as `pyarrow.Table.to_pylist` does."""
+        return [dict(zip(self.column_names, row, strict=True)) for row in self.rows]
 
 
 Table = Strings | Any  # or a `pyarrow.Table`
@@ -93,15 +98,9 @@ class Reader:
         if left_out and not self.reading.skip_bad_rows:
             raise DataError(f"{self.name}, {left_out[0]}; {SKIP}")
         if faults:
-            kept = [i for i in range(len(window)) if i not in faults]
-            texts, labels = [texts[i] for i in kept], [labels[i] for i in kept] if labelled else []
-            is_list = isinstance(window.rows, list)
-            rows = (
-                [window.rows[i] for i in kept]
-                if is_list
-                else window.rows.filter([i not in faults for i in range(len(window))])
-            )
-            window = Window(rows, [window.numbers[i] for i in kept])
+            kept, rows = [i not in faults for i in range(len(window))], window.rows
+            texts, labels, numbers = (list(compress(column, kept)) for column in (texts, labels, window.numbers))
+            window = Window(list(compress(rows, kept)) if isinstance(rows, list) else rows.filter(kept), numbers)
         return Messages(window, texts, labels, left_out)
 
     def cells(self, window: Window) -> tuple[list[Any], list[Any], dict[int, str | None]]:
