@@ -30,13 +30,12 @@ class Augmentation:
         self.tokenizer = tokenizer
         self.case, self.digits = case, digits
         self.bpe_dropout = BPEDropout(tokenizer, bpe_dropout) if bpe_dropout else None
-        normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
         plain, marked = tokenizer("a", add_special_tokens=False)["input_ids"], encode(tokenizer, ["a"], 8)[0]
         at = marked.index(plain[0])
         self.start, self.end = marked[:at], marked[at + len(plain) :]  # tokens that the tokenizer puts around each text
-        # Cached, since it takes longer than the rest. Without BPE dropout, the tokenizer normalizes.
-        is_plain = normalizer is None or self.bpe_dropout is None
-        self.normalize = str if is_plain else lru_cache(maxsize=2**17)(normalizer.normalize_str)
+        # Without BPE dropout, the tokenizer normalizes. Cached, since it takes longer than the rest.
+        normalizer = tokenizer.backend_tokenizer.normalizer if bpe_dropout else None
+        self.normalize = lru_cache(maxsize=2**17)(normalizer.normalize_str) if normalizer else str
 
     def __bool__(self) -> bool:
         return bool(self.case or self.digits or self.bpe_dropout)
@@ -77,7 +76,7 @@ class BPEDropout:
     def encode(self, text: str, draw: Callable[[], float], max_length: int) -> list[int]:
         """Return the first `max_length` token ids of a normalized text; `draw` returns random numbers in [0, 1)."""
         ids: list[int] = []
-        for word, _ in self.pre_tokenizer.pre_tokenize_str(replace_lone_surrogates(text)):
+        for word, _ in self.pre_tokenizer.pre_tokenize_str(text):
             ids.extend(self.variant(word, int(draw() * self.VARIANTS)))
             if len(ids) >= max_length:
                 break
