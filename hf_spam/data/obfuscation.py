@@ -6,6 +6,7 @@ Each function takes a text, the share of characters or words to change, and a fu
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from .tokenization import LOOK_ALIKES
 
@@ -41,19 +42,14 @@ def zero_width(text: str, rate: float, draw: Draw) -> str:
     return "".join(c + ZERO_WIDTH[int(draw() * len(ZERO_WIDTH))] if draw() < rate else c for c in text)
 
 
-def full_width(text: str, rate: float, draw: Draw) -> str:
-    """Replace ASCII characters by their full-width forms."""
-    return "".join(c.translate(FULL_WIDTH) if draw() < rate else c for c in text)
+def by_character(change: Callable[[str], str], text: str, rate: float, draw: Draw) -> str:
+    """Change characters on their own."""
+    return "".join(change(c) if draw() < rate else c for c in text)
 
 
-def leet(text: str, rate: float, draw: Draw) -> str:
-    """Replace the letters a, e, i, o, s and t by digits."""
-    return "".join(c.translate(LEET) if draw() < rate else c for c in text)
-
-
-def swapped_case(text: str, rate: float, draw: Draw) -> str:
-    """Change upper to lower case and lower to upper case."""
-    return "".join(c.swapcase() if draw() < rate else c for c in text)
+full_width = partial(by_character, lambda c: c.translate(FULL_WIDTH))
+leet = partial(by_character, lambda c: c.translate(LEET))  # a, e, i, o, s and t as digits
+swapped_case = partial(by_character, str.swapcase)
 
 
 def capitals(text: str, rate: float, draw: Draw) -> str:
