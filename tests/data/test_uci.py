@@ -83,11 +83,3 @@ def test_a_bad_answer_is_not_used(www, case, tmp_path):
     assert not (tmp_path / "home").exists()
     (www / "2").write_bytes(UCI_ZIP)
     assert uci_file().read_bytes() == COLLECTION
-
-
-def test_without_a_network_the_error_is_one_line(www, monkeypatch):
-    monkeypatch.setattr(uci, "UCI_ADDRESSES", ("http://127.0.0.1:1/a", "http://127.0.0.1:1/b"))
-    with pytest.raises(
-        DataError, match=r"^uci: download failed \(http://127.0.0.1:1/a: .*refused.*; http.*/b: .*\); check"
-    ):
-        uci_file()
