@@ -9,7 +9,6 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from sklearn.model_selection import StratifiedGroupKFold
 
-from .duplicates import duplicate_groups
 from .formats import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -18,8 +17,8 @@ SPLITS = ("train", "validation", "test")
 def grouped_folds(dataset: Dataset, k: int = 5, seed: int = 123) -> Iterator[tuple[Dataset, Dataset]]:
     """Split a dataset into k pairs of train and test sets for cross-validation.
 
-    The folds are stratified by label, and duplicates (see `duplicate_key`) are in the same fold, or messages of the
-    same group if there is a column `group`. Every message is in exactly one of the k test sets.
+    The folds are stratified by label, and messages of the same `group`, such as duplicates (see `duplicate_key`), are
+    in the same fold. Every message is in exactly one of the k test sets.
     """
     folds = _folds(dataset, k, seed, f"{k} folds need {k}")
     rows = np.arange(len(dataset))
@@ -62,11 +61,10 @@ def full_split(dataset: Dataset, seed: int) -> list[np.ndarray]:
 
 
 def _folds(dataset: Dataset, k: int, seed: int, need: str) -> list[np.ndarray]:
-    """Return the row indices of k folds, stratified by label, with duplicates in the same fold."""
+    """Return the row indices of k folds, stratified by label, with each group in one fold."""
     if k < 2:
         raise DataError(f"at least 2 folds are needed, not {k}")
-    labels = np.array(dataset["label"][:])
-    groups = np.array(dataset["group"][:]) if "group" in dataset.column_names else duplicate_groups(dataset["text"][:])
+    labels, groups = (np.array(dataset[name][:]) for name in ("label", "group"))
     for label, name in enumerate(dataset.features["label"].names):
         distinct = len(np.unique(groups[labels == label]))
         if 0 < distinct < k:  # a ClassLabel may have classes without messages
