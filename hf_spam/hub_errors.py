@@ -37,12 +37,10 @@ def explained(repo_id: str, repo_type: str = "model") -> Iterator[None]:
 
 
 def check_reachable(name: str, repo_type: str = "model") -> None:
-    """Raise a `HubError` if a name is neither a file or folder nor in the cache, and the Hub cannot be reached.
+    """Raise a `HubError` if a repository is not in the cache, and the Hub cannot be reached.
 
     Commands call it before they import torch, which takes seconds. Anything else that is wrong is left to them.
     """
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) or Path(name).exists():
-        return
     if Path(constants.HF_HUB_CACHE, f"{repo_type}s--{name.replace('/', '--')}").exists():
         return
     try:

@@ -1,6 +1,5 @@
 """Options of the command line: those that several commands share, and those made from the fields of a dataclass."""
 
-import os
 import types
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
@@ -9,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import click
 from docstring_parser import parse_from_object
 
+from .data.formats import is_hub_id
+from .data.names import sources_of
 from .training.recipes import RECIPES, Recipe
 
 # The flags of transformers' example scripts have underscores (--save_steps), and some have other names.
@@ -19,25 +20,18 @@ METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def reachable(model: str) -> str:
-    """Return a model, or fail at once if it must be on the Hub and the Hub cannot be reached."""
-    if "/" in model and not os.path.exists(model):
+def reachable(names: str, repo_type: str = "model") -> str:
+    """Return a model or sources of messages, or fail at once if one must be on the Hub, which cannot be reached."""
+    for name in filter(is_hub_id, sources_of(names)):
         from .hub_errors import check_reachable  # slow to import
 
-        check_reachable(model)
-    return model
+        check_reachable(name, repo_type)
+    return names
 
 
 def reachable_data(data: str) -> str:
     """Return the sources of messages, or fail at once as `reachable` does."""
-    from .data.formats import suffix_of
-    from .data.names import sources_of
-    from .hub_errors import check_reachable
-
-    for source in sources_of(data):
-        if not suffix_of(source):
-            check_reachable(source, "dataset")
-    return data
+    return reachable(data, "dataset")
 
 
 def data_option(help: str) -> Callable[[Callable], Callable]:

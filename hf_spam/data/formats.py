@@ -141,5 +141,5 @@ def suffix_of(name: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether a name looks like a Hub dataset id, owner/name, and is neither a local nor a data file's."""
+    """Return whether a name looks like that of a repository on the Hub, owner/name, and is no local or data file's."""
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)) and not (os.path.exists(name) or suffix_of(name))
