@@ -124,18 +124,6 @@ def test_a_label_map_is_remembered_by_the_model(tmp_path, caplog):
     assert done.code == 0, done.err
 
 
-def test_a_folder_with_the_books_three_files(tmp_path):
-    """The folder's own splits are kept."""
-    sizes = {"train": MANY[:60], "validation": MANY[60:70], "test": MANY[70:]}
-    for split, rows in sizes.items():
-        write(tmp_path / "own" / f"{split}.csv", rows, ("Label", "Text"))
-    splits = load_sms_spam(tmp_path / "own")
-    for split, rows in sizes.items():
-        assert list(zip(splits[split]["label"][:], splits[split]["text"][:], strict=True)) == rows
-    sets = json.loads(hf_spam("evaluate", "--data", tmp_path / "own", "--json").out)["sets"]
-    assert {name: values["messages"] for name, values in sets.items()} == {"train": 60, "validation": 10, "test": 20}
-
-
 def test_tables_in_memory_are_read_like_files(tmp_path):
     """The same messages give the same splits, whatever they come in, also in `finetune`."""
     frame = pd.DataFrame(MANY, columns=["label", "text"])

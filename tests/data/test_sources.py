@@ -13,18 +13,7 @@ from hf_spam.data.formats import DataError, DataFile
 from hf_spam.data.labels import FEATURES
 from hf_spam.data.readers import open_file
 from hf_spam.data.reading import Reading
-from hf_spam.data.sources import check_splits, load_sms_spam, read_messages, read_texts
-
-
-def test_both_protocols_read_the_uci_file(sms_collection):
-    """Protocol "full" keeps every message; "book" interprets quotes, which merges two lines into others."""
-    everything = read_messages(sms_collection)
-    assert Counter(everything["label"][:]) == {0: 4827, 1: 747}
-    assert rows(everything) == [
-        (int(label == "spam"), text)
-        for label, text in (line.split("\t") for line in sms_collection.read_text("utf-8").split("\n")[:-1])
-    ]
-    assert Counter(read_messages(sms_collection, protocol="book")["label"][:]) == {0: 4825, 1: 747}
+from hf_spam.data.sources import check_splits, load_sms_spam, read_messages, read_sets, read_texts
 
 
 def test_passed_splits_may_have_what_files_may_have():
@@ -151,13 +140,6 @@ def test_a_window_of_a_table_may_have_no_message(tmp_path):
     ]
 
 
-def test_splits_of_other_names_are_not_dropped_silently(tmp_path, caplog):
-    rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
-    splits = DatasetDict({name: rows for name in ("train", "validation", "test", "holdout")})
-    assert [*load_sms_spam(splits)] == [*check_splits(splits)] == ["train", "validation", "test"]
-    assert caplog.text.count("not used: the splits holdout") == 2
-
-
 # Folders
 
 ROWS = "label,text\nham,see you {0}\nspam,win {0}\n"
@@ -171,6 +153,8 @@ ROWS = "label,text\nham,see you {0}\nspam,win {0}\n"
         (["train-00000-of-00001.csv", "train-00000-of-00001.jsonl"], "several files for train, such as train-00000"),
         (["train.csv", "training-00000-of-00001.csv"], "several files for train, such as training-00000-of-00001.csv;"),
         (["train-00000-of-00001.csv", "train-00000-of-00002.csv", "train-00001-of-00002.csv"], "several files for tra"),
+        (["state.json"], r"not what save_to_disk wrote \(.*\); name a file in it"),
+        (["dataset_dict.json"], r"not what save_to_disk wrote \(.*\); name a file in it"),
     ],
 )
 def test_files_of_a_folder_are_neither_doubled_nor_lost(files, message, tmp_path):
@@ -198,13 +182,6 @@ def test_files_that_are_no_splits_are_named(tmp_path, caplog):
     assert f"{tmp_path}: not read, since not called train, validation or test: train2.csv" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
-def test_a_folder_that_save_to_disk_did_not_write_is_refused(name, tmp_path):
-    (tmp_path / name).write_text("{}")
-    with pytest.raises(DataError, match=r"not what save_to_disk wrote \(.*\); name a file in it"):
-        read_messages(tmp_path)
-
-
 @pytest.mark.parametrize(
     "frame",
     [
@@ -217,23 +194,16 @@ def test_a_frame_that_arrow_cannot_hold_is_refused(frame):
         read_messages(frame)
 
 
-def test_an_empty_split_of_a_folder_is_refused(tmp_path):
-    for split in ("train", "validation", "test"):
-        (tmp_path / f"{split}.csv").write_text("label,text\n" if split == "validation" else ROWS.format(split))
+def test_a_folder_keeps_its_splits_and_none_may_be_empty(tmp_path):
+    splits = ["train", "validation", "test"]
+    for split in splits:
+        (tmp_path / f"{split}.csv").write_text(ROWS.format(split))
+    for found in (load_sms_spam(tmp_path), read_sets(tmp_path)):
+        expected = [(split, [(0, f"see you {split}"), (1, f"win {split}")]) for split in splits]
+        assert [(split, rows(part)) for split, part in found.items()] == expected
+    (tmp_path / "validation.csv").write_text("label,text\n")
     with pytest.raises(DataError, match=r"validation: no messages found$"):
         load_sms_spam(tmp_path)
-
-
-def test_a_file_and_a_hub_dataset_are_split_together(serve, tmp_path):
-    """The splits of the dataset are not kept, because the file has none."""
-    serve(train=20, validation=2, test=4)
-    (tmp_path / "a.csv").write_text("label,text\n" + "".join(f"ham,file {letters(i)}\n" for i in range(10)))
-    found = read_messages(["owner/name", tmp_path / "a.csv"])
-    assert Counter(found["source"]) == {"owner/name": 26, str(tmp_path / "a.csv"): 10}
-    splits = load_sms_spam(["owner/name", tmp_path / "a.csv"])
-    assert Counter(row for part in splits.values() for row in rows(part)) == Counter(rows(found))
-    assert all(part.features == FEATURES for part in splits.values())
-    assert len(splits["train"]) > 20
 
 
 def test_categories_and_languages_come_through(tmp_path):
@@ -249,42 +219,49 @@ def test_categories_and_languages_come_through(tmp_path):
     assert found["category"][:] == ["bank", "", "", "", "", "", ""]
 
 
-# The Hub
+# Splits of a Hub dataset, or of a `DatasetDict`
 
 HUB_FEATURES = Features({"sms": Value("string"), "label": ClassLabel(names=["spam", "ham"]), "id": Value("int32")})
 
 
-@pytest.fixture
-def serve(monkeypatch):
-    """Return a function that replaces a Hub dataset with a DatasetDict of ham and spam messages."""
-
-    def serve(**sizes: int) -> None:
-        splits = {}
-        for split, size in sizes.items():
-            columns = {"sms": [f"{split} {'ab'[i % 2] * (i + 1)}" for i in range(size)], "id": list(range(size))}
-            splits[split] = Dataset.from_dict(columns | {"label": [i % 2 for i in range(size)]}, features=HUB_FEATURES)
-        monkeypatch.setattr(sources, "load_dataset", lambda name: DatasetDict(splits))
-
-    return serve
+def split_messages(**sizes: int) -> DatasetDict:
+    """Return splits of ham and spam messages."""
+    splits = {}
+    for split, size in sizes.items():
+        columns = {"sms": [f"{split} {'ab'[i % 2] * (i + 1)}" for i in range(size)], "id": list(range(size))}
+        splits[split] = Dataset.from_dict(columns | {"label": [i % 2 for i in range(size)]}, features=HUB_FEATURES)
+    return DatasetDict(splits)
 
 
-def test_a_hub_datasets_own_splits_are_used_as_they_are(serve):
-    """Published results refer to these splits. ClassLabel ids are mapped by name."""
-    serve(test=4, train=20, validation=2, extra=2)
-    splits = load_sms_spam("owner/name")
-    assert {name: len(split) for name, split in splits.items()} == {"train": 20, "validation": 2, "test": 4}
-    assert rows(splits["validation"]) == [(1, "validation a"), (0, "validation bb")]
-    assert all(split.features == FEATURES for split in splits.values())
+def test_own_splits_are_used_as_they_are(caplog):
+    """Published results refer to these splits. ClassLabel ids are mapped by name. No split is dropped silently."""
+    data = split_messages(test=4, train=20, validation=2, extra=2)
+    for splits in (load_sms_spam(data), check_splits(data)):
+        assert {name: len(split) for name, split in splits.items()} == {"train": 20, "validation": 2, "test": 4}
+        assert rows(splits["validation"]) == [(1, "validation a"), (0, "validation bb")]
+        assert all(split.features == FEATURES for split in splits.values())
+    assert caplog.text.count("not used: the splits extra") == 2
 
 
-def test_a_hub_dataset_is_split_again_for_the_book_protocol_or_without_its_own_splits(serve):
+def test_messages_are_split_again_for_the_book_protocol_or_without_own_splits():
     """No message is left out."""
-    serve(test=4, train=20, validation=2)
-    assert [len(split) for split in load_sms_spam("owner/name", protocol="book").values()] == [18, 2, 6]
-    assert len(read_messages("owner/name")) == 26
-    serve(train=30, test=10)
-    splits = load_sms_spam("owner/name")
+    data = split_messages(test=4, train=20, validation=2)
+    assert [len(split) for split in load_sms_spam(data, protocol="book").values()] == [18, 2, 6]
+    assert len(read_messages(data)) == 26
+    splits = load_sms_spam(split_messages(train=30, test=10))
     assert list(splits) == ["train", "validation", "test"] and sum(map(len, splits.values())) == 40
+
+
+def test_a_file_and_a_dataset_are_split_together(tmp_path):
+    """The splits of the dataset are not kept, because the file has none."""
+    sources = [split_messages(train=20, validation=2, test=4), tmp_path / "a.csv"]
+    sources[1].write_text("label,text\n" + "".join(f"ham,file {letters(i)}\n" for i in range(10)))
+    found = read_messages(sources)
+    assert Counter(found["source"]) == {"a DatasetDict": 26, str(tmp_path / "a.csv"): 10}
+    splits = load_sms_spam(sources)
+    assert Counter(row for part in splits.values() for row in rows(part)) == Counter(rows(found))
+    assert all(part.features == FEATURES for part in splits.values())
+    assert len(splits["train"]) > 20
 
 
 @pytest.mark.parametrize("reachable", [True, False])
