@@ -20,14 +20,13 @@ from transformers import get_scheduler
 
 from ..data.splits import fingerprints
 from ..evaluation.eval_data import learned_from_others
-from ..modeling.configuration_spam_gpt import class_names
 from ..signals import Interruption, RunInterrupted
-from .calibration import calibrated_config, shift_of
+from .calibration import calibrated_config
 from .checkpoints import Checkpoints, TrainingState, check_identity, identity
 from .corrections import keep_within_bound
 from .evaluator import BOOK_NAMES, DIVERGED, Evaluator
 from .loaders import Batch, Loaders
-from .objective import Objective, log_priors
+from .objective import Objective
 from .recipes import RunOptions
 from .run import Run
 from .setup import Setup
@@ -42,9 +41,6 @@ class TrainingLoop:
         self.accelerator, self.setup, self.options, self.checkpoints = accelerator, setup, options, checkpoints
         self.recipe = recipe = setup.recipe
         self.loaders = Loaders(accelerator, setup)
-        if not len(self.loaders.train):
-            advice = "lower --per-device-train-batch-size"
-            raise ValueError(f"The training messages do not fill a batch of {self.loaders.global_batch}: {advice}.")
         self.steps_per_epoch = math.ceil(len(self.loaders.train) / recipe.gradient_accumulation_steps)
         self.total_steps = recipe.max_steps or self.steps_per_epoch * recipe.num_train_epochs
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
@@ -52,13 +48,7 @@ class TrainingLoop:
         trained = [weights for weights in setup.model.parameters() if weights.requires_grad]
         self.trained = sum(weights.numel() for weights in trained)
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-        adjustment, names = None, class_names(setup.model.config)
-        if recipe.logit_adjustment:
-            adjustment = recipe.logit_adjustment * log_priors(setup.splits["train"]["label"][:], len(names))
-        elif setup.base_weights is not None:
-            # The loss of a message then depends on its distance from the threshold, which a correction must pass.
-            adjustment = shift_of(setup.calibration, names)
-        objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, adjustment)
+        objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, setup.adjustment)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         schedule, warmup = recipe.lr_scheduler_type, recipe.warmup_steps
         if schedule == "constant":  # the library's "constant" has no warmup
