@@ -22,7 +22,7 @@ from ..data.splits import fingerprints
 from ..evaluation.eval_data import learned_from_others
 from ..signals import Interruption, RunInterrupted
 from .calibration import calibrated_config
-from .checkpoints import Checkpoints, TrainingState, check_identity, identity
+from .checkpoints import Checkpoints, TrainingState, identity
 from .corrections import keep_within_bound
 from .evaluator import BOOK_NAMES, DIVERGED, Evaluator
 from .loaders import Batch, Loaders
@@ -63,9 +63,9 @@ class TrainingLoop:
         average = get_ema_multi_avg_fn(recipe.weight_average)
         self.averaged = AveragedModel(setup.model, multi_avg_fn=average) if recipe.weight_average else None
         self.evaluator = Evaluator(accelerator, self.objective, self.loaders, setup)
-        self.state = TrainingState(setup, self.optimizer, self.scheduler, self.loaders.rng, self.averaged)
+        about = identity(setup, accelerator.num_processes)
+        self.state = TrainingState(setup, self.optimizer, self.scheduler, self.loaders.rng, self.averaged, about)
         self.state.progress.history.splits = fingerprints(setup.splits)
-        self.identity = identity(setup, accelerator.num_processes)
         set_seed(recipe.seed, device_specific=True)  # dropout differs between processes
 
     def run(self, interruption: Interruption) -> Run:
@@ -125,7 +125,6 @@ class TrainingLoop:
 
     def resume(self, checkpoint: Path) -> None:
         """Load a checkpoint, or raise `ValueError` if it belongs to another run or to a step after this one's last."""
-        check_identity(checkpoint, self.identity)
         self.state.load(checkpoint, self.accelerator.process_index)
         if (done := self.state.progress.step + 1) > self.total_steps:
             raise ValueError(f"{checkpoint} has done {done} steps, more than the {self.total_steps} of this run.")
@@ -160,9 +159,10 @@ class TrainingLoop:
         is_due = every is not None and progress.step > 0 and progress.step % every == 0
         if self.checkpoints and (signal or is_due):
             progress.history.seconds = time.perf_counter() - self.started
-            with self.state.averaged_weights():
-                run = self._measured_run(["validation"])
-                self.checkpoints.save(self.accelerator, self.state, run, self.identity)
+            self.state.swap_averaged_weights()
+            run = self._measured_run(["validation"])
+            self.checkpoints.save(self.accelerator, self.state, run)
+            self.state.swap_averaged_weights()
         if signal:
             resume = "resume with the same command and --resume-from-checkpoint auto"
             how = "nothing is saved without an output_dir"
@@ -183,8 +183,7 @@ class TrainingLoop:
         setup, history = self.setup, self.state.progress.history
         self.bar.close()
         history.seconds = time.perf_counter() - self.started
-        if self.averaged is not None:
-            setup.model.load_state_dict(self.averaged.module.state_dict())
+        self.state.swap_averaged_weights()
         if setup.base_weights is not None:
             history.before, history.kept = keep_within_bound(self.evaluator)
         run = self._measured_run(BOOK_NAMES)
