@@ -1,5 +1,6 @@
 """Reports on a few messages, from a stand-in classifier with fixed answers."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from datasets import Dataset, DatasetDict
 from hf_spam.data.labels import LABEL_NAMES, features_of
 from hf_spam.evaluation.candidates import Candidate, spam_classes
 from hf_spam.evaluation.eval_data import EvalData
+from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.evaluation.report import Report, make_report
 from hf_spam.modeling.configuration_spam_gpt import decide
 
@@ -32,6 +34,13 @@ def messages(rows, names=LABEL_NAMES) -> Dataset:
     """Return a dataset of (text, label, ...) rows."""
     texts, labels = [row[0] for row in rows], [int(row[1]) for row in rows]
     return Dataset.from_dict({"text": texts, "label": labels}, features=features_of(names))
+
+
+def predictions_of(labels: Sequence[int], scores: Sequence[float]) -> Predictions:
+    """Return predictions with these scores of spam; scores above 0.5 are called spam."""
+    scores = np.array(scores)
+    table = probability_table(scores, positive=1)
+    return Predictions(tuple(LABEL_NAMES), np.array(labels), (scores > 0.5).astype(int), table)
 
 
 def report_of(rows, train=None, names=LABEL_NAMES, threshold=None, data=None, source="", **attributes: Any) -> Report:

@@ -17,7 +17,7 @@ from small_runs import SMALL, at_call, first_messages, result
 from hf_spam import finetune
 from hf_spam.entry import run
 from hf_spam.signals import RunInterrupted
-from hf_spam.training import checkpoints, evaluator
+from hf_spam.training import checkpoints
 from hf_spam.training.checkpoints import Checkpoints
 from hf_spam.training.evaluator import Evaluator
 
@@ -58,7 +58,7 @@ def whole(file, tmp_path_factory):
     [
         (torch.optim.AdamW, "step", 9, 8, signal.SIGINT),
         (torch.Tensor, "backward", 7, 3, signal.SIGTERM),  # in the first of the two batches of step 3
-        (evaluator, "evaluate", 11, 4, signal.SIGTERM),  # after step 4
+        (Evaluator, "evaluate", 11, 4, signal.SIGTERM),  # after step 4
         (checkpoints, "write_model", 1, 7, signal.SIGINT),  # of the checkpoint after step 6
     ],
     ids=["step", "accumulation", "evaluation", "saving"],
@@ -96,7 +96,7 @@ def test_signal_after_the_last_step(data, tmp_path, monkeypatch):
 
 
 def test_signal_before_the_first_step(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluator, "evaluate", at_call(1, evaluator.evaluate, signal.SIGINT))
+    monkeypatch.setattr(Evaluator, "evaluate", at_call(1, Evaluator.evaluate, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
         finetune("pocket", data=data, output_dir=tmp_path / "out", **SETTINGS)
     assert type(caught.value) is KeyboardInterrupt and not (tmp_path / "out").exists()

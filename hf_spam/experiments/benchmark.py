@@ -7,7 +7,6 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from ..data.sources import read_messages
 from ..data.splits import digest, grouped_folds
 from ..evaluation.baseline import fit_baseline, predict_baseline
 from ..evaluation.candidates import Candidate
-from ..evaluation.eval_data import find_training_texts
 from ..evaluation.intervals import INTERVALS_NOTE, estimate, estimates, measure
 from ..evaluation.metrics import Predictions
 from ..evaluation.models import load_candidate
@@ -31,7 +29,7 @@ from ..files import versions
 from ..training.corrections import divide
 from ..training.recipes import Recipe
 from .breakdown import FEW, PERCENT
-from .compare import classify
+from .compare import classify, training_texts
 from .crossval import cross_validate, pooled
 
 SUITE = "hf-spam 2"  # raise the number whenever a message of the suite changes
@@ -54,20 +52,8 @@ COLUMNS += ["messages/s"]
 SCORE = "{:.3f} ({:.3f}-{:.3f})"  # form of a score, for `format_estimate`
 
 Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Suite:
-    """The messages of the benchmark: `messages` as they are, and variants as (section, name): (texts, rows)."""
-
-    messages: Dataset
-    variants: dict[tuple[str, str], tuple[list[str], np.ndarray]]
-
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of all texts and labels."""
-        texts = [variant for variant, _ in self.variants.values()]
-        return hashlib.sha256(json.dumps([digest(self.messages), texts]).encode()).hexdigest()
+Variants = dict[tuple[str, str], tuple[list[str], np.ndarray]]
+"""By section and name of a variant: its texts, and the rows of the messages that they were made from."""
 
 
 def split_sample() -> tuple[Dataset, Dataset]:
@@ -75,8 +61,8 @@ def split_sample() -> tuple[Dataset, Dataset]:
     return divide(read_messages("sample"))
 
 
-def make_suite(messages: Dataset) -> Suite:
-    """Make the suite from the held-out messages."""
+def make_variants(messages: Dataset) -> Variants:
+    """Make the variants of the suite from its messages."""
     texts, labels = messages["text"][:], np.array(messages["label"][:])
     variants = {}
     for name, (change, rate) in OBFUSCATIONS.items():
@@ -85,7 +71,13 @@ def make_suite(messages: Dataset) -> Suite:
     rows = np.arange(0, len(texts), 4)
     ham = [texts[row] for row in np.flatnonzero(labels == 0)]
     variants["length", VERY_LONG] = [_after(ham, texts[row]) for row in rows], rows
-    return Suite(messages, variants)
+    return variants
+
+
+def fingerprint(messages: Dataset, variants: Variants) -> str:
+    """Return the SHA-256 of all texts and labels of the suite."""
+    texts = [texts for texts, _ in variants.values()]
+    return hashlib.sha256(json.dumps([digest(messages), texts]).encode()).hexdigest()
 
 
 def _after(ham: Sequence[str], text: str) -> str:
@@ -112,32 +104,25 @@ def benchmark(
     """
     collection = None if uci is None else read_messages(uci)  # before the work, since it may be missing
     candidate, (_, held_out) = load_candidate(model, **loading), split_sample()
-    suite = make_suite(held_out)
+    variants = make_variants(held_out)
     texts, labels = held_out["text"][:], np.array(held_out["label"][:])
-    trained = _training_texts(candidate, uci)
+    trained, _ = training_texts(candidate, ["sample"] if uci is None else ["sample", uci])
     given, costs = classify(candidate, texts, labels, progress)
     return {
         "suite": {
             "name": SUITE,
-            "fingerprint": suite.fingerprint,
+            "fingerprint": fingerprint(held_out, variants),
             "messages": len(texts),
             "spam": int(given.is_spam.sum()),
             "seen": None if trained is None else int(find_duplicates(texts, trained)[1].sum()),
         },
         "model": {**candidate.about, "messages_per_second": costs["messages_per_second"]},
         "figures": _figures(given, held_out),
-        "parts": list(_parts(suite, given, candidate, progress)),
+        "parts": list(_parts(held_out, variants, given, candidate, progress)),
         "uci": _measure_uci(candidate, uci, collection, recipe, trained, progress),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-
-
-def _training_texts(candidate: Candidate, uci: Sources | None) -> Sequence[str] | None:
-    """Return the training messages of a model as far as they are in the sample or the SMS Spam Collection."""
-    if candidate.train is not None:
-        return candidate.train
-    return find_training_texts(candidate.source, ["sample"] if uci is None else ["sample", uci])[0]
 
 
 def _figures(given: Predictions, messages: Dataset) -> Values:
@@ -146,15 +131,17 @@ def _figures(given: Predictions, messages: Dataset) -> Values:
     return {name: measured[name] for name in FIGURES}
 
 
-def _parts(suite: Suite, given: Predictions, candidate: Candidate, progress: bool) -> Iterator[Values]:
+def _parts(
+    messages: Dataset, variants: Variants, given: Predictions, candidate: Candidate, progress: bool
+) -> Iterator[Values]:
     """Measure each variant, length, language and category."""
-    for (section, name), (texts, rows) in suite.variants.items():
+    for (section, name), (texts, rows) in variants.items():
         yield _part(section, name, candidate.predictions(texts, given.labels[rows], progress=progress))
     characters = np.array(list(map(len, given.texts)))
     for name, (low, high) in LENGTHS.items():
         yield _part("length", name, given.select((low <= characters) & (characters <= high)))
     for section in ("language", "category"):
-        values = np.array(suite.messages[section][:])
+        values = np.array(messages[section][:])
         for name in sorted({*values.tolist()} - {""}):
             yield _part(section, name, given.select(values == name))
 

@@ -76,15 +76,14 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     chosen = dict.fromkeys(names.get(row, row) for row in rows or PUBLISHED)
     recipes = [get_recipe(name, **settings) for name in chosen]
     folders = [Path(output_dir, recipe.name) for recipe in recipes]
-    finished = [
-        read_result(folder / RESULT, _identity(recipe)) for folder, recipe in zip(folders, recipes, strict=True)
-    ]
-    for recipe, folder, result in zip(recipes, folders, finished, strict=True):
+    identities = [identity_of(recipe, "data", "base", "tokenizer") for recipe in recipes]
+    finished = [read_result(folder / RESULT, identity) for folder, identity in zip(folders, identities, strict=True)]
+    for recipe, folder, identity, result in zip(recipes, folders, identities, finished, strict=True):
         number, problem = PUBLISHED.get(recipe.name, {}).get("row"), None
         if result is None:
             logger.info("Running %s ...", recipe.name if number is None else f"{recipe.name}, row {number}")
             try:
-                result = _run(recipe, folder)
+                result = _run(recipe, folder, identity)
             except (OSError, ValueError) as error:
                 problem = str(error)
                 logger.info("Not run: %s", problem)
@@ -97,11 +96,7 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
         }
 
 
-def _identity(recipe: Recipe) -> Row:
-    return identity_of(recipe, "data", "base", "tokenizer")
-
-
-def _run(recipe: Recipe, folder: Path) -> Row:
+def _run(recipe: Recipe, folder: Path, identity: Row) -> Row:
     """Run an experiment, from its last checkpoint if there is one, and write its result."""
     from accelerate import PartialState
 
@@ -120,7 +115,7 @@ def _run(recipe: Recipe, folder: Path) -> Row:
     finally:
         remove_if_empty(folder.parent)  # nothing could be run as yet
     result = {
-        "settings": _identity(recipe),
+        "settings": identity,
         "test_messages": run.history.splits.get("test"),
         "obtained": {split: round(100 * run.metrics[split]["accuracy"], 2) for split in SPLITS},
         "interval": [round(100 * bound, 2) for bound in proportions(run.predictions["test"])["accuracy"]],

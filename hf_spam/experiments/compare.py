@@ -88,10 +88,7 @@ def compare(
         given, costs = classify(candidate, texts, labels, progress)
         if costs["memory"] is not None:
             costs["memory"] += memory
-        train, known = candidate.train, "known"
-        if train is None:
-            train_source = sources.get(candidate.source)
-            train, known = find_training_texts(candidate.source, data, train_source, candidate.labels, **reading)
+        train, known = training_texts(candidate, data, sources.get(candidate.source), **reading)
         exact, near = find_duplicates(texts, train or [])
         seen = {"exact": int(exact.sum()), "near": int(near.sum())} if train else {"exact": None, "near": None}
         namesakes = sum(other.name == candidate.name for other, _ in loaded[:index])
@@ -122,12 +119,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted[np.argsort(order)].tolist()
 
 
-def mcnemar(first_only: int, second_only: int) -> float:
-    """Return the p-value of McNemar's exact test, from the numbers of messages that only one classifies correctly."""
-    total = first_only + second_only
-    return float(binomtest(first_only, total, 0.5).pvalue) if total else 1.0
-
-
 def classify(
     candidate: Candidate, texts: Sequence[str], labels: np.ndarray, progress: bool
 ) -> tuple[Predictions, Values]:
@@ -136,6 +127,15 @@ def classify(
     start = time.perf_counter()
     given, memory = with_memory(candidate.predictions, texts, labels, progress=progress)
     return given, {"messages_per_second": len(texts) / (time.perf_counter() - start), "memory": memory}
+
+
+def training_texts(
+    candidate: Candidate, data: Sources, train_data: Sources | None = None, **reading: Any
+) -> tuple[Sequence[str] | None, str]:
+    """Return the messages that a model was trained on, as far as they are at hand; see `find_training_texts`."""
+    if candidate.train is not None:
+        return candidate.train, "known"
+    return find_training_texts(candidate.source, data, train_data, candidate.labels, **reading)
 
 
 def with_memory(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, int | None]:
@@ -165,8 +165,9 @@ def _measure_all(
     pairs = []
     for i, j in combinations(range(len(models)), 2):
         only = [int((right[i] & ~right[j]).sum()), int((right[j] & ~right[i]).sum())]
+        p = float(binomtest(only[0], sum(only), 0.5).pvalue) if any(only) else 1.0  # McNemar's exact test
         differences = {metric: difference(measured[i], measured[j], metric) for metric in METRICS}
-        pair = {"models": [models[i], models[j]], "only_right": only, "p": mcnemar(*only), "differences": differences}
+        pair = {"models": [models[i], models[j]], "only_right": only, "p": p, "differences": differences}
         pairs.append(pair)
     for family in (pairs, *([pair["differences"][metric] for pair in pairs] for metric in METRICS)):
         for one, adjusted in zip(family, holm([one["p"] for one in family]), strict=True):

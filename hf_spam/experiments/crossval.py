@@ -26,6 +26,7 @@ from ..signals import RunInterrupted
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
 from ..training.recipes import Recipe, get_recipe
+from ..training.run import Metrics
 from .breakdown import NOTES, breakdown
 from .results import identity_of, read_result
 
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 ARRAYS = ("labels", "predicted", "probabilities")  # of `Predictions`
 
-Metrics = dict[str, float | None]
 Run = dict[str, Any]
 """`seed`, `seconds` of training and evaluation, the metrics of `model` and `baseline` (`None` without a baseline), and
 the `answers` of both, from which the metrics are computed."""

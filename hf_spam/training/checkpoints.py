@@ -10,8 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,25 +47,16 @@ class TrainingState:
     scheduler: LRScheduler
     order: torch.Generator  # draws the order of messages
     averaged: AveragedModel | None  # moving average of the weights, which is saved in their place
+    identity: dict[str, Any]  # what a run must share with the checkpoint it resumes from
     progress: Progress = field(default_factory=Progress)
     epoch_order: torch.Tensor | None = None  # state of `order` at the start of the epoch, to draw its batches again
-    _raw_weights: Tensors | None = None  # the model's own weights while averaged ones replace them
     _resumed_rng_states: Tensors | None = None  # to restore after skipping the finished batches of the epoch
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Put the averaged weights, if any, into the model for the duration of a `with` block."""
-        if self.averaged is None:
-            yield
-            return
-        model = self.setup.model
-        self._raw_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        model.load_state_dict(self.averaged.module.state_dict())
-        try:
-            yield
-        finally:
-            model.load_state_dict(self._raw_weights)
-            self._raw_weights = None
+    def swap_averaged_weights(self) -> None:
+        """Exchange the weights of the model with the averaged ones, if any."""
+        if self.averaged is not None:
+            for own, mean in zip(self.setup.model.parameters(), self.averaged.module.parameters(), strict=True):
+                own.data, mean.data = mean.data, own.data
 
     def restore_rng_states(self) -> None:
         """Restore the RNG states of a loaded checkpoint, unless this has been done already."""
@@ -84,22 +74,26 @@ class TrainingState:
         return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
     def save(self, folder: Path, rng_states: Sequence[Tensors]) -> None:
-        """Write the state and the RNG states of all processes into the folder `training_state` of a checkpoint."""
+        """Write the state and the RNG states of all processes into the folder `training_state` of a checkpoint.
+
+        The averaged weights, if any, are in the model (see `swap_averaged_weights`).
+        """
         moments = self.optimizer.state_dict()["state"]  # by the number of the parameter
         files = {f"random-{rank}": states for rank, states in enumerate(rng_states)}
         files["optimizer"] = {f"{i}.{name}": value for i, part in moments.items() for name, value in part.items()}
         # The weights in training cannot be recovered from merged adapters or averaged weights.
         if self.setup.adapters is not None:
             files["weights"] = self.setup.model.state_dict()
-        elif self._raw_weights is not None:
-            files["weights"] = self._raw_weights
+        elif self.averaged is not None:
+            files["weights"] = self.averaged.module.state_dict()
         for name, tensors in files.items():
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
         progress, scheduler = asdict(self.progress), self.scheduler.state_dict()
         write_json(folder / "state.json", {"progress": progress, "scheduler": scheduler})
 
     def load(self, checkpoint: Path, rank: int) -> None:
-        """Load the state of a checkpoint; raise `ValueError` if it does not fit this run."""
+        """Load the state of a checkpoint; raise `ValueError` if it belongs to another run, or does not fit this one."""
+        check_identity(checkpoint, self.identity)
         folder, model = checkpoint / STATE, self.setup.model
         with errors_as(f"{checkpoint} does not fit this run"):
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -124,7 +118,7 @@ class TrainingState:
 
 
 def identity(setup: Setup, num_processes: int) -> dict[str, Any]:
-    """Return what a run must share with the checkpoint it resumes from; stored in the manifest.
+    """Return the `identity` of a run, which is stored in the manifest.
 
     Messages, weights and tokenizer may have other names on other machines: messages, token ids and weights that are not
     trained are compared by their hash. A run may be extended, so its length is left out too, unless the learning rate
@@ -167,7 +161,7 @@ class Checkpoints:
     save_total_limit: int | None = None  # None: keep all
     uploader: Uploader | None = None
 
-    def save(self, accelerator: Accelerator, state: TrainingState, run: Run, identity: dict[str, Any]) -> None:
+    def save(self, accelerator: Accelerator, state: TrainingState, run: Run) -> None:
         """Write a checkpoint; call this on every process. A failure is logged, and training continues."""
         progress, rng_states = state.progress, gather_object([state.rng_states()])
         folder = self.path(progress.step)
@@ -179,7 +173,7 @@ class Checkpoints:
 
         if accelerator.is_main_process:
             try:
-                write_folder(folder, fill, {"step": progress.step, "versions": versions(), "run": identity})
+                write_folder(folder, fill, {"step": progress.step, "versions": versions(), "run": state.identity})
                 if self.uploader is not None:
                     self.uploader.submit(folder, progress.step, "checkpoint", is_best=progress.is_best)
                 self.rotate(progress.step, progress.best_step)

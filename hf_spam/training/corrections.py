@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from ..conversion.loading import BUNDLED, load_config
@@ -64,12 +65,12 @@ def read_corrections(recipe: Recipe, data: DatasetDict | Sources) -> tuple[Recip
     seen = _without(keys, seen, f"Replay from {source}")
     seen = seen.shuffle(seed=recipe.seed).select(range(min(recipe.replay_messages, len(seen))))
     held_out = {split: _without(keys, part, f"Split {split}") for split, part in held_out.items()}
-    if len(seen) < recipe.per_device_train_batch_size:
+    if len(seen) < recipe.per_device_train_batch_size * PartialState().num_processes:
         raise DataError(
             f"{source}: {len(seen)} messages to replay do not fill a batch; name a larger source with --replay"
         )
     logger.info("%d corrections, and %d messages to replay from %s", len(corrections), len(seen), source)
-    if "validation" in held_out and not len(held_out["validation"]):
+    if not len(held_out.get("validation", ())):
         raise DataError(f"{source}: no messages are left to hold out; name a larger source with --replay")
     if "test" in splits:
         held_out["test"] = splits["test"]
@@ -134,7 +135,9 @@ def rehearse(setup: Setup, replay: Dataset) -> None:
     The corrections are repeated, so that all of them make up the share `CORRECTIONS` of an epoch.
     """
     model, texts, corrections = setup.model.eval(), replay["text"][:], setup.splits["train"]
-    logits = predict_logits(model, setup.tokenizer, texts) + shift_of(setup.calibration, class_names(model.config))
+    # The loss of a message then depends on its distance from the threshold, which a correction must pass.
+    setup.adjustment = shift_of(setup.calibration, class_names(model.config))
+    logits = predict_logits(model, setup.tokenizer, texts) + setup.adjustment
     answers, labels = logits.softmax(-1)[:, 1].tolist(), list(map(float, corrections["label"][:]))
     repeats = math.ceil(CORRECTIONS / (1 - CORRECTIONS) * len(texts) / len(corrections)) - 1
     setup.extra = texts + corrections["text"][:] * repeats, answers + labels * repeats

@@ -32,7 +32,7 @@ class Evaluator:
         found = {}
         for split in splits:
             if split in self.loaders.evaluation:
-                loss, logits, labels = evaluate(self.accelerator, self.model, self.loaders.evaluation[split], batches)
+                loss, logits, labels = self.evaluate(self.loaders.evaluation[split], batches)
                 accuracy = (logits.argmax(-1) == labels).sum().item() / len(labels)
                 found[f"{BOOK_NAMES[split]}_{what}"] = loss if what == "loss" else accuracy
         return found
@@ -47,7 +47,7 @@ class Evaluator:
         for split in splits:
             if split in self.loaders.by_length:
                 loader, order = self.loaders.by_length[split]
-                losses[split], *found = evaluate(self.accelerator, self.model, loader)
+                losses[split], *found = self.evaluate(loader)
                 logits[split], labels[split] = (values[order.argsort()] for values in found)
         calibration, names = self.setup.calibration, class_names(self.setup.model.config)
         if needs_calibration(self.setup.recipe):
@@ -61,25 +61,22 @@ class Evaluator:
             predictions[split] = Predictions(tuple(names), labels[split].numpy(), predicted, table)
         return predictions, calibration, losses.get("validation")
 
+    @torch.no_grad()
+    def evaluate(self, loader: DataLoader, batches: int | None = None) -> tuple[float, torch.Tensor, torch.Tensor]:
+        """Evaluate the first batches of a prepared loader (None: all), counting each message once.
 
-@torch.no_grad()
-def evaluate(
-    accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, batches: int | None = None
-) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Evaluate the first batches of a prepared loader (None: all), counting each message once.
-
-    Returns the mean loss over the batches (as in the book), logits (N, num_labels) and labels (N,).
-    """
-    model.eval()
-    losses, all_logits, all_labels = [], [], []
-    for batch in first_batches(loader, batches):
-        labels = batch.pop("labels")
-        # Gather before taking the loss, so that its mean is over the global batch, as on one process.
-        logits, labels = accelerator.gather_for_metrics((model(**batch).logits.float(), labels))
-        losses.append(cross_entropy(logits, labels).item())
-        all_logits.append(logits.cpu())
-        all_labels.append(labels.cpu())
-    logits, labels = torch.cat(all_logits), torch.cat(all_labels)
-    if not logits.isfinite().all():
-        raise ValueError(f"The loss is no longer a number. {DIVERGED}")
-    return sum(losses) / len(losses), logits, labels
+        Returns the mean loss over the batches (as in the book), logits (N, num_labels) and labels (N,).
+        """
+        self.model.eval()
+        losses, all_logits, all_labels = [], [], []
+        for batch in first_batches(loader, batches):
+            labels = batch.pop("labels")
+            # Gather before taking the loss, so that its mean is over the global batch, as on one process.
+            logits, labels = self.accelerator.gather_for_metrics((self.model(**batch).logits.float(), labels))
+            losses.append(cross_entropy(logits, labels).item())
+            all_logits.append(logits.cpu())
+            all_labels.append(labels.cpu())
+        logits, labels = torch.cat(all_logits), torch.cat(all_labels)
+        if not logits.isfinite().all():
+            raise ValueError(f"The loss is no longer a number. {DIVERGED}")
+        return sum(losses) / len(losses), logits, labels

@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..data.batching import EncodedMessages, batch_tokens_for, length_batches, pad_batch
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
@@ -45,25 +44,17 @@ def frozen_blocks(model: SpamGPTForSequenceClassification, recipe: Recipe) -> in
 
 
 def collate_prefix(examples: Sequence[dict]) -> dict[str, torch.Tensor]:
-    """Collate the results of `compute_prefix` into `hidden_states` (B, L, C), zero-padded, `lengths` and `labels`."""
-    states = nn.utils.rnn.pad_sequence([example["hidden_states"] for example in examples], batch_first=True)
+    """Collate the results of `compute_prefix` into `tokens` (B, L, C), zero-padded, `lengths` and `labels`."""
+    states = nn.utils.rnn.pad_sequence([example["tokens"] for example in examples], batch_first=True)
     numbers = {name: torch.tensor([example[name] for example in examples]) for name in ("lengths", "labels")}
-    return {"hidden_states": states, **numbers}
+    return {"tokens": states, **numbers}
 
 
-class AfterPrefix(nn.Module):
-    """The classifier without its first blocks; shares its modules with the model."""
-
-    def __init__(self, model: SpamGPTForSequenceClassification, blocks: int):
-        super().__init__()
-        # Positions are in the hidden states already.
-        nothing = nn.Embedding.from_pretrained(torch.zeros_like(model.gpt.pos_emb.weight))
-        gpt = _copy_with(model.gpt, pos_emb=nothing, trf_blocks=model.gpt.trf_blocks[blocks:])
-        self.classifier = _copy_with(model, gpt=gpt)
-
-    def forward(self, hidden_states: torch.Tensor, lengths: torch.Tensor) -> SequenceClassifierOutput:
-        """Classify messages from the hidden states (B, L, C) that enter the block."""
-        return self.classifier.read(hidden_states, lengths)
+def without_prefix(model: SpamGPTForSequenceClassification, blocks: int) -> SpamGPTForSequenceClassification:
+    """Return the classifier without its first blocks: it shares its modules with the model, and can only `read`."""
+    # Positions are in the hidden states already.
+    nothing = nn.Embedding.from_pretrained(torch.zeros_like(model.gpt.pos_emb.weight))
+    return _copy_with(model, gpt=_copy_with(model.gpt, pos_emb=nothing, trf_blocks=model.gpt.trf_blocks[blocks:]))
 
 
 @torch.no_grad()
@@ -72,7 +63,8 @@ def compute_prefix(
 ) -> list[dict]:
     """Compute the output of the first blocks for all messages of a split, on every process.
 
-    Returns for each message `hidden_states` (L, C), its number of real tokens (`lengths`), and its label (`labels`).
+    Returns for each message the hidden states in place of its `tokens` (L, C), its number of real tokens (`lengths`),
+    and its label (`labels`).
     """
     config = model.config
     read = [config.laid_out_length(len(ids)) for ids in messages.input_ids]
@@ -89,7 +81,7 @@ def compute_prefix(
             output = prefix(tokens, model.attention_mask(tokens, lengths)).last_hidden_state
         for i, row, length in zip(chosen, output.cpu(), lengths.tolist(), strict=True):
             states[i].copy_(row[: read[i]])
-            examples[i] = {"hidden_states": states[i], "lengths": length, "labels": messages.labels[i]}
+            examples[i] = {"tokens": states[i], "lengths": length, "labels": messages.labels[i]}
     return examples
 
 

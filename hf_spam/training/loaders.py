@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..data.batching import EncodedMessages, PadRight
 from ..data.tokenization import encode
-from .frozen_prefix import AfterPrefix, collate_prefix, compute_prefix, frozen_blocks
+from .frozen_prefix import collate_prefix, compute_prefix, frozen_blocks, without_prefix
 from .setup import Setup
 
 Batch = dict[str, torch.Tensor]
@@ -40,7 +40,7 @@ class Loaders:
         self.network: nn.Module = setup.model
         collate, parts, train_part = PadRight(config.pad_token_id), setup.encoded, self._augmented
         if blocks := frozen_blocks(setup.model, recipe):
-            collate, self.network = collate_prefix, AfterPrefix(setup.model, blocks)
+            collate, self.network = collate_prefix, without_prefix(setup.model, blocks)
             parts = {split: compute_prefix(accelerator, setup.model, blocks, part) for split, part in parts.items()}
             train_part = parts["train"]
 

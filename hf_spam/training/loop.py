@@ -20,14 +20,13 @@ from transformers import get_scheduler
 
 from ..data.splits import fingerprints
 from ..evaluation.eval_data import learned_from_others
-from ..modeling.configuration_spam_gpt import class_names
 from ..signals import Interruption, RunInterrupted
-from .calibration import calibrated_config, shift_of
-from .checkpoints import Checkpoints, TrainingState, check_identity, identity
+from .calibration import calibrated_config
+from .checkpoints import Checkpoints, TrainingState, identity
 from .corrections import keep_within_bound
 from .evaluator import BOOK_NAMES, DIVERGED, Evaluator
 from .loaders import Batch, Loaders
-from .objective import Objective, log_priors
+from .objective import Objective
 from .recipes import RunOptions
 from .run import Run
 from .setup import Setup
@@ -42,9 +41,6 @@ class TrainingLoop:
         self.accelerator, self.setup, self.options, self.checkpoints = accelerator, setup, options, checkpoints
         self.recipe = recipe = setup.recipe
         self.loaders = Loaders(accelerator, setup)
-        if not len(self.loaders.train):
-            advice = "lower --per-device-train-batch-size"
-            raise ValueError(f"The training messages do not fill a batch of {self.loaders.global_batch}: {advice}.")
         self.steps_per_epoch = math.ceil(len(self.loaders.train) / recipe.gradient_accumulation_steps)
         self.total_steps = recipe.max_steps or self.steps_per_epoch * recipe.num_train_epochs
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
@@ -52,13 +48,7 @@ class TrainingLoop:
         trained = [weights for weights in setup.model.parameters() if weights.requires_grad]
         self.trained = sum(weights.numel() for weights in trained)
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-        adjustment, names = None, class_names(setup.model.config)
-        if recipe.logit_adjustment:
-            adjustment = recipe.logit_adjustment * log_priors(setup.splits["train"]["label"][:], len(names))
-        elif setup.base_weights is not None:
-            # The loss of a message then depends on its distance from the threshold, which a correction must pass.
-            adjustment = shift_of(setup.calibration, names)
-        objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, adjustment)
+        objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, setup.adjustment)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
         schedule, warmup = recipe.lr_scheduler_type, recipe.warmup_steps
         if schedule == "constant":  # the library's "constant" has no warmup
@@ -73,9 +63,9 @@ class TrainingLoop:
         average = get_ema_multi_avg_fn(recipe.weight_average)
         self.averaged = AveragedModel(setup.model, multi_avg_fn=average) if recipe.weight_average else None
         self.evaluator = Evaluator(accelerator, self.objective, self.loaders, setup)
-        self.state = TrainingState(setup, self.optimizer, self.scheduler, self.loaders.rng, self.averaged)
+        about = identity(setup, accelerator.num_processes)
+        self.state = TrainingState(setup, self.optimizer, self.scheduler, self.loaders.rng, self.averaged, about)
         self.state.progress.history.splits = fingerprints(setup.splits)
-        self.identity = identity(setup, accelerator.num_processes)
         set_seed(recipe.seed, device_specific=True)  # dropout differs between processes
 
     def run(self, interruption: Interruption) -> Run:
@@ -135,7 +125,6 @@ class TrainingLoop:
 
     def resume(self, checkpoint: Path) -> None:
         """Load a checkpoint, or raise `ValueError` if it belongs to another run or to a step after this one's last."""
-        check_identity(checkpoint, self.identity)
         self.state.load(checkpoint, self.accelerator.process_index)
         if (done := self.state.progress.step + 1) > self.total_steps:
             raise ValueError(f"{checkpoint} has done {done} steps, more than the {self.total_steps} of this run.")
@@ -170,9 +159,10 @@ class TrainingLoop:
         is_due = every is not None and progress.step > 0 and progress.step % every == 0
         if self.checkpoints and (signal or is_due):
             progress.history.seconds = time.perf_counter() - self.started
-            with self.state.averaged_weights():
-                run = self._measured_run(["validation"])
-                self.checkpoints.save(self.accelerator, self.state, run, self.identity)
+            self.state.swap_averaged_weights()
+            run = self._measured_run(["validation"])
+            self.checkpoints.save(self.accelerator, self.state, run)
+            self.state.swap_averaged_weights()
         if signal:
             resume = "resume with the same command and --resume-from-checkpoint auto"
             how = "nothing is saved without an output_dir"
@@ -193,8 +183,7 @@ class TrainingLoop:
         setup, history = self.setup, self.state.progress.history
         self.bar.close()
         history.seconds = time.perf_counter() - self.started
-        if self.averaged is not None:
-            setup.model.load_state_dict(self.averaged.module.state_dict())
+        self.state.swap_averaged_weights()
         if setup.base_weights is not None:
             history.before, history.kept = keep_within_bound(self.evaluator)
         run = self._measured_run(BOOK_NAMES)

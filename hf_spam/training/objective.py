@@ -15,8 +15,8 @@ class Objective(nn.Module):
     that increases the loss, by this L2 norm for each message: adversarial training (Miyato, Dai and Goodfellow 2017,
     *Adversarial Training Methods for Semi-Supervised Text Classification*, without normalizing the embeddings).
 
-    `network` is the classifier or, without adversarial training, the part of it after its frozen blocks. The
-    `adjustment` (num_labels,) is added to the logits in the loss only, see `log_priors`.
+    `network` is the classifier or, without adversarial training, the part of it after its frozen blocks, which reads
+    messages that are laid out already. The `adjustment` (num_labels,) is added to the logits in the loss only.
     """
 
     def __init__(
@@ -33,12 +33,13 @@ class Objective(nn.Module):
 
         `targets` are probabilities of class 1 (B,), to learn in place of the labels.
         """
+        run = self.network.read if "lengths" in batch else self.network
         if labels is None:
-            return self.network(**batch)
+            return run(**batch)
         if targets is not None:
             labels = torch.stack([1 - targets, targets], dim=1)
         if not self.epsilon:
-            outputs = self.network(**batch)
+            outputs = run(**batch)
             outputs.loss = self.loss(outputs.logits, labels)
             return outputs
         tokens, lengths = self.network.lay_out(**batch)

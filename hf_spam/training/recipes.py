@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from inspect import formatannotation
 from typing import Any, Literal
 
@@ -20,6 +21,14 @@ PRETRAINING = (
     *("digit_augmentation", "bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay"),
     *("max_grad_norm", "mixed_precision", "seed"),
 )
+
+
+def _check_range(settings: object, names: str, low: float, high: float = math.inf) -> None:
+    for name in names.split():
+        value = getattr(settings, name)
+        if value not in (None, "longest") and not low <= value < high:
+            bounds = f"at least {low}" + ("" if high == math.inf else f" and below {high}")
+            raise ValueError(f"{name} must be {bounds}, got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,18 +167,12 @@ class Recipe:
             if not holds:
                 raise ValueError(f"{message}.")
 
-        def in_range(names: str, low: float, high: float = math.inf) -> None:
-            for name in names.split():
-                value = getattr(self, name)
-                bounds = f"at least {low}" + ("" if high == math.inf else f" and below {high}")
-                check(value in (None, "longest") or low <= value < high, f"{name} must be {bounds}, got {value}")
-
+        in_range = partial(_check_range, self)
         in_range("n_layer n_embd n_inner n_positions", 1, 100_001)  # beyond, the network would exhaust the memory
         in_range("vocab_size", 258, 1_000_001)
         in_range("n_head padded_length lora_r lora_alpha num_train_epochs max_steps per_device_train_batch_size", 1)
         in_range("gradient_accumulation_steps eval_freq eval_iter", 1)
-        in_range("dropout bpe_dropout weight_average case_augmentation digit_augmentation", 0, 1)
-        in_range("target_fpr confidence", 0, 1)
+        in_range("dropout bpe_dropout weight_average case_augmentation digit_augmentation target_fpr confidence", 0, 1)
         in_range("learning_rate pretraining_learning_rate max_grad_norm warmup_steps weight_decay", 0)
         in_range("adversarial_epsilon logit_adjustment spliced_messages replay_messages max_drop pretraining_steps", 0)
         in_range("seed", 0, 2**32)
@@ -243,10 +246,7 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.,+-]*", value):
                 raise ValueError(f"{name} must be written as on the Hub, such as {example}, got {value!r}.")
-        for name in ("save_steps", "save_total_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        _check_range(self, "save_steps save_total_limit", 1)
         if self.output_dir is None and (self.save_steps or self.resume_from_checkpoint or self.push_to_hub):
             raise ValueError("Saving checkpoints, resuming and pushing need output_dir (--output-dir).")
         if self.push_to_hub and self.save_steps is None and self.hub_strategy != "end":

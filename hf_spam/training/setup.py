@@ -19,6 +19,7 @@ from ..extras import import_extra
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .calibration import Calibration, calibration_of
+from .objective import log_priors
 from .recipes import SHAPE, Recipe
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Setup:
     augmentation: Augmentation  # of training messages
     adapters: "LoraModel | None" = None  # that PEFT put into `model`
     extra: tuple[Sequence[str], Sequence[float]] = ((), ())  # texts to learn from too, their probabilities of class 1
+    adjustment: torch.Tensor | None = None  # added to the logits in the loss, (num_labels,)
     base_weights: dict[str, torch.Tensor] | None = None  # only for corrections, like the following
     calibration: Calibration | None = None  # of the base
 
@@ -70,7 +72,8 @@ def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
         if length == "longest":
             length = max([1, *map(len, ids)])
     base_labels, calibration = config.id2label, calibration_of(config) if recipe.replay_messages else None
-    _configure(config, recipe, tokenizer, label_names(splits["train"]), length)
+    names = label_names(splits["train"])
+    _configure(config, recipe, tokenizer, names, length)
     torch.manual_seed(recipe.seed)
     if is_new:
         model = _fresh_model(config, recipe)
@@ -92,7 +95,10 @@ def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
     augmentation = Augmentation(
         tokenizer, case=recipe.case_augmentation, digits=recipe.digit_augmentation, bpe_dropout=recipe.bpe_dropout
     )
-    return Setup(recipe, splits, model, tokenizer, encoded, augmentation, adapters, calibration=calibration)
+    setup = Setup(recipe, splits, model, tokenizer, encoded, augmentation, adapters, calibration=calibration)
+    if recipe.logit_adjustment:
+        setup.adjustment = recipe.logit_adjustment * log_priors(splits["train"]["label"][:], len(names))
+    return setup
 
 
 def _configure(

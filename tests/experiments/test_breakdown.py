@@ -4,13 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from command_line import hf_spam
 from small_data import delimited
+from small_reports import predictions_of
 
 from hf_spam.evaluation.intervals import wilson
-from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
 from hf_spam.experiments.breakdown import FEW, breakdown, groups_tables
 
@@ -36,8 +35,7 @@ def sources(tmp_path_factory):
 
 
 def test_groups_measure_their_own_messages():
-    table = probability_table(np.array([0.9, 0.4, 0.1, 0.8, 0.2]), positive=1)
-    answers = Predictions(("not spam", "spam"), np.array([1, 1, 0, 0, 0]), np.array([1, 0, 0, 1, 0]), table)
+    answers = predictions_of([1, 1, 0, 0, 0], [0.9, 0.4, 0.1, 0.8, 0.2])
     notes = {"source": ["a"] * 5, "category": ["x", "y", "x", "y", ""], "language": [""] * 5}
     found = {(group["by"], group["name"]): group for group in breakdown({"model": answers, "baseline": None}, notes)}
     assert list(found) == [("category", "x"), ("category", "y")], "one source is no breakdown, and no language is known"
@@ -52,8 +50,7 @@ def test_groups_measure_their_own_messages():
 
 
 def test_sources_of_one_name_stay_apart():
-    table = probability_table(np.array([0.9, 0.1]), positive=1)
-    answers = Predictions(("not spam", "spam"), np.array([1, 0]), np.array([1, 0]), table)
+    answers = predictions_of([1, 0], [0.9, 0.1])
     notes = {"source": ["p/q/s.csv", "p/r/s.csv"], "category": ["", ""], "language": ["", ""]}
     assert [group["name"] for group in breakdown({"model": answers}, notes)] == ["p/q/s.csv", "p/r/s.csv"]
     notes["source"][1] = "p/q/t.csv"

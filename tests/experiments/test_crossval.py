@@ -4,12 +4,12 @@ import json
 import signal
 import statistics
 
-import numpy as np
 import pytest
 from command_line import flags_of, hf_spam
 from datasets import DatasetDict
 from processes import run_processes
 from small_data import MESSAGES
+from small_reports import predictions_of
 from small_runs import at_call
 
 from hf_spam import finetune
@@ -17,7 +17,6 @@ from hf_spam.data.duplicates import duplicate_key
 from hf_spam.data.sources import read_messages
 from hf_spam.data.splits import grouped_folds
 from hf_spam.evaluation.baseline import measure_baseline
-from hf_spam.evaluation.metrics import Predictions, probability_table
 from hf_spam.experiments import crossval
 from hf_spam.experiments.crossval import cross_validate, summary
 from hf_spam.experiments.results import identity_of
@@ -139,28 +138,24 @@ def test_temperature_is_fitted_to_a_held_out_tenth(data, monkeypatch):
         assert len(parts["validation"]) == pytest.approx(len(train) / 10, rel=0.1)
 
 
-def run(scores, references):
-    table = probability_table(scores, positive=1)
-    given = Predictions(("not spam", "spam"), references, (scores > 0.5).astype(int), table)
+def run(labels, scores):
+    given = predictions_of(labels, scores)
     return {"model": given.metrics(), "baseline": None, "answers": {"model": given, "baseline": None}}
 
 
 def test_pooling_resolves_a_low_false_positive_rate():
     """One of 500 ham above all spam exceeds the rate in a fold, so recall is 0 there; one of 2,500 does not."""
-    references = np.array([0] * 500 + [1] * 100)
-    highest = ([0.95], *[[0.45]] * 4)
-    found = summary([run(np.array([*[0.1] * 499, *score, *[0.9] * 100]), references) for score in highest])
+    labels = [0] * 500 + [1] * 100
+    found = summary([run(labels, [0.1] * 499 + [highest] + [0.9] * 100) for highest in (0.95, *[0.45] * 4)])
     assert found["mean"]["model"]["recall_at_fpr_0.001"] == 0.8
     assert found["pooled"]["model"]["recall_at_fpr_0.001"] == 1
 
 
 def test_groups_count_each_message_once():
     """Later repeats have the same messages again, which would make the intervals too narrow."""
-    table = probability_table(np.array([0.9, 0.4, 0.1]), positive=1)
-    answers = Predictions(("not spam", "spam"), np.array([1, 1, 0]), np.array([1, 0, 0]), table)
-    run = {"model": answers.metrics(), "baseline": None, "answers": {"model": answers, "baseline": None}}
+    answers = run([1, 1, 0], [0.9, 0.4, 0.1])
     notes = {"source": ["a"] * 3, "category": ["x", "x", "y"], "language": [""] * 3}
-    once, twice = (summary([run] * repeats, notes)["groups"] for repeats in (1, 2))
+    once, twice = (summary([answers] * repeats, notes)["groups"] for repeats in (1, 2))
     assert once == twice and once[0]["spam"] == 2
 
 
@@ -177,7 +172,7 @@ def test_runs_of_another_base_are_not_taken_over(tmp_path):
 
 
 def test_single_run_without_a_baseline():
-    found = summary([run(np.array([0.9, 0.8]), np.array([1, 1]))])
+    found = summary([run([1, 1], [0.9, 0.8])])
     assert found["mean"]["baseline"] is found["spread"]["baseline"] is found["pooled"]["baseline"] is None
     assert set(found["spread"]["model"].values()) == {None} and found["mean"]["model"]["roc_auc"] is None
 

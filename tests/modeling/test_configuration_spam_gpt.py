@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny_models import POSITIONS, VOCAB, tiny_config
 from transformers import GPT2Config
 
-from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide, spam_index
+from hf_spam.modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_decide_applies_the_threshold(rows, threshold, data):
     """Spam from the threshold on, else the most likely other class; without a threshold, the most likely class."""
     probabilities = torch.tensor(rows) / torch.tensor(rows).sum(-1, keepdim=True)
     spam = data.draw(st.integers(0, len(rows[0]) - 1))
-    names = {i: "spam" if i == spam else f"kind {i}" for i in range(len(rows[0]))}
+    names = {i: "Spam" if i == spam else f"kind {i}" for i in range(len(rows[0]))}
     config = SpamGPTConfig(id2label=names, threshold=threshold)
     others = [i for i in names if i != spam]
     for row, given_class in zip(probabilities.tolist(), decide(config, probabilities).tolist(), strict=True):
@@ -142,11 +142,3 @@ def test_threshold_is_compared_in_float64():
     scores = torch.stack([torch.stack([1 - below, below]), torch.stack([1 - above, above])])
     config = SpamGPTConfig(threshold=(below.double() + above.double()).item() / 2)
     assert decide(config, scores).tolist() == [0, 1]
-
-
-def test_spam_index():
-    """The class named spam, ignoring case, or else the second of two."""
-    assert [spam_index(names) for names in (["SPAM", "ham"], ["a", "b"], ["a", "b", "Spam"])] == [0, 1, 2]
-    for names in (["a"], ["a", "b", "c"]):
-        with pytest.raises(ValueError, match="None of the model's labels is 'spam': 'a'"):
-            spam_index(names)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from small_data import MESSAGES
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model, pipeline
+from transformers import GPT2Config, GPT2Model, pipeline
 
-from hf_spam import SpamClassifier, SpamPipeline, classify_text
+from hf_spam import SpamClassifier, SpamPipeline
 from hf_spam.conversion.import_weights import import_weights
 from hf_spam.conversion.loading import load_classifier, load_tokenizer, save_classifier
 from hf_spam.data.sources import read_messages
@@ -55,20 +55,10 @@ def expected(probabilities) -> list[dict]:
     ]
 
 
-def test_our_classes_apply_temperature_and_threshold(calibrated, expected):
-    assert SpamClassifier.from_pretrained(calibrated)(TEXTS) == expected
-    model, tokenizer = (
-        AutoModelForSequenceClassification.from_pretrained(calibrated),
-        AutoTokenizer.from_pretrained(calibrated),
-    )
-    assert (model.config.temperature, model.config.threshold) == (TEMPERATURE, THRESHOLD)
-    assert [classify_text(text, model, tokenizer) for text in TEXTS] == [answer["label"] for answer in expected]
-
-
 def test_our_pipeline_and_the_stock_one(calibrated, expected):
     """By name, in batches, with `top_k`; the stock pipeline has the same scores, but the most likely label."""
     ours = pipeline("spam-classification", model=calibrated)
-    assert type(ours) is SpamPipeline
+    assert type(ours) is SpamPipeline and SpamClassifier.from_pretrained(calibrated)(TEXTS) == expected
     assert ours(TEXTS) == expected and ours(TEXTS, batch_size=4) == expected
     assert ours(TEXTS[5]) == [expected[5]] and ours(TEXTS, top_k=1) == [[answer] for answer in expected]
     lone = ["half of \ud83c an emoji", "\udc00", "NUL \0 too"]

@@ -11,8 +11,8 @@ from datasets import DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scipy.special import log_softmax, logit
-from scipy.stats import binom, norm
+from scipy.special import log_softmax
+from scipy.stats import binom
 from small_runs import SMALL, config_of, first_messages, result
 
 from hf_spam import Recipe, SpamClassifier, finetune
@@ -97,24 +97,6 @@ def test_the_threshold_keeps_the_false_positive_rate():
     assert f"a false-positive rate of at most 5%: on my data, {alarms}" in line
     _, upper = wilson(found.false_alarms, len(ham))
     assert f"The rate on new messages may be up to {upper:.2%} (95% interval)." in line
-
-
-def test_the_promise_about_new_messages_is_kept():
-    """Of 1,000 thresholds for a rate of 5 %, each from 300 ham, about 5 % break it; without a confidence, about half.
-
-    Ham has normal logits, so the rate of a threshold on all ham that could come is known exactly.
-    """
-    broken = dict.fromkeys([0.95, None], 0)
-    labels = torch.tensor([0] * 300 + [1] * 20)
-    for seed in range(1000):
-        scores = torch.randn(320, generator=torch.Generator().manual_seed(seed)) + 3 * labels
-        logits = torch.stack([torch.zeros(320), scores], dim=1)
-        for confidence in broken:
-            found = fit(logits, labels, temperature_scaling=False, target_fpr=0.05, confidence=confidence)
-            broken[confidence] += norm.sf(logit(found.threshold)) > 0.05
-    exact = {0.95: binom.cdf(allowed_false_alarms(300, 0.05, 0.95), 300, 0.05), None: binom.cdf(15, 300, 0.05)}
-    assert exact[0.95] <= 0.05 and broken[0.95] == pytest.approx(1000 * exact[0.95], abs=25)
-    assert broken[None] > 400
 
 
 @settings(max_examples=50)

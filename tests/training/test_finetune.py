@@ -4,7 +4,7 @@ import shutil
 from collections import Counter
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from small_runs import SMALL
 from transformers import AutoModel
 
@@ -36,22 +36,14 @@ def test_each_message_is_tokenized_once_in_a_run(data, base, tmp_path, monkeypat
 
 
 def test_messages_passed_in_need_no_label_names_and_no_other_split(tmp_path):
-    """Integers are labels, other columns are ignored, and the card names no dataset."""
+    """Integers are labels, other columns are ignored, nothing is split, and the card names no dataset."""
     rows = Dataset.from_dict({**OWN, "id": range(32)})
-    run = finetune("pocket", data=DatasetDict(train=rows), output_dir=tmp_path, **ONE_STEP)
+    run = finetune("pocket", data={"train": rows}, output_dir=tmp_path, **ONE_STEP)
     card = (tmp_path / "README.md").read_text()
-    assert run.recipe.data == "a DatasetDict" and "messages passed in as a `DatasetDict`" in card
+    assert run.recipe.data == "a dict" and "messages passed in as a `DatasetDict`" in card
     assert "sms_spam" not in card and "model-index" not in card
     assert run.model.config.id2label == {0: "not spam", 1: "spam"}
     assert list(run.metrics) == list(run.history.final_accs) == ["train"] and run.history.val_losses == []
-
-
-def test_a_plain_dict_of_splits_is_not_split_again(data):
-    splits = {name: data[name] for name in ("train", "test")}
-    run = finetune("pocket", data=splits, **SMALL, max_steps=1)
-    assert {name: len(given.labels) for name, given in run.predictions.items()} == {
-        k: len(v) for k, v in splits.items()
-    }
 
 
 def test_a_label_with_a_comma_is_named():
