@@ -131,8 +131,10 @@ def score_file(
             if resumed := scored["rows"] + scored["left_out"]:
                 logger.info("Resuming: %d rows were scored by an earlier run.", resumed)
             if num_processes is None:
-                is_small = total is not None and total - resumed <= FEW_ROWS
-                num_processes = 1 if is_small else _most_processes(classifier)
+                on_cpu = classifier.model.device.type == "cpu"
+                num_processes = count_cores() if on_cpu else torch.accelerator.device_count()
+                if total is not None and total - resumed <= FEW_ROWS:
+                    num_processes = 1
             windows = islice(enumerate(reader.windows(window_size)), unfinished.state["windows"], None)
             with tqdm(total=total, initial=resumed, desc="Scoring", unit="row", disable=not progress) as bar:
                 for summary, rows in _score_windows(classifier, reader, windows, suffix, num_processes):
@@ -245,13 +247,6 @@ def _model_hash(classifier: SpamClassifier) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _most_processes(classifier: SpamClassifier) -> int:
-    """Return the number of cores that this process may use, or of accelerators if the model is on one."""
-    if classifier.model.device.type != "cpu":
-        return torch.accelerator.device_count()
-    return count_cores()
 
 
 def _score_windows(
