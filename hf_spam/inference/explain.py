@@ -70,10 +70,10 @@ def explain(
     beam: list[tuple[int, ...]] = [()]  # the best sets, all of one size
     for _ in range(max(1, strongest)):
         longer = sorted({tuple(sorted((*words, i))) for words in beam for i in range(len(spans)) if i not in words})
-        changed = [leave_out(read, [spans[i] for i in words]) for words in longer]
-        rows = {text: row for row, text in enumerate(dict.fromkeys(changed))}  # equal texts get equal numbers
+        variants = [leave_out(read, [spans[i] for i in words]) for words in longer]
+        rows = {variant: row for row, variant in enumerate(dict.fromkeys(variants))}  # equal ones get equal numbers
         without = log_odds_of(predict_logits(model, tokenizer, list(rows)), explained)
-        changes |= {words: log_odds - without[rows[text]] for words, text in zip(longer, changed, strict=True)}
+        changes |= {words: log_odds - without[rows[variant]] for words, variant in zip(longer, variants, strict=True)}
         beam = sorted(longer, key=lambda words: -sign * changes[words])[:BEAM_WIDTH] or beam
 
     words = [Word(*span, changes[i,]) for i, span in enumerate(spans)]
