@@ -56,8 +56,7 @@ def compare(classifier: SpamClassifier, text: str) -> dict[str, bool]:
     logits = classifier.logits([leave_out(text, [spans[i] for i in words]) for words in sets])
     sign = 1 if explanation.label == "spam" else -1
     change = {
-        words: sign * (explanation.log_odds - odds)
-        for words, odds in zip(sets, log_odds_of(logits, [1] * len(sets)), strict=True)
+        words: sign * (explanation.log_odds - odds) for words, odds in zip(sets, log_odds_of(logits, 1), strict=True)
     }
 
     def of(*words: int) -> float:

@@ -37,10 +37,11 @@ def check_input(reader: Reader, window_size: int, suffix: str) -> int | None:
     """Check a whole file, or the first window of a Hub dataset, before scoring starts; return the number of rows."""
     rows = 0
     for window in reader.windows(window_size):
-        check_output(reader.name, reader.table(reader.messages(window).window), suffix)
+        messages = reader.messages(window)
+        check_output(reader.name, reader.table(messages.window), suffix)
         if reader.file is None:
             return reader.total
-        rows += len(window)
+        rows += len(messages.texts) + len(messages.left_out)
     reader.file.check_unchanged()
     return rows
 

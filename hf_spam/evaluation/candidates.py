@@ -3,18 +3,13 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..conversion.loading import find_adapter, local_folder
 from ..data.labels import LABEL_NAMES
 from ..data.reading import LABELS, label_key
-from ..files import public
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import class_names, decide
 from .metrics import Predictions, probability_table
 
 Run = Callable[[Sequence[str], bool], tuple[np.ndarray, np.ndarray]]
@@ -30,10 +25,10 @@ class Candidate:
     source: str  # what it was loaded from, as for `load_candidate`
     kind: str  # the name of its class, such as "BertForSequenceClassification"
     labels: tuple[str, ...]  # names of its classes by index
-    spam: tuple[int, ...]  # indices of the classes that mean spam; empty if none is known to
     run: Run
     size: int  # of its weights in bytes, as they are stored
     parameters: int | None  # trained parameters; None if unknown
+    spam: tuple[int, ...] = ()  # indices of the classes that mean spam; empty if none is known to
     threshold: float | None = None  # for the probability of spam; None: it chooses the most likely class
     temperature: float = 1.0
     only_ranks: bool = False  # whether the scores only rank the messages, because the model gives no probabilities
@@ -54,49 +49,6 @@ class Candidate:
             probabilities = probability_table(probabilities[:, list(self.spam)].sum(1), positive=1)
             predicted = np.isin(predicted, self.spam).astype(int)
         return Predictions(tuple(names), labels, predicted, probabilities, tuple(texts), self.only_ranks)
-
-
-def as_candidate(classifier: SpamClassifier, source: str, meanings: Mapping[str, str]) -> Candidate:
-    """Return one of our classifiers as a candidate; `meanings` is a parsed label map."""
-    model, config = classifier.model, classifier.model.config
-    labels = tuple(class_names(config))
-
-    def run(texts: Sequence[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
-        probabilities = classifier.predict_proba(texts, progress=progress)
-        return probabilities.astype(np.float64), decide(config, torch.from_numpy(probabilities)).numpy()
-
-    return Candidate(
-        name=public(source),
-        source=source,
-        kind=type(model).__name__,
-        labels=labels,
-        spam=spam_classes(labels, meanings),
-        run=run,
-        size=stored_size(Path(source) if Path(source).is_file() else local_folder(source)) + _size_of_base(source),
-        parameters=count_parameters(model),
-        threshold=config.threshold,
-        temperature=config.temperature,
-        classifier=classifier,
-    )
-
-
-def count_parameters(model: Any) -> int | None:
-    """Return the number of parameters of a PyTorch model; `None` for another one."""
-    return sum(tensor.numel() for tensor in model.parameters()) if isinstance(model, torch.nn.Module) else None
-
-
-def stored_size(path: Path) -> int:
-    """Return the size in bytes of the weights in a folder, or of an ONNX graph."""
-    kinds = ("*.safetensors", "model_head.skops", "onnx/model.onnx*")
-    if path.is_file():
-        path, kinds = path.parent, (f"{path.name}*",)
-    return sum(file.stat().st_size for kind in kinds for file in path.glob(kind))
-
-
-def _size_of_base(source: str) -> int:
-    """Return the size in bytes of the weights of the base if the source is an adapter, or else 0."""
-    adapter = None if Path(source).is_file() else find_adapter(source)
-    return stored_size(local_folder(adapter.base, revision=adapter.revision)) if adapter else 0
 
 
 def spam_classes(labels: Sequence[str], meanings: Mapping[str, str]) -> tuple[int, ...]:

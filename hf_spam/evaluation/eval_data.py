@@ -184,23 +184,19 @@ def load_eval_data(
         train, trained_on = sets["train"], "the split train (the model's own training data is not known)"
     else:
         train, trained_on = None, "not known"
-    remark, hint = _remark(recipe, is_own=bool(own), has_train_data=train_data is not None)
-    if own and not recipe.whole and sets is not own and fingerprints(sets) != recipe.splits:
+    is_bundled, is_named = recipe.protocol is None, train_data is not None
+    if own and recipe.whole:
+        remark = SEEN_ALL
+    elif own and sets is not own and fingerprints(sets) != recipe.splits:
         remark = SPLIT_ANEW
+    elif own:
+        remark = BASE_SEEN if recipe.trained_before else ""
+    elif is_bundled:
+        remark = BUNDLED_SEEN
+    else:
+        remark = "" if is_named else OTHER_DATA if recipe.splits else NO_RECORD
+    hint = "" if own or is_named else HINT.format(" uci,sample" if is_bundled else "")
     return EvalData(sets, splits, train, trained_on, remark, hint)
-
-
-def _remark(recipe: TrainedRecipe, *, is_own: bool, has_train_data: bool) -> tuple[str, str]:
-    """Return the remark and the hint of `EvalData`."""
-    if recipe.protocol is None:  # the bundled model
-        return (SEEN_ALL if is_own else BUNDLED_SEEN), ("" if is_own or has_train_data else HINT.format(" uci,sample"))
-    if is_own and recipe.whole:
-        return SEEN_ALL, ""
-    if is_own:
-        return (BASE_SEEN if recipe.trained_before else ""), ""
-    if has_train_data:
-        return "", ""
-    return (OTHER_DATA if recipe.splits else NO_RECORD), HINT.format("")
 
 
 def find_training_texts(

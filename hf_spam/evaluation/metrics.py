@@ -145,18 +145,13 @@ def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.nd
 
     The weights say how often each sample contains each message, (B, N).
     """
-
-    def sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-        """Sum the weights of the messages in each group, (B, count)."""
-        return np.stack([np.bincount(groups, sample, count) for sample in weights])
-
-    classes = len(given.names)
-    true, claimed = sums(weights, given.labels, classes), sums(weights, given.predicted, classes)
-    hits = sums(weights * (given.labels == given.predicted), given.labels, classes)
+    one_hot = np.eye(len(given.names))
+    labels, predicted = one_hot[given.labels], one_hot[given.predicted]  # (N, K)
+    true, claimed, hits = weights @ labels, weights @ predicted, weights @ (labels * predicted)  # (B, K)
     total, right = weights.sum(1), hits.sum(1)
     averaged = true + claimed > 0  # classes that precision, recall and F1 are averages of
     if given.positive is not None:
-        averaged[:] = np.arange(classes) == given.positive
+        averaged[:] = one_hot[given.positive]
     several = (true > 0).sum(1) > 1
 
     def macro(part: np.ndarray, whole: np.ndarray, averaged: np.ndarray) -> np.ndarray:
@@ -184,7 +179,7 @@ def weighted_metrics(given: Predictions, weights: np.ndarray) -> dict[str, np.nd
     if given.positive is not None:
         errors = given.scores - given.is_spam
         values["brier"] = weights @ errors**2 / total
-        values["ece"] = np.abs(sums(weights * errors, score_bins(given.scores), BINS)).sum(1) / total
+        values["ece"] = np.abs(weights @ (np.eye(BINS)[score_bins(given.scores)] * errors[:, None])).sum(1) / total
         ranking = _ranking_metrics(given.is_spam, given.scores, weights)
         values |= {name: np.where(several, value, np.nan) for name, value in ranking.items()}
     return values

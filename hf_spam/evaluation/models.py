@@ -25,7 +25,7 @@ from tqdm.auto import tqdm, trange
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..conversion.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ..conversion.loading import EXPORTED_SETTINGS, broken_weights, errors_as, local_folder
+from ..conversion.loading import EXPORTED_SETTINGS, broken_weights, errors_as, find_adapter, local_folder
 from ..data.batching import batch_tokens_for, length_batches, pad_batch
 from ..data.labels import LABEL_NAMES, label_names
 from ..data.reading import parse_label_map
@@ -34,10 +34,10 @@ from ..data.tokenization import encode
 from ..extras import import_extra
 from ..files import public
 from ..inference.classifier import SpamClassifier
-from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names
+from ..modeling.configuration_spam_gpt import SpamGPTConfig, class_names, decide
 from ..text import replace_lone_surrogates, short_list
 from .baseline import BASELINE, fit_baseline
-from .candidates import Candidate, Run, as_candidate, count_parameters, spam_classes, stored_size
+from .candidates import Candidate, Run, spam_classes
 
 BASELINE_PREFIX = "baseline="
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "model_head.*"]  # read from a repository
@@ -73,14 +73,15 @@ def load_candidate(
         return name
     source, meanings = os.fspath(name), parse_label_map(label_map)
     if source.startswith(BASELINE_PREFIX):
-        candidate = _fit_baseline(source, label_map=label_map, **reading)
+        candidate, meanings = _fit_baseline(source, label_map=label_map, **reading), {}
     elif source.endswith(PICKLES):
         advice = "if you trust its author, load it and save it with skops.io.dump"
         raise ValueError(f"{source} is a pickle, which could run any code, and is not read: {advice}.")
     elif source.endswith(".skops"):
-        candidate = _load_pipeline(source, Path(source), meanings)
+        candidate = _load_pipeline(source, Path(source))
     else:
-        candidate = _load_folder(source, meanings, trust_remote_code)
+        candidate = _load_folder(source, trust_remote_code)
+    candidate = _find_spam(candidate, meanings)
     if not candidate.spam and not any_labels:
         labels = candidate.labels
         found = ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")
@@ -89,33 +90,32 @@ def load_candidate(
     return candidate
 
 
-def _candidate(source: str, labels: Sequence[str], meanings: Mapping[str, str], run: Run, **about: Any) -> Candidate:
-    """Return a classifier of another package; two classes get the names and order of ours."""
-    spam = spam_classes(labels, meanings)
-    about = {"name": public(source), **about, "labels": tuple(labels), "spam": spam, "run": run}
-    if len(labels) == 2 and len(spam) == 1:
-        order = [1 - spam[0], spam[0]]
+def _find_spam(candidate: Candidate, meanings: Mapping[str, str]) -> Candidate:
+    """Say which classes mean spam, by a parsed label map; two of another package get the names and order of ours."""
+    spam, run = spam_classes(candidate.labels, meanings), candidate.run
+    if candidate.classifier is not None or len(candidate.labels) != 2 or len(spam) != 1:
+        return replace(candidate, spam=spam)
+    order = [1 - spam[0], spam[0]]
 
-        def ordered(texts: Sequence[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
-            probabilities, predicted = run(texts, progress)
-            return probabilities[:, order], (predicted == order[1]).astype(int)
+    def ordered(texts: Sequence[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, predicted = run(texts, progress)
+        return probabilities[:, order], (predicted == order[1]).astype(int)
 
-        about |= {"labels": tuple(LABEL_NAMES), "spam": (1,), "run": ordered}
-    return Candidate(source=source, **about)
+    return replace(candidate, labels=tuple(LABEL_NAMES), spam=(1,), run=ordered)
 
 
-def _load_folder(source: str, meanings: Mapping[str, str], trust_remote_code: bool) -> Candidate:
+def _load_folder(source: str, trust_remote_code: bool) -> Candidate:
     """Load a model of ours, a sequence classifier of transformers, perhaps with an adapter of PEFT, or a SetFit model.
 
     `source` is a folder or Hub id.
     """
     settings, adapter = _read_settings(source)
     if settings.get("model_type") == SpamGPTConfig.model_type or EXPORTED_SETTINGS in settings:
-        return as_candidate(SpamClassifier.from_pretrained(source), source, meanings)
+        return _load_ours(source)
     files = [*FILES, *["*.py"] * trust_remote_code]
     folder = local_folder(source, files=files)
     if (folder / "modules.json").is_file() and "SequenceClassification" not in str(settings.get("architectures")):
-        return _load_setfit(source, folder, meanings, trust_remote_code)
+        return _load_setfit(source, folder, trust_remote_code)
     base = _base_of(adapter, files=files) if adapter else folder
     with _errors_of(source):
         model = _load_transformer(base, folder, adapter, trust_remote_code)
@@ -130,15 +130,53 @@ def _load_folder(source: str, meanings: Mapping[str, str], trust_remote_code: bo
     labels = class_names(model.config)
     if len(labels) == 1:  # a single logit: `_run_transformer` adds another class
         labels = [f"not {labels[0]}", *labels]
-    return _candidate(
-        source,
-        labels,
-        meanings,
-        _run_transformer(model, tokenizer),
+    return Candidate(
+        name=public(source),
+        source=source,
+        labels=tuple(labels),
+        run=_run_transformer(model, tokenizer),
         kind=type(model).__name__ + (f" ({adapter.get('peft_type')})" if adapter else ""),
-        size=stored_size(folder) + (stored_size(base) if adapter else 0),
-        parameters=count_parameters(model),
+        size=sum(map(_stored_size, {folder, base})),
+        parameters=_count_parameters(model),
     )
+
+
+def _load_ours(source: str) -> Candidate:
+    classifier = SpamClassifier.from_pretrained(source)
+    model, config = classifier.model, classifier.model.config
+    stored = [Path(source) if Path(source).is_file() else local_folder(source)]
+    if adapter := find_adapter(source):
+        stored.append(local_folder(adapter.base, revision=adapter.revision))
+
+    def run(texts: Sequence[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
+        probabilities = classifier.predict_proba(texts, progress=progress)
+        return probabilities.astype(np.float64), decide(config, torch.from_numpy(probabilities)).numpy()
+
+    return Candidate(
+        name=public(source),
+        source=source,
+        kind=type(model).__name__,
+        labels=tuple(class_names(config)),
+        run=run,
+        size=sum(map(_stored_size, stored)),
+        parameters=_count_parameters(model),
+        threshold=config.threshold,
+        temperature=config.temperature,
+        classifier=classifier,
+    )
+
+
+def _count_parameters(model: Any) -> int | None:
+    """Return the number of parameters of a PyTorch model; `None` for another one."""
+    return sum(tensor.numel() for tensor in model.parameters()) if isinstance(model, torch.nn.Module) else None
+
+
+def _stored_size(path: Path) -> int:
+    """Return the size in bytes of the weights in a folder, or of an ONNX graph."""
+    kinds = ("*.safetensors", "model_head.skops", "onnx/model.onnx*")
+    if path.is_file():
+        path, kinds = path.parent, (f"{path.name}*",)
+    return sum(file.stat().st_size for kind in kinds for file in path.glob(kind))
 
 
 def _read_settings(source: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -219,7 +257,7 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     return min(*limits, NO_LIMIT)
 
 
-def _load_setfit(source: str, folder: Path, meanings: Mapping[str, str], trust_remote_code: bool) -> Candidate:
+def _load_setfit(source: str, folder: Path, trust_remote_code: bool) -> Candidate:
     """Load a body of sentence-transformers and a scikit-learn classifier of its embeddings."""
     head, pickled = folder / "model_head.skops", folder / "model_head.pkl"
     if pickled.is_file() and not head.is_file():
@@ -236,14 +274,12 @@ def _load_setfit(source: str, folder: Path, meanings: Mapping[str, str], trust_r
     def embed(texts: list[str]) -> np.ndarray:
         return body.encode(list(map(replace_lone_surrogates, texts)), show_progress_bar=False)
 
-    model = _load_pipeline(source, head, meanings, embed)
-    parameters = count_parameters(body) + (model.parameters or 0)
-    return replace(model, kind=f"SentenceTransformer, {model.kind}", size=stored_size(folder), parameters=parameters)
+    model = _load_pipeline(source, head, embed)
+    parameters = _count_parameters(body) + (model.parameters or 0)
+    return replace(model, kind=f"SentenceTransformer, {model.kind}", size=_stored_size(folder), parameters=parameters)
 
 
-def _load_pipeline(
-    source: str, path: Path, meanings: Mapping[str, str], embed: Callable[[list[str]], np.ndarray] | None = None
-) -> Candidate:
+def _load_pipeline(source: str, path: Path, embed: Callable[[list[str]], np.ndarray] | None = None) -> Candidate:
     """Load a scikit-learn pipeline that skops saved. It takes texts, or with `embed` what that makes of them."""
     io = import_extra("skops.io", "skops", source)
     with errors_as(f"{source} cannot be loaded"):
@@ -258,7 +294,7 @@ def _load_pipeline(
     if not hasattr(head, "predict_proba") and not (hasattr(head, "decision_function") and len(head.classes_) == 2):
         raise ValueError(f"{source}: {type(head).__name__} gives no scores: use a classifier with predict_proba.")
     pipeline, labels = make_pipeline(FunctionTransformer(embed), *steps), list(map(str, head.classes_))
-    return _of_pipeline(pipeline, source, labels, meanings, kind=type(head).__name__, size=path.stat().st_size)
+    return _of_pipeline(pipeline, source, labels, kind=type(head).__name__, size=path.stat().st_size)
 
 
 def _fit_baseline(source: str, **reading: Any) -> Candidate:
@@ -270,12 +306,10 @@ def _fit_baseline(source: str, **reading: Any) -> Candidate:
         raise ValueError(f"{source}: the baseline cannot be trained on these messages.")
     labels = [label_names(messages)[index] for index in pipeline.classes_]
     about = {"name": f"{BASELINE_PREFIX}{public(data)}", "kind": BASELINE, "train": tuple(messages["text"][:])}
-    return _of_pipeline(pipeline, source, labels, {}, size=len(pickle.dumps(pipeline)), **about)
+    return _of_pipeline(pipeline, source, labels, size=len(pickle.dumps(pipeline)), **about)
 
 
-def _of_pipeline(
-    pipeline: Pipeline, source: str, labels: list[str], meanings: Mapping[str, str], **about: Any
-) -> Candidate:
+def _of_pipeline(pipeline: Pipeline, source: str, labels: list[str], **about: Any) -> Candidate:
     head, transform = pipeline.steps[-1][1], pipeline[:-1].transform  # features for scores and decisions
     ranks = not hasattr(head, "predict_proba")
 
@@ -293,7 +327,8 @@ def _of_pipeline(
         return probabilities, predicted
 
     weights = sum(getattr(head, name).size for name in ("coef_", "intercept_") if hasattr(head, name))
-    return _candidate(source, labels, meanings, run, parameters=weights or None, only_ranks=ranks, **about)
+    about = {"name": public(source), "parameters": weights or None, "only_ranks": ranks, **about}
+    return Candidate(source=source, labels=tuple(labels), run=run, **about)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class SpamClassifier:
             strongest: How many words to search for that speak most for the label together. A message of n words is
                 classified about 8 n times for three of them, and n times for 0 or 1.
         """
-        return list(explain(self.model, self.tokenizer, _as_list(texts), strongest))
+        return [explain(self.model, self.tokenizer, text, strongest) for text in _as_list(texts)]
 
     def decide(self, probabilities: torch.Tensor) -> tuple[list[str], torch.Tensor]:
         """Choose labels with the model's threshold.

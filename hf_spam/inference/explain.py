@@ -5,8 +5,8 @@ Networks through Representation Erasure*). The message without it is classified 
 exact. Single contributions do not tell which words matter together, so the strongest words are searched for as a set.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import regex
 import torch
@@ -27,7 +27,6 @@ WORD = regex.compile(
 SPACE = regex.compile(r"\p{White_Space}")
 MAX_SPANS = 40  # parts of a message to leave out; more words than this are taken together
 BEAM_WIDTH = 4  # sets of words to extend by one more
-MESSAGES = 64  # messages whose variants are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -54,70 +53,35 @@ class Explanation:
 
 
 def explain(
-    model: PreTrainedModel | OnnxModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], strongest: int = 3
-) -> Iterator[Explanation]:
-    """Yield the explanation of each message. The other arguments and the errors are those of `predict_logits`."""
+    model: PreTrainedModel | OnnxModel, tokenizer: PreTrainedTokenizerBase, text: str, strongest: int = 3
+) -> Explanation:
+    """Explain the answer for a message. The other arguments and the errors are those of `predict_logits`."""
     config, names = model.config, class_names(model.config)
-    spam = spam_index(names) if len(names) == 2 or "spam" in map(str.lower, names) else None
-    for start in range(0, len(texts), MESSAGES):
-        chosen = texts[start : start + MESSAGES]
-        logits = predict_logits(model, tokenizer, chosen)
-        probabilities = logits.softmax(-1)
-        labels = decide(config, probabilities).tolist()
-        explained = labels if spam is None else [spam] * len(labels)
-        log_odds = log_odds_of(logits, explained)
-        searches = [
-            _Search(*split(tokenizer, text, config.max_tokens), index, odds, 1 if index == label else -1)
-            for text, label, index, odds in zip(chosen, labels, explained, log_odds, strict=True)
-        ]
-        for _ in range(max(1, strongest)):
-            asked = [(search, words) for search in searches for words in search.longer_sets()]
-            changed = [leave_out(search.text, [search.spans[i] for i in words]) for search, words in asked]
-            rows = {text: row for row, text in enumerate(dict.fromkeys(changed))}  # equal texts get equal numbers
-            found = predict_logits(model, tokenizer, list(rows))[[rows[text] for text in changed]]
-            without = log_odds_of(found, [search.explained for search, _ in asked])
-            for (search, words), odds in zip(asked, without, strict=True):
-                search.changes[words] = search.log_odds - odds
-            for search in searches:
-                search.keep_best()
-        for text, label, search, row in zip(chosen, labels, searches, probabilities, strict=True):
-            answer = (text, names[label], float(row[label]), names[search.explained], search.log_odds)
-            yield Explanation(*answer, search.words(), *search.strongest(strongest))
+    logits = predict_logits(model, tokenizer, [text])
+    probabilities = logits.softmax(-1)
+    label = decide(config, probabilities).item()
+    explained = spam_index(names) if len(names) == 2 or "spam" in map(str.lower, names) else label
+    (log_odds,) = log_odds_of(logits, explained)
+    read, spans, unread = split(tokenizer, text, config.max_tokens)
 
+    # A beam search for the words that support the label most: sets of one word, of two, and so on.
+    sign = 1 if explained == label else -1
+    changes: dict[tuple[int, ...], float] = {(): 0.0}  # log-odds minus those without a set of spans
+    beam: list[tuple[int, ...]] = [()]  # the best sets, all of one size
+    for _ in range(max(1, strongest)):
+        longer = sorted({tuple(sorted((*words, i))) for words in beam for i in range(len(spans)) if i not in words})
+        variants = [leave_out(read, [spans[i] for i in words]) for words in longer]
+        rows = {variant: row for row, variant in enumerate(dict.fromkeys(variants))}  # equal ones get equal numbers
+        without = log_odds_of(predict_logits(model, tokenizer, list(rows)), explained)
+        changes |= {words: log_odds - without[rows[variant]] for words, variant in zip(longer, variants, strict=True)}
+        beam = sorted(longer, key=lambda words: -sign * changes[words])[:BEAM_WIDTH] or beam
 
-@dataclass
-class _Search:
-    """Beam search for the words of a message that together support its label most."""
-
-    text: str
-    spans: list[tuple[int, int]]  # start and end of each word or group of words to leave out
-    unread: tuple[int, int] | None
-    explained: int
-    log_odds: float
-    sign: int  # 1 if the log-odds are those of the label, -1 if they speak against it
-    beam: list[tuple[int, ...]] = field(default_factory=lambda: [()])  # the best sets of spans found, all of one size
-    changes: dict[tuple[int, ...], float] = field(default_factory=dict)  # log-odds minus those without a set of spans
-
-    def longer_sets(self) -> list[tuple[int, ...]]:
-        """Return each set of the beam with one more span."""
-        everything = range(len(self.spans))
-        return sorted({tuple(sorted((*words, i))) for words in self.beam for i in everything if i not in words})
-
-    def keep_best(self) -> None:
-        """Replace the beam by the best of the longer sets, unless the message has no more words."""
-        longer = sorted(self.longer_sets(), key=lambda words: -self.sign * self.changes[words])
-        self.beam = longer[:BEAM_WIDTH] or self.beam
-
-    def words(self) -> list[Word]:
-        """Return the spans with their contributions, and what the model does not read as one word without any."""
-        words = [Word(*span, self.changes[i,]) for i, span in enumerate(self.spans)]
-        return words if self.unread is None else [*words, Word(*self.unread, 0.0)]
-
-    def strongest(self, count: int) -> tuple[list[Word], float]:
-        """Return the best set, the largest contribution first, and the log-odds without it."""
-        words, best = self.words(), self.beam[0][:count]  # a set that is too large only if none is wanted
-        order = sorted(best, key=lambda i: -self.sign * words[i].contribution)
-        return [words[i] for i in order], self.log_odds - self.changes.get(best, 0)
+    words = [Word(*span, changes[i,]) for i, span in enumerate(spans)]
+    best = beam[0][:strongest]  # a set that is too large only if none is wanted
+    named = [words[i] for i in sorted(best, key=lambda i: -sign * words[i].contribution)]
+    words += [Word(*unread, 0.0)] if unread else []
+    answer = names[label], probabilities[0, label].item(), names[explained], log_odds
+    return Explanation(text, *answer, words, named, log_odds - changes[best])
 
 
 def split(
@@ -150,8 +114,8 @@ def leave_out(text: str, spans: Sequence[tuple[int, int]]) -> str:
     return "".join([*kept, text[position:]])
 
 
-def log_odds_of(logits: torch.Tensor, classes: Sequence[int]) -> list[float]:
-    """Return the log-odds of a class of each message against all others, from logits (N, num_labels)."""
-    logits, index = logits.double(), torch.tensor(classes, dtype=torch.long)[:, None]
-    others = logits.scatter(-1, index, -torch.inf).logsumexp(-1)
-    return (logits.gather(-1, index)[:, 0] - others).tolist()
+def log_odds_of(logits: torch.Tensor, index: int) -> list[float]:
+    """Return the log-odds of a class against all others for each message, from logits (N, num_labels)."""
+    logits = logits.double()
+    others = logits.index_fill(-1, torch.tensor(index), -torch.inf).logsumexp(-1)
+    return (logits[:, index] - others).tolist()

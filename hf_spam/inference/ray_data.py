@@ -33,7 +33,7 @@ from ..extras import import_extra
 from ..text import first_line
 from . import storage
 from .classifier import SpamClassifier
-from .scoring import ScoredFile, rows_of, score_window, scoring_reading
+from .scoring import ScoredFile, score_window, scoring_reading
 from .unfinished import add_rows, no_rows
 
 WINDOW_SIZE = 16_384
@@ -172,7 +172,7 @@ def score_with_ray(
                 faults[summary["file"]] = summary["fault"]
             else:
                 add_rows(total, summary)
-                bar.update(summary["read"])
+                bar.update(summary["rows"] + summary["left_out"])
     if isinstance(outputs, LocalFileSystem):
         for path in Path(folder).glob(".writing-*"):  # of processes that were killed
             path.unlink()
@@ -181,7 +181,7 @@ def score_with_ray(
         raise DataError(left_out[0])
     files = {"files": len(paths) - len(left_out), "files_left_out": left_out}
     seconds = time.perf_counter() - start
-    scored = ScoredFiles(str(output), **rows_of(total), **files, resumed_rows=0, seconds=seconds)
+    scored = ScoredFiles(str(output), **total, **files, resumed_rows=0, seconds=seconds)
     storage.write(outputs, f"{folder}/{storage.SUCCESS}", json.dumps(vars(scored)).encode())
     return scored
 

@@ -127,28 +127,24 @@ def score_file(
             details = "; ".join(filter(None, [f"texts from {column}", reader.note()]))
             logger.info("%s: %s", reader.name, printable(details))
         with unfinished.opened(overwrite=overwrite):
-            state = unfinished.state
-            if resumed := state["read"]:
+            scored = unfinished.state["total"]
+            if resumed := scored["rows"] + scored["left_out"]:
                 logger.info("Resuming: %d rows were scored by an earlier run.", resumed)
             if num_processes is None:
-                is_small = total is not None and total - resumed <= FEW_ROWS
-                num_processes = 1 if is_small else _most_processes(classifier)
-            windows = islice(enumerate(reader.windows(window_size)), state["windows"], None)
+                on_cpu = classifier.model.device.type == "cpu"
+                num_processes = count_cores() if on_cpu else torch.accelerator.device_count()
+                if total is not None and total - resumed <= FEW_ROWS:
+                    num_processes = 1
+            windows = islice(enumerate(reader.windows(window_size)), unfinished.state["windows"], None)
             with tqdm(total=total, initial=resumed, desc="Scoring", unit="row", disable=not progress) as bar:
                 for summary, rows in _score_windows(classifier, reader, windows, suffix, num_processes):
                     if reader.file is not None:
                         reader.file.check_unchanged()
                     unfinished.add(summary, rows)
-                    bar.update(summary["read"])
+                    bar.update(summary["rows"] + summary["left_out"])
             unfinished.finish()
     seconds = time.perf_counter() - start
-    return ScoredFile(str(output), **rows_of(state), resumed_rows=resumed, seconds=seconds)
-
-
-def rows_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of `ScoredFile` that describe the rows."""
-    rows = sum(summary["labels"].values()) + summary["missing"]
-    return {"rows": rows, **{name: summary[name] for name in ("labels", "missing", "left_out", "first_left_out")}}
+    return ScoredFile(str(output), **scored, resumed_rows=resumed, seconds=seconds)
 
 
 def score_stream(
@@ -253,13 +249,6 @@ def _model_hash(classifier: SpamClassifier) -> str:
     return digest.hexdigest()
 
 
-def _most_processes(classifier: SpamClassifier) -> int:
-    """Return the number of cores that this process may use, or of accelerators if the model is on one."""
-    if classifier.model.device.type != "cpu":
-        return torch.accelerator.device_count()
-    return count_cores()
-
-
 def _score_windows(
     classifier: SpamClassifier, reader: Reader, windows: Iterator[tuple[int, Window]], suffix: str, processes: int
 ) -> Iterator[Piece]:
@@ -328,7 +317,7 @@ def _receive(worker: Connection) -> Piece:
 
 
 def score_window(classifier: SpamClassifier, reader: Reader, window: Window, suffix: str, *, first: bool) -> Piece:
-    """Return a summary of a window, and its rows as a piece of the output."""
+    """Return a summary of a window, see `no_rows`, and its rows as a piece of the output."""
     messages = reader.messages(window)
     table = reader.table(messages.window)
     if first:
@@ -341,7 +330,7 @@ def score_window(classifier: SpamClassifier, reader: Reader, window: Window, suf
         torch.set_num_threads(threads)
     name = f"{reader.place(window, 0)} and after" if len(window) else reader.name
     summary = {
-        "read": len(window),
+        "rows": len(labels),
         "labels": dict(Counter(label for label in labels if label is not None)),
         "missing": labels.count(None),
         "left_out": len(messages.left_out),

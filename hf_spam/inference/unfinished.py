@@ -14,13 +14,13 @@ from ..files import flush
 
 
 def no_rows() -> dict[str, Any]:
-    """Return the summary of no rows: how many were `read`, and the fields of `ScoredFile` that describe them."""
-    return {"read": 0, "labels": {}, "missing": 0, "left_out": 0, "first_left_out": []}
+    """Return the summary of no rows: the fields of `ScoredFile` that describe rows."""
+    return {"rows": 0, "labels": {}, "missing": 0, "left_out": 0, "first_left_out": []}
 
 
 def add_rows(total: dict[str, Any], summary: dict[str, Any]) -> None:
     """Add the summary of further rows to that of earlier ones."""
-    for name in ("read", "missing", "left_out"):
+    for name in ("rows", "missing", "left_out"):
         total[name] += summary[name]
     total["labels"] = dict(sorted((Counter(total["labels"]) + Counter(summary["labels"])).items()))
     total["first_left_out"] = [*total["first_left_out"], *summary["first_left_out"]][:3]
@@ -31,7 +31,7 @@ class UnfinishedOutput:
 
     A window is added in two steps: its rows are flushed to disk, then the state, which has the size of all rows. If the
     process is killed in between, the rows beyond that size are cut off when the run resumes. The `state` is what the
-    run depends on, by name (`run`), the numbers of windows and bytes so far, and the summary of the rows.
+    run depends on, by name (`run`), the numbers of windows and bytes so far, and the summary of all rows (`total`).
     """
 
     def __init__(self, output: Path, run: dict[str, Any]):
@@ -39,7 +39,7 @@ class UnfinishedOutput:
         self.rows_file = output.with_name(f"{output.name}.unfinished")
         self.state_file = output.with_name(f"{output.name}.unfinished.json")
         self.lock_file = output.with_name(f"{output.name}.unfinished.lock")
-        self.state: dict[str, Any] = {"run": run, "windows": 0, "bytes": 0, **no_rows()}
+        self.state: dict[str, Any] = {"run": run, "windows": 0, "bytes": 0, "total": no_rows()}
 
     @contextmanager
     def opened(self, *, overwrite: bool) -> Iterator[None]:
@@ -78,7 +78,7 @@ class UnfinishedOutput:
         os.fsync(self.file.fileno())
         self.state["windows"] += 1
         self.state["bytes"] += len(rows)
-        add_rows(self.state, summary)
+        add_rows(self.state["total"], summary)
         self._save()
 
     def finish(self) -> None:

@@ -18,9 +18,7 @@ def count_cores() -> int:
 
 
 def worker_context() -> BaseContext:
-    """Return the start method: forks of a server, which imports the libraries once for all, or spawn on Windows."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
+    """Return the start method: forks of a server, which imports the libraries once for all."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.scoring"])
     return context
@@ -29,7 +27,8 @@ def worker_context() -> BaseContext:
 def start_forkserver(source: str) -> None:
     """Start the server now, since its imports take seconds, if the source is a file large enough to need it."""
     is_large = os.path.isfile(source) and os.path.getsize(source) > SMALL_BYTES
-    if is_large and count_cores() > 1 and worker_context().get_start_method() == "forkserver":
+    if is_large and count_cores() > 1:
+        worker_context()  # says what the server imports
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the first process
         try:
             forkserver.ensure_running()

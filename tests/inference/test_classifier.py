@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pandas as pd
@@ -94,41 +93,24 @@ def test_messages_may_be_in_any_iterable():
     assert CLASSIFIER(text for text in texts) == CLASSIFIER(texts)
 
 
-def run_python(code: str, *arguments: str) -> str:
-    """Run code in a new process, and return its output."""
-    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+REGISTERED = """
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.pipelines import check_task
+config = AutoConfig.for_model("spam_gpt", n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=4)
+for auto in (AutoModel, AutoModelForSequenceClassification):
+    print(type(auto.from_config(config)).__name__, end=" ")
+print(check_task("spam-classification")[1]["impl"].__name__)
+"""
 
 
-def test_classes_are_registered_in_any_order_of_imports():
-    """The libraries import each other in circles, and every order must register the classes.
-
-    Each order runs in a fork, so that torch is imported only once.
-    """
-    registered = """
-        import os, sys, accelerate, scipy.optimize, torch, torch._dynamo, torch.distributed.tensor
-        check = '''
-        from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-        from transformers.pipelines import check_task
-        config = AutoConfig.for_model("spam_gpt", n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=4)
-        for auto in (AutoModel, AutoModelForSequenceClassification):
-            print(type(auto.from_config(config)).__name__, end=" ")
-        print(check_task("spam-classification")[1]["impl"].__name__)
-        '''
-        for order in sys.argv[1:]:
-            if os.fork() == 0:
-                exec(order + check.replace(" " * 8, ""))
-                sys.stdout.flush()
-                os._exit(0)
-            _, status = os.wait()
-            assert status == 0, order
-    """
-    orders = [
+@pytest.mark.parametrize(
+    "imports",
+    [
         "import hf_spam; hf_spam.SpamPipeline; import transformers.models.gpt2.modeling_gpt2",
         "import transformers.pipelines, transformers.models.gpt2.modeling_gpt2, hf_spam",
-    ]
-    assert run_python(registered, *orders).splitlines() == len(orders) * [
-        "SpamGPTModel SpamGPTForSequenceClassification SpamPipeline"
-    ]
+    ],
+)
+def test_classes_are_registered_in_any_order_of_imports(imports):
+    """The libraries import each other in circles, and every order must register the classes."""
+    done = subprocess.run([sys.executable, "-c", imports + REGISTERED], capture_output=True, text=True)
+    assert done.stdout == "SpamGPTModel SpamGPTForSequenceClassification SpamPipeline\n", done.stderr

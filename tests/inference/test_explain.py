@@ -8,8 +8,6 @@ import pytest
 import regex
 import torch
 from command_line import hf_spam
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from small_data import MESSAGES
 from tiny_models import build
 from tricky_texts import tricky_texts
@@ -119,23 +117,8 @@ def test_models_of_other_classes_and_layouts(settings):
 def test_an_onnx_export_explains_like_its_model(onnx_export):
     exported = SpamClassifier.from_pretrained(onnx_export).explain(SAMPLE[:3])
     for one, two in zip(exported, CLASSIFIER.explain(SAMPLE[:3]), strict=True):
-        assert contributions(one) == pytest.approx(contributions(two), abs=1e-4)
-
-
-def contributions(explanation: Explanation) -> list[float]:
-    return [word.contribution for word in explanation.words]
-
-
-@settings(max_examples=10)
-@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=5), st.randoms())
-def test_an_explanation_depends_on_the_message_only(texts, random):
-    texts = [*texts, SPAM, SPAM]
-    alone = [CLASSIFIER.explain(text)[0] for text in texts]
-    order = random.sample(range(len(texts)), len(texts))
-    for i, explanation in zip(order, CLASSIFIER.explain([texts[i] for i in order]), strict=True):
-        assert contributions(explanation) == pytest.approx(contributions(alone[i]), abs=1e-4)
-        assert [(word.start, word.end) for word in explanation.words] == [(w.start, w.end) for w in alone[i].words]
-        assert explanation.log_odds_without == pytest.approx(alone[i].log_odds_without, abs=1e-4)
+        expected = [word.contribution for word in two.words]
+        assert [word.contribution for word in one.words] == pytest.approx(expected, abs=1e-4)
 
 
 def test_no_three_words_change_a_short_message_more_than_those_named():

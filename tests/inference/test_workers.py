@@ -2,13 +2,11 @@
 
 import signal
 
-import pytest
 from command_line import hf_spam
 
 from hf_spam.inference import workers
 
 
-@pytest.mark.skipif(workers.worker_context().get_start_method() != "forkserver", reason="processes cannot be forked")
 def test_the_server_is_started_early_for_large_files_only(tmp_path, monkeypatch):
     """Ctrl-C must not reach it, and must reach the first process as before."""
     handlers = []
