@@ -218,25 +218,16 @@ def _find_quotes(file: DataFile, dialect: Dialect) -> str:
 
 
 def _quote_conventions(file: DataFile, dialect: Dialect) -> list[str]:
-    r"""Return the conventions for quoted cells that a file may follow, the likeliest first.
+    r"""Return the conventions for quoted cells that a file may follow: a backslash may escape a quote or delimiter.
 
-    A backslash before a quote or a delimiter may be an escape; it is one if all quotes without a backslash begin or end
-    a cell. Bytes are searched much faster than text.
+    Bytes are searched much faster than text.
     """
     encoding = file.encoding.removesuffix("-sig")
     whats = ("", '"', dialect.delimiter)
     slash, *escapes = (f"\\{what}".encode(encoding).removeprefix(codecs.BOM_UTF16) for what in whats)
     with file.open() as lines:
-        if not any(slash in line and any(escape in line for escape in escapes) for line in lines):
-            return ["csv"]
-    end, is_escaped = re.escape(dialect.delimiter), False
-    inner = re.compile(f'(?<!^)(?<!{end})"(?!{end}|\\s*$)')
-    with file.text() as text, suppress(UnicodeDecodeError):
-        for line in text:
-            is_escaped = is_escaped or '\\"' in line
-            if '"' in line and inner.search(re.sub(r"\\.", "", line)):
-                return ["csv", "backslash"]
-    return ["backslash", "csv"] if is_escaped else ["csv", "backslash"]
+        may_escape = any(slash in line and any(escape in line for escape in escapes) for line in lines)
+    return ["csv", "backslash"] if may_escape else ["csv"]
 
 
 def _fits(file: DataFile, dialect: Dialect, quotes: str, may_swallow: bool = False) -> bool:

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,15 @@ class UnfinishedOutput:
             yield
 
     def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
-        try:
-            return json.loads(self.state_file.read_bytes()) if self.state_file.exists() else None
-        except ValueError:
-            if overwrite:
-                return None
-            raise ValueError(f"{self.state_file} is damaged; use --overwrite to start again.") from None
+        if not self.state_file.exists():
+            return None
+        with suppress(ValueError, AttributeError):
+            state = json.loads(self.state_file.read_bytes())
+            if state.keys() == self.state.keys():
+                return state
+        if overwrite:
+            return None
+        raise ValueError(f"{self.state_file} is damaged, or of another version; use --overwrite to start again.")
 
     def add(self, summary: dict[str, Any], rows: bytes) -> None:
         """Append the rows of the next window; `score_window` returns both arguments."""

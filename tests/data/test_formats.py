@@ -131,6 +131,11 @@ def test_backslashes_that_escape_nothing_are_kept(tmp_path):
     assert rows(read_messages(tmp_path / "a.csv")) == [(0, 'he said "ok" in C:\\temp, \\o/'), (1, "https:\\/\\/x")]
 
 
+def test_a_backslash_before_the_closing_quote_is_part_of_the_text(tmp_path):
+    (tmp_path / "a.csv").write_text('"a","text","b"\n"","\\",",0"\n')
+    assert read_texts(tmp_path / "a.csv") == ["\\"]
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
 def test_a_label_column_without_a_name_is_not_part_of_the_text(name, tmp_path, caplog):
     caplog.set_level(logging.INFO)

@@ -391,11 +391,13 @@ def test_a_different_run_does_not_use_the_rows(begun, change, what):
     assert output.read_bytes() == output.with_name("anew.csv").read_bytes()
 
 
-def test_a_damaged_state_is_named_and_can_be_overwritten(begun):
+@pytest.mark.parametrize("content", ["{", "[]", '{"run": {}, "windows": 1, "bytes": 9, "read": 2}'])
+def test_a_state_that_cannot_be_used_is_named_and_can_be_overwritten(begun, content):
     source, output = begun
     state = output.with_name(f"{output.name}.unfinished.json")
-    state.write_text("{")
-    with pytest.raises(ValueError, match=f"{state.name} is damaged; use --overwrite to start again"):
+    state.write_text(content)
+    advice = "is damaged, or of another version; use --overwrite to start again"
+    with pytest.raises(ValueError, match=f"{state.name} {advice}"):
         score_file(CLASSIFIER, source, output, window_size=2)
     assert score_file(CLASSIFIER, source, output, window_size=2, overwrite=True).rows == 6
 
