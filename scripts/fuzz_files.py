@@ -16,12 +16,14 @@ import os
 import random
 import resource
 import shutil
+import signal
 import struct
 import sys
 import tempfile
 import traceback
 from collections import Counter
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -71,22 +73,17 @@ def run_case(folder: Path, rng: random.Random) -> tuple[str, str, str]:
     name = rng.choice(MODEL_FILES)
     shutil.copytree(BUNDLED, folder)
     how = damage(folder / name, rng)
-    ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=classify, args=(theirs, folder))
-    process.start()
-    theirs.close()
-    try:
-        outcome = ours.recv() if ours.poll(SECONDS) else f"more than {SECONDS} s"
-    except EOFError:
-        process.join()
-        outcome = f"crash, exit code {process.exitcode}"
-    process.kill()
-    process.join()
+    with ProcessPoolExecutor(1, CONTEXT) as worker:
+        try:
+            outcome = worker.submit(classify, folder).result()
+        except BrokenProcessPool:
+            outcome = f"crash, or more than {SECONDS} s"
     return name, how, outcome
 
 
-def classify(connection: Connection, folder: Path) -> None:
-    """Run `classify` on a model within limited memory, and send the outcome."""
+def classify(folder: Path) -> str:
+    """Run `classify` on a model within limited time and memory, and return the outcome."""
+    signal.alarm(SECONDS)  # ends the process
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
     from hf_spam.cli import main
@@ -103,13 +100,12 @@ def classify(connection: Connection, folder: Path) -> None:
     out, err = out.getvalue(), err.getvalue()
     lines = [line for line in err.splitlines() if line.strip()]
     if code == 1 and not out and len(lines) == 1 and lines[0].startswith("hf-spam: ") and len(err) <= LONGEST_LINE:
-        connection.send("refused")
-    elif code:
-        connection.send(f"exit code {code}, {len(lines)} lines: {err[-3000:]}")
-    else:
-        answers = [json.loads(line) for line in out.splitlines()]
-        is_fine = [one["text"] for one in answers] == MESSAGES and all(0 < one["score"] <= 1 for one in answers)
-        connection.send("answered" if is_fine else f"no answer: {out}")
+        return "refused"
+    if code:
+        return f"exit code {code}, {len(lines)} lines: {err[-3000:]}"
+    answers = [json.loads(line) for line in out.splitlines()]
+    is_fine = [one["text"] for one in answers] == MESSAGES and all(0 < one["score"] <= 1 for one in answers)
+    return "answered" if is_fine else f"no answer: {out}"
 
 
 def damage(path: Path, rng: random.Random) -> str:

@@ -12,7 +12,6 @@ Nothing here imports the client under test.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
@@ -170,7 +169,7 @@ class LocalHub:
         return self
 
     def stop(self) -> None:
-        """Go down: cut open connections and refuse new ones."""
+        """Go down: cut hanging connections and refuse new ones."""
         self.end_faults()
         for server in self.servers:
             server.shutdown()
@@ -269,36 +268,17 @@ class LocalHub:
 
 
 class Server(ThreadingHTTPServer):
-    """A server that cuts kept-alive connections when it stops."""
+    """A server that speaks HTTP/1.0: no connection outlives an answer, so that `stop` leaves none open."""
 
     daemon_threads = True
-
-    def __init__(self, *arguments: Any):
-        self.connections: set[socket.socket] = set()
-        super().__init__(*arguments)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that disconnect."""
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self.connections.discard(request)
-        super().shutdown_request(request)
-
-    def server_close(self) -> None:
-        super().server_close()
-        for connection in list(self.connections):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                connection.shutdown(socket.SHUT_RDWR)
-
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection. A request first meets its fault, if any, and then `route` calls the method for its path."""
+    """One request per connection. It first meets its fault, if any, and then `route` calls the method for its path."""
 
-    protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else the body of an answer waits 40 ms
     hub: LocalHub
 
@@ -319,10 +299,9 @@ class Handler(BaseHTTPRequestHandler):
         except HubError as error:
             self.send(error.status, {"error": str(error)}, error.headers)
         except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
+            pass
         except Exception as error:  # a bug of this file
             self.hub.bugs.append(traceback.format_exc())
-            self.close_connection = True
             self.send(500, {"error": f"a bug of LocalHub: {error!r}"})
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
@@ -335,15 +314,15 @@ class Handler(BaseHTTPRequestHandler):
             self.read_body(share=0.5)
         if fault.hang or fault.drop in ("before", "during"):
             self.cut()
-        elif fault.status:
+            return True
+        if fault.status:
             self.read_body()
             html = {"Content-Type": "text/html"} if isinstance(fault.body, str) else {}
             answer = fault.body.encode() if html else fault.body or {"error": f"injected {fault.status}"}
             self.send(fault.status, answer, html)
-        return self.close_connection or bool(fault.status)
+        return bool(fault.status)
 
     def cut(self) -> None:
-        self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
         self.connection.close()
 
@@ -369,7 +348,6 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data[: len(data) // 2] if drop == "half" else data)
-            self.close_connection = self.close_connection or drop == "half"
 
     # Access
 

@@ -3,27 +3,28 @@
 const BATCH_SIZE = 32;
 
 /**
- * Return the probability of each class for each text, or `null` for a text that makes Transformers.js fail.
+ * Return the probability of each class for each text: `null` for all of them if the text makes Transformers.js fail.
  *
  * @param {object} library What `@huggingface/transformers` exports.
  * @param {{model: string, dtype: string, texts: string[]}} request The model is an absolute path in Node.js, and that of
  *   a URL in a browser; relative ones could be names on the Hub.
- * @returns {Promise<(number[]|null)[]>} In the order of the texts; classes are in the order of their ids.
+ * @returns {Promise<(number|null)[][]>} In the order of the texts; classes are in the order of their ids.
  */
 export async function probabilities({ env, pipeline }, { model, dtype, texts }) {
   Object.assign(env, { allowLocalModels: true, allowRemoteModels: false, useBrowserCache: false, useFSCache: false });
   const classify = await pipeline("text-classification", model, { dtype });
   const { id2label } = classify.model.config;
+  const ids = Object.keys(id2label);
 
   async function answer(batch) {
     const answers = await classify(batch, { top_k: null });
     return answers.map((scores) => {
       const score = Object.fromEntries(scores.map(({ label, score }) => [label, score]));
-      return Object.keys(id2label).map((id) => score[id2label[id]]);
+      return ids.map((id) => score[id2label[id]]);
     });
   }
 
-  const found = new Array(texts.length).fill(null);
+  const found = texts.map(() => ids.map(() => null));
   const order = [...texts.keys()].sort((a, b) => texts[a].length - texts[b].length);
   for (let start = 0; start < order.length; start += BATCH_SIZE) {
     await new Promise((resume) => setTimeout(resume)); // a page answers only between batches

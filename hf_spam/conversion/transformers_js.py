@@ -71,11 +71,4 @@ def run_in_node(folder: Path, texts: Sequence[str], *, precision: str) -> np.nda
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "Error:" in line), done.stderr)
         raise ValueError(f"Transformers.js in Node.js failed: {one_line(ValueError(reason))}")
-    return to_array(folder, json.loads(done.stdout.splitlines()[-1]))
-
-
-def to_array(folder: Path, found: list[list[float] | None]) -> np.ndarray:
-    """Return the answers of `transformers_js.mjs` as an array, with NaN where there is none."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    nothing = [np.nan] * len(config["id2label"])
-    return np.array([scores or nothing for scores in found], np.float32).reshape(-1, len(nothing))
+    return np.array(json.loads(done.stdout.splitlines()[-1]), np.float32)  # null becomes NaN

@@ -90,23 +90,21 @@ def keep_pushing(
     repo_id: str,
     files: Mapping[str, Path | bytes],
     *,
-    title: str,
-    repo_type: str = "model",
     stop: Callable[[RetryCallState], bool],
     sleep: Callable[[float], None] = time.sleep,
     **how: Any,
 ) -> CommitInfo:
-    """Call `push_files` until it succeeds, fails for good, or tenacity's `stop` says so."""
+    """Call `push_files` until it succeeds, fails for good, or tenacity's `stop` says so; `how` are its arguments."""
 
     def note(state: RetryCallState) -> None:
         if state.attempt_number == 1:
-            message = explain(state.outcome.exception(), repo_id, repo_type)
-            logger.info("Not pushed yet: %s. %s. Trying again ...", title, message)
+            message = explain(state.outcome.exception(), repo_id, how.get("repo_type", "model"))
+            logger.info("Not pushed yet: %s. %s. Trying again ...", how["title"], message)
 
     backoff = wait_exponential(multiplier=MIN_WAIT_SECONDS, max=MAX_WAIT_SECONDS)
     check = retry_if_exception(is_transient)
     retry = Retrying(stop=stop, sleep=sleep, retry=check, wait=backoff, before_sleep=note, reraise=True)
-    return retry(push_files, repo_id, files, title=title, repo_type=repo_type, **how)
+    return retry(push_files, repo_id, files, **how)
 
 
 @contextmanager

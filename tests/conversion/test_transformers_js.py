@@ -27,14 +27,6 @@ def package(node_modules: Path) -> Path:
 
 
 @pytest.fixture
-def export(tmp_path) -> Path:
-    """Return a folder with all that is read in Python."""
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "config.json").write_text('{"id2label": {"0": "ham", "1": "spam"}}')
-    return tmp_path / "export"
-
-
-@pytest.fixture
 def installed(tmp_path, monkeypatch) -> Path:
     """Install an empty Transformers.js, and return the only folder of programs."""
     monkeypatch.setattr(transformers_js, "find_library", find_library)
@@ -66,18 +58,18 @@ def test_what_is_missing_is_named_with_a_remedy(installed, monkeypatch):
     assert transformers_js.missing_in_node() == needs
 
 
-def test_answers_of_node_become_an_array_and_a_text_without_one_a_row_of_nan(installed, export):
-    program(installed / "node", "echo a warning\necho '[[0.25, 0.75], null]'")
-    found = transformers_js.run_in_node(export, ["a", "b"], precision="int8")
+def test_answers_of_node_become_an_array_and_a_text_without_one_a_row_of_nan(installed, tmp_path):
+    program(installed / "node", "echo a warning\necho '[[0.25, 0.75], [null, null]]'")
+    found = transformers_js.run_in_node(tmp_path, ["a", "b"], precision="int8")
     np.testing.assert_array_equal(found, np.array([[0.25, 0.75], [np.nan, np.nan]], np.float32))
 
 
-def test_an_error_in_node_is_one_line(installed, export):
+def test_an_error_in_node_is_one_line(installed, tmp_path):
     program(
         installed / "node", "echo 'file:///x.js:3' >&2\necho 'Error: no such file' >&2\necho '    at x' >&2\nexit 1"
     )
     with pytest.raises(ValueError, match=r"^Transformers.js in Node.js failed: Error: no such file$"):
-        transformers_js.run_in_node(export, ["a"], precision="fp32")
+        transformers_js.run_in_node(tmp_path, ["a"], precision="fp32")
 
 
 def test_an_adapted_tokenizer_gives_the_same_tokens_in_python(tmp_path):

@@ -1,4 +1,4 @@
-"""A model is packed for the demo page so that it answers like the original, or is refused with the reason."""
+"""A model is packed for the demo page so that it answers like the original. The page itself: test_space.py."""
 
 import base64
 import gzip
@@ -6,12 +6,11 @@ import gzip
 import numpy as np
 import pytest
 import torch
-from tokenizers import normalizers, pre_tokenizers
+from small_data import MESSAGES
 
 from hf_spam import SpamClassifier
 from hf_spam.data.sources import read_texts
-from hf_spam.data.tokenization import train_tokenizer
-from hf_spam.hub.packing import pack, quantize_rows, read_tokenizer
+from hf_spam.hub.packing import pack
 
 
 def unpack(layout: dict, packed: str) -> dict[str, torch.Tensor]:
@@ -36,10 +35,10 @@ def unpack(layout: dict, packed: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.slow
-def test_the_packed_model_answers_like_the_original():
-    """On all messages of the sample; with `-s`, prints the numbers in docs/runtimes.md."""
-    texts, classifier = read_texts("sample"), SpamClassifier.from_pretrained()
+@pytest.mark.parametrize("source", [MESSAGES, pytest.param("sample", marks=pytest.mark.slow)])
+def test_the_packed_model_answers_like_the_original(source):
+    """On the sample, with `-s`, prints the numbers in docs/runtimes.md."""
+    texts, classifier = read_texts(source), SpamClassifier.from_pretrained()
     expected, labels = classifier.predict_proba(texts), classifier.predict(texts)
     tensors = unpack(*pack(classifier.model, classifier.tokenizer))
     del tensors["merges"]
@@ -52,29 +51,3 @@ def test_the_packed_model_answers_like_the_original():
         margins,
     )
     assert difference.max() < 1e-3 and others.sum() <= 2 and (margins < 1e-3).all()
-
-
-@pytest.mark.parametrize("bits", [8, 12, 16])
-def test_rounded_weights_are_as_near_as_their_bits_allow(bits):
-    values = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
-    values *= np.float32([[1], [1e-6], [30], [0], [2]])
-    layout = {"tensors": [{"name": "w", "shape": [5, 64], "type": "rows"}]}
-    found = unpack(layout, base64.b64encode(gzip.compress(quantize_rows(values, bits))).decode())["w"].numpy()
-    step = 2 * np.abs(values).max(1, keepdims=True) / (2**bits - 2)
-    assert (np.abs(found - values) <= 0.51 * step).all()
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"normalizer": normalizers.Lowercase()}, "normalizes texts in another way"),
-        ({"pre_tokenizer": pre_tokenizers.Whitespace()}, "does not split texts into words"),
-        ({"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)}, "does not split texts into words"),
-    ],
-)
-def test_tokenizers_that_the_page_cannot_run_are_refused(changes, reason):
-    tokenizer = train_tokenizer(["win a prize now"] * 9, 300)
-    for name, value in changes.items():
-        setattr(tokenizer.backend_tokenizer, name, value)
-    with pytest.raises(ValueError, match=reason):
-        read_tokenizer(tokenizer)

@@ -11,8 +11,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -215,35 +213,8 @@ def test_what_cannot_be_sent_is_kept(hub, is_offline, out, alone, caplog, monkey
 # The process and the disk
 
 
-CHILD = """if True:
-    import sys
-    sys.modules |= dict.fromkeys(["pandas", "datasets", "sklearn"])  # pushing must not need them
-    from pathlib import Path
-    from hf_spam.hub.push import Uploader
-    out = Path(sys.argv[1])
-    with Uploader(out, "alice/spam", strategy="every_save") as uploader:
-        for step in 10, 20:
-            uploader.submit(out / f"checkpoint-{step}", step, "checkpoint", is_best=True)
-        uploader.submit(out, 29, "final", is_best=True)
-        print("submitted", flush=True)
-        input()
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_while_the_hub_hangs(hub, out, alone):
-    """With -9, and it loses nothing."""
-    fault = hub.fail(*COMMIT, times=99, hang=True)
-    with subprocess.Popen([sys.executable, "-c", CHILD, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"submitted\n"
-        assert fault.hit.wait(PATIENCE)
-        process.kill()
-    hub.end_faults()
-    assert_deliverable(hub, out, alone)
-
-
-def test_the_queue_of_a_run_while_the_hub_hangs(hub, out, alone, tmp_path):
-    """What is on disk at that moment is all that the next push needs."""
+def test_a_process_that_is_killed_while_the_hub_hangs(hub, out, alone, tmp_path):
+    """What is on disk at any moment is all that the next push needs."""
     fault = hub.fail(*COMMIT, times=99, hang=True)
     with Uploader(out, REPO, strategy="every_save", timeout=0) as uploader:
         for step in (*SAVED, LAST):
@@ -449,11 +420,10 @@ def test_the_demo_becomes_a_static_space(hub, out):
 
 
 def test_a_timeout_must_be_finite(out):
-    with pytest.raises(ValueError, match="must be a finite number of at least 0 seconds, got nan"):
+    line = "must be a finite number of at least 0 seconds, got nan"
+    assert line in hf_spam("push", out, REPO, "--timeout", "nan").err
+    with pytest.raises(ValueError, match=line):
         Uploader(out, REPO, timeout=float("nan"))
-    assert (
-        "must be a finite number of at least 0 seconds, got nan" in hf_spam("push", out, REPO, "--timeout", "nan").err
-    )
 
 
 # From the command line of training

@@ -17,13 +17,14 @@ import torch
 from command_line import hf_spam
 from small_data import MESSAGES
 from tiny_models import save_tiny
+from tokenizers import normalizers, pre_tokenizers
 from tricky_texts import tricky_texts
 
 from hf_spam import SpamClassifier
 from hf_spam.conversion import parity
 from hf_spam.conversion.loading import load_tokenizer
 from hf_spam.data.sources import read_messages
-from hf_spam.data.tokenization import encode, replace_lone_surrogates
+from hf_spam.data.tokenization import encode, replace_lone_surrogates, train_tokenizer
 from hf_spam.hub.space import EXAMPLES, render_demo
 
 SAMPLE = read_messages(MESSAGES)["text"][:]
@@ -120,15 +121,26 @@ def test_other_models_answer_alike(name, tmp_path, request):
     assert_same_answers(tmp_path / "demo.html", model, SAMPLE[:50])
 
 
+NORMALIZES = "its tokenizer normalizes texts in another way than those of hf_spam"
+SPLITS = "its tokenizer does not split texts into words as GPT-2's does"
+
+
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("settings", "parts", "reason"),
     [
-        ({"pooling": "mean"}, "it does not read the last position of a message (pooling is 'mean')"),
-        ({"causal": False, "pooling": "last_token"}, "its positions see later ones (causal is false)"),
+        ({"pooling": "mean"}, {}, "it does not read the last position of a message (pooling is 'mean')"),
+        ({"causal": False}, {}, "its positions see later ones (causal is false)"),
+        ({}, {"normalizer": normalizers.Lowercase()}, NORMALIZES),
+        ({}, {"pre_tokenizer": pre_tokenizers.Whitespace()}, SPLITS),
+        ({}, {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)}, SPLITS),
     ],
 )
-def test_models_that_the_page_cannot_run_are_refused_in_one_line(tmp_path, settings, reason):
-    tiny = save_tiny(tmp_path / "tiny", **settings)
+def test_models_that_the_page_cannot_run_are_refused_in_one_line(tmp_path, settings, parts, reason):
+    """The `parts` are of the tokenizer."""
+    tokenizer = train_tokenizer(["win a prize now"] * 9, 300)
+    for name, part in parts.items():
+        setattr(tokenizer.backend_tokenizer, name, part)
+    tiny = save_tiny(tmp_path / "tiny", tokenizer, **{"pooling": "last_token", **settings})
     done = hf_spam("demo", tmp_path / "demo.html", "--model", tiny)
     assert (done.code, done.out) == (1, "") and not (tmp_path / "demo.html").exists()
     assert done.err == f"hf-spam: The page cannot run the model 'tiny': {reason}.\n"

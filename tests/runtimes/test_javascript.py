@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from chromium import run_in_page, skip_without_chromium
 from tricky_texts import tricky_texts
 
+from hf_spam import SpamClassifier
+from hf_spam.conversion import parity
 from hf_spam.conversion.parity import NEWER, Runtime
 from hf_spam.conversion.transformers_js import (
     DTYPES,
@@ -21,9 +25,10 @@ from hf_spam.conversion.transformers_js import (
     find_library,
     missing_in_node,
     run_in_node,
-    to_array,
 )
+from hf_spam.data.sources import read_texts
 from hf_spam.data.tokenization import encode
+from hf_spam.modeling.configuration_spam_gpt import decide
 
 pytestmark = pytest.mark.runtimes
 
@@ -37,6 +42,21 @@ IN_PAGE = """
 const read = async (name) => (await fetch(name)).json();
 %s
 """
+
+
+@pytest.fixture(scope="module")
+def messages() -> list[str]:
+    return read_texts("sample")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> SpamClassifier:
+    return SpamClassifier.from_pretrained("bundled")
+
+
+@pytest.fixture(scope="module")
+def expected(classifier, messages) -> np.ndarray:
+    return classifier.predict_proba(messages)
 
 
 @pytest.fixture(params=["Node.js", "Chromium"])
@@ -81,13 +101,24 @@ def classify_in_page(folder: Path, texts: Sequence[str], *, precision: str) -> n
         const { probabilities } = await import("/run.mjs");
         return probabilities(library, await read("request.json"));
     """
-    return to_array(folder, run_in_page(IN_PAGE % script, {"model": folder}, files))
+    return np.array(run_in_page(IN_PAGE % script, {"model": folder}, files), np.float32)
 
 
 @pytest.mark.parametrize(("precision", "labels_differ", "difference"), [("fp32", 0, 1e-5), ("int8", 21, 0.1)])
-def test_answers_are_those_of_the_model(program, agreement, precision, labels_differ, difference):
+def test_answers_are_those_of_the_model(
+    program, precision, labels_differ, difference, onnx_export, messages, classifier, expected, tmp_path, monkeypatch
+):
+    """For all messages of the sample, and awkward ones."""
     classify = partial(run_in_node if program == "Node.js" else classify_in_page, precision=precision)
-    result = agreement(Runtime(program, "onnx", precision, lambda: "", classify))
+    monkeypatch.setattr(parity, "RUNTIMES", [Runtime(program, "onnx", precision, lambda: "", classify)])
+    folder = shutil.copytree(onnx_export, tmp_path / "my export")
+    config, labels = classifier.model.config, decide(classifier.model.config, torch.from_numpy(expected)).numpy()
+
+    def answer(texts: Sequence[str]) -> np.ndarray:
+        return expected if texts is messages else classifier.predict_proba(texts)
+
+    (result,) = parity.compare_runtimes(folder, "onnx", config, answer, messages, labels)["runtimes"]
+    print(json.dumps(result))
     assert result["labels_differ"] <= labels_differ and result["largest_score_difference"] < difference
     assert not result["not_answered"] and set(result["answered_differently"]) <= {NEWER}
 
