@@ -283,7 +283,7 @@ def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None
 def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: bool) -> None:
     """Classify messages: TEXTS, or the lines of standard input.
 
-    The bundled model was trained on messages of 2006 to 2026 in some forty languages, half of them in English. It
+    The bundled model was trained on messages of 2006 to 2026 in many languages, nearly half of them in English. It
     makes more mistakes on other languages and kinds of messages.
     """
     from .inference.quick import classify_quickly

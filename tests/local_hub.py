@@ -55,6 +55,7 @@ class Fault:
     times: int = 1
     hang: bool = False  # wait for `over`, then cut the connection
     status: int | None = None  # answer this instead of doing the work
+    headers: dict[str, str] = field(default_factory=dict)
     body: dict | str | None = None  # JSON, or HTML
     drop: str | None = None  # reset the connection "before", "during" or "after" the work, or in "half" of the answer
     hits: int = 0
@@ -319,7 +320,7 @@ class Handler(BaseHTTPRequestHandler):
             self.read_body()
             html = {"Content-Type": "text/html"} if isinstance(fault.body, str) else {}
             answer = fault.body.encode() if html else fault.body or {"error": f"injected {fault.status}"}
-            self.send(fault.status, answer, html)
+            self.send(fault.status, answer, {**html, **fault.headers})
         return bool(fault.status)
 
     def cut(self) -> None:

@@ -19,7 +19,7 @@ from hf_spam.evaluation.models import load_candidate
 from hf_spam.experiments import benchmark as module
 from hf_spam.experiments.benchmark import FEW, OBFUSCATIONS, benchmark, benchmark_row, make_variants, markdown
 
-FINGERPRINT = "7deaff06b62ba77cc7197e15baec3df6925f3f3be91c456260b434035284b9eb"
+FINGERPRINT = "fe6697dadb3ea754a577eb803f1ac54e8b8353742b29d95f80576bc9ecf482ef"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_suite_is_pinned(split):
     variants = make_variants(held_out)
     found = module.fingerprint(held_out, variants)
     assert found == FINGERPRINT, "if this is on purpose, raise the number of SUITE, and measure all again"
-    assert (len(held_out), sum(held_out["label"][:]), len(train)) == (2974, 1028, 29697 - 2974)
+    assert (len(held_out), sum(held_out["label"][:]), len(train)) == (3874, 1459, 38480 - 3874)
     assert not find_duplicates(held_out["text"][:], train["text"][:])[1].any()
     assert not {*held_out["group"][:]} & {*train["group"][:]}  # a message and its twin are on the same side
     for texts, rows in variants.values():
@@ -97,7 +97,7 @@ def test_the_tokenizer_undoes_what_is_only_drawn_differently(split):
     for name in ("homoglyphs", "zero-width", "full-width"):
         texts, _ = variants["obfuscated", f"{name}, 30%"]
         assert encode(tokenizer, texts, 10**6) == plain, name
-        assert sum(map(str.__eq__, texts, messages["text"][:])) < len(texts) / 10
+        assert sum(map(str.__eq__, texts, messages["text"][:])) < len(texts) / 5
 
 
 def test_every_figure_is_that_of_its_messages(small, collection):
@@ -126,7 +126,7 @@ def test_every_figure_is_that_of_its_messages(small, collection):
     assert {part["figures"] is None for part in parts.values() if part["messages"] < FEW} == {True}
     assert values["suite"]["seen"] == find_duplicates(messages["text"][:], messages["text"][-7:])[1].sum() >= 7
     assert values["suite"] | {"seen": 0} == {
-        "name": module.SUITE, "fingerprint": module.fingerprint(messages, variants), "messages": 75,
+        "name": module.SUITE, "fingerprint": module.fingerprint(messages, variants), "messages": len(labels),
         "spam": labels.sum(), "seen": 0,
     }  # fmt: skip
     assert values["uci"]["how"] == "not seen" and values["uci"]["messages"] == 200
