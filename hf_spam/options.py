@@ -20,18 +20,20 @@ METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def reachable(names: str, repo_type: str = "model") -> str:
-    """Return a model or sources of messages, or fail at once if one must be on the Hub, which cannot be reached."""
-    for name in filter(is_hub_id, sources_of(names)):
+def reachable(name: str, repo_type: str = "model") -> str:
+    """Return a model, or fail at once if it must be on the Hub and the Hub cannot be reached."""
+    if is_hub_id(name):
         from .hub_errors import check_reachable  # slow to import
 
         check_reachable(name, repo_type)
-    return names
+    return name
 
 
 def reachable_data(data: str) -> str:
     """Return the sources of messages, or fail at once as `reachable` does."""
-    return reachable(data, "dataset")
+    for source in sources_of(data):
+        reachable(source, "dataset")
+    return data
 
 
 def data_option(help: str) -> Callable[[Callable], Callable]:

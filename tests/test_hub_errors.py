@@ -10,6 +10,7 @@ import sys
 
 import httpx2
 import pytest
+from command_line import hf_spam
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from local_hub import both_transports
 
@@ -220,3 +221,9 @@ def test_a_name_on_an_unreachable_hub_fails_before_torch_is_imported(hub, tmp_pa
     assert done.returncode == 0 and len(lines) == len(COMMANDS), done.stderr
     assert all("no such file or folder; cannot reach the Hub" in line for line in lines), lines
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_model_with_a_comma_in_its_name_is_named_in_full(hub):
+    """A model is one name, unlike sources of messages."""
+    hub.stop()
+    assert hf_spam("classify", "--model", "runs/a,b", "hi").err.startswith("hf-spam: runs/a,b: no such file or folder")

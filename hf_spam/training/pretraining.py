@@ -72,7 +72,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors for later ones, until the process ends.
 
     By default, it gives large blocks back to the system, and each new one costs page faults. For the scores of all next
-    tokens, these take a quarter of the time of a step on a CPU.
+    tokens, these take about a fifth of the time of a step on a CPU.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
