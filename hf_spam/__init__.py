@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .training.finetune import finetune as finetune
     from .training.finetune import pretrain_base as pretrain_base
     from .training.recipes import RECIPES as RECIPES
-    from .training.recipes import Recipe as Recipe
+    from .training.settings import Recipe as Recipe
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 # `hf-spam --help` does not load torch.
 _MODULES = {
     "RECIPES": "training.recipes",
-    "Recipe": "training.recipes",
+    "Recipe": "training.settings",
     "SpamClassifier": "inference.classifier",
     "SpamGPTConfig": "modeling.configuration_spam_gpt",
     "SpamGPTForSequenceClassification": "modeling.modeling_spam_gpt",

@@ -16,7 +16,8 @@ from .entry import is_main_process, run, show_log
 from .experiments.book_table import PUBLISHED
 from .files import check_writable, write_json
 from .terminal import finish
-from .training.recipes import PRETRAINING, RECIPES, Recipe, RunOptions
+from .training.recipes import RECIPES
+from .training.settings import PRETRAINING, Recipe, RunOptions
 
 
 @click.group(commands=COMMANDS, context_settings={**options.CONTEXT, "max_content_width": 110})

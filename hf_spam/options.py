@@ -10,7 +10,8 @@ from docstring_parser import parse_from_object
 
 from .data.formats import is_hub_id
 from .data.names import sources_of
-from .training.recipes import RECIPES, Recipe
+from .training.recipes import RECIPES
+from .training.settings import Recipe
 
 # The flags of transformers' example scripts have underscores (--save_steps), and some have other names.
 CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}

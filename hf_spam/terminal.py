@@ -14,7 +14,7 @@ from rich.text import Text
 from .entry import is_main_process
 from .experiments.book_table import PUBLISHED_IN, Row
 from .text import printable
-from .training.recipes import Recipe
+from .training.settings import Recipe
 
 ROWS_SHOWN = 20  # rows of a long table, such as the errors
 ACCURACIES = f"Accuracies on train, validation and test in percent. {PUBLISHED_IN}"

@@ -19,8 +19,9 @@ from small_data import MESSAGES
 from hf_spam import RECIPES
 from hf_spam.cli import cli
 from hf_spam.evaluation.plots import plot_values
-from hf_spam.training.recipes import RunOptions, get_recipe
+from hf_spam.training.recipes import get_recipe
 from hf_spam.training.run import History
+from hf_spam.training.settings import RunOptions
 
 # Settings of the Trainer have its names, with dashes or underscores.
 SMALL = ["--recipe", "pocket", "--data", MESSAGES, "--max_steps=20", "--n-embd", "16", "--vocab_size", "300"]

@@ -27,7 +27,7 @@ from ..evaluation.models import load_candidate
 from ..evaluation.page import Table, format_estimate
 from ..files import versions
 from ..training.corrections import divide
-from ..training.recipes import Recipe
+from ..training.settings import Recipe
 from .breakdown import FEW, PERCENT
 from .compare import classify, training_texts
 from .crossval import cross_validate, pooled

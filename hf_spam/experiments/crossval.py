@@ -25,8 +25,9 @@ from ..files import public, write_file
 from ..signals import RunInterrupted
 from ..training.calibration import needs_calibration
 from ..training.finetune import finetune
-from ..training.recipes import Recipe, get_recipe
+from ..training.recipes import get_recipe
 from ..training.run import Metrics
+from ..training.settings import Recipe
 from .breakdown import NOTES, breakdown
 from .results import identity_of, read_result
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..data.names import sources_of
 from ..files import hash_file, public
-from ..training.recipes import Recipe
+from ..training.settings import Recipe
 
 
 def identity_of(recipe: Recipe, *named: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..evaluation.intervals import LEVEL, allowed_false_alarms, ham_needed, wils
 from ..evaluation.metrics import lowest_threshold
 from ..modeling.configuration_spam_gpt import SpamGPTConfig, spam_index
 from ..text import printable
-from .recipes import Recipe
+from .settings import Recipe
 
 TEMPERATURES = (0.1, 10.0)  # range of the search
 

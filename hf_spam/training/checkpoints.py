@@ -27,9 +27,9 @@ from ..conversion.loading import errors_as
 from ..data.splits import digest
 from ..files import MANIFEST, read_manifest, versions, write_folder, write_json
 from ..hub.push import Uploader
-from .recipes import SOURCES
 from .run import History, Progress, Run
 from .saving import write_model
+from .settings import SOURCES
 from .setup import Setup
 
 logger = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from ..evaluation.eval_data import BUNDLED_HELD_OUT, trained_recipe
 from ..modeling.configuration_spam_gpt import class_names
 from .calibration import shift_of
 from .evaluator import Evaluator
-from .recipes import Recipe
 from .run import Metrics
+from .settings import Recipe
 from .setup import Setup
 
 logger = logging.getLogger(__name__)

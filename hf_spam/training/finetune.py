@@ -33,9 +33,10 @@ from .corrections import read_corrections, rehearse
 from .distillation import spliced_messages
 from .loop import TrainingLoop
 from .pretraining import pretrain
-from .recipes import Recipe, RunOptions, checked, get_recipe
+from .recipes import get_recipe
 from .run import Run
 from .saving import save_run
+from .settings import Recipe, RunOptions, checked
 from .setup import Setup, set_up
 
 logger = logging.getLogger(__name__)

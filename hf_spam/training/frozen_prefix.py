@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.batching import EncodedMessages, batch_tokens_for, length_batches, pad_batch
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification, SpamGPTModel
-from .recipes import Recipe
+from .settings import Recipe
 
 logger = logging.getLogger(__name__)
 

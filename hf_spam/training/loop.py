@@ -27,8 +27,8 @@ from .corrections import keep_within_bound
 from .evaluator import BOOK_NAMES, DIVERGED, Evaluator
 from .loaders import Batch, Loaders
 from .objective import Objective
-from .recipes import RunOptions
 from .run import Run
+from .settings import RunOptions
 from .setup import Setup
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from ..evaluation.baseline import ahead
 from ..evaluation.metrics import Predictions
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .calibration import Calibration
-from .recipes import Recipe, RunOptions
+from .settings import Recipe, RunOptions
 
 Metrics = dict[str, float | None]
 

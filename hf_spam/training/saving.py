@@ -12,8 +12,8 @@ from ..files import write_json
 from ..hub.card import render_card
 from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..text import in_markdown
-from .recipes import SHAPE
 from .run import History, Run
+from .settings import SHAPE
 
 
 def save_run(run: Run, output_dir: Path) -> None:

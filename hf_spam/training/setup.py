@@ -20,7 +20,7 @@ from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .calibration import Calibration, calibration_of
 from .objective import log_priors
-from .recipes import SHAPE, Recipe
+from .settings import SHAPE, Recipe
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel

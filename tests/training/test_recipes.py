@@ -10,7 +10,8 @@ from datasets import DatasetDict
 from small_runs import assert_same_history
 
 from hf_spam import RECIPES, Recipe, finetune
-from hf_spam.training.recipes import RunOptions, checked, get_recipe
+from hf_spam.training.recipes import get_recipe
+from hf_spam.training.settings import RunOptions, checked
 
 # The settings in which each experiment differs from the book, in the order of the published table.
 CHANGES = {
@@ -74,6 +75,8 @@ def test_each_experiment_changes_only_what_its_row_says():
         ({"adversarial_epsilon": float("nan")}, "adversarial_epsilon must be at least 0, got nan"),
         ({"target_fpr": 1.0}, "target_fpr must be at least 0 and below 1, got 1.0"),
         ({"lowercase": True}, "lowercase needs a vocab_size"),
+        ({"n_layer": 3, "base": "mine"}, "n_layer needs base random: the network of 'mine' stays as it is"),
+        ({"initialization": "pytorch"}, "initialization needs base random: the network of 'openai-community/gpt2'"),
         ({**LOWER, "case_augmentation": 0.3}, "lowercase and case_augmentation exclude each other"),
         ({**LORA, "trainable": "all"}, "lora_r needs trainable head, got all"),
         ({**LORA, "weight_average": 0.9}, "lora_r and weight_average exclude each other"),
