@@ -342,8 +342,7 @@ def score(
         from .inference.workers import start_forkserver
 
         start_forkserver(source)  # before the imports below, which take seconds too
-    from .inference.classifier import SpamClassifier
-    from .inference.scoring import STANDARD, score_file, score_stream, trained_text_column
+    from .inference.scoring import STANDARD, load_scorer, score_file, score_stream, trained_text_column
 
     given = options.given_settings(ctx, settings)
     if ("address" in given and not engine) or (engine and ("split" in given or STANDARD in (source, output))):
@@ -352,17 +351,19 @@ def score(
         raise click.UsageError("--json, --overwrite and --num-processes cannot be used with OUT -.")
     given["remembered"] = (trained_text_column(model), None)
     if output == STANDARD:
-        score_stream(SpamClassifier.from_pretrained(model), source, sys.stdout.buffer, **given)
+        score_stream(load_scorer(model), source, sys.stdout.buffer, **given)
         return
     given["progress"] = sys.stderr.isatty()
     if engine:
+        from .inference.classifier import SpamClassifier
         from .inference.ray_data import score_with_ray
 
-        scored = score_with_ray(SpamClassifier.from_pretrained(model, device="cpu"), source, output, **given)
+        sent = None if model in (None, "bundled") else SpamClassifier.from_pretrained(model, device="cpu")
+        scored = score_with_ray(sent, source, output, **given)
         for fault in scored.files_left_out:
             click.echo(f"Left out {fault}", err=True)
     else:
-        scored = score_file(SpamClassifier.from_pretrained(model), source, output, **given)
+        scored = score_file(load_scorer(model), source, output, **given)
     if as_json:
         click.echo(json.dumps(asdict(scored)))
     rate = (scored.rows + scored.left_out - scored.resumed_rows) / scored.seconds

@@ -33,7 +33,7 @@ from ..extras import import_extra
 from ..text import first_line
 from . import storage
 from .classifier import SpamClassifier
-from .scoring import ScoredFile, score_window, scoring_reading
+from .scoring import ScoredFile, load_scorer, score_window, scoring_reading
 from .unfinished import add_rows, no_rows
 
 WINDOW_SIZE = 16_384
@@ -53,7 +53,7 @@ class SpamScorer:
         model: A folder or Hub id that every machine can read, a `SpamClassifier`, or `None` for the bundled model.
         text_column: Text column, as for `load_sms_spam`.
         prefix: Prefix for the names of the two new columns.
-        **loading: `revision`, `dtype` and `device`, as for `SpamClassifier.from_pretrained`.
+        **loading: `revision`, `dtype` and `device`, as for `load_scorer`.
 
     Raises:
         OSError, ValueError: The model cannot be loaded.
@@ -72,7 +72,7 @@ class SpamScorer:
             if isinstance(model.model, torch.nn.Module):  # an ONNX model stays on the CPU
                 model.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         else:
-            self.classifier = SpamClassifier.from_pretrained(model, **loading)
+            self.classifier = load_scorer(model, **loading)
         self.reading = scoring_reading(prefix, {"text_column": text_column})
 
     def __call__(self, batch: Any) -> Any:
@@ -110,7 +110,7 @@ class ScoredFiles(ScoredFile):
 
 
 def score_with_ray(
-    classifier: SpamClassifier,
+    classifier: SpamClassifier | None,
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
@@ -130,7 +130,7 @@ def score_with_ray(
     and the job goes on. `_SUCCESS` is written after the last part.
 
     Args:
-        classifier: The classifier; it is sent to the machines.
+        classifier: The classifier, which is sent to the machines. `None` for the bundled model, which they have.
         source: A file as for `score_file`, a folder, or a pattern with `*`. Local, in a folder that all machines can
             read, or with a scheme that Arrow knows: s3, gs, hf. A machine copies a remote file to its disk to read it.
         output: A folder called .parquet, .csv, .tsv or .jsonl, which is the format of its parts.
@@ -189,7 +189,7 @@ def score_with_ray(
 class WriteParts:
     """Score pickled windows, write each as a part, and return its summary in JSON, for `map` of Ray Data."""
 
-    def __init__(self, classifier: SpamClassifier, filesystem: FileSystem, folder: str, suffix: str):
+    def __init__(self, classifier: SpamClassifier | None, filesystem: FileSystem, folder: str, suffix: str):
         self.classifier = SpamScorer(classifier).classifier  # on the accelerator if there is one
         self.filesystem, self.folder, self.suffix = filesystem, folder, suffix
 

@@ -38,10 +38,11 @@ from ..data.readers import LinesReader, open_file
 from ..data.reading import Reading
 from ..data.rows import OUTPUTS, check_input, check_output, format_rows
 from ..data.windows import Reader, Window
-from ..files import hash_file, versions
+from ..files import BUNDLED, hash_file, versions
 from ..hub_errors import explained
 from ..text import printable
 from .classifier import SpamClassifier
+from .quick import BUNDLED_GRAPH
 from .unfinished import UnfinishedOutput, add_rows, no_rows
 from .workers import count_cores, worker_context
 
@@ -67,6 +68,16 @@ class ScoredFile:
     first_left_out: list[str]  # place and fault of the first three of them
     resumed_rows: int  # scored by an earlier run
     seconds: float  # duration of this run
+
+
+def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> SpamClassifier:
+    """Load a classifier to score many messages.
+
+    On a CPU, the bundled model runs in ONNX Runtime, which takes a quarter less time. Arguments and errors are those of
+    `SpamClassifier.from_pretrained`; with any but `model`, it runs in PyTorch.
+    """
+    in_onnx = model in (None, "bundled") and not loading and not torch.accelerator.is_available()
+    return SpamClassifier.from_pretrained(BUNDLED / BUNDLED_GRAPH if in_onnx else model, **loading)
 
 
 def score_file(
