@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 import click
 import numpy as np
@@ -21,8 +22,10 @@ from hf_spam.data.obfuscation import leet, spacing
 from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.baseline import fit_baseline, predict_baseline
 from hf_spam.evaluation.intervals import wilson
+from hf_spam.inference.scoring import load_scorer
 
 LEAST = {"source": 1, "category": 30, "language": 20}  # messages of a group that is shown
+REPEATS = 5  # of the timing
 LABELS = ("", "spam", "ham", "scam", "smishing", "ok")  # categories that only repeat a label
 
 
@@ -72,9 +75,13 @@ def main(uci: str, promotions: str | None, public: tuple[str, ...]) -> None:
     for source in ("marketing", *filter(None, [promotions])):
         others = read_messages(source, allow_single_label=True)["text"][:]
         click.echo(f"{Path(source).name}: {called(others).mean():.3f} of {len(others)} called spam")
-    started = time.perf_counter()
-    classifier.predict_proba(texts)
-    click.echo(f"{len(texts) / (time.perf_counter() - started):,.0f} messages a second")
+    for name, runtime in (("PyTorch", classifier), ("ONNX Runtime, as for hf-spam score", load_scorer())):
+        seconds = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            runtime.predict_proba(texts)
+            seconds.append(time.perf_counter() - started)
+        click.echo(f"{name}: {len(texts) / median(seconds):,.0f} messages a second (median of {REPEATS})")
 
 
 def rate(answers: np.ndarray) -> str:

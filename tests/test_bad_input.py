@@ -17,7 +17,7 @@ from hf_spam.conversion.loading import BUNDLED
 
 SMALL = "--recipe pocket --data good.csv --protocol book --n-embd 16 --vocab-size 300 --max-steps 4 --eval-freq 9"
 TRAIN = f"train {SMALL} --output-dir out"
-BASE = f"{TRAIN} --vocab-size none"
+BASE = TRAIN.replace("--n-embd 16 --vocab-size 300", "--vocab-size none")
 RESUME = f"{TRAIN} --resume-from-checkpoint"
 USAGE = 2  # exit code if the command line cannot be parsed; 1 for all other errors
 

@@ -5,6 +5,7 @@ Networks through Representation Erasure*). The message without it is classified 
 exact. Single contributions do not tell which words matter together, so the strongest words are searched for as a set.
 """
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,8 +99,9 @@ def split(
     if len(ends) > max_tokens:
         read = [word for word in words if word[0] < ends[max_tokens]]
         unread = (words[len(read)][0], words[-1][1]) if len(read) < len(words) else None
-        end = ends[min(3 * max_tokens, len(ends) - 1)]
-        words, text = read, text[: max([end, *(end for _, end in read[-1:])])]
+        last = read[-1][1] if read else 0
+        moved = bisect(ends, last) + 2 * max_tokens  # what the model reads if all these words are left out, and more
+        words, text = read, text[: max(last, ends[min(moved, len(ends) - 1)])]
     size = max(1, -(-len(words) // MAX_SPANS))
     return text, [(words[i][0], words[i : i + size][-1][1]) for i in range(0, len(words), size)], unread
 

@@ -105,7 +105,7 @@ DAMAGES = {
         config(vocab_size=HUGE),
         rf"{UNFIT}gpt\.tok_emb\.weight has shape \({VOCABULARY}, {WIDTH}\), expected",
     ),
-    "a billion blocks": (config(n_layer=HUGE), f"{UNFIT}n_layer is {HUGE}, but there are weights for 2"),
+    "a billion blocks": (config(n_layer=HUGE), f"{UNFIT}n_layer is {HUGE}, but there are weights for 3"),
     "labels that are text": (config(id2label="spam"), BAD_CONFIG),
     "an unknown type of numbers": (config(dtype="float99"), BAD_CONFIG),
     "a long text for a number": (config(padded_length="é" * 999), f"{BAD_CONFIG}.{{500}}…$"),

@@ -168,7 +168,7 @@ def test_calibration_does_not_change_the_training(plain, calibrated):
 
 def test_the_calibration_of_a_base_is_dropped(plain, calibrated, data):
     """It was fitted to other weights. Training starts from the base's own logits, as if it was not calibrated."""
-    settings = {**SMALL, "vocab_size": None, "max_steps": 1}
+    settings = {"max_steps": 1}
     expected, run = (finetune("pocket", data=data, base=base, **settings) for base in (plain, calibrated))
     assert (run.model.config.temperature, run.model.config.threshold) == (1, None) and run.calibration is None
     assert run.history.initial == expected.history.initial
