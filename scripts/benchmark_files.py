@@ -70,10 +70,9 @@ def _result(memory: Memory, parts: list[Path], rows: int) -> dict[str, Any]:
 
 
 def score_alone(folder: Path, work: dict[str, Any], count: int | None = None) -> Callable[[], dict[str, Any]]:
-    from hf_spam import SpamClassifier
-    from hf_spam.inference.scoring import score_file
+    from hf_spam.inference.scoring import load_scorer, score_file
 
-    classifier, output = SpamClassifier.from_pretrained(), folder / "alone.csv"
+    classifier, output = load_scorer(), folder / "alone.csv"
 
     def run() -> dict[str, Any]:
         with Memory() as memory:
@@ -86,15 +85,14 @@ def score_alone(folder: Path, work: dict[str, Any], count: int | None = None) ->
 def score_on_ray(folder: Path, work: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     import ray
 
-    from hf_spam import SpamClassifier
     from hf_spam.inference.ray_data import score_with_ray
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    classifier, output = SpamClassifier.from_pretrained(device="cpu"), folder / "ray.csv"
+    output = folder / "ray.csv"
 
     def run() -> dict[str, Any]:
         with Memory() as memory:
-            score_with_ray(classifier, folder / ROWS_CSV, output, overwrite=True)
+            score_with_ray(None, folder / ROWS_CSV, output, overwrite=True)
         return lambda: _result(memory, sorted(output.glob("part-*")), work["rows"])
 
     return run

@@ -40,6 +40,7 @@ from ..data.rows import OUTPUTS, check_input, check_output, format_rows
 from ..data.windows import Reader, Window
 from ..files import BUNDLED, hash_file, versions
 from ..hub_errors import explained
+from ..memory import keep_freed_memory
 from ..text import printable
 from .classifier import SpamClassifier
 from .quick import BUNDLED_GRAPH
@@ -71,11 +72,12 @@ class ScoredFile:
 
 
 def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> SpamClassifier:
-    """Load a classifier to score many messages.
+    """Load a classifier to score many messages, and let the process keep freed memory.
 
-    On a CPU, the bundled model runs in ONNX Runtime, which takes a quarter less time. Arguments and errors are those of
+    On a CPU, the bundled model runs in ONNX Runtime, which takes a fifth less time. Arguments and errors are those of
     `SpamClassifier.from_pretrained`; with any but `model`, it runs in PyTorch.
     """
+    keep_freed_memory()
     in_onnx = model in (None, "bundled") and not loading and not torch.accelerator.is_available()
     return SpamClassifier.from_pretrained(BUNDLED / BUNDLED_GRAPH if in_onnx else model, **loading)
 
@@ -306,6 +308,7 @@ def _workers(pickled: bytes, reader: Reader, suffix: str, count: int) -> Iterato
 
 def _work(connection: Connection, pickled: bytes, reader: Reader, suffix: str, rank: int) -> None:
     """Score windows until the connection is closed, or the process at its other end has ended."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
     tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a killed process leaks
     classifier = pickle.loads(pickled)

@@ -4,7 +4,6 @@ Predicting every next token teaches a network more about a message than its labe
 *Semi-supervised Sequence Learning*).
 """
 
-import ctypes
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from ..data.batching import pad_batch
+from ..memory import keep_freed_memory
 from ..modeling.modeling_spam_gpt import SpamGPTModel
 from .evaluator import DIVERGED
 from .loaders import SeededShuffle
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 BATCH_SIZE = 32
 WARMUP_STEPS = 200
 MEAN_OVER = 100  # steps whose mean loss is shown
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def pretrain(setup: Setup, accelerator: Accelerator) -> list[float]:
@@ -66,18 +65,6 @@ def pretrain(setup: Setup, accelerator: Accelerator) -> list[float]:
             bar.set_postfix(loss=f"{mean(losses[-MEAN_OVER:]):.3f}")
     logger.info("Pretrained for %d steps: loss %.3f per token.", steps, mean(losses[-MEAN_OVER:]))
     return losses
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for later ones, until the process ends.
-
-    By default, it gives large blocks back to the system, and each new one costs page faults. For the scores of all next
-    tokens, these take about a fifth of the time of a step on a CPU.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def next_token_loss(gpt: SpamGPTModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

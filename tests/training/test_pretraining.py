@@ -1,9 +1,6 @@
 """Pretraining: the loss is that of a language model, pads do not count, and a run can be repeated."""
 
 import json
-import platform
-import resource
-from itertools import pairwise
 
 import pytest
 import torch
@@ -18,7 +15,7 @@ from transformers import AutoTokenizer
 
 from hf_spam import finetune, load_sms_spam
 from hf_spam.modeling.modeling_spam_gpt import SpamGPTModel
-from hf_spam.training.pretraining import keep_freed_memory, next_token_loss, pretrain
+from hf_spam.training.pretraining import next_token_loss, pretrain
 from hf_spam.training.recipes import get_recipe
 from hf_spam.training.setup import set_up
 
@@ -45,17 +42,6 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights():
     assert sum(losses[-5:]) < sum(losses[:5]) - 1
     assert losses == again
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc")
-def test_the_memory_of_a_freed_tensor_is_used_again():
-    """A new block of the system would each time cost a page fault for each of its 16,384 pages."""
-    keep_freed_memory()
-    counts = []
-    for _ in range(6):
-        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-        torch.ones(2**24)
-    assert min(after - before for before, after in pairwise(counts)) < 1000
 
 
 def test_a_run_starts_from_the_pretrained_network(tmp_path, monkeypatch):
