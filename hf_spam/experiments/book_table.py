@@ -13,7 +13,7 @@ from typing import Any
 from ..files import write_json
 from ..signals import RunInterrupted
 from ..training.recipes import RECIPES, get_recipe
-from ..training.settings import SHAPE, Recipe
+from ..training.settings import FRESH, Recipe
 from .results import identity_of, read_result
 
 logger = logging.getLogger(__name__)
@@ -63,9 +63,9 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
     """Run experiments one after the other, each in a folder named after its recipe.
 
     They are named by their row in the published table or by their recipe, all of the table by default, and `settings`
-    override fields of their recipes; the size of a network, only where it has random weights. A finished experiment is
-    not run again, and an interrupted one resumes from its last checkpoint. One that cannot be run, for example because
-    GPT-2's weights cannot be downloaded, has a `problem`.
+    override fields of their recipes; size and initialization, only where the weights are random. A finished experiment
+    is not run again, and an interrupted one resumes from its last checkpoint. One that cannot be run, for example
+    because GPT-2's weights cannot be downloaded, has a `problem`.
 
     Yields a dict per experiment: `recipe`; `row`; `published` and `obtained`, the accuracies on `train`, `validation`
     and `test` in percent; `interval`, the 95 % Wilson interval of the obtained test accuracy; `seconds` of training;
@@ -76,9 +76,9 @@ def reproduce(rows: Sequence[str] = (), *, output_dir: str | os.PathLike, **sett
         if row.isdecimal() and row not in names:
             raise ValueError(f"There is no row {row}; the rows are 1 to {len(names)}.")
     chosen = dict.fromkeys(names.get(row, row) for row in rows or PUBLISHED)
-    shapeless = {name: value for name, value in settings.items() if name not in SHAPE}
+    with_base = {name: value for name, value in settings.items() if name not in FRESH}
     fresh = {name for name in chosen if name in RECIPES and RECIPES[name].base == "random"}
-    recipes = [get_recipe(name, **(settings if name in fresh else shapeless)) for name in chosen]
+    recipes = [get_recipe(name, **(settings if name in fresh else with_base)) for name in chosen]
     folders = [Path(output_dir, recipe.name) for recipe in recipes]
     identities = [identity_of(recipe, "data", "base", "tokenizer") for recipe in recipes]
     finished = [read_result(folder / RESULT, identity) for folder, identity in zip(folders, identities, strict=True)]

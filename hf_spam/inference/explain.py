@@ -100,8 +100,9 @@ def split(
         read = [word for word in words if word[0] < ends[max_tokens]]
         unread = (words[len(read)][0], words[-1][1]) if len(read) < len(words) else None
         last = read[-1][1] if read else 0
-        moved = bisect(ends, last) + 2 * max_tokens  # what the model reads if all these words are left out, and more
-        words, text = read, text[: max(last, ends[min(moved, len(ends) - 1)])]
+        # Text that moves into what the model reads, even if all these words are left out.
+        needed = bisect(ends, last) + 2 * max_tokens
+        words, text = read, text[: max(last, ends[min(needed, len(ends) - 1)])]
     size = max(1, -(-len(words) // MAX_SPANS))
     return text, [(words[i][0], words[i : i + size][-1][1]) for i in range(0, len(words), size)], unread
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from .settings import SHAPE, Recipe, checked
+from .settings import FRESH, Recipe, checked
 
 _BOOK = Recipe(summary="GPT-2 124M, last block trained: chapter 6 of the book, loss for loss")
 _MEDIUM = {"base": "openai-community/gpt2-medium", "n_layer": 24, "n_embd": 1024, "n_head": 16}
@@ -125,6 +125,6 @@ def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
     if settings.get("base", "random") != "random":
         settings = {"vocab_size": None, "lowercase": False, "tokenizer": None, "pretraining_steps": 0, **settings}
     recipe = replace(recipe, **checked(Recipe, settings))
-    if recipe.base != "random" and (unused := [name for name in (*SHAPE, "initialization") if name in settings]):
+    if recipe.base != "random" and (unused := [name for name in FRESH if name in settings]):
         raise ValueError(f"{unused[0]} needs base random: the network of {recipe.base!r} stays as it is.")
     return recipe

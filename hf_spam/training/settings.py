@@ -17,6 +17,7 @@ from ..files import public
 # Fields that say where data and weights are read from; these may differ between machines.
 SOURCES = ("data", "text_column", "label_column", "label_map", "encoding", "base", "tokenizer", "replay")
 SHAPE = ("n_layer", "n_embd", "n_head", "n_inner", "n_positions")  # of a network with random weights
+FRESH = (*SHAPE, "initialization")  # settings that matter for random weights only
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
     *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "lowercase", "n_layer"),

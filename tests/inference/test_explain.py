@@ -14,8 +14,8 @@ from tricky_texts import tricky_texts
 
 from hf_spam import SpamClassifier, terminal
 from hf_spam.data.sources import read_messages
-from hf_spam.data.tokenization import train_tokenizer
-from hf_spam.inference.explain import MAX_SPANS, Explanation, Word
+from hf_spam.data.tokenization import encode, train_tokenizer
+from hf_spam.inference.explain import MAX_SPANS, Explanation, Word, leave_out, split
 
 CLASSIFIER = SpamClassifier.from_pretrained()
 SPAM, HAM = "Free entry! Txt WIN to 10010 to claim your prize of £2000 now", "see you at home"
@@ -87,6 +87,15 @@ def test_messages_of_any_length_and_script():
         ends, starts = [0, *(word.end for word in words)], [*(word.start for word in words), len(text)]
         between = [text[end:start] for end, start in zip(ends, starts, strict=True)]
         assert starts == sorted(starts) and all(map(WHITE_SPACE.fullmatch, between)), text[:50]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_the_text_that_moves_in_is_kept_whatever_is_left_out(text):
+    """Even if all words that were read are left out, the model reads the same as of the whole message."""
+    tokenizer, length = CLASSIFIER.tokenizer, CLASSIFIER.model.config.max_tokens
+    read, spans, _ = split(tokenizer, text, length)
+    kept, whole = encode(tokenizer, [leave_out(read, spans), leave_out(text, spans)], length)
+    assert kept == whole
 
 
 def test_where_no_spaces_are_written_words_are_a_few_letters():
