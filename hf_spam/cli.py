@@ -281,22 +281,22 @@ def benchmark(model: str, output: str | None, as_json: bool, **how: Any) -> None
 @options.model_option
 @click.option("--explain", is_flag=True, help="Show how much each word changed the answer.")
 @options.as_json
-def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: bool) -> None:
+def classify(texts: tuple[str, ...], model: str, explain: bool, as_json: bool) -> None:
     """Classify messages: TEXTS, or the lines of standard input.
 
     The bundled model was trained on messages of 2006 to 2026 in many languages, nearly half of them in English. It
     makes more mistakes on other languages and kinds of messages.
     """
-    from .inference.quick import classify_quickly
+    from .inference.quick import quick_classifier
 
     if not texts:
         texts = tuple(line.rstrip("\r\n") for line in click.get_text_stream("stdin", errors="surrogateescape"))
-    answers = None if explain else classify_quickly(list(texts), model)
-    if answers is None:
+    classifier = None if explain else quick_classifier(model)
+    if classifier is None:
         from .inference.classifier import SpamClassifier  # imports torch
 
         classifier = SpamClassifier.from_pretrained(model)
-        answers = map(asdict, classifier.explain(texts)) if explain else classifier(texts)
+    answers = map(asdict, classifier.explain(texts)) if explain else classifier(texts)
     if as_json:
         for text, answer in zip(texts, answers, strict=True):
             click.echo(json.dumps({"text": text, **answer}))
@@ -324,7 +324,7 @@ def classify(texts: tuple[str, ...], model: str | None, explain: bool, as_json: 
 @options.as_json
 @click.pass_context
 def score(
-    ctx: click.Context, source: str, output: str, model: str | None, engine: str | None, as_json: bool, **settings: Any
+    ctx: click.Context, source: str, output: str, model: str, engine: str | None, as_json: bool, **settings: Any
 ) -> None:
     """Score the messages of a file.
 
@@ -339,9 +339,10 @@ def score(
     With --engine ray, IN may also be a folder or a pattern such as s3://bucket/*.csv, and OUT is a folder of parts.
     """
     if not engine and output != "-" and settings["num_processes"] != 1:
+        from .inference.quick import find_graph
         from .inference.workers import start_forkserver
 
-        start_forkserver(source)  # before the imports below, which take seconds too
+        start_forkserver(source, quick=find_graph(model) is not None)  # before the imports below, which take time too
     from .inference.scoring import STANDARD, load_scorer, score_file, score_stream, trained_text_column
 
     given = options.given_settings(ctx, settings)
@@ -355,11 +356,14 @@ def score(
         return
     given["progress"] = sys.stderr.isatty()
     if engine:
-        from .inference.classifier import SpamClassifier
+        from .inference.quick import quick_classifier
         from .inference.ray_data import score_with_ray
 
-        sent = None if model in (None, "bundled") else SpamClassifier.from_pretrained(model, device="cpu")
-        scored = score_with_ray(sent, source, output, **given)
+        if (classifier := quick_classifier(model)) is None:
+            from .inference.classifier import SpamClassifier
+
+            classifier = SpamClassifier.from_pretrained(model, device="cpu")
+        scored = score_with_ray(classifier, source, output, **given)
         for fault in scored.files_left_out:
             click.echo(f"Left out {fault}", err=True)
     else:

@@ -132,7 +132,7 @@ def export(model: str, output_dir: str, as_json: bool, **settings: Any) -> None:
 @click.command()
 @click.argument("output", metavar="OUT.html", type=click.Path())
 @options.model_option
-def demo(output: str, model: str | None) -> None:
+def demo(output: str, model: str) -> None:
     """Write a page that runs a model in the browser.
 
     OUT.html is one file with the model inside. It needs no installation and no connection: open it from the disk, or
@@ -140,7 +140,7 @@ def demo(output: str, model: str | None) -> None:
     """
     from .hub.space import write_demo
 
-    write_demo(model or "bundled", output)
+    write_demo(model, output)
     terminal.show(f"The page is {output}: open it in a browser.")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 BUNDLED = Path(__file__).parent / "bundled"  # the trained model that comes with the package
 MANIFEST = "manifest.json"
+HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
 
 _hashes: dict[tuple[int, ...], dict[str, Any]] = {}
 """Results of `hash_file` by device, inode, size and modification time."""

@@ -49,8 +49,10 @@ model_option = click.option(
     ALIASES["model"],
     "model",
     type=reachable,
+    default="bundled",
+    show_default=True,
     metavar="TEXT",
-    help="Model: a folder, a Hub id, or bundled.  [default: bundled]",
+    help="Model: a folder, a Hub id, or bundled.",
 )
 
 

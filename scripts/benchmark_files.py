@@ -86,13 +86,14 @@ def score_on_ray(folder: Path, work: dict[str, Any]) -> Callable[[], dict[str, A
     import ray
 
     from hf_spam.inference.ray_data import score_with_ray
+    from hf_spam.inference.scoring import load_scorer
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     output = folder / "ray.csv"
 
     def run() -> dict[str, Any]:
         with Memory() as memory:
-            score_with_ray(None, folder / ROWS_CSV, output, overwrite=True)
+            score_with_ray(load_scorer(), folder / ROWS_CSV, output, overwrite=True)
         return lambda: _result(memory, sorted(output.glob("part-*")), work["rows"])
 
     return run

@@ -45,6 +45,7 @@ def run(*arguments):
 assert run("classify", "Free entry! Txt WIN to 10010") == 0
 assert not {"torch", "transformers", "huggingface_hub"} & set(sys.modules), "classify starts slowly"
 assert run("score", "in.csv", "out.csv") == 0
+assert not {"torch", "transformers", "pandas"} & set(sys.modules), "score starts slowly"
 assert run("score", "in.csv", "out.parquet") == 1
 assert run("train", "--recipe", "pocket", "--data", "in.csv") == 1
 # People use these without the extra; `hub.dataset`, for one, needs it.

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from ..data.tokenization import END_OF_TEXT
-from ..files import BUNDLED, MANIFEST, is_path, read_manifest
+from ..files import BUNDLED, HISTORY, MANIFEST, is_path, read_manifest
 from ..hub_errors import HubError, explain
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -41,7 +41,6 @@ from .gpt2 import convert_settings, convert_tensors
 from .remote_code import save_without_code
 
 CARD = "README.md"
-HISTORY = "history.json"  # written by training: the recipe (and with it the split of the data) and the losses
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # one of them
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 SMALL_FILES = ["config.json", CARD, HISTORY, *TOKENIZER_FILES, *TOKENIZER_SETTINGS, ADAPTER_CONFIG, ADAPTER_WEIGHTS]

@@ -12,13 +12,14 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..conversion.loading import BUNDLED, HISTORY, find_file, named_model
+from ..conversion.loading import find_file, named_model
 from ..data.formats import DataError
 from ..data.labels import LABEL_NAMES
 from ..data.names import Sources, sources_of
 from ..data.reading import for_other_data
 from ..data.sources import load_sms_spam, read_messages, read_sets
 from ..data.splits import SPLITS, fingerprints
+from ..files import BUNDLED, HISTORY
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from ..text import one_line

@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..conversion import endpoint_handler
 from ..conversion.gpt2 import write_gpt2
-from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, local_folder
+from ..conversion.loading import CARD, find_file, load_classifier, load_tokenizer, local_folder
 from ..conversion.onnx import PACKAGES, is_onnx, write_onnx
 from ..conversion.parity import Format, compare_runtimes
 from ..conversion.transformers_js import adapt_tokenizer
 from ..data.names import Sources, source_name
 from ..extras import import_extra
-from ..files import check_new, files_in, hash_file, public, versions, write_folder, write_json
+from ..files import HISTORY, check_new, files_in, hash_file, public, versions, write_folder, write_json
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names, decide, spam_index
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification

@@ -1,8 +1,9 @@
 """Classify messages: texts in, labels and scores out."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
 from typing import TypedDict
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..conversion.onnx import OnnxModel, is_onnx
 from ..data.batching import predict_logits
 from ..modeling.configuration_spam_gpt import decide
 from .explain import Explanation, explain
+from .quick import answer_rows
 
 
 class Classification(TypedDict):
@@ -83,11 +85,16 @@ class SpamClassifier:
         return [{"label": label, "score": score} for label, score in zip(labels, scores.tolist(), strict=True)]
 
     def answers(self, texts: Sequence[str | None]) -> tuple[list[str | None], list[np.float32 | None]]:
-        """Return labels and scores, in float32, of the rows of a table; `None` where the text is missing or empty."""
-        has_text = [text is not None and str(text).strip() != "" for text in texts]
-        found = iter(self(list(compress(texts, has_text))))
-        rows = [next(found) if there else None for there in has_text]
-        return [row and row["label"] for row in rows], [row and np.float32(row["score"]) for row in rows]
+        """Return labels and scores, in float32, of the rows of a table; `None` where the text is missing or empty.
+
+        It computes on one thread, since the number of threads can change the last digit of a sum.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return answer_rows(self, texts)
+        finally:
+            torch.set_num_threads(threads)
 
     def predict(self, texts: str | Iterable[str]) -> list[str]:
         """Return the label of each message."""
@@ -110,6 +117,23 @@ class SpamClassifier:
                 classified about 8 n times for three of them, and n times for 0 or 1.
         """
         return [explain(self.model, self.tokenizer, text, strongest) for text in _as_list(texts)]
+
+    @property
+    def device_type(self) -> str:
+        """The type of the device that it computes on, such as "cpu"."""
+        return self.model.device.type
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the answers depend on."""
+        config = self.model.config.to_dict() | {"_name_or_path": None}
+        fast = self.tokenizer.is_fast
+        about = json.loads(self.tokenizer.backend_tokenizer.to_str()) if fast else {"vocab": self.tokenizer.get_vocab()}
+        about |= {"class": type(self.tokenizer).__name__, "truncation": None, "padding": None}  # each call sets these
+        digest = hashlib.sha256(json.dumps([config, about], sort_keys=True, default=str).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def decide(self, probabilities: torch.Tensor) -> tuple[list[str], torch.Tensor]:
         """Choose labels with the model's threshold.

@@ -1,31 +1,99 @@
-"""Classify a few messages with ONNX Runtime alone, since torch and transformers take seconds to import."""
+"""Classify with ONNX Runtime alone, since torch and transformers take seconds to import."""
 
+import hashlib
 import json
+import math
+import os
+from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..conversion.endpoint_handler import GRAPH, EndpointHandler
-from ..files import BUNDLED
+from ..files import BUNDLED, hash_file
 
 BUNDLED_GRAPH = "model.onnx"  # its weights are those in model.safetensors, see scripts/bundled_graph.py
-MANY = 1000  # for more messages, the larger batches of `SpamClassifier` are worth its start
 
 
-def classify_quickly(texts: list[str], model: str | Path | None = None) -> list[dict] | None:
-    """Return the answers of `SpamClassifier` for the bundled model or an ONNX export on this machine, to 1e-6.
+class QuickClassifier:
+    """Answer like `SpamClassifier`, to 1e-6, with the bundled model or an ONNX export on this machine.
 
-    Return `None` if `SpamClassifier` must answer: for other models, for more than `MANY` messages, and for a damaged
-    export, which it reports.
+    It computes on one thread. A damaged export raises errors of any type; `SpamClassifier` explains them.
+
+    Args:
+        model: "bundled", a folder, or the path of a graph.
     """
-    folder, graph = (BUNDLED, BUNDLED_GRAPH) if model in (None, "bundled") else (Path(model), GRAPH)
+
+    device_type = "cpu"
+
+    def __init__(self, model: str | os.PathLike):
+        self.model = model if model == "bundled" else Path(model).absolute()
+        self.folder, graph = find_graph(model)
+        self.graph = self.folder / graph
+        if self.folder != BUNDLED and "spam_gpt" not in json.loads((self.folder / "config.json").read_bytes()):
+            raise ValueError("another program wrote this export")
+        self._handler = EndpointHandler(str(self.folder), graph, threads=1)
+        if not (self._handler.threshold is None or 0 < self._handler.threshold <= 1):
+            raise ValueError("the threshold is not a probability")
+        self([""])  # a graph may be loaded and fail when it is run
+
+    def __reduce__(self) -> tuple[type["QuickClassifier"], tuple[str | Path]]:
+        """Pickle only the name or path, from which another process loads the graph."""
+        return QuickClassifier, (self.model,)
+
+    def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the label and score of each message.
+
+        Raises:
+            TypeError: A message is not a string.
+            ValueError: Damaged weights give NaN or infinite logits.
+        """
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"A message must be a string, got {type(text).__name__}: {text!r}.")
+        answers = self._handler({"inputs": list(texts)})
+        if not all(math.isfinite(answer["score"]) for answer in answers):
+            raise ValueError("The model returned NaN or infinite logits: its weights are damaged.")
+        return answers
+
+    def answers(self, texts: Sequence[str | None]) -> tuple[list[str | None], list[np.float32 | None]]:
+        """Return labels and scores of the rows of a table, see `answer_rows`."""
+        return answer_rows(self, texts)
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that the answers depend on."""
+        files = [self.folder / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")]
+        files += sorted(self.graph.parent.glob(f"{self.graph.name}*"))
+        files += sorted(self.graph.parent.glob("*.safetensors"))  # of the bundled graph
+        return hashlib.sha256("".join(hash_file(file)["sha256"] for file in files).encode()).hexdigest()
+
+
+def find_graph(model: str | os.PathLike) -> tuple[Path, str] | None:
+    """Return the folder and the name of the ONNX graph of a model on this machine; `None` if it has none."""
+    folder, graph = (BUNDLED, BUNDLED_GRAPH) if model == "bundled" else (Path(model), GRAPH)
     if folder.suffix == ".onnx" and folder.is_file():
         folder, graph = folder.absolute().parent.parent, f"{folder.absolute().parent.name}/{folder.name}"
-    if len(texts) > MANY or not (folder / graph).is_file():
+    return (folder, graph) if (folder / graph).is_file() else None
+
+
+def quick_classifier(model: str | os.PathLike) -> QuickClassifier | None:
+    """Return a classifier for a model; `None` if it is not an ONNX export on this machine, or a damaged one."""
+    if find_graph(model) is None:
         return None
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-        threshold = (config if folder is BUNDLED else config["spam_gpt"]).get("threshold")
-        answers = EndpointHandler(str(folder), graph)({"inputs": texts})
-        is_sound = (threshold is None or 0 < threshold <= 1) and all(0 <= each["score"] <= 1 for each in answers)
+        return QuickClassifier(model)
     except Exception:  # a damaged file can raise anything; `SpamClassifier` loads it again and reports it
         return None
-    return answers if is_sound else None
+
+
+def answer_rows(classify: Any, texts: Sequence[str | None]) -> tuple[list[str | None], list[np.float32 | None]]:
+    """Return labels and scores, in float32, of the rows of a table; `None` where the text is missing or empty.
+
+    `classify` is a `SpamClassifier` or a `QuickClassifier`.
+    """
+    has_text = [text is not None and str(text).strip() != "" for text in texts]
+    found = iter(classify(list(compress(texts, has_text))))
+    rows = [next(found) if there else None for there in has_text]
+    return [row and row["label"] for row in rows], [row and np.float32(row["score"]) for row in rows]

@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from pyarrow.fs import FileSystem, LocalFileSystem
 from tqdm.auto import tqdm
 
@@ -32,9 +31,12 @@ from ..data.windows import joined
 from ..extras import import_extra
 from ..text import first_line
 from . import storage
-from .classifier import SpamClassifier
+from .quick import QuickClassifier
 from .scoring import ScoredFile, load_scorer, score_window, scoring_reading
 from .unfinished import add_rows, no_rows
+
+if TYPE_CHECKING:
+    from .classifier import SpamClassifier
 
 WINDOW_SIZE = 16_384
 
@@ -44,13 +46,14 @@ class SpamScorer:
 
         actors = ray.data.ActorPoolStrategy(size=8)
         dataset.map_batches(SpamScorer, batch_size=4096, compute=actors)  # on a core each
-        dataset.map_batches(SpamScorer, batch_size=4096, compute=actors, num_gpus=0.5)  # two on each of four GPUs
+        mine = {"fn_constructor_args": ["you/spam"], "num_gpus": 0.5}
+        dataset.map_batches(SpamScorer, batch_size=4096, compute=actors, **mine)  # two on each of four GPUs
 
     Within a batch, messages of similar length are scored together. A message that is missing or empty gets no label,
     and no score (NaN in NumPy and pandas).
 
     Args:
-        model: A folder or Hub id that every machine can read, a `SpamClassifier`, or `None` for the bundled model.
+        model: A folder or Hub id that every machine can read, a classifier, or `None` for the bundled model.
         text_column: Text column, as for `load_sms_spam`.
         prefix: Prefix for the names of the two new columns.
         **loading: `revision`, `dtype` and `device`, as for `load_scorer`.
@@ -61,18 +64,14 @@ class SpamScorer:
 
     def __init__(
         self,
-        model: str | os.PathLike | SpamClassifier | None = None,
+        model: "str | os.PathLike | QuickClassifier | SpamClassifier | None" = None,
         *,
         text_column: str | None = None,
         prefix: str = "",
         **loading: Any,
     ):
-        if isinstance(model, SpamClassifier):
-            self.classifier = model
-            if isinstance(model.model, torch.nn.Module):  # an ONNX model stays on the CPU
-                model.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        else:
-            self.classifier = load_scorer(model, **loading)
+        is_named = model is None or isinstance(model, str | os.PathLike)
+        self.classifier = load_scorer(model, **loading) if is_named else _on_accelerator(model)
         self.reading = scoring_reading(prefix, {"text_column": text_column})
 
     def __call__(self, batch: Any) -> Any:
@@ -101,6 +100,16 @@ class SpamScorer:
         return {**batch, **new} if isinstance(batch, dict) else batch.assign(**new)
 
 
+def _on_accelerator(classifier: "QuickClassifier | SpamClassifier") -> "QuickClassifier | SpamClassifier":
+    """Move a classifier to the accelerator if there is one; in ONNX Runtime, it stays on the CPU."""
+    if not isinstance(classifier, QuickClassifier):
+        import torch
+
+        if isinstance(classifier.model, torch.nn.Module):
+            classifier.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    return classifier
+
+
 @dataclass(frozen=True)
 class ScoredFiles(ScoredFile):
     """Summary of a scored file, folder or pattern."""
@@ -110,7 +119,7 @@ class ScoredFiles(ScoredFile):
 
 
 def score_with_ray(
-    classifier: SpamClassifier | None,
+    classifier: "QuickClassifier | SpamClassifier",
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
@@ -130,7 +139,8 @@ def score_with_ray(
     and the job goes on. `_SUCCESS` is written after the last part.
 
     Args:
-        classifier: The classifier, which is sent to the machines. `None` for the bundled model, which they have.
+        classifier: The classifier, which is sent to the machines: the name of the bundled model, the path of an ONNX
+            export, or else the weights.
         source: A file as for `score_file`, a folder, or a pattern with `*`. Local, in a folder that all machines can
             read, or with a scheme that Arrow knows: s3, gs, hf. A machine copies a remote file to its disk to read it.
         output: A folder called .parquet, .csv, .tsv or .jsonl, which is the format of its parts.
@@ -139,7 +149,7 @@ def score_with_ray(
         prefix: Prefix for the names of the two new columns.
         window_size: Rows per part.
         num_processes: Number of actors, which share the accelerators evenly. `None` for one per accelerator of the
-            cluster or, if it has none, per core.
+            cluster or, if it has none or the model runs in ONNX Runtime, per core.
         overwrite: Whether to delete the parts of an earlier run.
         progress: Whether to show a progress bar.
         **reading: `text_column`, `encoding` and `skip_bad_rows`, as for `load_sms_spam`.
@@ -189,8 +199,10 @@ def score_with_ray(
 class WriteParts:
     """Score pickled windows, write each as a part, and return its summary in JSON, for `map` of Ray Data."""
 
-    def __init__(self, classifier: SpamClassifier | None, filesystem: FileSystem, folder: str, suffix: str):
-        self.classifier = SpamScorer(classifier).classifier  # on the accelerator if there is one
+    def __init__(
+        self, classifier: "QuickClassifier | SpamClassifier", filesystem: FileSystem, folder: str, suffix: str
+    ):
+        self.classifier = _on_accelerator(classifier)
         self.filesystem, self.folder, self.suffix = filesystem, folder, suffix
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
@@ -248,7 +260,7 @@ def _summaries(
     `read` and `write` are arguments of `read_windows` and `WriteParts`.
     """
     resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0)
+    gpus = 0 if isinstance(write[0], QuickClassifier) else resources.get("GPU", 0)
     actors = num_processes or int(gpus or resources.get("CPU", 1))
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False

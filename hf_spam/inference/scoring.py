@@ -6,7 +6,6 @@ number of processes, and each process computes on one thread, so the output is t
 for the last digit of a few scores on processors with AVX-512.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -25,27 +24,27 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
 from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
-from ..conversion.loading import HISTORY, find_file
 from ..data.dialects import with_format
 from ..data.formats import PLAIN_TEXT, DataError, DataFile, is_hub_id
 from ..data.readers import LinesReader, open_file
 from ..data.reading import Reading
 from ..data.rows import OUTPUTS, check_input, check_output, format_rows
 from ..data.windows import Reader, Window
-from ..files import BUNDLED, hash_file, versions
+from ..files import HISTORY, hash_file, versions
 from ..hub_errors import explained
 from ..memory import keep_freed_memory
 from ..text import printable
-from .classifier import SpamClassifier
-from .quick import BUNDLED_GRAPH
+from .quick import QuickClassifier, find_graph, quick_classifier
 from .unfinished import UnfinishedOutput, add_rows, no_rows
 from .workers import count_cores, worker_context
+
+if TYPE_CHECKING:
+    from .classifier import SpamClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -71,19 +70,22 @@ class ScoredFile:
     seconds: float  # duration of this run
 
 
-def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> SpamClassifier:
-    """Load a classifier to score many messages, and let the process keep freed memory.
+def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> "QuickClassifier | SpamClassifier":
+    """Load a classifier to score many messages.
 
-    On a CPU, the bundled model runs in ONNX Runtime, which takes a fifth less time. Arguments and errors are those of
+    The bundled model and ONNX exports run in ONNX Runtime. Arguments and errors are those of
     `SpamClassifier.from_pretrained`; with any but `model`, it runs in PyTorch.
     """
+    if not loading and (quick := quick_classifier(model or "bundled")):
+        return quick
+    from .classifier import SpamClassifier  # imports torch, which takes seconds
+
     keep_freed_memory()
-    in_onnx = model in (None, "bundled") and not loading and not torch.accelerator.is_available()
-    return SpamClassifier.from_pretrained(BUNDLED / BUNDLED_GRAPH if in_onnx else model, **loading)
+    return SpamClassifier.from_pretrained(model, **loading)
 
 
 def score_file(
-    classifier: SpamClassifier,
+    classifier: "QuickClassifier | SpamClassifier",
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
@@ -104,7 +106,7 @@ def score_file(
     Input and output formats are those of `hf-spam score`.
 
     Args:
-        classifier: The classifier.
+        classifier: The classifier, such as one from `load_scorer`.
         source: A file, "-" for the lines of standard input, or a Hub dataset "owner/name".
         output: The file to write; its extension says the format.
         split: Split of a Hub dataset; `None` for "train".
@@ -128,8 +130,8 @@ def score_file(
     with _open(source, how, split) as (reader, content):
         run = {
             "the input": content,
-            "the model": _model_hash(classifier),
-            "the device": classifier.model.device.type,
+            "the model": classifier.fingerprint(),
+            "the device": classifier.device_type,
             "the reading": [how.text_column, *how.remembered, *how.added, how.encoding, how.skip_bad_rows],
             "the window size": window_size,
             "the version": [installed["hf-spam"], installed["torch"]],
@@ -144,8 +146,7 @@ def score_file(
             if resumed := scored["rows"] + scored["left_out"]:
                 logger.info("Resuming: %d rows were scored by an earlier run.", resumed)
             if num_processes is None:
-                on_cpu = classifier.model.device.type == "cpu"
-                num_processes = count_cores() if on_cpu else torch.accelerator.device_count()
+                num_processes = count_cores() if classifier.device_type == "cpu" else _count_accelerators()
                 if total is not None and total - resumed <= FEW_ROWS:
                     num_processes = 1
             windows = islice(enumerate(reader.windows(window_size)), unfinished.state["windows"], None)
@@ -161,7 +162,7 @@ def score_file(
 
 
 def score_stream(
-    classifier: SpamClassifier,
+    classifier: "QuickClassifier | SpamClassifier",
     source: str | os.PathLike,
     file: BinaryIO,
     *,
@@ -187,9 +188,14 @@ def score_stream(
         logger.warning("%s: left out %d rows: %s", reader.name, left_out, "; ".join(total["first_left_out"]))
 
 
-def trained_text_column(model: str | os.PathLike | None) -> str | None:
+def trained_text_column(model: str | os.PathLike) -> str | None:
     """Return the name of the text column that a model was trained on, if its `history.json` has it."""
-    path = None if model in (None, "bundled") else find_file(model, HISTORY)
+    if found := find_graph(model):
+        path = found[0] / HISTORY
+    else:
+        from ..conversion.loading import find_file  # imports torch
+
+        path = find_file(model, HISTORY)
     try:
         column = json.loads(path.read_bytes())["recipe"]["text_column"] if path else None
     except (OSError, ValueError, LookupError, TypeError):  # of any repository on the Hub
@@ -249,25 +255,22 @@ def _open(
         yield open_file(file, reading), f"{file.suffix} {hash_file(Path(source))['sha256']}"
 
 
-def _model_hash(classifier: SpamClassifier) -> str:
-    """Return a hash of everything that a classifier's answers depend on."""
-    config = classifier.model.config.to_dict() | {"_name_or_path": None}
-    tokenizer = classifier.tokenizer
-    about = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"vocab": tokenizer.get_vocab()}
-    about |= {"class": type(tokenizer).__name__, "truncation": None, "padding": None}  # these are set by each call
-    digest = hashlib.sha256(json.dumps([config, about], sort_keys=True, default=str).encode())
-    for name, tensor in classifier.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _count_accelerators() -> int:
+    import torch
+
+    return torch.accelerator.device_count()
 
 
 def _score_windows(
-    classifier: SpamClassifier, reader: Reader, windows: Iterator[tuple[int, Window]], suffix: str, processes: int
+    classifier: "QuickClassifier | SpamClassifier",
+    reader: Reader,
+    windows: Iterator[tuple[int, Window]],
+    suffix: str,
+    processes: int,
 ) -> Iterator[Piece]:
     """Yield the pieces of numbered windows, in their order."""
     with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
-        workers = _workers(pickle.dumps(classifier), reader, suffix, processes) if processes > 1 else nullcontext([])
+        workers = _workers(classifier, reader, suffix, processes) if processes > 1 else nullcontext([])
         starting = thread.submit(stack.enter_context, workers)
         for number, window in windows:  # this process scores until the others have started, which takes seconds
             yield score_window(classifier, reader, window, suffix, first=number == 0)
@@ -285,9 +288,12 @@ def _score_windows(
 
 
 @contextmanager
-def _workers(pickled: bytes, reader: Reader, suffix: str, count: int) -> Iterator[list[Connection]]:
+def _workers(
+    classifier: "QuickClassifier | SpamClassifier", reader: Reader, suffix: str, count: int
+) -> Iterator[list[Connection]]:
     """Start processes and yield a connection to each, which takes windows and gives their pieces."""
-    context, connections, processes = worker_context(), [], []
+    context, connections, processes = worker_context(quick=isinstance(classifier, QuickClassifier)), [], []
+    pickled = pickle.dumps(classifier)
     try:
         for rank in range(count):
             connection, other_end = context.Pipe()
@@ -308,12 +314,13 @@ def _workers(pickled: bytes, reader: Reader, suffix: str, count: int) -> Iterato
 
 def _work(connection: Connection, pickled: bytes, reader: Reader, suffix: str, rank: int) -> None:
     """Score windows until the connection is closed, or the process at its other end has ended."""
-    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
     tqdm.set_lock(threading.RLock())  # the default is a semaphore, which a killed process leaks
     classifier = pickle.loads(pickled)
-    if (kind := classifier.model.device.type) != "cpu":
-        classifier.model.to(torch.device(kind, rank % torch.accelerator.device_count()))
+    if not isinstance(classifier, QuickClassifier):
+        keep_freed_memory()
+    if classifier.device_type != "cpu":
+        classifier.model.to(f"{classifier.device_type}:{rank % _count_accelerators()}")
     with suppress(EOFError, ConnectionError):
         while True:
             window = connection.recv()
@@ -330,18 +337,15 @@ def _receive(worker: Connection) -> Piece:
     return result
 
 
-def score_window(classifier: SpamClassifier, reader: Reader, window: Window, suffix: str, *, first: bool) -> Piece:
+def score_window(
+    classifier: "QuickClassifier | SpamClassifier", reader: Reader, window: Window, suffix: str, *, first: bool
+) -> Piece:
     """Return a summary of a window, see `no_rows`, and its rows as a piece of the output."""
     messages = reader.messages(window)
     table = reader.table(messages.window)
     if first:
         check_output(reader.name, table, suffix)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # their number can change the last digit of a sum
-    try:
-        labels, scores = classifier.answers(messages.texts)
-    finally:
-        torch.set_num_threads(threads)
+    labels, scores = classifier.answers(messages.texts)
     name = f"{reader.place(window, 0)} and after" if len(window) else reader.name
     summary = {
         "rows": len(labels),

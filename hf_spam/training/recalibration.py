@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from datasets import concatenate_datasets
 
-from ..conversion.loading import CARD, HISTORY, find_file, load_classifier, load_tokenizer, save_classifier
+from ..conversion.loading import CARD, find_file, load_classifier, load_tokenizer, save_classifier
 from ..conversion.onnx import is_onnx
 from ..data.formats import DataError
 from ..data.labels import label_names
 from ..data.names import Sources, source_name
 from ..evaluation.eval_data import load_eval_data
-from ..files import check_new, public, write_folder, write_json
+from ..files import HISTORY, check_new, public, write_folder, write_json
 from ..hub.card import inherited, render_card
 from ..inference.classifier import SpamClassifier
 from ..modeling.configuration_spam_gpt import class_names

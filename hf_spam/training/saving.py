@@ -5,10 +5,10 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from ..conversion.loading import HISTORY, save_classifier
+from ..conversion.loading import save_classifier
 from ..data.names import IN_MEMORY
 from ..evaluation.plots import plot_values
-from ..files import write_json
+from ..files import HISTORY, write_json
 from ..hub.card import render_card
 from ..modeling.configuration_spam_gpt import class_names, spam_index
 from ..text import in_markdown

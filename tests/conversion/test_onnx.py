@@ -30,7 +30,7 @@ from hf_spam.conversion.onnx import GRAPHS, OnnxModel, is_onnx, write_onnx
 from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.models import load_candidate
 from hf_spam.hub.export import save_tokenizer
-from hf_spam.inference.quick import MANY, classify_quickly
+from hf_spam.inference.quick import QuickClassifier, quick_classifier
 
 TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone \ud800 surrogate", "Running late, sorry"]
 SAMPLE = read_messages(MESSAGES)["text"][:200]
@@ -183,7 +183,7 @@ def test_a_folder_may_be_called_like_a_graph(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "mine.onnx")
     for name in (tmp_path / "mine.onnx", tmp_path / "mine.onnx" / GRAPHS["fp32"]):
         assert SpamClassifier.from_pretrained(name)(TEXTS) == SpamClassifier.from_pretrained(folder)(TEXTS)
-        assert classify_quickly(["hi"], name) is not None and load_candidate(name).size > 1000
+        assert quick_classifier(name)(["hi"]) and load_candidate(name).size > 1000
 
 
 def test_an_export_is_loaded_from_the_hub(folder, hub):
@@ -211,12 +211,26 @@ def test_it_can_be_pickled_and_uses_as_many_threads_as_torch(folder):
 @pytest.mark.parametrize("graph", [None, "", *GRAPHS.values()])
 def test_classify_answers_quickly_and_like_the_classifier(folder, graph):
     """With the bundled model, a folder, and each of its graphs."""
-    model = None if graph is None else folder / graph
-    texts = [*TEXTS, *SAMPLE]
-    quick, expected = classify_quickly(texts, model), SpamClassifier.from_pretrained(model)(texts)
-    assert [answer["label"] for answer in quick] == [answer["label"] for answer in expected]
-    assert [answer["score"] for answer in quick] == pytest.approx([answer["score"] for answer in expected], abs=1e-6)
-    assert classify_quickly([], model) == []
+    model = "bundled" if graph is None else folder / graph
+    texts, classify = [*TEXTS, *SAMPLE], quick_classifier(model)
+    for quick in (classify, pickle.loads(pickle.dumps(classify))):
+        answers, expected = quick(texts), SpamClassifier.from_pretrained(model)(texts)
+        assert [each["label"] for each in answers] == [each["label"] for each in expected]
+        assert [each["score"] for each in answers] == pytest.approx([each["score"] for each in expected], abs=1e-6)
+        assert quick([]) == [] and quick.fingerprint() == classify.fingerprint()
+    with pytest.raises(TypeError, match="A message must be a string, got int"):
+        classify([5])
+
+
+def test_the_fingerprint_tells_models_apart(folder, tmp_path):
+    """By their graphs, tokenizers and thresholds, wherever they are."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    first = QuickClassifier(folder).fingerprint()
+    assert QuickClassifier(copy).fingerprint() == first
+    config = copy / "config.json"
+    config.write_text(config.read_text().replace('"threshold": 0.', '"threshold": 0.1'))
+    models = ("bundled", folder, folder / GRAPHS["int8"], copy)
+    assert len({QuickClassifier(model).fingerprint() for model in models}) == 4
 
 
 @pytest.mark.parametrize(
@@ -234,15 +248,22 @@ def test_an_unusable_export_is_left_to_the_classifier(folder, tmp_path, name, ol
     broken = shutil.copytree(folder, tmp_path / "broken", copy_function=os.link)
     content = (broken / name).read_bytes()
     (broken / name).unlink()
-    assert classify_quickly(TEXTS, broken) is None
+    assert quick_classifier(broken) is None
     (broken / name).write_bytes(content.replace(old, new))
-    assert old in content and classify_quickly(TEXTS, broken) is None
+    assert old in content and quick_classifier(broken) is None
     with pytest.raises((ValueError, OSError)):
         SpamClassifier.from_pretrained(broken)
 
 
-def test_many_messages_and_answers_that_are_no_numbers_are_left_to_the_classifier(monkeypatch):
-    assert classify_quickly(["ok"] * (MANY + 1)) is None
-    answers = [{"label": "spam", "score": math.nan}]
-    monkeypatch.setattr("hf_spam.inference.quick.EndpointHandler", lambda *where: lambda request: answers)
-    assert classify_quickly(["ok"]) is None
+def test_answers_that_are_no_numbers_are_an_error(folder, tmp_path):
+    """Here, only the empty message that is tried at first has a finite one."""
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    graph = onnx.load(damaged / GRAPHS["fp32"])
+    config = json.loads((damaged / "config.json").read_text())
+    (embeddings,) = [each for each in graph.graph.initializer if each.dims and each.dims[0] == config["vocab_size"]]
+    values = onnx.numpy_helper.to_array(embeddings).copy()
+    values[2:] = math.nan  # all but the end of the text and the pad
+    embeddings.CopyFrom(onnx.numpy_helper.from_array(values, embeddings.name))
+    onnx.save(graph, damaged / GRAPHS["fp32"])
+    with pytest.raises(ValueError, match="NaN or infinite logits: its weights are damaged"):
+        quick_classifier(damaged)(["see you at home"])
