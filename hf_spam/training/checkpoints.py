@@ -78,14 +78,15 @@ class TrainingState:
 
         The averaged weights, if any, are in the model (see `swap_averaged_weights`).
         """
+        model, averaged = self.setup.model, self.averaged
         moments = self.optimizer.state_dict()["state"]  # by the number of the parameter
         files = {f"random-{rank}": states for rank, states in enumerate(rng_states)}
         files["optimizer"] = {f"{i}.{name}": value for i, part in moments.items() for name, value in part.items()}
-        # The weights in training cannot be recovered from merged adapters or averaged weights.
-        if self.setup.adapters is not None:
-            files["weights"] = self.setup.model.state_dict()
-        elif self.averaged is not None:
-            files["weights"] = self.averaged.module.state_dict()
+        # The weights in training cannot be recovered from merged adapters, sums of embeddings or averages.
+        if self.setup.adapters is not None or self.setup.recipe.subword_embeddings or averaged is not None:
+            files["weights"] = (model if averaged is None else averaged.module).state_dict()
+        if averaged is not None:
+            files["averaged"] = model.state_dict()
         for name, tensors in files.items():
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
         progress, scheduler = asdict(self.progress), self.scheduler.state_dict()
@@ -99,13 +100,11 @@ class TrainingState:
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             progress = saved["progress"]
             self.progress = Progress(**progress | {"history": History(**progress["history"])})
-            weights = load_file(checkpoint / "model.safetensors")
             if self.averaged is not None:
-                self.averaged.module.load_state_dict(weights)
+                self.averaged.module.load_state_dict(load_file(folder / "averaged.safetensors"))
                 self.averaged.n_averaged += 1
-            if (folder / "weights.safetensors").exists():
-                weights = load_file(folder / "weights.safetensors")
-            model.load_state_dict(weights)
+            weights = folder / "weights.safetensors"
+            model.load_state_dict(load_file(weights if weights.exists() else checkpoint / "model.safetensors"))
             moments: dict[int, Tensors] = {}
             for key, tensor in load_file(folder / "optimizer.safetensors").items():
                 number, _, name = key.partition(".")

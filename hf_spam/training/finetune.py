@@ -38,6 +38,7 @@ from .run import Run
 from .saving import save_run
 from .settings import Recipe, RunOptions, checked
 from .setup import Setup, set_up
+from .subwords import without_ngrams
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,8 @@ def pretrain_base(recipe: Recipe | str = "inbox", *, output_dir: str | os.PathLi
         setup = set_up(recipe, DatasetDict(train=unlabelled))
     losses = pretrain(setup, accelerator)
     if accelerator.is_main_process:
-        write_folder(output, lambda folder: save_classifier(setup.model.gpt, setup.tokenizer, folder))
+        gpt = without_ngrams(setup.model.gpt)
+        write_folder(output, lambda folder: save_classifier(gpt, setup.tokenizer, folder))
     return losses
 
 

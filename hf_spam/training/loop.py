@@ -30,6 +30,7 @@ from .objective import Objective
 from .run import Run
 from .settings import RunOptions
 from .setup import Setup
+from .subwords import without_ngrams
 
 logger = logging.getLogger(__name__)
 
@@ -202,10 +203,11 @@ class TrainingLoop:
         predictions, calibration, loss = self.evaluator.measure(splits)
         progress.update_best(loss)
         merged = setup.model if setup.adapters is None else copy.deepcopy(setup.adapters).merge_and_unload()
-        model = copy.copy(merged).eval()
+        model = copy.copy(without_ngrams(merged)).eval()
         model.config = calibrated_config(model.config, calibration)
+        trained = min(self.trained, model.num_parameters())  # vectors of n-grams were trained too
         return Run(
-            self.recipe, self.options, model, setup.tokenizer, progress.history, predictions, self.trained, calibration
+            self.recipe, self.options, model, setup.tokenizer, progress.history, predictions, trained, calibration
         )
 
 

@@ -79,6 +79,7 @@ _INBOX = replace(
     n_head=4,
     n_inner=112,
     n_positions=192,
+    subword_embeddings=True,
     case_augmentation=0.0,
     adversarial_epsilon=0.0,
     spliced_messages=30_000,

@@ -21,9 +21,9 @@ FRESH = (*SHAPE, "initialization")  # settings that matter for random weights on
 # Fields that matter when a network is pretrained on messages without labels.
 PRETRAINING = (
     *("data", "text_column", "encoding", "skip_bad_rows", "base", "tokenizer", "vocab_size", "lowercase", "n_layer"),
-    *("n_embd", "n_head", "n_inner", "n_positions", "initialization", "dropout", "case_augmentation"),
-    *("digit_augmentation", "bpe_dropout", "pretraining_steps", "pretraining_learning_rate", "weight_decay"),
-    *("max_grad_norm", "mixed_precision", "seed"),
+    *("n_embd", "n_head", "n_inner", "n_positions", "initialization", "subword_embeddings", "dropout"),
+    *("case_augmentation", "digit_augmentation", "bpe_dropout", "pretraining_steps", "pretraining_learning_rate"),
+    *("weight_decay", "max_grad_norm", "mixed_precision", "seed"),
 )
 
 
@@ -98,6 +98,8 @@ class Recipe:
     """Rank of LoRA adapters on every linear layer, merged when the model is saved. None: no adapters."""
     lora_alpha: int = 16
     """LoRA scale: adapters are multiplied by lora_alpha / lora_r."""
+    subword_embeddings: bool = False
+    """Learn the embeddings of tokens together with those of their character n-grams (Bojanowski et al. 2017)."""
     dropout: float = 0.0
     """Dropout on the embeddings and on the output of each block."""
     case_augmentation: float = 0.0
@@ -186,6 +188,8 @@ class Recipe:
         replays = self.base != "random" and not is_given
         check(not self.replay_messages or replays, f"replay_messages needs a base, and excludes {', '.join(excluded)}")
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
+        shares = self.trainable == "all" and not self.replay_messages
+        check(not self.subword_embeddings or shares, "subword_embeddings needs trainable all, and no replay_messages")
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         check(not self.lowercase or self.vocab_size, "lowercase needs a vocab_size (a new tokenizer)")

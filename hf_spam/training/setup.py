@@ -21,6 +21,7 @@ from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
 from .calibration import Calibration, calibration_of
 from .objective import log_priors
 from .settings import SHAPE, Recipe
+from .subwords import add_ngrams
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
@@ -81,6 +82,8 @@ def set_up(recipe: Recipe, splits: DatasetDict) -> Setup:
         fresh_head = "always" if config.id2label != base_labels else not recipe.replay_messages
         model = load_classifier(recipe.base, fresh_head=fresh_head, config=config, dtype=torch.float32)
     gpt, head = model.gpt, model.out_head
+    if recipe.subword_embeddings:
+        add_ngrams(gpt, tokenizer)
     trained = {  # the book, section 6.5
         "all": [model],
         "last_two_blocks": [gpt.trf_blocks[-2:], gpt.final_norm, head],

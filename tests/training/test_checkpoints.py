@@ -19,14 +19,15 @@ from hf_spam.training.run import Progress
 LORA = {"lora_r": 4, "trainable": "head", "weight_average": 0.0}
 ACCUMULATION = {"gradient_accumulation_steps": 4, "max_steps": 4, "save_steps": 1, "weight_average": 0.0}
 COSINE = {"lr_scheduler_type": "cosine", "warmup_steps": 0.3, "train_sampling_strategy": "random"}
+NGRAMS = {"subword_embeddings": True}
 
 
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [
-        ("pocket", {"temperature_scaling": True, "target_fpr": 0.1, "spliced_messages": 20}),
+        ("pocket", {"temperature_scaling": True, "target_fpr": 0.1, "spliced_messages": 20, **NGRAMS}),
         # Groups of 4 and 1 batches: the last step of an epoch has fewer.
-        ("pocket", {**ACCUMULATION, **COSINE}),
+        ("pocket", {**ACCUMULATION, **COSINE, **NGRAMS}),
         ("pocket", {"mixed_precision": "bf16", **LORA}),
         ("book", {"save_steps": 9, "max_steps": 14}),
     ],
