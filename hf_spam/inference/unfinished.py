@@ -61,7 +61,12 @@ class UnfinishedOutput:
                     raise ValueError(f"{self.rows_file} belongs to a run that differs in {different}. {advice}")
             self._save()
             self.file.truncate(self.state["bytes"])
-            yield
+            try:
+                yield
+            except KeyboardInterrupt:
+                total = self.state["total"]
+                done = f"{total['rows'] + total['left_out']:,} rows are done"
+                raise KeyboardInterrupt(f"interrupted: {done}; run the same command again to resume") from None
 
     def _read_state(self, overwrite: bool) -> dict[str, Any] | None:
         if not self.state_file.exists():

@@ -300,6 +300,24 @@ def test_a_failing_worker_ends_the_run_and_the_next_run_resumes(tmp_path, inbox,
     assert output.read_bytes() == inbox[1] and [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, caplog):
+    source = write_csv(tmp_path / "in.csv", [[text] for text in messages(5)])
+    answers = QuickClassifier.answers
+
+    def interrupted(self, texts):
+        if len(texts) < 2:
+            raise KeyboardInterrupt
+        return answers(self, texts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(QuickClassifier, "answers", interrupted)
+        done = hf_spam("score", source, tmp_path / "out.csv", "--window-size", 2)
+    assert done.code == 130
+    assert done.err.endswith("hf-spam: interrupted: 4 rows are done; run the same command again to resume\n")
+    done = hf_spam("score", source, tmp_path / "out.csv", "--window-size", 2)
+    assert done.code == 0 and "Resuming: 4 rows were scored by an earlier run." in caplog.text
+
+
 def test_two_commands_cannot_write_the_same_output(tmp_path):
     source, output = write_csv(tmp_path / "in.csv", [[text] for text in messages(6)]), tmp_path / "out.csv"
 
