@@ -126,6 +126,12 @@ def stamp(path: Path) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
+def export_folder(graph: Path) -> Path:
+    """Return the folder of the export that an ONNX graph belongs to: its own, or the one above if that is `onnx`."""
+    folder = graph.absolute().parent
+    return folder.parent if folder.name == "onnx" else folder
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the entries of a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)

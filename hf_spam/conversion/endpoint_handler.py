@@ -69,12 +69,12 @@ class EndpointHandler:
             raise ValueError(f"function_to_apply must be softmax, sigmoid or none, got {function!r}.")
         if parameters:
             raise ValueError(f"Unknown parameters {', '.join(parameters)}; known are top_k and function_to_apply.")
-        answers = self._answers(self._logits(texts), function, top_k)
+        answers = self.answers(self.logits(texts), function, top_k)
         if not listed:
             return [answer[0] for answer in answers]
         return answers[0] if isinstance(inputs, str) else answers
 
-    def _logits(self, texts: list[str]) -> np.ndarray:
+    def logits(self, texts: list[str]) -> np.ndarray:
         """Return the logits of each message, (N, num_labels), from batches of messages of similar length."""
         clean = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
         ids = [encoding.ids or [self.pad] for encoding in self.tokenizer.encode_batch_fast(clean)]
@@ -91,7 +91,7 @@ class EndpointHandler:
             start += len(chosen)
         return logits
 
-    def _answers(self, logits: np.ndarray, function: str, top_k: int | None) -> list[list[dict[str, Any]]]:
+    def answers(self, logits: np.ndarray, function: str, top_k: int | None) -> list[list[dict[str, Any]]]:
         """Return labels of each message with their scores: first the chosen one, then the others by score."""
         probabilities = np.exp(logits - logits.max(1, keepdims=True))
         probabilities /= probabilities.sum(1, keepdims=True)

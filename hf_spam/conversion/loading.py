@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from ..data.tokenization import END_OF_TEXT
-from ..files import BUNDLED, HISTORY, MANIFEST, is_path, read_manifest
+from ..files import BUNDLED, HISTORY, MANIFEST, export_folder, is_path, read_manifest
 from ..hub_errors import HubError, explain
 from ..modeling.configuration_spam_gpt import SpamGPTConfig
 from ..modeling.modeling_spam_gpt import SpamGPTForSequenceClassification
@@ -182,8 +182,7 @@ def local_folder(source: str | os.PathLike, *, revision: str | None = None, file
     if os.path.isdir(path):
         return Path(path)
     if os.path.isfile(path) and path.endswith(".onnx"):
-        folder = Path(path).absolute().parent
-        return folder.parent if folder.name == "onnx" else folder
+        return export_folder(Path(path))
     if os.path.isfile(path):
         raise OSError(f"No model in {name}: it is a file; give a model's folder or a Hub id.")
     if is_path(path):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..conversion.onnx import OnnxModel, is_onnx
 from ..data.batching import predict_logits
 from ..modeling.configuration_spam_gpt import decide
 from .explain import Explanation, explain
-from .quick import answer_rows
+from .quick import answer_rows, as_list
 
 
 class Classification(TypedDict):
@@ -106,7 +106,7 @@ class SpamClassifier:
 
     def logits(self, texts: str | Iterable[str], *, progress: bool = False) -> torch.Tensor:
         """Return the logits of each message, (N, num_labels) in float32 on the CPU, with a progress bar on request."""
-        return predict_logits(self.model, self.tokenizer, _as_list(texts), progress=progress)
+        return predict_logits(self.model, self.tokenizer, as_list(texts), progress=progress)
 
     def explain(self, texts: str | Iterable[str], *, strongest: int = 3) -> list[Explanation]:
         """Return the answer for each message, and what each word contributed to it (see `Explanation`).
@@ -116,7 +116,9 @@ class SpamClassifier:
             strongest: How many words to search for that speak most for the label together. A message of n words is
                 classified about 8 n times for three of them, and n times for 0 or 1.
         """
-        return [explain(self.model, self.tokenizer, text, strongest) for text in _as_list(texts)]
+        return [explain(self.model, self.tokenizer, text, strongest) for text in as_list(texts)]
+
+    packages = ("torch", "tokenizers")  # whose versions may change the last digit of an answer
 
     @property
     def device_type(self) -> str:
@@ -147,14 +149,6 @@ class SpamClassifier:
         classes = decide(self.model.config, probabilities)
         labels = [self.model.config.id2label[index] for index in classes.tolist()]
         return labels, probabilities.gather(-1, classes[:, None])[:, 0]
-
-
-def _as_list(texts: str | Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping) or hasattr(texts, "columns"):
-        raise TypeError(f"Expected a message or a list of messages, got {type(texts).__name__}.")
-    return list(texts)
 
 
 def classify_text(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..conversion.endpoint_handler import GRAPH, EndpointHandler
-from ..files import BUNDLED, hash_file
+from ..files import BUNDLED, export_folder, hash_file
+from ..text import replace_lone_surrogates
 
 BUNDLED_GRAPH = "model.onnx"  # its weights are those in model.safetensors, see scripts/bundled_graph.py
 
@@ -20,21 +20,26 @@ BUNDLED_GRAPH = "model.onnx"  # its weights are those in model.safetensors, see 
 class QuickClassifier:
     """Answer like `SpamClassifier`, to 1e-6, with the bundled model or an ONNX export on this machine.
 
-    It computes on one thread. A damaged export raises errors of any type; `SpamClassifier` explains them.
+    It computes on one thread, and has only the methods that `hf-spam classify` and `hf-spam score` need. A damaged
+    export raises errors of any type; `SpamClassifier` explains them.
 
     Args:
         model: "bundled", a folder, or the path of a graph.
     """
 
     device_type = "cpu"
+    packages = ("onnxruntime", "tokenizers")  # whose versions may change the last digit of an answer
 
     def __init__(self, model: str | os.PathLike):
         self.model = model if model == "bundled" else Path(model).absolute()
         self.folder, graph = find_graph(model)
         self.graph = self.folder / graph
-        if self.folder != BUNDLED and "spam_gpt" not in json.loads((self.folder / "config.json").read_bytes()):
-            raise ValueError("another program wrote this export")
+        config = json.loads((self.folder / "config.json").read_bytes())
         self._handler = EndpointHandler(str(self.folder), graph, threads=1)
+        if self.folder != BUNDLED and "spam_gpt" not in config:
+            raise ValueError("another program wrote this export")
+        if max(self._handler.tokenizer.get_vocab().values()) >= config["vocab_size"]:
+            raise ValueError("the tokenizer does not fit the model")
         if not (self._handler.threshold is None or 0 < self._handler.threshold <= 1):
             raise ValueError("the threshold is not a probability")
         self([""])  # a graph may be loaded and fail when it is run
@@ -43,20 +48,17 @@ class QuickClassifier:
         """Pickle only the name or path, from which another process loads the graph."""
         return QuickClassifier, (self.model,)
 
-    def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the label and score of each message.
+    def __call__(self, texts: str | Iterable[str]) -> list[dict[str, Any]]:
+        """Return the label and score of each message; for a single string, a list of one.
 
         Raises:
             TypeError: A message is not a string.
             ValueError: Damaged weights give NaN or infinite logits.
         """
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"A message must be a string, got {type(text).__name__}: {text!r}.")
-        answers = self._handler({"inputs": list(texts)})
-        if not all(math.isfinite(answer["score"]) for answer in answers):
+        logits = self._handler.logits([replace_lone_surrogates(text) for text in as_list(texts)])
+        if not np.isfinite(logits).all():
             raise ValueError("The model returned NaN or infinite logits: its weights are damaged.")
-        return answers
+        return [answer for (answer,) in self._handler.answers(logits, "softmax", 1)]
 
     def answers(self, texts: Sequence[str | None]) -> tuple[list[str | None], list[np.float32 | None]]:
         """Return labels and scores of the rows of a table, see `answer_rows`."""
@@ -74,7 +76,8 @@ def find_graph(model: str | os.PathLike) -> tuple[Path, str] | None:
     """Return the folder and the name of the ONNX graph of a model on this machine; `None` if it has none."""
     folder, graph = (BUNDLED, BUNDLED_GRAPH) if model == "bundled" else (Path(model), GRAPH)
     if folder.suffix == ".onnx" and folder.is_file():
-        folder, graph = folder.absolute().parent.parent, f"{folder.absolute().parent.name}/{folder.name}"
+        path, folder = folder.absolute(), export_folder(folder)
+        graph = path.relative_to(folder).as_posix()
     return (folder, graph) if (folder / graph).is_file() else None
 
 
@@ -97,3 +100,12 @@ def answer_rows(classify: Any, texts: Sequence[str | None]) -> tuple[list[str | 
     found = iter(classify(list(compress(texts, has_text))))
     rows = [next(found) if there else None for there in has_text]
     return [row and row["label"] for row in rows], [row and np.float32(row["score"]) for row in rows]
+
+
+def as_list(texts: str | Iterable[str]) -> list[str]:
+    """Return messages as a list; raise `TypeError` for bytes, mappings, tables and what is not iterable."""
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping) or hasattr(texts, "columns"):
+        raise TypeError(f"Expected a message or a list of messages, got {type(texts).__name__}.")
+    return list(texts)

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,7 +36,7 @@ from ..data.readers import LinesReader, open_file
 from ..data.reading import Reading
 from ..data.rows import OUTPUTS, check_input, check_output, format_rows
 from ..data.windows import Reader, Window
-from ..files import HISTORY, hash_file, versions
+from ..files import HISTORY, hash_file
 from ..hub_errors import explained
 from ..memory import keep_freed_memory
 from ..text import printable
@@ -126,7 +127,7 @@ def score_file(
     if window_size < 1 or (num_processes is not None and num_processes < 1):
         raise ValueError("--window-size and --num-processes must be at least 1.")
     how = scoring_reading(prefix, reading)
-    output, installed = _check_output_path(Path(output), source, overwrite), versions()
+    output = _check_output_path(Path(output), source, overwrite)
     with _open(source, how, split) as (reader, content):
         run = {
             "the input": content,
@@ -134,7 +135,7 @@ def score_file(
             "the device": classifier.device_type,
             "the reading": [how.text_column, *how.remembered, *how.added, how.encoding, how.skip_bad_rows],
             "the window size": window_size,
-            "the version": [installed["hf-spam"], installed["torch"]],
+            "the version": [version(name) for name in ("hf-spam", *classifier.packages)],
         }
         unfinished, suffix = UnfinishedOutput(output, run), output.suffix.lower()
         total = check_input(reader, window_size, suffix)

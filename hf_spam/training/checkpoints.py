@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ..conversion.loading import errors_as
+from ..conversion.loading import WEIGHTS, errors_as
 from ..data.splits import digest
 from ..files import MANIFEST, read_manifest, versions, write_folder, write_json
 from ..hub.push import Uploader
@@ -82,10 +82,11 @@ class TrainingState:
         moments = self.optimizer.state_dict()["state"]  # by the number of the parameter
         files = {f"random-{rank}": states for rank, states in enumerate(rng_states)}
         files["optimizer"] = {f"{i}.{name}": value for i, part in moments.items() for name, value in part.items()}
-        # The weights in training cannot be recovered from merged adapters, sums of embeddings or averages.
-        if self.setup.adapters is not None or self.setup.recipe.subword_embeddings or averaged is not None:
+        # The weights in training cannot be recovered from merged adapters, averages, or embeddings with their n-grams.
+        composed = self.setup.recipe.subword_embeddings
+        if self.setup.adapters is not None or averaged is not None or composed:
             files["weights"] = (model if averaged is None else averaged.module).state_dict()
-        if averaged is not None:
+        if averaged is not None and composed:
             files["averaged"] = model.state_dict()
         for name, tensors in files.items():
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
@@ -100,11 +101,12 @@ class TrainingState:
             saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             progress = saved["progress"]
             self.progress = Progress(**progress | {"history": History(**progress["history"])})
+            saved_as = {name: folder / f"{name}.safetensors" for name in ("weights", "averaged")}
+            saved_as = {name: path if path.exists() else checkpoint / WEIGHTS for name, path in saved_as.items()}
+            model.load_state_dict(load_file(saved_as["weights"]))
             if self.averaged is not None:
-                self.averaged.module.load_state_dict(load_file(folder / "averaged.safetensors"))
+                self.averaged.module.load_state_dict(load_file(saved_as["averaged"]))
                 self.averaged.n_averaged += 1
-            weights = folder / "weights.safetensors"
-            model.load_state_dict(load_file(weights if weights.exists() else checkpoint / "model.safetensors"))
             moments: dict[int, Tensors] = {}
             for key, tensor in load_file(folder / "optimizer.safetensors").items():
                 number, _, name = key.partition(".")

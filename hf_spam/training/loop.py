@@ -198,7 +198,7 @@ class TrainingLoop:
         return run
 
     def _measured_run(self, splits: Iterable[str]) -> Run:
-        """Measure the current weights; the model of the result is a calibrated copy that shares them."""
+        """Measure the current weights; the model of the result is a calibrated copy."""
         setup, progress = self.setup, self.state.progress
         predictions, calibration, loss = self.evaluator.measure(splits)
         progress.update_best(loss)

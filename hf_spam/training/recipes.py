@@ -117,7 +117,8 @@ def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
     """Return a recipe, or the recipe of a name, with some of its fields replaced.
 
     A base named here has a tokenizer and has been pretrained, so the recipe's own tokenizer and `pretraining_steps` do
-    not apply then, unless they are given too. Settings that are only for random weights raise a `ValueError`.
+    not apply then, and `subword_embeddings` do not if another `trainable` is named, unless they are given too. Settings
+    that are only for random weights raise a `ValueError`.
     """
     if isinstance(recipe, str):
         if recipe not in RECIPES:
@@ -125,6 +126,8 @@ def get_recipe(recipe: Recipe | str, **settings: Any) -> Recipe:
         recipe = RECIPES[recipe]
     if settings.get("base", "random") != "random":
         settings = {"vocab_size": None, "lowercase": False, "tokenizer": None, "pretraining_steps": 0, **settings}
+    if settings.get("trainable", "all") != "all":
+        settings = {"subword_embeddings": False, **settings}
     recipe = replace(recipe, **checked(Recipe, settings))
     if recipe.base != "random" and (unused := [name for name in FRESH if name in settings]):
         raise ValueError(f"{unused[0]} needs base random: the network of {recipe.base!r} stays as it is.")

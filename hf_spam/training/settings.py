@@ -184,12 +184,12 @@ class Recipe:
         in_range("seed", 0, 2**32)
         check(self.confidence is None or self.target_fpr, "confidence needs a target_fpr above 0")
         excluded = ("spliced_messages", "pretraining_steps", "temperature_scaling", "target_fpr", "logit_adjustment")
+        excluded += ("subword_embeddings",)
         is_given = any(getattr(self, name) for name in excluded) or self.target_fpr == 0
         replays = self.base != "random" and not is_given
         check(not self.replay_messages or replays, f"replay_messages needs a base, and excludes {', '.join(excluded)}")
         pretrains_all = self.trainable == "all" and self.lora_r is None and self.causal
-        shares = self.trainable == "all" and not self.replay_messages
-        check(not self.subword_embeddings or shares, "subword_embeddings needs trainable all, and no replay_messages")
+        check(not self.subword_embeddings or self.trainable == "all", "subword_embeddings needs trainable all")
         check(not self.pretraining_steps or pretrains_all, "pretraining_steps needs trainable all, and a causal mask")
         check(self.n_embd % self.n_head == 0, f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
         check(not self.lowercase or self.vocab_size, "lowercase needs a vocab_size (a new tokenizer)")

@@ -1,8 +1,8 @@
 """Learn token embeddings that share the character n-grams of the tokens.
 
-The vector of a token is the sum of its own and of the vectors of its n-grams, over the square root of their number, as
-for words in fastText (Bojanowski et al. 2017, *Enriching Word Vectors with Subword Information*). So a rare token
-learns from others that are spelled like it. The sum is an embedding like any other, and only that is saved.
+The embedding of a token is its own vector plus those of its n-grams, whose sum is divided by the square root of their
+number, as for words in fastText (Bojanowski et al. 2017, *Enriching Word Vectors with Subword Information*, where the
+sum is not divided). So a rare token learns from others that are spelled like it. A saved model has ordinary embeddings.
 """
 
 import copy
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..modeling.modeling_spam_gpt import SpamGPTModel, SpamGPTPreTrainedModel
 
-SHORTEST, LONGEST = 2, 5  # n-grams, in characters of the tokenizer: bytes
+SHORTEST, LONGEST = 2, 5  # n-grams, in characters of the vocabulary, which in a byte-level tokenizer are bytes
 
 
 class NGramVectors(nn.Module):
@@ -24,9 +24,9 @@ class NGramVectors(nn.Module):
     Only n-grams of at least two tokens have one.
     """
 
-    def __init__(self, tokens: list[str], width: int):
+    def __init__(self, tokens: list[str | None], width: int):
         super().__init__()
-        ngrams = [_ngrams(token) for token in tokens]
+        ngrams = [set() if token is None else _ngrams(token) for token in tokens]  # ids may have gaps
         counts = Counter(ngram for found in ngrams for ngram in found)
         index = {ngram: i for i, ngram in enumerate(sorted(ngram for ngram, count in counts.items() if count > 1))}
         ids = [sorted(index[ngram] for ngram in found if ngram in index) for found in ngrams]
@@ -34,7 +34,9 @@ class NGramVectors(nn.Module):
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), numbers.cumsum(0)])
         self.vectors = nn.EmbeddingBag(len(index), width, mode="sum", include_last_offset=True)
         nn.init.zeros_(self.vectors.weight)
-        self.register_buffer("ids", torch.tensor([i for found in ids for i in found]), persistent=False)
+        self.register_buffer(
+            "ids", torch.tensor([i for found in ids for i in found], dtype=torch.long), persistent=False
+        )
         self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer("scale", numbers.clamp(min=1)[:, None] ** -0.5, persistent=False)
 

@@ -31,6 +31,7 @@ from hf_spam.data.sources import read_messages
 from hf_spam.evaluation.models import load_candidate
 from hf_spam.hub.export import save_tokenizer
 from hf_spam.inference.quick import QuickClassifier, quick_classifier
+from hf_spam.inference.scoring import trained_text_column
 
 TEXTS = ["", "Free entry! Txt WIN to 10010", "ok", "🙂", "win " * 1000, "lone \ud800 surrogate", "Running late, sorry"]
 SAMPLE = read_messages(MESSAGES)["text"][:200]
@@ -186,6 +187,21 @@ def test_a_folder_may_be_called_like_a_graph(folder, tmp_path):
         assert quick_classifier(name)(["hi"]) and load_candidate(name).size > 1000
 
 
+def test_a_graph_may_lie_beside_its_configuration(folder, tmp_path):
+    """Here in the folder of another export, whose settings are not read."""
+    outer = shutil.copytree(folder, tmp_path / "outer")
+    flat = outer / "flat"
+    flat.mkdir()
+    for file in (*folder.glob("*.json"), *(folder / "onnx").iterdir()):
+        shutil.copyfile(file, flat / file.name)
+    graph = flat / "model_quantized.onnx"
+    (flat / "history.json").write_text('{"recipe": {"text_column": "body"}}')
+    (outer / "config.json").write_text("{}")
+    answers, expected = QuickClassifier(graph)(TEXTS), SpamClassifier.from_pretrained(graph)(TEXTS)
+    assert [each["score"] for each in answers] == pytest.approx([each["score"] for each in expected], abs=1e-6)
+    assert trained_text_column(graph) == "body"
+
+
 def test_an_export_is_loaded_from_the_hub(folder, hub):
     api = HfApi()
     api.create_repo("alice/spam-onnx")
@@ -220,6 +236,7 @@ def test_classify_answers_quickly_and_like_the_classifier(folder, graph):
         assert quick([]) == [] and quick.fingerprint() == classify.fingerprint()
     with pytest.raises(TypeError, match="A message must be a string, got int"):
         classify([5])
+    assert classify("hi") == classify(text for text in ["hi"])
 
 
 def test_the_fingerprint_tells_models_apart(folder, tmp_path):
@@ -239,6 +256,7 @@ def test_the_fingerprint_tells_models_apart(folder, tmp_path):
         ("config.json", b'"spam_gpt"', b'"not_ours"'),
         ("config.json", b'"threshold": 0.', b'"threshold": 2.'),
         ("config.json", b"{", b"["),
+        ("config.json", b'"vocab_size": 8000', b'"vocab_size": 7999'),
         ("tokenizer.json", b'"vocab"', b'"vocap"'),
         ("onnx/model.onnx", b"MatMul", b"NatMul"),
     ],

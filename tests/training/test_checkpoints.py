@@ -69,7 +69,7 @@ def test_a_run_is_not_resumed_with_other_frozen_weights(data, base, tmp_path):
 def test_two_processes_resume_exactly(data, tmp_path):
     """Each process has its own RNG states."""
     data.save_to_disk(tmp_path / "data")
-    settings = {**SETTINGS, "per_device_train_batch_size": 8}
+    settings = {**SETTINGS, **NGRAMS, "per_device_train_batch_size": 8}
     finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "whole", **settings)
     shutil.copytree(tmp_path / "whole/checkpoint-8", tmp_path / "out/checkpoint-8")
     finetune_on(2, "pocket", tmp_path / "data", output_dir=tmp_path / "out", resume_from_checkpoint="auto", **settings)

@@ -92,6 +92,13 @@ def test_a_base_brings_its_own_tokenizer():
     assert get_recipe("random-weights", base="bundled", tokenizer="x").tokenizer == "x"
 
 
+def test_a_recipe_can_train_fewer_weights():
+    settings = {"base": "bundled", "trainable": "last_block"}
+    assert get_recipe("inbox").subword_embeddings and not get_recipe("inbox", **settings).subword_embeddings
+    with pytest.raises(ValueError, match="subword_embeddings needs trainable all"):
+        get_recipe("inbox", **settings, subword_embeddings=True)
+
+
 def test_types_are_checked_in_both_dataclasses_of_settings():
     """Paths become strings, and whole numbers floats; unknown names are errors."""
     assert checked(Recipe, {"learning_rate": 1, "base": Path("a")}) == {"learning_rate": 1.0, "base": "a"}

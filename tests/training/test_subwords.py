@@ -58,6 +58,12 @@ def test_tokens_that_are_spelled_alike_share_vectors():
     torch.testing.assert_close(part(embeddings)[2:], embeddings[2:], rtol=0, atol=0)
 
 
+def test_no_n_gram_may_be_shared_and_ids_may_have_no_token():
+    part = NGramVectors(["win", "cat", None, None], 3)
+    assert part.vectors.weight.numel() == 0
+    torch.testing.assert_close(part(torch.ones(4, 3)), torch.ones(4, 3))
+
+
 def test_a_run_returns_and_saves_a_plain_model(data, tmp_path):
     """The vectors are learned in pretraining and in fine-tuning."""
     settings = {"subword_embeddings": True, "pretraining_steps": 2, "max_steps": 4}
