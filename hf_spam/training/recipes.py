@@ -96,7 +96,7 @@ _INBOX = replace(
 _CORRECTIONS = _recipe(
     "corrections",
     "teaches a trained model the messages that it got wrong, in less than a minute",
-    **_OWN,
+    **{**_OWN, "learning_rate": 2e-3},
     data="corrections.csv",
     base="bundled",
     trainable="embeddings",

@@ -157,7 +157,7 @@ def test_the_lines_of_the_guide_run(run, onnx_export):
         onnx_export,
         {"guide.mjs": lines.encode()},
     )
-    assert shown == ["spam 0.98 WINNER! Call 09061701461 to claim your prize", "not spam 0.02 See you at lunch"]
+    assert shown == ["spam 0.99 WINNER! Call 09061701461 to claim your prize", "not spam 0.02 See you at lunch"]
 
 
 def test_a_folder_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path):
