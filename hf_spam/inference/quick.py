@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,10 @@ def quick_classifier(model: str | os.PathLike) -> QuickClassifier | None:
         return None
 
 
-def answer_rows(classify: Any, texts: Sequence[str | None]) -> tuple[list[str | None], list[np.float32 | None]]:
-    """Return labels and scores, in float32, of the rows of a table; `None` where the text is missing or empty.
-
-    `classify` is a `SpamClassifier` or a `QuickClassifier`.
-    """
+def answer_rows(
+    classify: Callable[[list[str]], Any], texts: Sequence[str | None]
+) -> tuple[list[str | None], list[np.float32 | None]]:
+    """Return labels and scores, in float32, of the rows of a table; `None` where the text is missing or empty."""
     has_text = [text is not None and str(text).strip() != "" for text in texts]
     found = iter(classify(list(compress(texts, has_text))))
     rows = [next(found) if there else None for there in has_text]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,11 +32,8 @@ from ..extras import import_extra
 from ..text import first_line
 from . import storage
 from .quick import QuickClassifier
-from .scoring import ScoredFile, load_scorer, score_window, scoring_reading
+from .scoring import Classifier, ScoredFile, load_scorer, score_window, scoring_reading
 from .unfinished import add_rows, no_rows
-
-if TYPE_CHECKING:
-    from .classifier import SpamClassifier
 
 WINDOW_SIZE = 16_384
 
@@ -64,7 +61,7 @@ class SpamScorer:
 
     def __init__(
         self,
-        model: "str | os.PathLike | QuickClassifier | SpamClassifier | None" = None,
+        model: "str | os.PathLike | Classifier | None" = None,
         *,
         text_column: str | None = None,
         prefix: str = "",
@@ -100,7 +97,7 @@ class SpamScorer:
         return {**batch, **new} if isinstance(batch, dict) else batch.assign(**new)
 
 
-def _on_accelerator(classifier: "QuickClassifier | SpamClassifier") -> "QuickClassifier | SpamClassifier":
+def _on_accelerator(classifier: Classifier) -> Classifier:
     """Move a classifier to the accelerator if there is one; in ONNX Runtime, it stays on the CPU."""
     if not isinstance(classifier, QuickClassifier):
         import torch
@@ -119,7 +116,7 @@ class ScoredFiles(ScoredFile):
 
 
 def score_with_ray(
-    classifier: "QuickClassifier | SpamClassifier",
+    classifier: Classifier,
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
@@ -199,9 +196,7 @@ def score_with_ray(
 class WriteParts:
     """Score pickled windows, write each as a part, and return its summary in JSON, for `map` of Ray Data."""
 
-    def __init__(
-        self, classifier: "QuickClassifier | SpamClassifier", filesystem: FileSystem, folder: str, suffix: str
-    ):
+    def __init__(self, classifier: Classifier, filesystem: FileSystem, folder: str, suffix: str):
         self.classifier = _on_accelerator(classifier)
         self.filesystem, self.folder, self.suffix = filesystem, folder, suffix
 

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from huggingface_hub import HfApi
 from tqdm.auto import tqdm
@@ -46,6 +46,8 @@ from .workers import count_cores, worker_context
 
 if TYPE_CHECKING:
     from .classifier import SpamClassifier
+
+Classifier: TypeAlias = "QuickClassifier | SpamClassifier"  # what can score the rows of a table
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class ScoredFile:
     seconds: float  # duration of this run
 
 
-def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> "QuickClassifier | SpamClassifier":
+def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> Classifier:
     """Load a classifier to score many messages.
 
     The bundled model and ONNX exports run in ONNX Runtime. Arguments and errors are those of
@@ -86,7 +88,7 @@ def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> "Quic
 
 
 def score_file(
-    classifier: "QuickClassifier | SpamClassifier",
+    classifier: Classifier,
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
@@ -163,7 +165,7 @@ def score_file(
 
 
 def score_stream(
-    classifier: "QuickClassifier | SpamClassifier",
+    classifier: Classifier,
     source: str | os.PathLike,
     file: BinaryIO,
     *,
@@ -263,7 +265,7 @@ def _count_accelerators() -> int:
 
 
 def _score_windows(
-    classifier: "QuickClassifier | SpamClassifier",
+    classifier: Classifier,
     reader: Reader,
     windows: Iterator[tuple[int, Window]],
     suffix: str,
@@ -289,9 +291,7 @@ def _score_windows(
 
 
 @contextmanager
-def _workers(
-    classifier: "QuickClassifier | SpamClassifier", reader: Reader, suffix: str, count: int
-) -> Iterator[list[Connection]]:
+def _workers(classifier: Classifier, reader: Reader, suffix: str, count: int) -> Iterator[list[Connection]]:
     """Start processes and yield a connection to each, which takes windows and gives their pieces."""
     context, connections, processes = worker_context(quick=isinstance(classifier, QuickClassifier)), [], []
     pickled = pickle.dumps(classifier)
@@ -338,9 +338,7 @@ def _receive(worker: Connection) -> Piece:
     return result
 
 
-def score_window(
-    classifier: "QuickClassifier | SpamClassifier", reader: Reader, window: Window, suffix: str, *, first: bool
-) -> Piece:
+def score_window(classifier: Classifier, reader: Reader, window: Window, suffix: str, *, first: bool) -> Piece:
     """Return a summary of a window, see `no_rows`, and its rows as a piece of the output."""
     messages = reader.messages(window)
     table = reader.table(messages.window)
