@@ -356,14 +356,9 @@ def score(
         return
     given["progress"] = sys.stderr.isatty()
     if engine:
-        from .inference.quick import quick_classifier
         from .inference.ray_data import score_with_ray
 
-        if (classifier := quick_classifier(model)) is None:
-            from .inference.classifier import SpamClassifier
-
-            classifier = SpamClassifier.from_pretrained(model, device="cpu")
-        scored = score_with_ray(classifier, source, output, **given)
+        scored = score_with_ray(load_scorer(model, device="cpu"), source, output, **given)
         for fault in scored.files_left_out:
             click.echo(f"Left out {fault}", err=True)
     else:

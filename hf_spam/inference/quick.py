@@ -55,6 +55,7 @@ class QuickClassifier:
             TypeError: A message is not a string.
             ValueError: Damaged weights give NaN or infinite logits.
         """
+        # The handler replaces surrogates too, but its error for what is not a string would be another one.
         logits = self._handler.logits([replace_lone_surrogates(text) for text in as_list(texts)])
         if not np.isfinite(logits).all():
             raise ValueError("The model returned NaN or infinite logits: its weights are damaged.")

@@ -77,9 +77,9 @@ def load_scorer(model: str | os.PathLike | None = None, **loading: Any) -> Class
     """Load a classifier to score many messages.
 
     The bundled model and ONNX exports run in ONNX Runtime. Arguments and errors are those of
-    `SpamClassifier.from_pretrained`; with any but `model`, it runs in PyTorch.
+    `SpamClassifier.from_pretrained`; with a revision, a precision or a device other than "cpu", it runs in PyTorch.
     """
-    if not loading and (quick := quick_classifier(model or "bundled")):
+    if loading in ({}, {"device": "cpu"}) and (quick := quick_classifier(model or "bundled")):
         return quick
     from .classifier import SpamClassifier  # imports torch, which takes seconds
 

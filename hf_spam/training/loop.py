@@ -47,7 +47,8 @@ class TrainingLoop:
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
 
         trained = [weights for weights in setup.model.parameters() if weights.requires_grad]
-        self.trained = sum(weights.numel() for weights in trained)
+        saved = without_ngrams(setup.model).parameters()
+        self.trained = sum(weights.numel() for weights in saved if weights.requires_grad)
         optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         objective = Objective(self.loaders.network, recipe.ignore_index, recipe.adversarial_epsilon, setup.adjustment)
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
@@ -205,9 +206,8 @@ class TrainingLoop:
         merged = setup.model if setup.adapters is None else copy.deepcopy(setup.adapters).merge_and_unload()
         model = copy.copy(without_ngrams(merged)).eval()
         model.config = calibrated_config(model.config, calibration)
-        trained = min(self.trained, model.num_parameters())  # vectors of n-grams were trained too
         return Run(
-            self.recipe, self.options, model, setup.tokenizer, progress.history, predictions, trained, calibration
+            self.recipe, self.options, model, setup.tokenizer, progress.history, predictions, self.trained, calibration
         )
 
 

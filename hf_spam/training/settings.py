@@ -183,8 +183,8 @@ class Recipe:
         in_range("adversarial_epsilon logit_adjustment spliced_messages replay_messages max_drop pretraining_steps", 0)
         in_range("seed", 0, 2**32)
         check(self.confidence is None or self.target_fpr, "confidence needs a target_fpr above 0")
-        excluded = ("spliced_messages", "pretraining_steps", "temperature_scaling", "target_fpr", "logit_adjustment")
-        excluded += ("subword_embeddings",)
+        learned = ("spliced_messages", "pretraining_steps", "subword_embeddings", "logit_adjustment")
+        excluded = (*learned, "temperature_scaling", "target_fpr")
         is_given = any(getattr(self, name) for name in excluded) or self.target_fpr == 0
         replays = self.base != "random" and not is_given
         check(not self.replay_messages or replays, f"replay_messages needs a base, and excludes {', '.join(excluded)}")

@@ -240,14 +240,19 @@ def test_classify_answers_quickly_and_like_the_classifier(folder, graph):
 
 
 def test_the_fingerprint_tells_models_apart(folder, tmp_path):
-    """By their graphs, tokenizers and thresholds, wherever they are."""
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    first = QuickClassifier(folder).fingerprint()
-    assert QuickClassifier(copy).fingerprint() == first
-    config = copy / "config.json"
+    """By their graphs, weights, tokenizers and thresholds, wherever they are."""
+    models = ["bundled", folder, folder / GRAPHS["int8"]]
+    models += [shutil.copytree(folder, tmp_path / name) for name in ("threshold", "tokenizer", "weights")]
+    assert len({QuickClassifier(model).fingerprint() for model in models[1:2] + models[3:]}) == 1
+    config, tokenizer, weights = (
+        models[3] / "config.json",
+        models[4] / "tokenizer.json",
+        models[5] / f"{GRAPHS['fp32']}_data",
+    )
     config.write_text(config.read_text().replace('"threshold": 0.', '"threshold": 0.1'))
-    models = ("bundled", folder, folder / GRAPHS["int8"], copy)
-    assert len({QuickClassifier(model).fingerprint() for model in models}) == 4
+    tokenizer.write_text(f"{tokenizer.read_text()}\n")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    assert len({QuickClassifier(model).fingerprint() for model in models}) == 6
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,7 @@ class WaitingClassifier(QuickClassifier):
             self.answered += 1
             while len(multiprocessing.active_children()) < 2:
                 time.sleep(0.01)
+            time.sleep(0.1)  # until they get windows; a few of the 38 at most
         return super().__call__(texts)
 
 
@@ -548,7 +549,7 @@ def test_the_bundled_model_scores_in_onnx_runtime_with_the_same_answers():
     (labels, scores), (expected, close) = load_scorer().answers(texts), CLASSIFIER.answers(texts)
     assert labels == expected and scores[:300] == pytest.approx(close[:300], abs=2e-6)
     assert scores[300:] == [None, None] and scores[0].dtype == np.float32
-    assert isinstance(load_scorer(), QuickClassifier)
+    assert all(isinstance(load_scorer(**where), QuickClassifier) for where in ({}, {"device": "cpu"}))
     assert isinstance(load_scorer("bundled", dtype=torch.bfloat16), SpamClassifier)
 
 
